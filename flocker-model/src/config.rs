@@ -1,0 +1,1 @@
+//! The configuration format: text in, values or diagnostics out.

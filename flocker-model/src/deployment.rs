@@ -1,0 +1,301 @@
+//! Desired state: which applications there are, and which node runs which.
+//!
+//! A [`Deployment`] is valid by construction: no two claims on one dataset,
+//! no two applications on one external port, no application that is placed
+//! but not defined. Building one reports all problems, not the first.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::application::Application;
+use crate::id::ApplicationName;
+use crate::id::DatasetId;
+use crate::id::NodeId;
+use crate::id::NodeName;
+use crate::number::Generation;
+use crate::number::PortNumber;
+
+/// How to reach a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "transport")]
+pub enum NodeAddress {
+    /// By SSH.
+    Ssh {
+        /// Host name or address.
+        host: String,
+        /// User to log in as; nothing for SSH's own choice.
+        user: Option<String>,
+        /// Port; nothing for SSH's own choice.
+        port: Option<PortNumber>,
+    },
+    /// A process on this machine, by its state directory.
+    Local {
+        /// Its state directory.
+        directory: PathBuf,
+    },
+}
+
+/// A node that the deployment speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// How to reach it; nothing where the name says it all.
+    pub address: Option<NodeAddress>,
+    /// Who it must be; nothing where whoever answers is taken at its word.
+    pub id: Option<NodeId>,
+    /// What runs there, in order of name.
+    pub applications: BTreeSet<ApplicationName>,
+}
+
+impl Member {
+    /// Returns a node with nothing on it.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            address: None,
+            id: None,
+            applications: BTreeSet::new(),
+        }
+    }
+}
+
+/// What is wrong with a desired state as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DeploymentError {
+    /// A node is to run an application that is not defined.
+    #[error("node `{node}` is to run `{application}`, which is not defined")]
+    UnknownApplication {
+        /// The node.
+        node: NodeName,
+        /// The application.
+        application: ApplicationName,
+    },
+    /// Two applications claim one dataset.
+    #[error("applications `{first}` and `{second}` both claim dataset `{dataset}`")]
+    DatasetClaimedTwice {
+        /// The dataset.
+        dataset: DatasetId,
+        /// One application.
+        first: ApplicationName,
+        /// The other.
+        second: ApplicationName,
+    },
+    /// An application with data is placed on two nodes.
+    #[error("application `{application}` has a volume, and cannot run on both `{first}` and `{second}`")]
+    VolumeOnTwoNodes {
+        /// The application.
+        application: ApplicationName,
+        /// One node.
+        first: NodeName,
+        /// The other.
+        second: NodeName,
+    },
+    /// Two applications, or one twice, claim one external port.
+    #[error("applications `{first}` and `{second}` both claim external port {port}")]
+    PortClaimedTwice {
+        /// The port.
+        port: PortNumber,
+        /// One application.
+        first: ApplicationName,
+        /// The other.
+        second: ApplicationName,
+    },
+    /// A dataset is to be deleted and to be used.
+    #[error("dataset `{dataset}` is to be deleted, but application `{application}` uses it")]
+    DeletedInUse {
+        /// The dataset.
+        dataset: DatasetId,
+        /// Its application.
+        application: ApplicationName,
+    },
+}
+
+/// The desired state of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Deployment {
+    applications: BTreeMap<ApplicationName, Application>,
+    members: BTreeMap<NodeName, Member>,
+    deleted: BTreeSet<DatasetId>,
+    generation: Generation,
+}
+
+impl Deployment {
+    /// Starts to build one.
+    #[must_use]
+    pub fn builder() -> DeploymentBuilder {
+        DeploymentBuilder::default()
+    }
+
+    /// Returns every defined application, placed or not.
+    #[must_use]
+    pub fn applications(&self) -> &BTreeMap<ApplicationName, Application> {
+        &self.applications
+    }
+
+    /// Returns the definition of an application.
+    #[must_use]
+    pub fn application(&self, name: &ApplicationName) -> Option<&Application> {
+        self.applications.get(name)
+    }
+
+    /// Returns every node that the deployment speaks of.
+    #[must_use]
+    pub fn members(&self) -> &BTreeMap<NodeName, Member> {
+        &self.members
+    }
+
+    /// Returns the nodes on which an application is placed, in order of name.
+    pub fn homes<'a>(&'a self, application: &'a ApplicationName) -> impl Iterator<Item = &'a NodeName> {
+        self.members
+            .iter()
+            .filter(move |(_, member)| member.applications.contains(application))
+            .map(|(node, _)| node)
+    }
+
+    /// Returns the datasets that are to be destroyed.
+    #[must_use]
+    pub fn deleted(&self) -> &BTreeSet<DatasetId> {
+        &self.deleted
+    }
+
+    /// Returns which configuration this is.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Returns the same deployment as this configuration.
+    #[must_use]
+    pub fn at(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// Returns the same deployment with one application placed on `node` alone.
+    ///
+    /// A node that the deployment did not speak of becomes a member.
+    #[must_use]
+    pub fn with_placement(mut self, application: &ApplicationName, node: &NodeName) -> Self {
+        for member in self.members.values_mut() {
+            member.applications.remove(application);
+        }
+        let member = self.members.entry(node.clone()).or_insert_with(Member::empty);
+        member.applications.insert(application.clone());
+        self
+    }
+}
+
+/// Collects a desired state and checks it as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct DeploymentBuilder {
+    deployment: Deployment,
+}
+
+impl DeploymentBuilder {
+    /// Defines an application. A second definition of one name replaces the first.
+    #[must_use]
+    pub fn application(mut self, name: ApplicationName, application: Application) -> Self {
+        self.deployment.applications.insert(name, application);
+        self
+    }
+
+    /// Adds a node. A second node of one name replaces the first.
+    #[must_use]
+    pub fn node(mut self, name: NodeName, member: Member) -> Self {
+        self.deployment.members.insert(name, member);
+        self
+    }
+
+    /// Places an application on a node, which becomes a member if it was not.
+    #[must_use]
+    pub fn place(mut self, application: &ApplicationName, node: &NodeName) -> Self {
+        let member = self
+            .deployment
+            .members
+            .entry(node.clone())
+            .or_insert_with(Member::empty);
+        member.applications.insert(application.clone());
+        self
+    }
+
+    /// Says that a dataset is to be destroyed. Without this, none ever is.
+    #[must_use]
+    pub fn delete(mut self, dataset: DatasetId) -> Self {
+        self.deployment.deleted.insert(dataset);
+        self
+    }
+
+    /// Checks the whole and returns it, or everything that is wrong with it.
+    pub fn build(self) -> Result<Deployment, Vec<DeploymentError>> {
+        let Deployment {
+            applications,
+            members,
+            deleted,
+            generation: _,
+        } = &self.deployment;
+        let mut errors = Vec::new();
+        let mut homes: BTreeMap<&ApplicationName, &NodeName> = BTreeMap::new();
+        for (node, member) in members {
+            for name in &member.applications {
+                let Some(application) = applications.get(name) else {
+                    errors.push(DeploymentError::UnknownApplication {
+                        node: node.clone(),
+                        application: name.clone(),
+                    });
+                    continue;
+                };
+                match homes.get(name) {
+                    Some(first) if application.volume.is_some() => {
+                        errors.push(DeploymentError::VolumeOnTwoNodes {
+                            application: name.clone(),
+                            first: (*first).clone(),
+                            second: node.clone(),
+                        });
+                    }
+                    Some(_) => {}
+                    None => {
+                        homes.insert(name, node);
+                    }
+                }
+            }
+        }
+        let mut claims: BTreeMap<DatasetId, &ApplicationName> = BTreeMap::new();
+        let mut ports: BTreeMap<PortNumber, &ApplicationName> = BTreeMap::new();
+        for (name, application) in applications {
+            if let Some(volume) = &application.volume {
+                if let Some(first) = claims.insert(volume.dataset, name) {
+                    errors.push(DeploymentError::DatasetClaimedTwice {
+                        dataset: volume.dataset,
+                        first: first.clone(),
+                        second: name.clone(),
+                    });
+                }
+                if deleted.contains(&volume.dataset) && homes.contains_key(name) {
+                    errors.push(DeploymentError::DeletedInUse {
+                        dataset: volume.dataset,
+                        application: name.clone(),
+                    });
+                }
+            }
+            for port in &application.ports {
+                if let Some(first) = ports.insert(port.external, name) {
+                    errors.push(DeploymentError::PortClaimedTwice {
+                        port: port.external,
+                        first: first.clone(),
+                        second: name.clone(),
+                    });
+                }
+            }
+        }
+        if errors.is_empty() {
+            Ok(self.deployment)
+        } else {
+            Err(errors)
+        }
+    }
+}

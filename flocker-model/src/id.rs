@@ -1,0 +1,353 @@
+//! Names and identities, each its own type, each valid once it exists.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::Serialize;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::number::Epoch;
+
+/// Why a text is not a name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// The text has no characters.
+    #[error("a {what} must not be empty")]
+    Empty {
+        /// What the text was meant to name.
+        what: &'static str,
+    },
+    /// The text is longer than names of this kind may be.
+    #[error("the {what} `{name}` has {length} characters; at most {limit} are allowed")]
+    TooLong {
+        /// What the text was meant to name.
+        what: &'static str,
+        /// The text, cut to the limit.
+        name: Box<str>,
+        /// How many bytes it has.
+        length: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The text has a character that names of this kind may not have there.
+    #[error("the {what} `{name}` must not have {found:?} {place}; allowed are {allowed}")]
+    Character {
+        /// What the text was meant to name.
+        what: &'static str,
+        /// The text.
+        name: Box<str>,
+        /// The first character that is not allowed.
+        found: char,
+        /// Where it may not stand.
+        place: &'static str,
+        /// What is allowed instead.
+        allowed: &'static str,
+    },
+}
+
+struct Alphabet {
+    what: &'static str,
+    limit: usize,
+    first: fn(char) -> bool,
+    rest: fn(char) -> bool,
+    allowed: &'static str,
+}
+
+fn check(text: &str, alphabet: &Alphabet) -> Result<Arc<str>, NameError> {
+    let what = alphabet.what;
+    let first = text.chars().next().ok_or(NameError::Empty { what })?;
+    if text.len() > alphabet.limit {
+        let name = text.chars().take(alphabet.limit).collect::<String>().into();
+        return Err(NameError::TooLong {
+            what,
+            name,
+            length: text.len(),
+            limit: alphabet.limit,
+        });
+    }
+    let refuse = |found, place| {
+        Err(NameError::Character {
+            what,
+            name: text.into(),
+            found,
+            place,
+            allowed: alphabet.allowed,
+        })
+    };
+    if !(alphabet.first)(first) {
+        return refuse(first, "at its start");
+    }
+    match text.chars().skip(1).find(|&c| !(alphabet.rest)(c)) {
+        Some(found) => refuse(found, "in it"),
+        None => Ok(text.into()),
+    }
+}
+
+/// Declares a name: a shared string that was checked against an alphabet.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $alphabet:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Returns the name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check(text, &$alphabet).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().into()
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "`{}`", self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// The name of an application, unique within a deployment.
+    ///
+    /// Docker's container alphabet: it ends up in container names.
+    ApplicationName,
+    Alphabet {
+        what: "name of an application",
+        limit: 63,
+        first: |c| c.is_ascii_alphanumeric(),
+        rest: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'),
+        allowed: "letters, digits, `_`, `.` and `-`, starting with a letter or digit",
+    }
+}
+
+name! {
+    /// What the deployment file calls a node: a host name, an address or a name of the operator's choice.
+    ///
+    /// It says how to find a node, never who it is: that is its [`NodeId`].
+    /// It can never be mistaken for a command-line option.
+    NodeName,
+    Alphabet {
+        what: "name of a node",
+        limit: 253,
+        first: |c| c.is_ascii_alphanumeric() || c == ':',
+        rest: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ':'),
+        allowed: "letters, digits, `_`, `.`, `-` and `:`, starting with a letter or digit",
+    }
+}
+
+name! {
+    /// The name of a snapshot that Flocker took: `warm-8-1`, `handoff-8`.
+    SnapshotName,
+    Alphabet {
+        what: "name of a snapshot",
+        limit: 64,
+        first: |c| c.is_ascii_lowercase(),
+        rest: |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
+        allowed: "lower-case letters, digits and `-`, starting with a letter",
+    }
+}
+
+impl SnapshotName {
+    /// Returns the name of the `round`th copy made while the application still runs, on the way to `epoch`.
+    #[must_use]
+    pub fn warm(epoch: Epoch, round: u32) -> Self {
+        Self(format!("warm-{epoch}-{round}").into())
+    }
+
+    /// Returns the name of the last snapshot before `epoch` begins: taken after the stop, complete.
+    #[must_use]
+    pub fn handoff(epoch: Epoch) -> Self {
+        Self(format!("handoff-{epoch}").into())
+    }
+
+    /// Returns the round of a warm snapshot on the way to `epoch`, or nothing for any other.
+    #[must_use]
+    pub fn warm_round(&self, epoch: Epoch) -> Option<u32> {
+        self.0.strip_prefix(&format!("warm-{epoch}-"))?.parse().ok()
+    }
+}
+
+/// The identity of a node: generated once by the node itself, kept for its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub Uuid);
+
+/// The identity of one boot of a node. What was seen before a reboot is not a fact.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(pub Uuid);
+
+/// The identity of a dataset across the whole cluster, wherever its copies are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DatasetId(pub Uuid);
+
+impl DatasetId {
+    /// Returns the id of the dataset of an application that names none: MD5 of its name, marked as version 4.
+    ///
+    /// This is the rule of Flocker 1.3 and later.
+    #[must_use]
+    pub fn derived(application: &ApplicationName) -> Self {
+        use md5::Digest as _;
+        let digest: [u8; 16] = md5::Md5::digest(application.as_str().as_bytes()).into();
+        Self(uuid::Builder::from_random_bytes(digest).into_uuid())
+    }
+}
+
+macro_rules! uuid_text {
+    ($($name:ident),*) => {$(
+        impl FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, uuid::Error> {
+                Uuid::try_parse(text).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    )*};
+}
+
+uuid_text!(NodeId, BootId, DatasetId);
+
+/// Declares a 128-bit value that is written as 32 hexadecimal digits.
+macro_rules! hexadecimal {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(pub u128);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = std::num::ParseIntError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                u128::from_str_radix(text, 16).map(Self)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = std::num::ParseIntError;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+
+hexadecimal! {
+    /// What makes a snapshot the same snapshot on two nodes, whatever either calls it.
+    SnapshotGuid
+}
+
+hexadecimal! {
+    /// The fingerprint of an application's normalised definition: equal exactly when nothing has to restart.
+    DefinitionHash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_dataset_id_is_that_of_flocker_1_3() {
+        for (name, id) in [
+            ("myapp", "8358a413-eaf7-4ed7-8c99-8b8a083871af"),
+            ("elasticsearch", "18897dcf-ce6a-4e7a-a63a-3baeed443c48"),
+            ("mongodb-volume-example", "e83b21be-2d1a-4bd5-bee3-43dfa025f6e8"),
+        ] {
+            let name: ApplicationName = name.parse().unwrap();
+            assert_eq!(DatasetId::derived(&name).to_string(), id);
+        }
+    }
+
+    #[test]
+    fn a_name_that_could_be_an_option_or_a_path_is_refused() {
+        for text in [
+            "", "-v", "../x", "a/b", "a b", "a;b", "a\nb", "$(x)", "`x`", ".", "é",
+        ] {
+            assert!(text.parse::<ApplicationName>().is_err(), "{text:?}");
+            assert!(text.parse::<NodeName>().is_err(), "{text:?}");
+            assert!(text.parse::<SnapshotName>().is_err(), "{text:?}");
+        }
+        assert!("a".repeat(64).parse::<ApplicationName>().is_err());
+    }
+
+    #[test]
+    fn a_warm_snapshot_knows_its_round() {
+        let epoch = Epoch(8);
+        assert_eq!(SnapshotName::warm(epoch, 3).warm_round(epoch), Some(3));
+        assert_eq!(SnapshotName::warm(epoch, 3).warm_round(Epoch(9)), None);
+        assert_eq!(SnapshotName::handoff(epoch).warm_round(epoch), None);
+        assert_eq!(SnapshotName::handoff(epoch).as_str(), "handoff-8");
+    }
+}

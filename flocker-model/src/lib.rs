@@ -1,0 +1,34 @@
+//! The vocabulary of Flocker: what a cluster is said to be, and what it is
+//! seen to be.
+//!
+//! Everything here is a value. Nothing in this crate opens a file, asks a
+//! clock or draws a random number; text becomes values in [`config`] and
+//! nowhere else. Read [`id`] and [`number`] first, then [`application`] and
+//! [`deployment`] (what an operator wants), then [`state`] (what was seen).
+
+pub mod application;
+pub mod config;
+pub mod deployment;
+pub mod id;
+pub mod number;
+pub mod route;
+pub mod secret;
+pub mod state;
+pub mod volume;
+
+pub use application::{
+    Application, EnvironmentValue, HealthCheck, HealthProbe, Image, Limits, Link, Port, RestartPolicy,
+};
+pub use deployment::{Deployment, DeploymentBuilder, DeploymentError, Member, NodeAddress};
+pub use id::{
+    ApplicationName, BootId, DatasetId, DefinitionHash, NameError, NodeId, NodeName, SnapshotGuid,
+    SnapshotName,
+};
+pub use number::{ByteSize, Epoch, Generation, PortNumber};
+pub use route::{RouteChange, RouteTable, RouteTarget};
+pub use secret::{DefinitionKey, Secret};
+pub use state::{
+    ClusterState, ContainerState, ContainerStatus, Health, Manifestation, NodeState, Observed,
+    PartialReceive, Role, Silence, Snapshot,
+};
+pub use volume::{Dataset, Volume};

@@ -1,0 +1,111 @@
+//! Routes: which application a port belongs to, and where that application is.
+//!
+//! A route says the same on every node. Whether its target is here or
+//! elsewhere is for the node that carries it to see, so that one desired table
+//! serves the whole cluster and two tables are compared by one number.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::id::ApplicationName;
+use crate::id::NodeName;
+use crate::number::PortNumber;
+
+/// Where connections to a port are to go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RouteTarget {
+    /// The application that owns the port.
+    pub application: ApplicationName,
+    /// The port on which the application itself listens.
+    pub internal: PortNumber,
+    /// The nodes on which it is served, in order of name; a node that is among them serves itself, any other takes the first.
+    pub homes: Vec<Home>,
+}
+
+/// A node that serves an application.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Home {
+    /// The node.
+    pub node: NodeName,
+    /// Where the other nodes reach it.
+    pub address: IpAddr,
+}
+
+/// What to set and what to drop in a node's routes, in one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RouteChange {
+    /// Ports to add or to retarget.
+    pub set: BTreeMap<PortNumber, RouteTarget>,
+    /// Ports to drop.
+    pub drop: BTreeSet<PortNumber>,
+}
+
+impl RouteChange {
+    /// Says whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.drop.is_empty()
+    }
+}
+
+/// All routes of one node. Cloning is cheap, and so is comparing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(
+    from = "BTreeMap<PortNumber, RouteTarget>",
+    into = "BTreeMap<PortNumber, RouteTarget>"
+)]
+pub struct RouteTable {
+    entries: Arc<BTreeMap<PortNumber, RouteTarget>>,
+}
+
+impl RouteTable {
+    /// Returns the routes in order of port.
+    #[must_use]
+    pub fn entries(&self) -> &BTreeMap<PortNumber, RouteTarget> {
+        &self.entries
+    }
+
+    /// Returns the target of a port.
+    #[must_use]
+    pub fn get(&self, port: PortNumber) -> Option<&RouteTarget> {
+        self.entries.get(&port)
+    }
+
+    /// Makes a change.
+    pub fn apply(&mut self, change: &RouteChange) {
+        let entries = Arc::make_mut(&mut self.entries);
+        for port in &change.drop {
+            entries.remove(port);
+        }
+        for (port, target) in &change.set {
+            entries.insert(*port, target.clone());
+        }
+    }
+}
+
+impl PartialEq for RouteTable {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entries, &other.entries) || self.entries == other.entries
+    }
+}
+
+impl Eq for RouteTable {}
+
+impl From<BTreeMap<PortNumber, RouteTarget>> for RouteTable {
+    fn from(entries: BTreeMap<PortNumber, RouteTarget>) -> Self {
+        Self {
+            entries: Arc::new(entries),
+        }
+    }
+}
+
+impl From<RouteTable> for BTreeMap<PortNumber, RouteTarget> {
+    fn from(table: RouteTable) -> Self {
+        Arc::unwrap_or_clone(table.entries)
+    }
+}

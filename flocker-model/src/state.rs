@@ -1,0 +1,273 @@
+//! Actual state: what was seen, where, and what could not be seen.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::deployment::NodeAddress;
+use crate::id::ApplicationName;
+use crate::id::BootId;
+use crate::id::DatasetId;
+use crate::id::DefinitionHash;
+use crate::id::NodeId;
+use crate::id::NodeName;
+use crate::id::SnapshotGuid;
+use crate::id::SnapshotName;
+use crate::number::ByteSize;
+use crate::number::Epoch;
+use crate::number::Generation;
+use crate::number::PortNumber;
+use crate::route::RouteTable;
+use crate::secret::DefinitionKey;
+
+/// What a node was last seen to have, or why we could not look.
+///
+/// Absence is only ever read from `Known`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed<T> {
+    /// It was seen.
+    Known(T),
+    /// It was not seen, which says nothing of what is there.
+    Unknown(Silence),
+}
+
+impl<T> Observed<T> {
+    /// Returns what was seen.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(seen) => Some(seen),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// Why a node could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "cause")]
+pub enum Silence {
+    /// Nobody has asked it yet.
+    NotAsked,
+    /// It could not be reached, or did not answer in time.
+    Unreachable {
+        /// What went wrong, for people.
+        reason: String,
+    },
+    /// It answered something that is not a report.
+    Unreadable {
+        /// What was wrong with it, for people.
+        reason: String,
+    },
+    /// Another machine answers under this name.
+    WrongNode {
+        /// Who was expected.
+        expected: NodeId,
+        /// Who answered.
+        found: NodeId,
+    },
+    /// The same machine answers under another name too.
+    SameNode {
+        /// The other name.
+        other: NodeName,
+    },
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAsked => f.write_str("it was not asked"),
+            Self::Unreachable { reason } => write!(f, "it did not answer: {reason}"),
+            Self::Unreadable { reason } => write!(f, "its answer could not be read: {reason}"),
+            Self::WrongNode { expected, found } => {
+                write!(
+                    f,
+                    "another machine answers: expected node {expected}, found node {found}"
+                )
+            }
+            Self::SameNode { other } => write!(f, "it is the same machine as {other}"),
+        }
+    }
+}
+
+/// Everything that was seen of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterState {
+    /// Every node that is known to exist, whether it could be seen or not.
+    pub nodes: BTreeMap<NodeName, Observed<NodeState>>,
+}
+
+impl ClusterState {
+    /// Returns what was seen of a node, or nothing where it was not seen.
+    #[must_use]
+    pub fn known(&self, node: &NodeName) -> Option<&NodeState> {
+        self.nodes.get(node).and_then(Observed::known)
+    }
+
+    /// Returns all nodes that were seen, in order of name.
+    pub fn all_known(&self) -> impl Iterator<Item = (&NodeName, &NodeState)> {
+        self.nodes
+            .iter()
+            .filter_map(|(name, seen)| seen.known().map(|state| (name, state)))
+    }
+
+    /// Says whether a person has declared this node lost for ever, and some seen node has recorded it.
+    #[must_use]
+    pub fn is_forgotten(&self, node: &NodeName) -> bool {
+        self.all_known().any(|(_, state)| state.forgotten.contains(node))
+    }
+}
+
+/// What was seen of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeState {
+    /// Who it is.
+    pub id: NodeId,
+    /// Which boot of it was seen.
+    pub boot: BootId,
+    /// Where the other nodes reach it.
+    pub address: IpAddr,
+    /// The newest generation that it has obeyed.
+    pub generation: Generation,
+    /// The key of its definition hashes.
+    pub key: DefinitionKey,
+    /// Every dataset of ours that it has any trace of, independent of containers.
+    pub datasets: BTreeMap<DatasetId, Manifestation>,
+    /// Every container of ours, running or not.
+    pub containers: BTreeMap<ApplicationName, ContainerState>,
+    /// Its routes.
+    pub routes: RouteTable,
+    /// How much more data it can take, if it can tell.
+    pub free: Option<ByteSize>,
+    /// Ports of its address that something else than Flocker uses.
+    pub foreign_ports: BTreeSet<PortNumber>,
+    /// The other nodes that it has been told of.
+    pub peers: BTreeMap<NodeName, NodeAddress>,
+    /// Nodes that a person has declared lost for ever.
+    pub forgotten: BTreeSet<NodeName>,
+}
+
+/// A dataset's presence on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifestation {
+    /// What this node may do with it.
+    pub role: Role,
+    /// The complete snapshots that it has here, oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// How much it may hold, or no limit.
+    pub maximum_size: Option<ByteSize>,
+    /// How much it holds.
+    pub used: ByteSize,
+    /// How much was written since the newest snapshot; an estimate.
+    pub unsent: ByteSize,
+    /// A copy that has begun to arrive and is not complete.
+    pub partial: Option<PartialReceive>,
+    /// How long it has had this role by the node's own clock: for people, and for keeping spare copies a while.
+    pub age: Duration,
+}
+
+/// What a node may do with a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "role")]
+pub enum Role {
+    /// It alone may write.
+    Primary {
+        /// Since which ownership.
+        epoch: Epoch,
+    },
+    /// It has written last, has let go, and writes no more.
+    Released {
+        /// The ownership that it let go for.
+        epoch: Epoch,
+        /// Who may take that ownership.
+        to: NodeName,
+        /// The snapshot that holds everything ever written.
+        last: SnapshotName,
+        /// The identity of that snapshot.
+        guid: SnapshotGuid,
+    },
+    /// It has a copy, or the beginning of one, and never writes.
+    Replica,
+}
+
+/// A state of a dataset that stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What Flocker calls it.
+    pub name: SnapshotName,
+    /// What makes it the same on two nodes.
+    pub guid: SnapshotGuid,
+    /// How much was written between the snapshot before it and this one.
+    pub written: ByteSize,
+}
+
+/// A copy that has begun to arrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialReceive {
+    /// Which snapshot it is to become.
+    pub snapshot: SnapshotName,
+    /// How much has arrived and is kept.
+    pub received: ByteSize,
+    /// What the sender needs in order to go on where it stopped; its meaning is the backend's own.
+    pub token: String,
+}
+
+/// A container as a node reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Whether it runs.
+    pub status: ContainerStatus,
+    /// Whether it serves.
+    pub health: Health,
+    /// The fingerprint of the definition that it was started with.
+    pub definition: DefinitionHash,
+    /// The dataset that it has mounted.
+    pub dataset: Option<DatasetId>,
+    /// Where on its node its internal ports are reached.
+    pub address: Option<IpAddr>,
+    /// How long it may take to end.
+    pub stop_grace: Duration,
+    /// How often it was started again by its restart policy.
+    pub restarts: u32,
+}
+
+impl ContainerState {
+    /// Says whether it runs, or may run again without being asked.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        match self.status {
+            ContainerStatus::Running | ContainerStatus::Restarting => true,
+            ContainerStatus::Exited { .. } => false,
+        }
+    }
+}
+
+/// Whether a container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum ContainerStatus {
+    /// It runs.
+    Running,
+    /// It has ended, and its restart policy will start it again.
+    Restarting,
+    /// It has ended and stays so.
+    Exited {
+        /// Its exit status; 128 and the signal's number where it was killed, nothing where nobody saw it end.
+        code: Option<i32>,
+    },
+}
+
+/// Whether an application serves, by its own health check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It has no health check.
+    NotChecked,
+    /// Its last probe succeeded.
+    Healthy,
+    /// Its probes failed, more in a row than it may.
+    Unhealthy,
+}
