@@ -1,1 +1,23 @@
-//! .
+//! The world behind four traits: volumes, containers, routes and the way to a node.
+//!
+//! A backend knows how one thing of the world is done and nothing of why.
+//! Every changing method means *make it so*: called twice it is as if called
+//! once, and [`Change`] says which it was. Every method is safe to drop half
+//! way, and its documentation says what remains then.
+
+pub mod change;
+pub mod class;
+pub mod router;
+pub mod runtime;
+pub mod transport;
+pub mod volume;
+
+pub use change::Change;
+pub use class::{Classify, ErrorClass};
+pub use router::{Router, RouterError};
+pub use runtime::{ContainerRuntime, ContainerSpec, LogRequest, RuntimeError};
+pub use transport::{Channel, Purpose, Transport, TransportError};
+pub use volume::{
+    Acquisition, ByteStream, Handoff, Inventory, ReceiveRequest, Reclaim, SendRequest, VolumeBackend,
+    VolumeError,
+};

@@ -25,10 +25,10 @@ pub use id::{
     SnapshotName,
 };
 pub use number::{ByteSize, Epoch, Generation, PortNumber};
-pub use route::{RouteChange, RouteTable, RouteTarget};
+pub use route::{Home, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
 pub use state::{
     ClusterState, ContainerState, ContainerStatus, Health, Manifestation, NodeState, Observed,
-    PartialReceive, Role, Silence, Snapshot,
+    PartialReceive, Role, Silence, Snapshot, Trashed,
 };
 pub use volume::{Dataset, Volume};

@@ -140,6 +140,8 @@ pub struct NodeState {
     pub containers: BTreeMap<ApplicationName, ContainerState>,
     /// Its routes.
     pub routes: RouteTable,
+    /// Copies that were destroyed and can still be brought back.
+    pub trash: Vec<Trashed>,
     /// How much more data it can take, if it can tell.
     pub free: Option<ByteSize>,
     /// Ports of its address that something else than Flocker uses.
@@ -165,6 +167,8 @@ pub struct Manifestation {
     pub unsent: ByteSize,
     /// A copy that has begun to arrive and is not complete.
     pub partial: Option<PartialReceive>,
+    /// The newest ownership that this node knows of or has renounced: it may never take this one or an older one.
+    pub fence: Epoch,
     /// How long it has had this role by the node's own clock: for people, and for keeping spare copies a while.
     pub age: Duration,
 }
@@ -215,6 +219,19 @@ pub struct PartialReceive {
     pub token: String,
 }
 
+/// A copy of a dataset that was destroyed and can still be brought back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trashed {
+    /// Which piece of trash it is, on this node.
+    pub entry: String,
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// How much it holds.
+    pub used: ByteSize,
+    /// How long it has been there, by the node's own clock.
+    pub age: Duration,
+}
+
 /// A container as a node reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerState {
@@ -240,7 +257,7 @@ impl ContainerState {
     pub fn is_alive(&self) -> bool {
         match self.status {
             ContainerStatus::Running | ContainerStatus::Restarting => true,
-            ContainerStatus::Exited { .. } => false,
+            ContainerStatus::Prepared | ContainerStatus::Exited { .. } => false,
         }
     }
 }
@@ -249,6 +266,8 @@ impl ContainerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "status")]
 pub enum ContainerStatus {
+    /// Everything is in place for it to start, and it was not started yet.
+    Prepared,
     /// It runs.
     Running,
     /// It has ended, and its restart policy will start it again.
