@@ -1,1 +1,40 @@
-//! .
+//! Decisions: desired state against actual state, turned into an ordered, explained plan.
+//!
+//! Nothing here does anything, waits for anything or asks anybody: the same
+//! inputs give the same plan, byte for byte. Read [`fact`], [`action`] and
+//! [`step`] for what a plan is made of, [`fn@plan`] for where it comes from, and
+//! [`rules`] for why.
+
+pub mod action;
+pub mod blocked;
+pub mod fact;
+pub mod frontier;
+pub mod link;
+pub mod plan;
+pub mod policy;
+pub mod step;
+
+pub use action::Action;
+pub use blocked::{Kept, Refusal, Waiting};
+pub use fact::{Fact, holds};
+pub use frontier::{Frontier, Outcome, Standing};
+pub use plan::Plan;
+pub use policy::{CutOver, NotConverging, Policy, Rates, StopAll};
+pub use step::{Because, Need, Reason, Step, StepId};
+
+use flocker_model::ClusterState;
+use flocker_model::Deployment;
+
+/// Compares what is to be with what is, and returns what to do about it.
+pub fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
+    rules::plan(desired, actual, policy)
+}
+
+pub mod rules {
+    //! The rules.
+    use super::{ClusterState, Deployment, Plan, Policy};
+
+    pub(crate) fn plan(_: &Deployment, _: &ClusterState, _: &Policy) -> Plan {
+        Plan::default()
+    }
+}

@@ -1,0 +1,408 @@
+//! What a plan does not do, and why: it waits for something, or refuses.
+
+use std::fmt;
+use std::time::Duration;
+
+use flocker_model::ApplicationName;
+use flocker_model::ByteSize;
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use flocker_model::NodeName;
+use flocker_model::PortNumber;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// Something that is to be, and that no step can bring about yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "waiting")]
+pub enum Waiting {
+    /// Nodes are silent, and what they may hold decides.
+    ForSight {
+        /// The application that waits, where one does.
+        application: Option<ApplicationName>,
+        /// Its dataset, where it is about data.
+        dataset: Option<DatasetId>,
+        /// The silent nodes.
+        nodes: Vec<NodeName>,
+    },
+    /// Copies are made while the application still runs; the cut-over comes when they are close enough.
+    PreCopy {
+        /// The application that moves.
+        application: ApplicationName,
+        /// From where.
+        from: NodeName,
+        /// To where.
+        to: NodeName,
+        /// The round that this plan makes.
+        round: u32,
+        /// How much it has to copy.
+        bytes: ByteSize,
+    },
+    /// The copies are close enough, and the operator wants to say when.
+    Held {
+        /// The application that moves.
+        application: ApplicationName,
+        /// From where.
+        from: NodeName,
+        /// To where.
+        to: NodeName,
+        /// How long it would be away.
+        downtime: Duration,
+    },
+    /// Writing is faster than copying.
+    NotConverging {
+        /// The application that moves.
+        application: ApplicationName,
+        /// From where.
+        from: NodeName,
+        /// To where.
+        to: NodeName,
+        /// How many rounds were made.
+        rounds: u32,
+        /// How long it would be away.
+        downtime: Duration,
+        /// How long it may be.
+        budget: Duration,
+    },
+}
+
+impl Waiting {
+    /// Returns the application that waits.
+    #[must_use]
+    pub fn application(&self) -> Option<&ApplicationName> {
+        match self {
+            Self::ForSight {
+                application,
+                dataset: _,
+                nodes: _,
+            } => application.as_ref(),
+            Self::PreCopy { application, .. }
+            | Self::Held { application, .. }
+            | Self::NotConverging { application, .. } => Some(application),
+        }
+    }
+
+    /// Returns what a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::ForSight {
+                application: _,
+                dataset: _,
+                nodes,
+            } => format!(
+                "bring {} back and deploy again; if a node is lost for ever, `flocker node forget {}` says so",
+                list(nodes),
+                nodes.first().map_or("NODE", NodeName::as_str)
+            ),
+            Self::PreCopy { .. } => {
+                "nothing to do: the cut-over follows when the copies are close enough".into()
+            }
+            Self::Held { application, .. } => format!("`flocker cutover {application}` makes the cut-over"),
+            Self::NotConverging { application, .. } => format!(
+                "`flocker cutover {application}` takes the longer pause; or let it write less, or allow more with `--max-downtime`"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForSight {
+                application,
+                dataset,
+                nodes,
+            } => {
+                match (application, dataset) {
+                    (Some(application), _) => write!(f, "{application} waits to see {}", list(nodes))?,
+                    (None, Some(dataset)) => write!(f, "dataset {dataset} waits to see {}", list(nodes))?,
+                    (None, None) => write!(f, "waiting to see {}", list(nodes))?,
+                }
+                if dataset.is_some() {
+                    f.write_str(": its data may be there")
+                } else {
+                    Ok(())
+                }
+            }
+            Self::PreCopy {
+                application,
+                from,
+                to,
+                round,
+                bytes,
+            } => write!(
+                f,
+                "the cut-over of {application} from {from} to {to} waits for copy {round}, {bytes}, made while it still runs"
+            ),
+            Self::Held {
+                application,
+                from,
+                to,
+                downtime,
+            } => write!(
+                f,
+                "{application} is ready to move from {from} to {to}, with about {} of downtime, and is held",
+                seconds(*downtime)
+            ),
+            Self::NotConverging {
+                application,
+                from,
+                to,
+                rounds,
+                downtime,
+                budget,
+            } => write!(
+                f,
+                "{application} writes faster than it is copied from {from} to {to}: after {rounds} rounds it would be away for about {}, and may for {}",
+                seconds(*downtime),
+                seconds(*budget)
+            ),
+        }
+    }
+}
+
+/// Something that is to be, and that only a person may decide.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "refused")]
+pub enum Refusal {
+    /// Two nodes say that they alone write a dataset.
+    SplitOwnership {
+        /// The application that waits for it.
+        application: Option<ApplicationName>,
+        /// The dataset.
+        dataset: DatasetId,
+        /// The nodes and their ownerships.
+        owners: Vec<(NodeName, Epoch)>,
+    },
+    /// There are copies, and no node has the right to write.
+    NoOwner {
+        /// The application that waits for it.
+        application: ApplicationName,
+        /// The dataset.
+        dataset: DatasetId,
+        /// Where the copies are.
+        nodes: Vec<NodeName>,
+    },
+    /// The only copies are in the trash.
+    InTrash {
+        /// The application that waits for it.
+        application: ApplicationName,
+        /// The dataset.
+        dataset: DatasetId,
+        /// Where.
+        nodes: Vec<NodeName>,
+    },
+    /// The data does not fit.
+    NoRoom {
+        /// The application.
+        application: ApplicationName,
+        /// Where it is to go.
+        on: NodeName,
+        /// How much is needed there.
+        needed: ByteSize,
+        /// How much there is.
+        free: ByteSize,
+    },
+    /// The data is larger than it is to be allowed.
+    LargerThanLimit {
+        /// The application.
+        application: ApplicationName,
+        /// The node.
+        on: NodeName,
+        /// How much it holds.
+        used: ByteSize,
+        /// How much it is to hold at most.
+        limit: ByteSize,
+    },
+    /// Something else than Flocker uses a port.
+    PortTaken {
+        /// The application.
+        application: ApplicationName,
+        /// The port.
+        port: PortNumber,
+        /// Where.
+        on: NodeName,
+    },
+    /// More than half of what runs would be stopped.
+    StopAll {
+        /// How many would be stopped.
+        stopping: usize,
+        /// How many run.
+        running: usize,
+    },
+    /// A node that was declared lost for ever answers again.
+    Returned {
+        /// The node.
+        node: NodeName,
+    },
+}
+
+impl Refusal {
+    /// Returns the application that is refused.
+    #[must_use]
+    pub fn application(&self) -> Option<&ApplicationName> {
+        match self {
+            Self::SplitOwnership { application, .. } => application.as_ref(),
+            Self::NoOwner { application, .. }
+            | Self::InTrash { application, .. }
+            | Self::NoRoom { application, .. }
+            | Self::LargerThanLimit { application, .. }
+            | Self::PortTaken { application, .. } => Some(application),
+            Self::StopAll { .. } | Self::Returned { .. } => None,
+        }
+    }
+
+    /// Returns what a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::SplitOwnership { dataset, owners, .. } => {
+                let newest = owners
+                    .iter()
+                    .max_by_key(|(_, epoch)| *epoch)
+                    .map_or("NODE", |(node, _)| node.as_str());
+                format!(
+                    "look at both copies; `flocker promote {dataset} --on {newest}` keeps that one and sets the other aside"
+                )
+            }
+            Self::NoOwner { dataset, nodes, .. } => format!(
+                "if its owner is lost for ever, `flocker promote {dataset} --on {}` makes that copy the owner",
+                nodes.first().map_or("NODE", NodeName::as_str)
+            ),
+            Self::InTrash { application, .. } => format!("`flocker undo {application}` brings it back"),
+            Self::NoRoom { on, .. } => format!("make room on {on}; `flocker gc` shows what could be dropped"),
+            Self::LargerThanLimit { .. } => "raise `maximum_size`, or remove data first".into(),
+            Self::PortTaken { port, on, .. } => {
+                format!("stop what listens on port {port} of {on}, or choose another external port")
+            }
+            Self::StopAll { .. } => "if this is meant, say so with `--allow-stop-all`".into(),
+            Self::Returned { node } => {
+                format!(
+                    "it may hold old data: clear it, or name it again with `flocker node remember {node}`"
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SplitOwnership {
+                application,
+                dataset,
+                owners,
+            } => {
+                if let Some(application) = application {
+                    write!(f, "{application} is left as it is: ")?;
+                }
+                write!(f, "dataset {dataset} is written by more than one node:")?;
+                for (position, (node, epoch)) in owners.iter().enumerate() {
+                    write!(
+                        f,
+                        "{} {node} in epoch {epoch}",
+                        if position == 0 { "" } else { "," }
+                    )?;
+                }
+                Ok(())
+            }
+            Self::NoOwner {
+                application,
+                dataset: _,
+                nodes,
+            } => write!(
+                f,
+                "{application} cannot have its data: there are copies on {}, and no node owns it",
+                list(nodes)
+            ),
+            Self::InTrash {
+                application,
+                dataset: _,
+                nodes,
+            } => {
+                write!(
+                    f,
+                    "{application} would start empty: its data is in the trash on {}",
+                    list(nodes)
+                )
+            }
+            Self::NoRoom {
+                application,
+                on,
+                needed,
+                free,
+            } => {
+                write!(
+                    f,
+                    "the data of {application} does not fit on {on}: {needed} needed, {free} free"
+                )
+            }
+            Self::LargerThanLimit {
+                application,
+                on,
+                used,
+                limit,
+            } => {
+                write!(
+                    f,
+                    "the data of {application} on {on} is {used}, more than the limit of {limit}"
+                )
+            }
+            Self::PortTaken {
+                application,
+                port,
+                on,
+            } => {
+                write!(
+                    f,
+                    "port {port} of {application} is in use by another program on {on}"
+                )
+            }
+            Self::StopAll { stopping, running } => {
+                write!(f, "{stopping} of {running} running applications would be stopped")
+            }
+            Self::Returned { node } => write!(f, "{node} was declared lost for ever, and answers again"),
+        }
+    }
+}
+
+/// Data that no application of the files uses. It is kept.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Kept {
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// The application that is defined and placed nowhere, where there is one.
+    pub application: Option<ApplicationName>,
+    /// Where it is.
+    pub nodes: Vec<NodeName>,
+    /// How much it holds.
+    pub used: ByteSize,
+}
+
+/// Joins names as people do: `alpha, beta and gamma`.
+#[must_use]
+pub fn list(names: &[NodeName]) -> String {
+    match names {
+        [] => "nobody".into(),
+        [only] => only.to_string(),
+        [first @ .., last] => {
+            let first: Vec<&str> = first.iter().map(NodeName::as_str).collect();
+            format!("{} and {last}", first.join(", "))
+        }
+    }
+}
+
+/// Writes a duration as people read it, to a tenth of a second: `0.9 s`, `3 min 20 s`.
+#[must_use]
+pub fn seconds(duration: Duration) -> String {
+    let tenths = duration.as_millis().div_ceil(100);
+    if tenths < 600 {
+        return format!("{}.{} s", tenths / 10, tenths % 10);
+    }
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
