@@ -7,12 +7,17 @@
 
 pub mod action;
 pub mod blocked;
+pub mod check;
 pub mod fact;
 pub mod frontier;
 pub mod link;
 pub mod plan;
 pub mod policy;
+pub mod predict;
+pub mod replicate;
+pub mod rules;
 pub mod step;
+mod view;
 
 pub use action::Action;
 pub use blocked::{Kept, Refusal, Waiting};
@@ -20,6 +25,7 @@ pub use fact::{Fact, holds};
 pub use frontier::{Frontier, Outcome, Standing};
 pub use plan::Plan;
 pub use policy::{CutOver, NotConverging, Policy, Rates, StopAll};
+pub use predict::predict;
 pub use step::{Because, Need, Reason, Step, StepId};
 
 use flocker_model::ClusterState;
@@ -28,13 +34,4 @@ use flocker_model::Deployment;
 /// Compares what is to be with what is, and returns what to do about it.
 pub fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
     rules::plan(desired, actual, policy)
-}
-
-pub mod rules {
-    //! The rules.
-    use super::{ClusterState, Deployment, Plan, Policy};
-
-    pub(crate) fn plan(_: &Deployment, _: &ClusterState, _: &Policy) -> Plan {
-        Plan::default()
-    }
 }
