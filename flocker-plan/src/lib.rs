@@ -8,24 +8,30 @@
 pub mod action;
 pub mod blocked;
 pub mod check;
+pub mod estimate;
 pub mod fact;
 pub mod frontier;
 pub mod link;
 pub mod plan;
 pub mod policy;
 pub mod predict;
+pub mod render;
 pub mod replicate;
 pub mod rules;
+pub mod saved;
 pub mod step;
 mod view;
 
 pub use action::Action;
 pub use blocked::{Kept, Refusal, Waiting};
+pub use estimate::{ApplicationEstimate, Estimate, estimate};
 pub use fact::{Fact, holds};
 pub use frontier::{Frontier, Outcome, Standing};
 pub use plan::Plan;
 pub use policy::{CutOver, NotConverging, Policy, Rates, StopAll};
 pub use predict::predict;
+pub use rules::request::{Undo, promote, reclaim, undo};
+pub use saved::{Difference, SavedPlan, SavedPlanError};
 pub use step::{Because, Need, Reason, Step, StepId};
 
 use flocker_model::ClusterState;
