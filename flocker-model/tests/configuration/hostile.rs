@@ -40,6 +40,13 @@ fn texts() -> Vec<(Code, String)> {
                 text
             }),
         ),
+        (
+            Code::UnknownKey,
+            (0..150_000).fold(String::from("{version: 1, applications: {}"), |mut text, i| {
+                write!(text, ", k{i}: 1").unwrap();
+                text
+            }) + "}",
+        ),
         (Code::YamlSyntax, "&a ".repeat(100_000)),
         (Code::YamlSyntax, "\u{0}".repeat(1000)),
         (Code::YamlSyntax, "\"".into()),
@@ -95,4 +102,16 @@ fn a_large_honest_file_is_read() {
     let deployment = loaded.unwrap().resolve(|_| Err(String::new())).unwrap();
     assert_eq!(deployment.applications().len(), 20_000);
     assert_eq!(deployment.members().len(), 100);
+}
+
+#[test]
+fn a_line_of_any_length_is_read() {
+    let mut application = String::from("{version: 1, applications: {a: {image: x, environment: {");
+    for i in 0..60_000 {
+        write!(application, "V{i}: {{from_file: f}}, ").unwrap();
+    }
+    application.push_str("}}}}");
+    let nodes = Source::new("nodes.yml", "{version: 1, nodes: {alpha: [a]}}");
+    let loaded = load(&Source::new("app.yml", application), &nodes).unwrap();
+    assert_eq!(loaded.secrets().len(), 60_000);
 }
