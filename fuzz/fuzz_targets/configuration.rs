@@ -20,7 +20,9 @@ fuzz_target!(|data: &[u8]| {
         Err(diagnostics) => {
             assert!(diagnostics.iter().any(|diagnostic| diagnostic.is_error()));
             for diagnostic in diagnostics {
-                let source = sources.iter().find(|source| source.name == *diagnostic.place.file);
+                let source = sources
+                    .iter()
+                    .find(|source| source.name == *diagnostic.place.file);
                 let source = source.expect("a place names one of the files");
                 assert!(source.text.get(diagnostic.place.span.range()).is_some());
             }
