@@ -7,6 +7,8 @@
 
 pub mod change;
 pub mod class;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod router;
 pub mod runtime;
 pub mod transport;
