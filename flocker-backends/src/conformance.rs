@@ -2,7 +2,7 @@
 //!
 //! A backend's test file implements a harness and names it:
 //!
-//! ```ignore
+//! ```text
 //! struct Pool { /* … */ }
 //!
 //! #[async_trait::async_trait]
