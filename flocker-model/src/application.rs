@@ -297,7 +297,7 @@ impl Application {
         let Limits { memory, cpu_shares } = limits;
         writer.option(memory.as_ref(), |writer, memory| writer.number(memory.0));
         writer.option(cpu_shares.as_ref(), |writer, shares| {
-            writer.number((*shares).into())
+            writer.number((*shares).into());
         });
         writer.number(match restart_policy {
             RestartPolicy::Never => 0,
@@ -309,35 +309,7 @@ impl Application {
                 maximum_retry_count: Some(count),
             } => 3 + u64::from(count.get()),
         });
-        writer.option(
-            health_check.as_deref(),
-            |writer,
-             HealthCheck {
-                 probe,
-                 interval,
-                 timeout,
-                 retries,
-             }| {
-                match probe {
-                    HealthProbe::Tcp { port } => {
-                        writer.number(0);
-                        writer.number(port.get().into());
-                    }
-                    HealthProbe::Http { port, path } => {
-                        writer.number(1);
-                        writer.number(port.get().into());
-                        writer.text(path);
-                    }
-                    HealthProbe::Command(command) => {
-                        writer.number(2);
-                        writer.list(command, |writer, argument| writer.text(argument));
-                    }
-                }
-                writer.duration(*interval);
-                writer.duration(*timeout);
-                writer.number(retries.get().into());
-            },
-        );
+        writer.option(health_check.as_deref(), Canonical::health_check);
         let mut first = [0; 16];
         first.copy_from_slice(&writer.0.finalize().as_bytes()[..16]);
         DefinitionHash(u128::from_be_bytes(first))
@@ -364,6 +336,35 @@ impl Canonical {
 
     fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
+    }
+
+    fn health_check(
+        &mut self,
+        HealthCheck {
+            probe,
+            interval,
+            timeout,
+            retries,
+        }: &HealthCheck,
+    ) {
+        match probe {
+            HealthProbe::Tcp { port } => {
+                self.number(0);
+                self.number(port.get().into());
+            }
+            HealthProbe::Http { port, path } => {
+                self.number(1);
+                self.number(port.get().into());
+                self.text(path);
+            }
+            HealthProbe::Command(command) => {
+                self.number(2);
+                self.list(command, |writer, argument| writer.text(argument));
+            }
+        }
+        self.duration(*interval);
+        self.duration(*timeout);
+        self.number(retries.get().into());
     }
 
     fn list<T>(&mut self, items: &[T], write: impl Fn(&mut Self, &T)) {

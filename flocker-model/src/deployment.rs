@@ -19,6 +19,7 @@ use crate::id::NodeId;
 use crate::id::NodeName;
 use crate::number::Generation;
 use crate::number::PortNumber;
+use crate::placements::Placements;
 
 /// How to reach a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +123,7 @@ pub struct Deployment {
     members: BTreeMap<NodeName, Member>,
     deleted: BTreeSet<DatasetId>,
     generation: Generation,
+    placements: Placements,
 }
 
 impl Deployment {
@@ -186,7 +188,14 @@ impl Deployment {
         }
         let member = self.members.entry(node.clone()).or_insert_with(Member::empty);
         member.applications.insert(application.clone());
+        self.placements = Placements::new(&self.applications, &self.members);
         self
+    }
+
+    /// Returns who is where by number instead of by name, for those who compare whole clusters.
+    #[must_use]
+    pub fn placements(&self) -> &Placements {
+        &self.placements
     }
 }
 
@@ -231,12 +240,13 @@ impl DeploymentBuilder {
     }
 
     /// Checks the whole and returns it, or everything that is wrong with it.
-    pub fn build(self) -> Result<Deployment, Vec<DeploymentError>> {
+    pub fn build(mut self) -> Result<Deployment, Vec<DeploymentError>> {
         let Deployment {
             applications,
             members,
             deleted,
             generation: _,
+            placements: _,
         } = &self.deployment;
         let mut errors = Vec::new();
         let mut homes: BTreeMap<&ApplicationName, &NodeName> = BTreeMap::new();
@@ -292,10 +302,10 @@ impl DeploymentBuilder {
                 }
             }
         }
-        if errors.is_empty() {
-            Ok(self.deployment)
-        } else {
-            Err(errors)
+        if !errors.is_empty() {
+            return Err(errors);
         }
+        self.deployment.placements = Placements::new(applications, members);
+        Ok(self.deployment)
     }
 }

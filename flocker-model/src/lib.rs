@@ -11,6 +11,7 @@ pub mod config;
 pub mod deployment;
 pub mod id;
 pub mod number;
+pub mod placements;
 pub mod route;
 pub mod secret;
 pub mod state;
@@ -25,6 +26,7 @@ pub use id::{
     SnapshotName,
 };
 pub use number::{ByteSize, Epoch, Generation, PortNumber};
+pub use placements::Placements;
 pub use route::{Home, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
 pub use state::{

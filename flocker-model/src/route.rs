@@ -61,6 +61,16 @@ impl RouteChange {
 )]
 pub struct RouteTable {
     entries: Arc<BTreeMap<PortNumber, RouteTarget>>,
+    digest: u64,
+}
+
+/// One entry's part in the digest of a table. The parts are added, so that a change costs only what it changes.
+fn digest(port: PortNumber, target: &RouteTarget) -> u64 {
+    use std::hash::Hash as _;
+    use std::hash::Hasher as _;
+    let mut hasher = std::hash::DefaultHasher::new();
+    (port, target).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl RouteTable {
@@ -76,21 +86,33 @@ impl RouteTable {
         self.entries.get(&port)
     }
 
+    /// Says whether two tables are surely different, at the cost of comparing two numbers.
+    #[must_use]
+    pub fn differs_at_a_glance(&self, other: &Self) -> bool {
+        self.digest != other.digest || self.entries.len() != other.entries.len()
+    }
+
     /// Makes a change.
     pub fn apply(&mut self, change: &RouteChange) {
         let entries = Arc::make_mut(&mut self.entries);
         for port in &change.drop {
-            entries.remove(port);
+            if let Some(old) = entries.remove(port) {
+                self.digest = self.digest.wrapping_sub(digest(*port, &old));
+            }
         }
         for (port, target) in &change.set {
-            entries.insert(*port, target.clone());
+            if let Some(old) = entries.insert(*port, target.clone()) {
+                self.digest = self.digest.wrapping_sub(digest(*port, &old));
+            }
+            self.digest = self.digest.wrapping_add(digest(*port, target));
         }
     }
 }
 
 impl PartialEq for RouteTable {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.entries, &other.entries) || self.entries == other.entries
+        Arc::ptr_eq(&self.entries, &other.entries)
+            || (!self.differs_at_a_glance(other) && self.entries == other.entries)
     }
 }
 
@@ -98,8 +120,12 @@ impl Eq for RouteTable {}
 
 impl From<BTreeMap<PortNumber, RouteTarget>> for RouteTable {
     fn from(entries: BTreeMap<PortNumber, RouteTarget>) -> Self {
+        let digest = entries.iter().fold(0, |sum: u64, (port, target)| {
+            sum.wrapping_add(digest(*port, target))
+        });
         Self {
             entries: Arc::new(entries),
+            digest,
         }
     }
 }

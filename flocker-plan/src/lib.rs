@@ -7,19 +7,31 @@
 
 pub mod action;
 pub mod blocked;
+pub mod check;
+pub mod estimate;
 pub mod fact;
 pub mod frontier;
 pub mod link;
 pub mod plan;
 pub mod policy;
+pub mod predict;
+pub mod render;
+pub mod replicate;
+pub mod rules;
+pub mod saved;
 pub mod step;
+mod view;
 
 pub use action::Action;
 pub use blocked::{Kept, Refusal, Waiting};
+pub use estimate::{ApplicationEstimate, Estimate, estimate};
 pub use fact::{Fact, holds};
 pub use frontier::{Frontier, Outcome, Standing};
 pub use plan::Plan;
 pub use policy::{CutOver, NotConverging, Policy, Rates, StopAll};
+pub use predict::predict;
+pub use rules::request::{Undo, promote, reclaim, undo};
+pub use saved::{Difference, SavedPlan, SavedPlanError};
 pub use step::{Because, Need, Reason, Step, StepId};
 
 use flocker_model::ClusterState;
@@ -28,13 +40,4 @@ use flocker_model::Deployment;
 /// Compares what is to be with what is, and returns what to do about it.
 pub fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
     rules::plan(desired, actual, policy)
-}
-
-pub mod rules {
-    //! The rules.
-    use super::{ClusterState, Deployment, Plan, Policy};
-
-    pub(crate) fn plan(_: &Deployment, _: &ClusterState, _: &Policy) -> Plan {
-        Plan::default()
-    }
 }

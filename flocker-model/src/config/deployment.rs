@@ -1,0 +1,185 @@
+//! The deployment file: which node runs which applications.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use super::diagnostic::Code;
+use super::diagnostic::Span;
+use super::reader::Keys;
+use super::reader::Reader;
+use super::yaml::Entry;
+use super::yaml::Node;
+use super::yaml::Value;
+use super::yaml::shorten;
+use crate::deployment::Member;
+use crate::deployment::NodeAddress;
+use crate::id::ApplicationName;
+use crate::id::NodeId;
+use crate::id::NodeName;
+use crate::number::PortNumber;
+
+const TOP: Keys = Keys {
+    what: "a deployment file",
+    known: &["version", "nodes"],
+    unsupported: &[],
+    extensions: true,
+};
+const NODE: Keys = Keys {
+    what: "a node",
+    known: &["applications", "address", "user", "port", "id"],
+    unsupported: &[],
+    extensions: false,
+};
+
+/// Everything that a deployment file says.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    pub(crate) members: BTreeMap<NodeName, Member>,
+    /// Every placement, in the order of the file.
+    pub(crate) placements: Vec<Placement>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Placement {
+    pub(crate) application: ApplicationName,
+    pub(crate) node: NodeName,
+    pub(crate) span: Span,
+}
+
+/// What tells one node from another, and where it was said of which.
+#[derive(Default)]
+struct Claims {
+    ids: BTreeMap<NodeId, Span>,
+    addresses: BTreeMap<(String, u16), Span>,
+}
+
+impl Reader<'_, '_, '_> {
+    pub(crate) fn nodes(&mut self, root: &Node<'_>) -> Nodes {
+        let mut nodes = Nodes::default();
+        let Some(top) = self.fields(root, &TOP) else {
+            return nodes;
+        };
+        self.version_one(&top);
+        let Some(node) = self.required(&top, "nodes") else {
+            return nodes;
+        };
+        let mut claims = Claims::default();
+        for Entry { key, node } in self.mapping(node, "`nodes`").unwrap_or_default() {
+            let Some(name) = self.parse::<NodeName>(&key.text, key.span, Code::BadName) else {
+                continue;
+            };
+            let mut member = Member::empty();
+            match &node.value {
+                Value::Sequence(items) => self.place(items, &name, &mut member, &mut nodes.placements),
+                Value::Mapping(_) => {
+                    let placed = self.member(node, &name, &mut member, &mut claims);
+                    self.place(placed, &name, &mut member, &mut nodes.placements);
+                }
+                Value::Scalar(_) => {
+                    let message = format!("node `{name}` takes a list of applications");
+                    self.error_with(
+                        Code::WrongType,
+                        key.span,
+                        message,
+                        "write `[]` for a node with none",
+                    );
+                }
+            }
+            nodes.members.insert(name, member);
+        }
+        nodes
+    }
+
+    /// Reads the long form of a node; returns the list of its applications.
+    fn member<'n, 'a>(
+        &mut self,
+        node: &'n Node<'a>,
+        name: &NodeName,
+        member: &mut Member,
+        claims: &mut Claims,
+    ) -> &'n [Node<'a>] {
+        let Some(fields) = self.fields(node, &NODE) else {
+            return &[];
+        };
+        let host = fields.get("address");
+        let place = host.map_or(node.span, |node| node.span);
+        let host = host.and_then(|node| {
+            let text = self.string(node, "`address`")?;
+            let found: Result<NodeName, _> = text.parse();
+            if found.is_err() {
+                let message = format!("`{}` is not a host name or an address", shorten(text));
+                self.error(Code::BadAddress, node.span, message);
+            }
+            found.ok().map(|_| text.to_owned())
+        });
+        let user = fields.get("user").and_then(|node| self.user(node));
+        let port = fields.get("port").and_then(|node| self.port(node, "`port`"));
+        if host.is_some() || user.is_some() || port.is_some() {
+            let host = host.unwrap_or_else(|| name.to_string());
+            let claim = (host.to_ascii_lowercase(), port.map_or(22, PortNumber::get));
+            if let Some(&first) = claims.addresses.get(&claim) {
+                let message = format!("`{host}` is the address of two nodes");
+                self.conflict(Code::NodeNamedTwice, place, message, (first, "first here"));
+            }
+            claims.addresses.insert(claim, place);
+            member.address = Some(NodeAddress::Ssh { host, user, port });
+        }
+        if let Some(node) = fields.get("id")
+            && let Some(text) = self.string(node, "`id`")
+            && let Some(id) = self.uuid::<NodeId>(text, node.span)
+        {
+            if let Some(&first) = claims.ids.get(&id) {
+                let message = format!("`{id}` is the id of two nodes");
+                self.conflict(Code::NodeNamedTwice, node.span, message, (first, "first here"));
+            }
+            claims.ids.insert(id, node.span);
+            member.id = Some(id);
+        }
+        let placed = fields.get("applications");
+        placed
+            .and_then(|node| self.list(node, "`applications`"))
+            .unwrap_or_default()
+    }
+
+    fn user(&mut self, node: &Node<'_>) -> Option<String> {
+        let text = self.string(node, "`user`")?;
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if text.is_empty() || text.len() > 64 || text.starts_with('-') || !text.chars().all(is_name) {
+            let message = format!("`{}` is not the name of a user", shorten(text));
+            self.error(Code::BadAddress, node.span, message);
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn place(
+        &mut self,
+        items: &[Node<'_>],
+        node: &NodeName,
+        member: &mut Member,
+        placements: &mut Vec<Placement>,
+    ) {
+        let mut placed: BTreeSet<ApplicationName> = BTreeSet::new();
+        for item in items {
+            let Some(text) = self.string(item, "the name of an application") else {
+                continue;
+            };
+            let Some(application) = self.parse::<ApplicationName>(text, item.span, Code::BadName) else {
+                continue;
+            };
+            if !placed.insert(application.clone()) {
+                let message = format!("application `{application}` is listed twice for node `{node}`");
+                let first = placements.iter().rev().find(|one| one.application == application);
+                let first = first.map_or(item.span, |one| one.span);
+                self.conflict(Code::PlacedTwice, item.span, message, (first, "first here"));
+                continue;
+            }
+            placements.push(Placement {
+                application,
+                node: node.clone(),
+                span: item.span,
+            });
+        }
+        member.applications = placed;
+    }
+}

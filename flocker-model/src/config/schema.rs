@@ -1,0 +1,221 @@
+//! JSON Schema (draft 2020-12) of the two files, for editors.
+//!
+//! A schema says what one file may have by itself. That names are defined,
+//! that nothing is claimed twice and that no key stands twice is seen only by
+//! [`super::load`]. There is no schema for files of Docker Compose: Compose
+//! publishes its own, and `load` names every key of it that is not supported.
+
+use serde_json::Value;
+use serde_json::json;
+
+const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// Returns the schema of an application file of version 1.
+#[must_use]
+pub fn application() -> Value {
+    json!({
+        "$schema": DRAFT,
+        "title": "Flocker application file",
+        "type": "object",
+        "required": ["version", "applications"],
+        "additionalProperties": false,
+        "patternProperties": {"^x-": true},
+        "properties": {
+            "version": {"const": 1},
+            "applications": {
+                "type": "object",
+                "propertyNames": {"$ref": "#/$defs/application_name"},
+                "additionalProperties": {"$ref": "#/$defs/application"},
+            },
+        },
+        "$defs": {
+            "application_name": application_name(),
+            "text": {"type": "string", "pattern": "^[^\\u0000]*$"},
+            "port_number": {"type": "integer", "minimum": 1, "maximum": 65535},
+            "size": {
+                "description": "A number of bytes, or one with K, M, G or T, such as 500M or 2.5G",
+                "oneOf": [
+                    {"type": "number", "exclusiveMinimum": 0, "maximum": i64::MAX},
+                    {"type": "string", "pattern": "^[0-9]*[1-9][0-9]*\\.?[0-9]*[KMGTkmgt]?$|^0*\\.[0-9]*[1-9][0-9]*[KMGTkmgt]?$"},
+                ],
+            },
+            "duration": {
+                "description": "Seconds, or numbers with h, m, s or ms, such as 1m30s or 500ms",
+                "oneOf": [
+                    {"type": "integer", "minimum": 0, "maximum": 366 * 24 * 3600},
+                    {"type": "string", "pattern": "^[0-9]+$|^([0-9]+(\\.[0-9]*)?(h|m|s|ms|us|µs|ns))+$"},
+                ],
+            },
+            "application": definition(),
+            "health_check": health_check(),
+        },
+    })
+}
+
+fn application_name() -> Value {
+    json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"})
+}
+
+fn definition() -> Value {
+    json!({
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": false,
+        "properties": {
+            "image": {
+                "description": "The image, repository[:tag]",
+                "type": "string", "maxLength": 4096, "pattern": "^[^:\\s\\u0000-\\u001f-]([^\\s\\u0000-\\u001f]*[^:\\s\\u0000-\\u001f])?$",
+            },
+            "command_line": {
+                "description": "Its arguments; no shell reads them",
+                "type": "array", "items": {"$ref": "#/$defs/text"},
+            },
+            "ports": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["internal", "external"],
+                    "additionalProperties": false,
+                    "properties": {
+                        "internal": {"description": "Where the application listens", "$ref": "#/$defs/port_number"},
+                        "external": {"description": "Where every node answers", "$ref": "#/$defs/port_number"},
+                    },
+                },
+            },
+            "links": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["local_port", "remote_port", "alias"],
+                    "additionalProperties": false,
+                    "properties": {
+                        "local_port": {"$ref": "#/$defs/port_number"},
+                        "remote_port": {"description": "The external port of the other application", "$ref": "#/$defs/port_number"},
+                        "alias": {"$ref": "#/$defs/application_name"},
+                    },
+                },
+            },
+            "volume": {
+                "type": "object",
+                "required": ["mountpoint"],
+                "additionalProperties": false,
+                "properties": {
+                    "mountpoint": {
+                        "type": "string",
+                        "pattern": "^/[^:\\u0000-\\u001f\\u007f-\\u009f]*[^:/\\u0000-\\u001f\\u007f-\\u009f]/*$",
+                        "not": {"pattern": "/\\.\\.?(/|$)"},
+                    },
+                    "maximum_size": {"$ref": "#/$defs/size"},
+                    "dataset_id": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
+                },
+            },
+            "environment": environment(),
+            "mem_limit": {"$ref": "#/$defs/size"},
+            "cpu_shares": {"type": "integer", "minimum": 2, "maximum": 262_144},
+            "restart_policy": {
+                "type": "object",
+                "required": ["name"],
+                "additionalProperties": false,
+                "properties": {
+                    "name": {"enum": ["never", "always", "on-failure"]},
+                    "maximum_retry_count": {"type": ["integer", "null"], "minimum": 1, "maximum": u32::MAX},
+                },
+                "if": {"properties": {"name": {"enum": ["never", "always"]}}},
+                "then": {"properties": {"maximum_retry_count": false}},
+            },
+            "health_check": {"$ref": "#/$defs/health_check"},
+            "stop_grace": {"$ref": "#/$defs/duration"},
+            "depends_on": {"type": "array", "items": {"$ref": "#/$defs/application_name"}},
+        },
+    })
+}
+
+fn environment() -> Value {
+    let secret = |key: &str, value: Value| {
+        json!({
+            "type": "object",
+            "required": [key],
+            "additionalProperties": false,
+            "properties": {key: value},
+        })
+    };
+    let name = json!({"type": "string", "pattern": "^[^=\\u0000]+$"});
+    json!({
+        "type": ["object", "null"],
+        "propertyNames": name,
+        "additionalProperties": {
+            "oneOf": [
+                {"$ref": "#/$defs/text"},
+                secret("from_file", json!({"type": "string", "pattern": "^[^\\u0000]+$"})),
+                secret("from_environment", name),
+            ],
+        },
+    })
+}
+
+fn health_check() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "oneOf": [{"required": ["tcp"]}, {"required": ["http"]}, {"required": ["command"]}],
+        "properties": {
+            "tcp": {"description": "The internal port that accepts a connection", "$ref": "#/$defs/port_number"},
+            "http": {
+                "type": "object",
+                "required": ["port"],
+                "additionalProperties": false,
+                "properties": {
+                    "port": {"$ref": "#/$defs/port_number"},
+                    "path": {"type": "string", "pattern": "^/[!-~]*$"},
+                },
+            },
+            "command": {
+                "type": "array",
+                "minItems": 1,
+                "prefixItems": [{"type": "string", "minLength": 1}],
+                "items": {"$ref": "#/$defs/text"},
+            },
+            "interval": {"$ref": "#/$defs/duration"},
+            "timeout": {"$ref": "#/$defs/duration"},
+            "retries": {"type": "integer", "minimum": 1, "maximum": u32::MAX},
+        },
+    })
+}
+
+/// Returns the schema of a deployment file.
+#[must_use]
+pub fn deployment() -> Value {
+    let placed = json!({"type": "array", "uniqueItems": true, "items": application_name()});
+    let host = json!({"type": "string", "pattern": "^[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}$"});
+    json!({
+        "$schema": DRAFT,
+        "title": "Flocker deployment file",
+        "type": "object",
+        "required": ["version", "nodes"],
+        "additionalProperties": false,
+        "patternProperties": {"^x-": true},
+        "properties": {
+            "version": {"const": 1},
+            "nodes": {
+                "type": "object",
+                "propertyNames": host,
+                "additionalProperties": {
+                    "oneOf": [
+                        placed,
+                        {
+                            "type": "object",
+                            "additionalProperties": false,
+                            "properties": {
+                                "applications": placed,
+                                "address": host,
+                                "user": {"type": "string", "pattern": "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}$"},
+                                "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+                                "id": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
+                            },
+                        },
+                    ],
+                },
+            },
+        },
+    })
+}

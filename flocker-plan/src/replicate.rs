@@ -1,0 +1,46 @@
+//! What two copies of a dataset have in common, by identity and never by name or time.
+
+use flocker_model::ByteSize;
+use flocker_model::Manifestation;
+use flocker_model::Snapshot;
+
+/// How a copy can be brought up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Common<'a> {
+    /// There is no copy yet, or nothing complete of it.
+    Nothing,
+    /// Both have this snapshot, it is the newest of the copy, and so an increment from it fits.
+    Base(&'a Snapshot),
+    /// The copy's newest snapshot is not one of the source's: an increment cannot fit.
+    Diverged,
+}
+
+/// Finds what an increment from `source` to `copy` can start from.
+#[must_use]
+pub fn common<'a>(source: &'a Manifestation, copy: Option<&Manifestation>) -> Common<'a> {
+    let Some(newest) = copy.and_then(|copy| copy.snapshots.last()) else {
+        return Common::Nothing;
+    };
+    match source
+        .snapshots
+        .iter()
+        .rfind(|snapshot| snapshot.guid == newest.guid)
+    {
+        Some(base) => Common::Base(base),
+        None => Common::Diverged,
+    }
+}
+
+/// Returns how much was written at the source after `base`, or everything where there is none; an estimate.
+#[must_use]
+pub fn written_since(source: &Manifestation, base: Option<&Snapshot>) -> ByteSize {
+    let Some(base) = base else {
+        return source.used;
+    };
+    let later = source
+        .snapshots
+        .iter()
+        .rev()
+        .take_while(|snapshot| snapshot.guid != base.guid);
+    later.fold(source.unsent, |sum, snapshot| sum.plus(snapshot.written))
+}

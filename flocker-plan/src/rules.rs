@@ -1,0 +1,338 @@
+//! The rules: from what is wanted and what is seen to steps, and to what is left undone.
+//!
+//! One pass finds the applications of which anything is not as it is to be;
+//! only those are looked at by rule. The rules are [`dataset`] (the table of
+//! what is wanted against what is seen), [`handoff`] (how data changes hands),
+//! [`application`] (start, restart, stop), [`route`] and [`tidy`].
+
+mod application;
+mod dataset;
+mod handoff;
+mod order;
+pub mod request;
+mod route;
+mod tidy;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use flocker_model::ApplicationName;
+use flocker_model::ByteSize;
+use flocker_model::ClusterState;
+use flocker_model::ContainerState;
+use flocker_model::ContainerStatus;
+use flocker_model::Deployment;
+use flocker_model::NodeName;
+use flocker_model::Role;
+
+use crate::action::Action;
+use crate::blocked::Kept;
+use crate::blocked::Refusal;
+use crate::blocked::Waiting;
+use crate::fact::Fact;
+use crate::plan::Plan;
+use crate::policy::Policy;
+use crate::policy::StopAll;
+use crate::step::Because;
+use crate::step::Need;
+use crate::step::Reason;
+use crate::step::Step;
+use crate::view::Extra;
+use crate::view::View;
+use crate::view::number;
+
+pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
+    let mut rules = Rules::new(desired, actual, policy);
+    rules.refuse_returned();
+    rules.find_settled_data();
+    rules.find_containers();
+    rules.guard_stop_all();
+    for application in 0..number(rules.view.names.len()) {
+        if !rules.is_settled(application) {
+            rules.apply(application);
+        }
+    }
+    rules.stop_undefined();
+    rules.delete();
+    rules.route();
+    rules.tidy();
+    rules.order();
+    rules.finish()
+}
+
+/// Where an application serves once the steps of a plan are done.
+#[derive(Clone, Debug)]
+struct Serving {
+    homes: Vec<u32>,
+    /// Whether steps of the plan bring it there, so that routes wait for it.
+    begins: bool,
+}
+
+/// What the rules read and what they have written so far.
+struct Rules<'a> {
+    view: View<'a>,
+    policy: &'a Policy,
+    /// By number of application: whether its data is where it is to be, as it is to be.
+    data_settled: Vec<bool>,
+    /// By number of application: whether all its homes run it as it is to be.
+    runs_settled: Vec<bool>,
+    /// Containers where they are not placed, in order of application.
+    extras: Vec<Extra<'a>>,
+    /// Whether applications that are placed nowhere may be stopped.
+    may_stop: bool,
+    /// Where the applications serve of which anything changes.
+    serving: BTreeMap<u32, Serving>,
+    /// What is started, and by which step.
+    started: Vec<(u32, usize)>,
+    /// What is stopped, and where.
+    stopped: BTreeSet<(u32, ApplicationName)>,
+    /// How much of each node's free space is promised to data on its way.
+    promised: BTreeMap<u32, ByteSize>,
+    steps: Vec<Step>,
+    waiting: Vec<Waiting>,
+    refused: Vec<Refusal>,
+    kept: Vec<Kept>,
+}
+
+impl<'a> Rules<'a> {
+    fn new(desired: &'a Deployment, actual: &'a ClusterState, policy: &'a Policy) -> Self {
+        let view = View::new(desired, actual);
+        let n_applications = view.names.len();
+        Self {
+            view,
+            policy,
+            data_settled: vec![false; n_applications],
+            runs_settled: vec![false; n_applications],
+            extras: Vec::new(),
+            may_stop: true,
+            serving: BTreeMap::new(),
+            started: Vec::new(),
+            stopped: BTreeSet::new(),
+            promised: BTreeMap::new(),
+            steps: Vec::new(),
+            waiting: Vec::new(),
+            refused: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// A node that was declared lost and answers again may hold old data: nothing is planned for it.
+    fn refuse_returned(&mut self) {
+        let returned = self
+            .view
+            .nodes
+            .iter()
+            .filter(|node| node.forgotten && node.seen.is_some());
+        self.refused.extend(returned.map(|node| Refusal::Returned {
+            node: node.name.clone(),
+        }));
+    }
+
+    /// Finds the datasets that need no look: one copy alone or with spare ones, its owner at home, its size right.
+    fn find_settled_data(&mut self) {
+        let view = &self.view;
+        let mut copies = view.copies.as_slice();
+        for &(dataset, application) in view.desired.placements().datasets() {
+            let n_before = copies.iter().take_while(|copy| copy.dataset < dataset).count();
+            copies = &copies[n_before..];
+            let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();
+            let (group, rest) = copies.split_at(n_copies);
+            copies = rest;
+            let mut homes = view.homes(application);
+            let (Some(home), Some(volume)) = (homes.next(), &view.definitions[application as usize].volume)
+            else {
+                continue;
+            };
+            let mut owners = group
+                .iter()
+                .filter(|copy| matches!(copy.what.role, Role::Primary { .. } | Role::Released { .. }));
+            let settled = match (owners.next(), owners.next()) {
+                (Some(owner), None) => {
+                    matches!(owner.what.role, Role::Primary { .. })
+                        && owner.node == home
+                        && owner.what.maximum_size == volume.maximum_size
+                }
+                (Some(_), Some(_)) => {
+                    let seen = dataset::see(view, dataset);
+                    matches!(seen, dataset::Seen::Primary { on, what, .. }
+                        if on == home && what.maximum_size == volume.maximum_size)
+                }
+                (None, _) => false,
+            };
+            self.data_settled[application as usize] = settled;
+        }
+        for (settled, definition) in self.data_settled.iter_mut().zip(&self.view.definitions) {
+            *settled |= definition.volume.is_none();
+        }
+    }
+
+    /// Compares what runs on each node with what is to run there.
+    fn find_containers(&mut self) {
+        let view = &self.view;
+        let mut n_right = vec![0_u32; view.names.len()];
+        for (node, node_view) in (0_u32..).zip(&view.nodes) {
+            let Some(state) = node_view.seen else { continue };
+            let placed = node_view
+                .member
+                .map_or(&[][..], |member| view.desired.placements().placed(member));
+            let mut placed = placed.iter().copied().peekable();
+            for (name, container) in &state.containers {
+                while placed
+                    .next_if(|&application| view.names[application as usize] < name)
+                    .is_some()
+                {}
+                match placed.next_if(|&application| view.names[application as usize] == name) {
+                    Some(application) => {
+                        let right = container.definition == view.definition_on(application, state)
+                            && application::runs_as_wanted(view.definitions[application as usize], container);
+                        n_right[application as usize] += u32::from(right);
+                    }
+                    None => self.extras.push(Extra {
+                        application: view.desired.placements().find(name, &view.names),
+                        name,
+                        node,
+                        container,
+                    }),
+                }
+            }
+        }
+        self.extras
+            .sort_by_key(|extra| (extra.application.unwrap_or(u32::MAX), extra.node));
+        for ((application, settled), n_right) in (0_u32..).zip(&mut self.runs_settled).zip(n_right) {
+            *settled = view.desired.placements().homes(application).len() == n_right as usize;
+        }
+    }
+
+    fn is_settled(&self, application: u32) -> bool {
+        let homes = self.view.desired.placements().homes(application);
+        let at_rest = self.runs_settled[application as usize]
+            && (homes.is_empty() || self.data_settled[application as usize]);
+        at_rest && self.extras_of(application).is_empty()
+    }
+
+    fn extras_of(&self, application: u32) -> &[Extra<'a>] {
+        let start = self
+            .extras
+            .partition_point(|extra| extra.application.is_some_and(|own| own < application));
+        let n_extras = self.extras[start..].partition_point(|extra| extra.application == Some(application));
+        &self.extras[start..start + n_extras]
+    }
+
+    /// More than half of what runs is not stopped by what may be an empty file or a mistyped name.
+    fn guard_stop_all(&mut self) {
+        let listed = |node: u32| self.view.node(node).member.is_some();
+        let alive = |container: &ContainerState| container.is_alive();
+        let n_stopping = self
+            .extras
+            .iter()
+            .filter(|extra| listed(extra.node) && alive(extra.container))
+            .filter(|extra| match extra.application {
+                Some(application) => self.view.desired.placements().homes(application).is_empty(),
+                None => true,
+            })
+            .count();
+        if n_stopping == 0 || self.policy.stop_all == StopAll::Allow {
+            return;
+        }
+        let states = self
+            .view
+            .nodes
+            .iter()
+            .filter(|node| node.member.is_some())
+            .filter_map(|node| node.seen);
+        let n_running = states
+            .flat_map(|state| state.containers.values())
+            .filter(|container| alive(container))
+            .count();
+        if n_stopping * 2 > n_running {
+            self.may_stop = false;
+            self.refused.push(Refusal::StopAll {
+                stopping: n_stopping,
+                running: n_running,
+            });
+        }
+    }
+
+    fn finish(self) -> Plan {
+        Plan::new(
+            self.view.desired.generation(),
+            self.steps,
+            self.waiting,
+            self.refused,
+            self.kept,
+        )
+    }
+
+    // What the rules are written with.
+
+    fn application(&self, application: u32) -> ApplicationName {
+        self.view.names[application as usize].clone()
+    }
+
+    fn node(&self, node: u32) -> NodeName {
+        self.view.name(node)
+    }
+
+    /// Says whether orders may be given to a node: it was seen, and nobody has declared it lost.
+    fn obeys(&self, node: u32) -> bool {
+        let node = self.view.node(node);
+        node.seen.is_some() && !node.forgotten
+    }
+
+    fn container(&self, application: u32, node: u32) -> Option<&'a ContainerState> {
+        let state = self.view.node(node).seen?;
+        state.containers.get(self.view.names[application as usize])
+    }
+
+    fn wait_for_sight(&mut self, application: u32, dataset: bool, nodes: Vec<NodeName>) {
+        let volume = self.view.definitions[application as usize].volume.as_ref();
+        self.waiting.push(Waiting::ForSight {
+            application: Some(self.application(application)),
+            dataset: volume.filter(|_| dataset).map(|volume| volume.dataset),
+            nodes,
+        });
+    }
+
+    fn step(&mut self, actor: u32, action: Action, reason: &Reason, needs: Vec<Need>, makes: Vec<Fact>) {
+        let actor = self.node(actor);
+        self.steps.push(Step {
+            actor,
+            action,
+            reason: reason.clone(),
+            needs,
+            makes,
+        });
+    }
+
+    /// Removes a container, alive or not.
+    fn stop(&mut self, name: &ApplicationName, node: u32, reason: &Reason, needs: Vec<Need>) -> Fact {
+        let on = self.node(node);
+        let state = self.view.node(node).seen;
+        let grace = state
+            .and_then(|state| state.containers.get(name))
+            .map_or(flocker_model::Application::DEFAULT_STOP_GRACE, |container| {
+                container.stop_grace
+            });
+        let stopped = Fact::Stopped {
+            application: name.clone(),
+            on,
+        };
+        if self.stopped.insert((node, name.clone())) {
+            let action = Action::Stop {
+                application: name.clone(),
+                grace,
+            };
+            self.step(node, action, reason, needs, vec![stopped.clone()]);
+        }
+        stopped
+    }
+}
+
+fn need(fact: Fact, because: Because) -> Need {
+    Need { fact, because }
+}
+
+/// Says whether a container was made ready and not started.
+fn is_prepared(container: &ContainerState) -> bool {
+    container.status == ContainerStatus::Prepared
+}

@@ -1,0 +1,283 @@
+//! What runs: start, restart when and only when the definition changed, stop.
+
+use flocker_model::Application;
+use flocker_model::ContainerState;
+use flocker_model::ContainerStatus;
+use flocker_model::Manifestation;
+use flocker_model::RestartPolicy;
+
+use super::Rules;
+use super::Serving;
+use super::need;
+use crate::action::Action;
+use crate::blocked::Refusal;
+use crate::fact::Fact;
+use crate::step::Because;
+use crate::step::Need;
+use crate::step::Reason;
+
+/// Says whether a container of the right definition is as it is to be.
+///
+/// One that ended well and is not to be started again has done its work;
+/// starting it at every deploy would never settle.
+pub(super) fn runs_as_wanted(definition: &Application, container: &ContainerState) -> bool {
+    match (container.status, definition.restart_policy) {
+        (ContainerStatus::Running | ContainerStatus::Restarting, _)
+        | (
+            ContainerStatus::Exited { code: Some(0) },
+            RestartPolicy::Never | RestartPolicy::OnFailure { .. },
+        ) => true,
+        (ContainerStatus::Exited { .. } | ContainerStatus::Prepared, _) => false,
+    }
+}
+
+impl<'a> Rules<'a> {
+    /// The data is where it is to be.
+    pub(super) fn run_beside_data(&mut self, application: u32, home: u32, what: &Manifestation) {
+        let wanted = self.dataset(application).and_then(|dataset| dataset.maximum_size);
+        if what.maximum_size != wanted {
+            match wanted.filter(|limit| *limit < what.used) {
+                Some(limit) => self.refused.push(Refusal::LargerThanLimit {
+                    application: self.application(application),
+                    on: self.node(home),
+                    used: what.used,
+                    limit,
+                }),
+                None => self.resize(application, home, what, Vec::new()),
+            }
+        }
+        // One left elsewhere without its data, by whatever accident, goes first.
+        let name = self.application(application);
+        let elsewhere: Vec<u32> = self
+            .extras_of(application)
+            .iter()
+            .map(|extra| extra.node)
+            .collect();
+        let mut needs = Vec::new();
+        for node in elsewhere {
+            if self.obeys(node) {
+                let reason = Reason::Stops {
+                    application: name.clone(),
+                    on: self.node(node),
+                };
+                needs.push(need(
+                    self.stop(&name, node, &reason, Vec::new()),
+                    Because::OneWriter,
+                ));
+            }
+        }
+        self.run(application, home, needs);
+    }
+
+    pub(super) fn resize(&mut self, application: u32, on: u32, what: &Manifestation, needs: Vec<Need>) {
+        let Some(dataset) = self.dataset(application) else {
+            return;
+        };
+        debug_assert_ne!(what.maximum_size, dataset.maximum_size);
+        let reason = Reason::Resizes {
+            application: self.application(application),
+            on: self.node(on),
+        };
+        let action = Action::Resize {
+            dataset: dataset.id,
+            to: dataset.maximum_size,
+        };
+        self.step(on, action, &reason, needs, Vec::new());
+    }
+
+    /// An application without data runs on each of its homes; elsewhere it stops once nobody is sent there.
+    pub(super) fn run_stateless(&mut self, application: u32, homes: &[u32]) {
+        let name = self.application(application);
+        let silent: Vec<u32> = homes.iter().copied().filter(|&home| !self.obeys(home)).collect();
+        let extras: Vec<u32> = self
+            .extras_of(application)
+            .iter()
+            .map(|extra| extra.node)
+            .filter(|&node| self.view.node(node).member.is_some() && self.obeys(node))
+            .collect();
+        for &home in homes {
+            if silent.contains(&home) {
+                self.wait_for_sight(application, false, vec![self.node(home)]);
+            } else {
+                self.run(application, home, Vec::new());
+            }
+        }
+        if !silent.is_empty() && silent.len() == homes.len() {
+            return self.stays(application);
+        }
+        for node in extras {
+            let mut needs = Vec::new();
+            for &home in homes.iter().filter(|home| !silent.contains(home)) {
+                needs.push(need(
+                    Fact::Healthy {
+                        application: name.clone(),
+                        on: self.node(home),
+                    },
+                    Because::NobodySentThere,
+                ));
+            }
+            let reason = Reason::Stops {
+                application: name.clone(),
+                on: self.node(node),
+            };
+            self.stop(&name, node, &reason, needs);
+        }
+    }
+
+    /// Makes one home run an application as it is defined.
+    fn run(&mut self, application: u32, home: u32, mut needs: Vec<Need>) {
+        let Some(state) = self.view.node(home).seen else {
+            return;
+        };
+        let name = self.application(application);
+        let definition = self.view.definition_on(application, state);
+        let started = Reason::Starts {
+            application: name.clone(),
+            on: self.node(home),
+        };
+        match self.container(application, home) {
+            None => {
+                if self.port_is_taken(application, home) {
+                    return self.stays(application);
+                }
+                self.start(application, home, &started, needs);
+            }
+            Some(container) if container.definition == definition => {
+                if runs_as_wanted(self.view.definitions[application as usize], container) {
+                    return;
+                }
+                self.start(application, home, &started, needs);
+            }
+            Some(container) => {
+                let reason = if container.is_alive() {
+                    Reason::Restarts {
+                        application: name.clone(),
+                        on: self.node(home),
+                    }
+                } else {
+                    started
+                };
+                let prepared = container
+                    .is_alive()
+                    .then(|| self.prepare(application, home, &reason))
+                    .flatten();
+                let before = prepared
+                    .into_iter()
+                    .map(|fact| need(fact, Because::NothingStopsInVain))
+                    .collect();
+                let stopped = self.stop(&name, home, &reason, before);
+                needs.push(need(stopped, Because::OneCopy));
+                self.start(application, home, &reason, needs);
+            }
+        }
+    }
+
+    /// Gets everything in place to start, unless it is; returns the fact that it is, where a step makes it.
+    pub(super) fn prepare(&mut self, application: u32, node: u32, reason: &Reason) -> Option<Fact> {
+        let state = self.view.node(node).seen?;
+        let definition = self.view.definition_on(application, state);
+        let container = self.container(application, node);
+        if container
+            .is_some_and(|container| super::is_prepared(container) && container.definition == definition)
+        {
+            return None;
+        }
+        let name = self.application(application);
+        let fact = Fact::Prepared {
+            application: name.clone(),
+            on: self.node(node),
+        };
+        let action = Action::Prepare {
+            application: name,
+            definition,
+        };
+        self.step(node, action, reason, Vec::new(), vec![fact.clone()]);
+        Some(fact)
+    }
+
+    pub(super) fn start(&mut self, application: u32, node: u32, reason: &Reason, needs: Vec<Need>) {
+        let Some(state) = self.view.node(node).seen else {
+            return;
+        };
+        let name = self.application(application);
+        let on = self.node(node);
+        let definition = self.view.definition_on(application, state);
+        let makes = vec![
+            Fact::Running {
+                application: name.clone(),
+                on: on.clone(),
+            },
+            Fact::Healthy {
+                application: name.clone(),
+                on,
+            },
+        ];
+        self.started.push((application, self.steps.len()));
+        self.step(
+            node,
+            Action::Start {
+                application: name,
+                definition,
+            },
+            reason,
+            needs,
+            makes,
+        );
+        let homes = self
+            .view
+            .homes(application)
+            .filter(|&home| self.obeys(home))
+            .collect();
+        self.serving.insert(application, Serving { homes, begins: true });
+    }
+
+    /// It is placed nowhere: its containers go, its data stays.
+    pub(super) fn stop_everywhere(&mut self, application: u32) {
+        if !self.may_stop {
+            return self.stays(application);
+        }
+        let extras = self.extras_of(application).to_vec();
+        self.stop_extras(&extras);
+    }
+
+    /// Containers of applications that the files no longer define.
+    pub(super) fn stop_undefined(&mut self) {
+        let start = self.extras.partition_point(|extra| extra.application.is_some());
+        if self.may_stop {
+            let undefined = self.extras[start..].to_vec();
+            self.stop_extras(&undefined);
+        }
+    }
+
+    fn stop_extras(&mut self, extras: &[crate::view::Extra<'a>]) {
+        for extra in extras {
+            // The files are complete for the nodes that they list, and say nothing of others.
+            if self.view.node(extra.node).member.is_some() && self.obeys(extra.node) {
+                let reason = Reason::Stops {
+                    application: extra.name.clone(),
+                    on: self.node(extra.node),
+                };
+                self.stop(extra.name, extra.node, &reason, Vec::new());
+            }
+        }
+    }
+
+    /// Refuses, before anything stops or starts, a home where something else uses a port of the application.
+    pub(super) fn port_is_taken(&mut self, application: u32, node: u32) -> bool {
+        let Some(state) = self.view.node(node).seen else {
+            return false;
+        };
+        let ports = &self.view.definitions[application as usize].ports;
+        let taken = ports
+            .iter()
+            .find(|port| state.foreign_ports.contains(&port.external));
+        if let Some(port) = taken {
+            self.refused.push(Refusal::PortTaken {
+                application: self.application(application),
+                port: port.external,
+                on: self.node(node),
+            });
+        }
+        taken.is_some()
+    }
+}

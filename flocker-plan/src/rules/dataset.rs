@@ -1,0 +1,316 @@
+//! The table of what is wanted of a dataset against what is seen of it. The two great dangers come first.
+
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use flocker_model::Manifestation;
+use flocker_model::NodeName;
+use flocker_model::Role;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+
+use super::Rules;
+use super::need;
+use crate::action::Action;
+use crate::blocked::Kept;
+use crate::blocked::Refusal;
+use crate::blocked::Waiting;
+use crate::fact::Fact;
+use crate::step::Because;
+use crate::step::Reason;
+use crate::view::CopyView;
+use crate::view::View;
+
+/// What is seen of a dataset, over the whole cluster.
+#[derive(Clone, Debug)]
+pub(super) enum Seen<'a> {
+    /// More than one node may believe that it alone writes.
+    Split { owners: Vec<(NodeName, Epoch)> },
+    /// One node writes. A seen owner is authoritative: nobody can acquire before it releases.
+    Primary { on: u32, what: &'a Manifestation },
+    /// The last writer has let go, and no new one is seen.
+    Released {
+        by: u32,
+        what: &'a Manifestation,
+        epoch: Epoch,
+        to: &'a NodeName,
+        last: &'a SnapshotName,
+        guid: SnapshotGuid,
+    },
+    /// No owner is seen, and a silent node may be it.
+    OwnerHidden,
+    /// All nodes are seen; there are copies, and no owner.
+    CopiesOnly { nodes: Vec<NodeName> },
+    /// All nodes are seen, and none has a trace of it.
+    Nowhere,
+}
+
+/// Works out what is seen, in a fixed order: danger, owner, release, silence, copies, nothing.
+pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
+    let copies = view.copies_of(dataset);
+    let primaries: Vec<(&CopyView<'a>, Epoch)> = copies
+        .iter()
+        .filter_map(|copy| match copy.what.role {
+            Role::Primary { epoch } => Some((copy, epoch)),
+            Role::Released { .. } | Role::Replica => None,
+        })
+        .collect();
+    let newest_release = copies
+        .iter()
+        .filter_map(|copy| match &copy.what.role {
+            Role::Released {
+                epoch,
+                to,
+                last,
+                guid,
+            } => Some((copy, *epoch, to, last, *guid)),
+            Role::Primary { .. } | Role::Replica => None,
+        })
+        .max_by_key(|(_, epoch, ..)| *epoch);
+    let split = |others: &[(&CopyView<'a>, Epoch)]| Seen::Split {
+        owners: others
+            .iter()
+            .map(|(copy, epoch)| (view.name(copy.node), *epoch))
+            .collect(),
+    };
+    match (primaries.as_slice(), newest_release) {
+        ([_, _, ..], _) => split(&primaries),
+        // A release for a newer epoch than the owner's comes from an ownership that this owner has lost.
+        ([(primary, own)], Some((release, epoch, ..))) if epoch > *own => {
+            split(&[(primary, *own), (release, epoch)])
+        }
+        ([(primary, _)], _) => Seen::Primary {
+            on: primary.node,
+            what: primary.what,
+        },
+        ([], Some((release, epoch, to, last, guid))) => {
+            let same = copies.iter().filter(
+                |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
+            );
+            let same: Vec<(&CopyView<'a>, Epoch)> = same.map(|copy| (copy, epoch)).collect();
+            if same.len() > 1 {
+                return split(&same);
+            }
+            Seen::Released {
+                by: release.node,
+                what: release.what,
+                epoch,
+                to,
+                last,
+                guid,
+            }
+        }
+        ([], None) if !view.silent.is_empty() => Seen::OwnerHidden,
+        ([], None) if !copies.is_empty() => Seen::CopiesOnly {
+            nodes: copies.iter().map(|copy| view.name(copy.node)).collect(),
+        },
+        ([], None) => Seen::Nowhere,
+    }
+}
+
+/// Returns the ownership after the newest that any seen node knows of.
+pub(super) fn next_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
+    let fences = view.copies_of(dataset).iter().map(|copy| match copy.what.role {
+        Role::Primary { epoch } | Role::Released { epoch, .. } => epoch.max(copy.what.fence),
+        Role::Replica => copy.what.fence,
+    });
+    fences.max().map_or(Epoch::FIRST, Epoch::next)
+}
+
+impl Rules<'_> {
+    /// Looks at an application of which anything is not as it is to be.
+    pub(super) fn apply(&mut self, application: u32) {
+        let homes: Vec<u32> = self.view.homes(application).collect();
+        let volume = self.view.definitions[application as usize].volume.as_ref();
+        match (homes.as_slice(), volume) {
+            ([], _) => self.stop_everywhere(application),
+            (&[home], Some(volume)) => {
+                let dataset = volume.dataset;
+                if !self.obeys(home) {
+                    self.wait_for_sight(application, true, vec![self.node(home)]);
+                    self.stays(application);
+                    return;
+                }
+                match see(&self.view, dataset) {
+                    Seen::Split { owners } => {
+                        let application_name = Some(self.application(application));
+                        self.refused.push(Refusal::SplitOwnership {
+                            application: application_name,
+                            dataset,
+                            owners,
+                        });
+                        self.stays(application);
+                    }
+                    Seen::OwnerHidden => {
+                        self.wait_for_sight(application, true, self.view.silent.clone());
+                        self.stays(application);
+                    }
+                    Seen::Nowhere => self.create(application, home),
+                    Seen::Primary { on, what } if on == home => self.run_beside_data(application, home, what),
+                    Seen::Primary { on, what } => self.hand_off(application, on, what, home),
+                    Seen::Released {
+                        by,
+                        what,
+                        epoch,
+                        to,
+                        last,
+                        guid,
+                    } => {
+                        let offer = super::handoff::Offer {
+                            by,
+                            what,
+                            epoch,
+                            to,
+                            last,
+                            guid,
+                        };
+                        self.finish_hand_off(application, &offer, home);
+                    }
+                    Seen::CopiesOnly { nodes } => {
+                        let name = self.application(application);
+                        self.refused.push(Refusal::NoOwner {
+                            application: name,
+                            dataset,
+                            nodes,
+                        });
+                        self.stays(application);
+                    }
+                }
+            }
+            (_, _) => self.run_stateless(application, &homes),
+        }
+    }
+
+    /// A new dataset, unless its name has a past: what was trashed is not replaced by something empty.
+    fn create(&mut self, application: u32, home: u32) {
+        let name = self.application(application);
+        let Some(dataset) = self.dataset(application) else {
+            return;
+        };
+        let trashed = self.view.nodes.iter().filter(|node| {
+            node.seen
+                .is_some_and(|state| state.trash.iter().any(|trash| trash.dataset == dataset.id))
+        });
+        let nodes: Vec<NodeName> = trashed.map(|node| node.name.clone()).collect();
+        if !nodes.is_empty() {
+            self.refused.push(Refusal::InTrash {
+                application: name,
+                dataset: dataset.id,
+                nodes,
+            });
+            return self.stays(application);
+        }
+        if self.port_is_taken(application, home) {
+            return self.stays(application);
+        }
+        let reason = Reason::Starts {
+            application: name,
+            on: self.node(home),
+        };
+        let made = Fact::Primary {
+            dataset: dataset.id,
+            on: self.node(home),
+            epoch: Epoch::FIRST,
+        };
+        let prepared = self.prepare(application, home, &reason);
+        let needs = prepared
+            .into_iter()
+            .map(|fact| need(fact, Because::NothingStopsInVain))
+            .collect();
+        self.step(
+            home,
+            Action::Create {
+                dataset,
+                epoch: Epoch::FIRST,
+            },
+            &reason,
+            needs,
+            vec![made.clone()],
+        );
+        self.start(application, home, &reason, vec![need(made, Because::DataThere)]);
+    }
+
+    /// Returns the dataset of an application as a backend is asked for it.
+    pub(super) fn dataset(&self, application: u32) -> Option<flocker_model::Dataset> {
+        let volume = self.view.definitions[application as usize].volume.as_ref()?;
+        let owner = self.application(application);
+        Some(flocker_model::Dataset {
+            id: volume.dataset,
+            owner,
+            maximum_size: volume.maximum_size,
+        })
+    }
+
+    /// Destroys what is to be deleted by name; everything else is kept, and said to be.
+    pub(super) fn delete(&mut self) {
+        let datasets: Vec<DatasetId> = self.view.desired.deleted().iter().copied().collect();
+        for dataset in datasets {
+            let reason = Reason::Deletes { dataset };
+            for copy in self.view.copies_of(dataset).to_vec() {
+                if !self.obeys(copy.node) {
+                    continue;
+                }
+                let on = self.node(copy.node);
+                let users = self
+                    .view
+                    .node(copy.node)
+                    .seen
+                    .into_iter()
+                    .flat_map(|state| &state.containers);
+                let users =
+                    users.filter(|(_, container)| container.dataset == Some(dataset) && container.is_alive());
+                let needs = users
+                    .map(|(name, _)| {
+                        need(
+                            Fact::Stopped {
+                                application: name.clone(),
+                                on: on.clone(),
+                            },
+                            Because::NotInUse,
+                        )
+                    })
+                    .collect();
+                let gone = Fact::Gone { dataset, on };
+                self.step(copy.node, Action::Destroy { dataset }, &reason, needs, vec![gone]);
+            }
+            if !self.view.silent.is_empty() {
+                let nodes = self.view.silent.clone();
+                self.waiting.push(Waiting::ForSight {
+                    application: None,
+                    dataset: Some(dataset),
+                    nodes,
+                });
+            }
+        }
+        self.keep();
+    }
+
+    /// Reports the data that no placed application uses.
+    fn keep(&mut self) {
+        let view = &self.view;
+        let mut claims = view.desired.placements().datasets().iter().peekable();
+        let mut copies = view.copies.as_slice();
+        while let Some(first) = copies.first() {
+            let dataset = first.dataset;
+            let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();
+            let (group, rest) = copies.split_at(n_copies);
+            copies = rest;
+            while claims.next_if(|(claimed, _)| *claimed < dataset).is_some() {}
+            let claim = claims
+                .next_if(|(claimed, _)| *claimed == dataset)
+                .map(|(_, application)| *application);
+            let placed = claim.is_some_and(|number| !view.desired.placements().homes(number).is_empty());
+            if placed || view.desired.deleted().contains(&dataset) {
+                continue;
+            }
+            let application = claim.map(|number| view.names[number as usize].clone());
+            let nodes = group.iter().map(|copy| view.name(copy.node)).collect();
+            let used = group.iter().map(|copy| copy.what.used).max().unwrap_or_default();
+            self.kept.push(Kept {
+                dataset,
+                application,
+                nodes,
+                used,
+            });
+        }
+    }
+}

@@ -1,0 +1,584 @@
+//! How data changes hands. Release before acquire, never the other way round.
+//!
+//! The original asked the receiver to take ownership first, and for a moment
+//! both nodes had it; a lost answer made the moment last for ever.
+
+use flocker_model::ByteSize;
+use flocker_model::ContainerState;
+use flocker_model::Dataset;
+use flocker_model::Epoch;
+use flocker_model::Manifestation;
+use flocker_model::NodeName;
+use flocker_model::Snapshot;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+
+use super::Rules;
+use super::Serving;
+use super::dataset::next_epoch;
+use super::need;
+use crate::action::Action;
+use crate::blocked::Refusal;
+use crate::blocked::Waiting;
+use crate::fact::Fact;
+use crate::policy::CutOver;
+use crate::policy::NotConverging;
+use crate::replicate::Common;
+use crate::replicate::common;
+use crate::replicate::written_since;
+use crate::step::Because;
+use crate::step::Need;
+use crate::step::Reason;
+
+/// A release that nobody is seen to have taken up.
+pub(super) struct Offer<'a> {
+    pub(super) by: u32,
+    pub(super) what: &'a Manifestation,
+    pub(super) epoch: Epoch,
+    pub(super) to: &'a NodeName,
+    pub(super) last: &'a SnapshotName,
+    pub(super) guid: SnapshotGuid,
+}
+
+/// What a move still lacks before the application may be stopped for it.
+enum Readiness {
+    /// A copy made while it still runs.
+    Round {
+        number: u32,
+        take: bool,
+        bytes: ByteSize,
+    },
+    /// Nothing.
+    Ready,
+    /// The operator's word.
+    Held,
+    /// A way to catch up.
+    NotConverging { rounds: u32 },
+}
+
+/// A move of one application's data.
+struct Move<'a> {
+    application: u32,
+    dataset: Dataset,
+    from: u32,
+    source: &'a Manifestation,
+    to: u32,
+    epoch: Epoch,
+    reason: Reason,
+}
+
+impl<'a> Rules<'a> {
+    /// The owner is elsewhere: copy while it still runs, then stop, release, send the rest, acquire, start.
+    pub(super) fn hand_off(&mut self, application: u32, from: u32, source: &'a Manifestation, to: u32) {
+        let Some(dataset) = self.dataset(application) else {
+            return;
+        };
+        let name = self.application(application);
+        if !self.obeys(from) {
+            self.wait_for_sight(application, true, vec![self.node(from)]);
+            return self.stays(application);
+        }
+        if self.is_refused_at(application, source, to) {
+            return self.stays(application);
+        }
+        let reason = Reason::Moves {
+            application: name.clone(),
+            from: self.node(from),
+            to: self.node(to),
+        };
+        let epoch = next_epoch(&self.view, dataset.id);
+        let id = dataset.id;
+        let move_ = Move {
+            application,
+            dataset,
+            from,
+            source,
+            to,
+            epoch,
+            reason,
+        };
+        let target = self.view.node(to).seen.and_then(|state| state.datasets.get(&id));
+        let base = common(source, target);
+        let runs = self.is_in_use(id, from);
+        let delta = written_since(source, base_of(&base));
+        let downtime = self.policy.rates.downtime(delta);
+        match if runs {
+            self.readiness(&move_, &base, delta)
+        } else {
+            Readiness::Ready
+        } {
+            Readiness::Round { number, take, bytes } => self.warm_round(&move_, &base, number, take, bytes),
+            Readiness::Held => {
+                let (from, to) = (self.node(from), self.node(to));
+                self.waiting.push(Waiting::Held {
+                    application: name,
+                    from,
+                    to,
+                    downtime,
+                });
+                self.stays(application);
+            }
+            Readiness::NotConverging { rounds } => {
+                self.waiting.push(Waiting::NotConverging {
+                    application: name,
+                    from: self.node(from),
+                    to: self.node(to),
+                    rounds,
+                    downtime,
+                    budget: self.policy.max_downtime,
+                });
+                self.stays(application);
+            }
+            Readiness::Ready => {
+                if self.has_room(&move_, delta, ByteSize(0)) {
+                    self.cut_over(&move_, &base);
+                } else {
+                    self.stays(application);
+                }
+            }
+        }
+    }
+
+    /// One more copy while the application still runs.
+    fn warm_round(&mut self, move_: &Move<'a>, base: &Common<'_>, number: u32, take: bool, bytes: ByteSize) {
+        let id = move_.dataset.id;
+        let target = self
+            .view
+            .node(move_.to)
+            .seen
+            .and_then(|state| state.datasets.get(&id));
+        let arrived = target
+            .and_then(|copy| copy.partial.as_ref())
+            .map_or(ByteSize(0), |partial| partial.received);
+        self.stays(move_.application);
+        if !self.has_room(move_, bytes, arrived) {
+            return;
+        }
+        self.prepare(move_.application, move_.to, &move_.reason);
+        let set_aside = self.set_aside(move_, base);
+        let snapshot = SnapshotName::warm(move_.epoch, number);
+        let mut needs = Vec::new();
+        if take {
+            let on = self.node(move_.from);
+            let taken = Fact::Snapshot {
+                dataset: id,
+                on,
+                name: snapshot.clone(),
+            };
+            let action = Action::Take {
+                dataset: id,
+                snapshot: snapshot.clone(),
+            };
+            self.step(move_.from, action, &move_.reason, Vec::new(), vec![taken.clone()]);
+            needs.push(need(taken, Because::TakenFirst));
+        }
+        needs.extend(set_aside);
+        self.push(move_, &snapshot, base, needs);
+        self.waiting.push(Waiting::PreCopy {
+            application: self.application(move_.application),
+            from: self.node(move_.from),
+            to: self.node(move_.to),
+            round: number,
+            bytes,
+        });
+    }
+
+    /// Says whether an application, of whatever name, runs with the dataset on a node.
+    fn is_in_use(&self, dataset: flocker_model::DatasetId, node: u32) -> bool {
+        let containers = self
+            .view
+            .node(node)
+            .seen
+            .into_iter()
+            .flat_map(|state| state.containers.values());
+        containers
+            .filter(|container| container.dataset == Some(dataset))
+            .any(ContainerState::is_alive)
+    }
+
+    /// Another round, or the cut-over: as many rounds as bring the pause under the budget, while they shrink.
+    fn readiness(&self, move_: &Move<'_>, base: &Common<'_>, delta: ByteSize) -> Readiness {
+        let newest = move_.source.snapshots.last();
+        let rounds = newest
+            .and_then(|snapshot| snapshot.name.warm_round(move_.epoch))
+            .unwrap_or(0);
+        let unsent_round =
+            newest.filter(|newest| rounds > 0 && base_of(base).map(|base| base.guid) != Some(newest.guid));
+        if let Some(snapshot) = unsent_round {
+            return Readiness::Round {
+                number: rounds,
+                take: false,
+                bytes: snapshot.written,
+            };
+        }
+        let next = Readiness::Round {
+            number: rounds + 1,
+            take: true,
+            bytes: delta,
+        };
+        if base_of(base).is_none() {
+            return next;
+        }
+        let fits = self.policy.rates.downtime(delta) <= self.policy.max_downtime;
+        let shrinks = rounds == 0
+            || newest.is_some_and(|last| u128::from(delta.0) * 4 <= u128::from(last.written.0) * 3);
+        match (fits, self.policy.cut_over, self.policy.not_converging) {
+            (true, CutOver::Hold, _) => Readiness::Held,
+            (false, _, _) if shrinks && rounds < self.policy.max_rounds => next,
+            (true, CutOver::WhenReady, _) | (false, CutOver::WhenReady, NotConverging::Accept) => {
+                Readiness::Ready
+            }
+            (false, _, _) => Readiness::NotConverging { rounds },
+        }
+    }
+
+    /// Stop, release, last increment, acquire, start: what is inside the pause, and nothing else.
+    fn cut_over(&mut self, move_: &Move<'a>, base: &Common<'_>) {
+        let id = move_.dataset.id;
+        let (from, to) = (self.node(move_.from), self.node(move_.to));
+        let set_aside = self.set_aside(move_, base);
+        let prepared = self.prepare(move_.application, move_.to, &move_.reason);
+        let mut before_stop: Vec<Need> = prepared
+            .into_iter()
+            .map(|fact| need(fact, Because::NothingStopsInVain))
+            .collect();
+        before_stop.extend(set_aside.clone());
+        let mut before_release = self.stop_users(move_, &before_stop);
+        if before_release.is_empty() {
+            before_release.extend(before_stop);
+        }
+        let last = SnapshotName::handoff(move_.epoch);
+        let released = Fact::Released {
+            dataset: id,
+            by: from.clone(),
+            epoch: move_.epoch,
+        };
+        let taken = Fact::Snapshot {
+            dataset: id,
+            on: from,
+            name: last.clone(),
+        };
+        self.step(
+            move_.from,
+            Action::Release {
+                dataset: id,
+                epoch: move_.epoch,
+                to,
+                last: last.clone(),
+            },
+            &move_.reason,
+            before_release,
+            vec![released.clone(), taken],
+        );
+        let mut before_push = vec![need(released.clone(), Because::OneWriter)];
+        before_push.extend(set_aside);
+        let complete = self.push(move_, &last, base, before_push);
+        let needs = vec![
+            need(released, Because::OneWriter),
+            need(complete, Because::DataComplete),
+        ];
+        self.take_over(move_, &last, None, needs);
+    }
+
+    /// A release is seen and nobody has taken it up: finish it, redirect it, or take it back.
+    pub(super) fn finish_hand_off(&mut self, application: u32, offer: &Offer<'a>, home: u32) {
+        let Some(dataset) = self.dataset(application) else {
+            return;
+        };
+        let taker = self.view.find(offer.to);
+        let taker_is_lost = taker.is_some_and(|node| self.view.node(node).forgotten);
+        let seen_taker = taker.filter(|&node| self.obeys(node));
+        let blind = if seen_taker.is_none() && !taker_is_lost {
+            // The taker may have acquired already.
+            Some(offer.to.clone())
+        } else if self.obeys(offer.by) {
+            None
+        } else {
+            Some(self.node(offer.by))
+        };
+        if let Some(node) = blind {
+            self.wait_for_sight(application, true, vec![node]);
+            return self.stays(application);
+        }
+        if self.port_is_taken(application, home) {
+            return self.stays(application);
+        }
+        let name = self.application(application);
+        let reason = if home == offer.by {
+            Reason::Starts {
+                application: name,
+                on: self.node(home),
+            }
+        } else {
+            Reason::Moves {
+                application: name,
+                from: self.node(offer.by),
+                to: self.node(home),
+            }
+        };
+        let redirected = *offer.to != self.node(home);
+        let epoch = if redirected {
+            next_epoch(&self.view, dataset.id)
+        } else {
+            offer.epoch
+        };
+        let id = dataset.id;
+        let move_ = Move {
+            application,
+            dataset,
+            from: offer.by,
+            source: offer.what,
+            to: home,
+            epoch,
+            reason,
+        };
+        let target = self
+            .view
+            .node(home)
+            .seen
+            .and_then(|state| state.datasets.get(&id));
+        let base = common(offer.what, target);
+        let arrived = target.is_some_and(|copy| {
+            copy.snapshots
+                .last()
+                .is_some_and(|newest| newest.guid == offer.guid)
+        });
+        let mut needs = Vec::new();
+        if redirected && let Some(taker) = seen_taker {
+            needs.extend(self.renounce(&move_, offer, taker));
+        }
+        needs.extend(self.stop_users(&move_, &[]));
+        if home == offer.by {
+            return self.take_over(&move_, offer.last, Some(offer.guid), needs);
+        }
+        let delta = written_since(offer.what, base_of(&base));
+        let resumed = target
+            .and_then(|copy| copy.partial.as_ref())
+            .map_or(ByteSize(0), |partial| partial.received);
+        if !arrived && !self.has_room(&move_, delta, resumed) {
+            return self.stays(application);
+        }
+        let by = self.node(offer.by);
+        if redirected {
+            let released = Fact::Released {
+                dataset: id,
+                by,
+                epoch,
+            };
+            let to = self.node(home);
+            let action = Action::Release {
+                dataset: id,
+                epoch,
+                to,
+                last: offer.last.clone(),
+            };
+            self.step(offer.by, action, &move_.reason, needs, vec![released.clone()]);
+            needs = vec![need(released, Because::OneWriter)];
+        }
+        if !arrived {
+            let mut before_push = needs.clone();
+            before_push.extend(self.set_aside(&move_, &base));
+            let complete = self.push(&move_, offer.last, &base, before_push);
+            needs.push(need(complete, Because::DataComplete));
+        }
+        self.take_over(&move_, offer.last, Some(offer.guid), needs);
+    }
+
+    /// Acquire and start: from here on the new home is the only one.
+    fn take_over(
+        &mut self,
+        move_: &Move<'a>,
+        from: &SnapshotName,
+        guid: Option<SnapshotGuid>,
+        needs: Vec<Need>,
+    ) {
+        let id = move_.dataset.id;
+        let to = self.node(move_.to);
+        let owns = Fact::Primary {
+            dataset: id,
+            on: to,
+            epoch: move_.epoch,
+        };
+        let action = Action::Acquire {
+            dataset: id,
+            epoch: move_.epoch,
+            from: from.clone(),
+            guid,
+        };
+        self.step(move_.to, action, &move_.reason, needs, vec![owns.clone()]);
+        let held = move_.source.maximum_size;
+        if move_.from == move_.to && held != move_.dataset.maximum_size {
+            let needs = vec![need(owns.clone(), Because::DataThere)];
+            self.resize(move_.application, move_.to, move_.source, needs);
+        }
+        self.start(
+            move_.application,
+            move_.to,
+            &move_.reason,
+            vec![need(owns, Because::DataThere)],
+        );
+    }
+
+    /// The node to which the dataset was offered gives the offer up, so that it can be made to another.
+    fn renounce(&mut self, move_: &Move<'a>, offer: &Offer<'_>, taker: u32) -> Vec<Need> {
+        let id = move_.dataset.id;
+        let node = self.node(taker);
+        let generation = self.view.desired.generation();
+        let renounced = Fact::Renounced {
+            dataset: id,
+            by: node.clone(),
+            epoch: offer.epoch,
+        };
+        let obeys = Fact::Obeys { node, generation };
+        let state = self.view.node(taker).seen;
+        let is_fenced = state.is_some_and(|state| {
+            state.generation >= generation
+                && state
+                    .datasets
+                    .get(&id)
+                    .is_none_or(|copy| copy.fence >= offer.epoch)
+        });
+        if !is_fenced {
+            let action = Action::Renounce {
+                dataset: id,
+                epoch: offer.epoch,
+            };
+            self.step(
+                taker,
+                action,
+                &move_.reason,
+                Vec::new(),
+                vec![renounced.clone(), obeys],
+            );
+        }
+        vec![need(renounced, Because::OfferWithdrawn)]
+    }
+
+    /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
+    fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
+        let id = move_.dataset.id;
+        let name = self.application(move_.application);
+        let mut needs = Vec::new();
+        for node in 0..crate::view::number(self.view.nodes.len()) {
+            if !self.obeys(node) {
+                continue;
+            }
+            let Some(state) = self.view.node(node).seen else {
+                continue;
+            };
+            let users = state.containers.iter().filter(|(user, container)| {
+                let uses = container.dataset == Some(id) || **user == name;
+                let only_prepared = super::is_prepared(container) && node == move_.to;
+                uses && !only_prepared
+            });
+            for (user, _) in users {
+                let stopped = self.stop(user, node, &move_.reason, before.to_vec());
+                needs.push(need(stopped, Because::OneWriter));
+            }
+        }
+        needs
+    }
+
+    /// A copy at the target from which no increment fits is set aside, not written over.
+    fn set_aside(&mut self, move_: &Move<'a>, base: &Common<'_>) -> Option<Need> {
+        let id = move_.dataset.id;
+        match base {
+            Common::Nothing | Common::Base(_) => None,
+            Common::Diverged => {
+                let gone = Fact::Gone {
+                    dataset: id,
+                    on: self.node(move_.to),
+                };
+                let action = Action::Destroy { dataset: id };
+                self.step(move_.to, action, &move_.reason, Vec::new(), vec![gone.clone()]);
+                Some(need(gone, Because::PlaceFree))
+            }
+        }
+    }
+
+    fn push(
+        &mut self,
+        move_: &Move<'a>,
+        snapshot: &SnapshotName,
+        base: &Common<'_>,
+        needs: Vec<Need>,
+    ) -> Fact {
+        let to = self.node(move_.to);
+        let dataset = move_.dataset.clone();
+        let complete = Fact::Snapshot {
+            dataset: dataset.id,
+            on: to.clone(),
+            name: snapshot.clone(),
+        };
+        let base = base_of(base).cloned();
+        let action = Action::Push {
+            dataset,
+            snapshot: snapshot.clone(),
+            base,
+            to,
+        };
+        self.step(move_.from, action, &move_.reason, needs, vec![complete.clone()]);
+        complete
+    }
+
+    /// Refuses, before anything stops, what could not end well at the target.
+    fn is_refused_at(&mut self, application: u32, source: &Manifestation, to: u32) -> bool {
+        let limit = self.dataset(application).and_then(|dataset| dataset.maximum_size);
+        if let Some(limit) = limit.filter(|limit| *limit < source.used) {
+            self.refused.push(Refusal::LargerThanLimit {
+                application: self.application(application),
+                on: self.node(to),
+                used: source.used,
+                limit,
+            });
+            return true;
+        }
+        self.port_is_taken(application, to)
+    }
+
+    /// Promises space at the target, or refuses with numbers. Both copies stay, so swaps need room for both.
+    fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
+        let Some(free) = self.view.node(move_.to).seen.and_then(|state| state.free) else {
+            return true;
+        };
+        let promised = self.promised.entry(move_.to).or_default();
+        let free = ByteSize(free.0.saturating_sub(promised.0));
+        let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
+        if needed > free {
+            let application = self.application(move_.application);
+            let on = self.node(move_.to);
+            self.refused.push(Refusal::NoRoom {
+                application,
+                on,
+                needed,
+                free,
+            });
+            return false;
+        }
+        *promised = promised.plus(needed);
+        true
+    }
+
+    /// Nothing moves in this plan: the application serves where it runs now.
+    pub(super) fn stays(&mut self, application: u32) {
+        let mut homes: Vec<u32> = self
+            .extras_of(application)
+            .iter()
+            .filter(|extra| extra.container.is_alive())
+            .map(|extra| extra.node)
+            .chain(self.view.homes(application).filter(|&home| {
+                self.container(application, home)
+                    .is_some_and(ContainerState::is_alive)
+            }))
+            .collect();
+        homes.sort_unstable();
+        self.serving.insert(application, Serving { homes, begins: false });
+    }
+}
+
+fn base_of<'a>(base: &Common<'a>) -> Option<&'a Snapshot> {
+    match base {
+        Common::Base(base) => Some(base),
+        Common::Nothing | Common::Diverged => None,
+    }
+}

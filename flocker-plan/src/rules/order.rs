@@ -1,0 +1,129 @@
+//! The order of starting: what an application depends on or links to starts before it, when both are to start.
+
+use std::collections::BTreeMap;
+
+use flocker_model::PortNumber;
+
+use super::Rules;
+use super::need;
+use crate::fact::Fact;
+use crate::step::Because;
+use crate::view::number;
+
+/// How far the search for circles has come with an application.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Open,
+    Closed,
+}
+
+impl Rules<'_> {
+    /// Makes each start need the health of what it uses, if that starts too. An unrelated application never waits.
+    ///
+    /// Where applications use each other in a circle, the use that closes the
+    /// circle is not waited for: links, unlike dependencies, may do that.
+    pub(super) fn order(&mut self) {
+        let uses_others = |application: u32| {
+            let definition = self.view.definitions[application as usize];
+            !definition.depends_on.is_empty() || !definition.links.is_empty()
+        };
+        if !self
+            .started
+            .iter()
+            .any(|&(application, _)| uses_others(application))
+        {
+            return;
+        }
+        let mut starts: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for &(application, position) in &self.started {
+            starts.entry(application).or_default().push(position);
+        }
+        let owners = self.port_owners();
+        let uses: BTreeMap<u32, Vec<u32>> = starts
+            .keys()
+            .map(|&application| {
+                let mut used = self.used_by(application, &owners);
+                used.retain(|used| starts.contains_key(used));
+                (application, used)
+            })
+            .collect();
+        let mut waits = Vec::new();
+        let mut marks = BTreeMap::new();
+        for &application in uses.keys() {
+            visit(application, &uses, &mut marks, &mut |user, used| {
+                waits.push((user, used));
+            });
+        }
+        for (user, used) in waits {
+            for &position in &starts[&user] {
+                for &maker in &starts[&used] {
+                    let on = self.steps[maker].actor.clone();
+                    let healthy = Fact::Healthy {
+                        application: self.application(used),
+                        on,
+                    };
+                    self.steps[position].needs.push(need(healthy, Because::UsesIt));
+                }
+            }
+        }
+    }
+
+    fn port_owners(&self) -> BTreeMap<PortNumber, u32> {
+        let all = (0..number(self.view.names.len())).zip(&self.view.definitions);
+        all.flat_map(|(application, definition)| {
+            definition
+                .ports
+                .iter()
+                .map(move |port| (port.external, application))
+        })
+        .collect()
+    }
+
+    fn used_by(&self, application: u32, owners: &BTreeMap<PortNumber, u32>) -> Vec<u32> {
+        let definition = self.view.definitions[application as usize];
+        let linked = definition
+            .links
+            .iter()
+            .filter_map(|link| owners.get(&link.remote_port).copied());
+        let placements = self.view.desired.placements();
+        let named = definition
+            .depends_on
+            .iter()
+            .filter_map(|name| placements.find(name, &self.view.names));
+        let mut used: Vec<u32> = named.chain(linked).filter(|&used| used != application).collect();
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+}
+
+/// Visits what an application uses, depth first, and reports each use that does not close a circle.
+fn visit(
+    application: u32,
+    uses: &BTreeMap<u32, Vec<u32>>,
+    marks: &mut BTreeMap<u32, Mark>,
+    report: &mut impl FnMut(u32, u32),
+) {
+    if marks.contains_key(&application) {
+        return;
+    }
+    // A stack of our own: a chain of uses may be longer than the thread's stack is deep.
+    let mut stack = vec![(application, 0)];
+    marks.insert(application, Mark::Open);
+    while let Some((user, position)) = stack.pop() {
+        let Some(&next) = uses.get(&user).and_then(|used| used.get(position)) else {
+            marks.insert(user, Mark::Closed);
+            continue;
+        };
+        stack.push((user, position + 1));
+        match marks.get(&next) {
+            Some(Mark::Open) => {}
+            Some(Mark::Closed) => report(user, next),
+            None => {
+                report(user, next);
+                marks.insert(next, Mark::Open);
+                stack.push((next, 0));
+            }
+        }
+    }
+}

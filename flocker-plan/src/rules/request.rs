@@ -1,0 +1,342 @@
+//! What a person asks for by name, beside the deployment: promotion, reclaiming, undoing.
+//!
+//! These are decisions that no rule may take. Each is a plan like any other:
+//! shown first, executed by the same executor, done twice without harm.
+
+use flocker_model::ApplicationName;
+use flocker_model::ClusterState;
+use flocker_model::DatasetId;
+use flocker_model::Deployment;
+use flocker_model::Epoch;
+use flocker_model::NodeName;
+use flocker_model::Role;
+use flocker_model::SnapshotName;
+
+use super::Rules;
+use super::dataset::Seen;
+use super::dataset::next_epoch;
+use super::dataset::see;
+use super::need;
+use crate::action::Action;
+use crate::blocked::Waiting;
+use crate::fact::Fact;
+use crate::plan::Plan;
+use crate::policy::Policy;
+use crate::step::Because;
+use crate::step::Need;
+use crate::step::Reason;
+
+/// Makes one node's copy of a dataset the owner's, and sets every other copy that claims to be aside.
+///
+/// For the two cases that planning refuses: nobody owns the dataset, or more
+/// than one node says so. While a node is silent that nobody has declared
+/// lost, the plan waits: it may be the owner.
+pub fn promote(
+    desired: &Deployment,
+    actual: &ClusterState,
+    policy: &Policy,
+    dataset: DatasetId,
+    on: &NodeName,
+) -> Plan {
+    let mut rules = Rules::new(desired, actual, policy);
+    let node = rules.view.find(on).filter(|&node| rules.obeys(node));
+    let seen = see(&rules.view, dataset);
+    let may_be_hidden = !rules.view.silent.is_empty();
+    let Some(node) = node.filter(|_| !may_be_hidden) else {
+        let nodes = if may_be_hidden {
+            rules.view.silent.clone()
+        } else {
+            vec![on.clone()]
+        };
+        rules.waiting.push(Waiting::ForSight {
+            application: None,
+            dataset: Some(dataset),
+            nodes,
+        });
+        return rules.finish();
+    };
+    match seen {
+        Seen::Split { .. } => rules.settle_split(dataset, node),
+        Seen::CopiesOnly { .. } | Seen::Released { .. } => rules.promote_copy(dataset, node, Vec::new()),
+        Seen::Primary { .. } | Seen::OwnerHidden | Seen::Nowhere => {}
+    }
+    rules.finish()
+}
+
+/// Drops what Flocker made and nobody needs any more, once it is older than the grace:
+/// spare copies to the trash, old trash for ever, copies that never became complete.
+///
+/// A spare copy goes only while its owner is seen and every complete snapshot of it lives on there.
+pub fn reclaim(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
+    let mut rules = Rules::new(desired, actual, policy);
+    let mut datasets: Vec<DatasetId> = rules.view.copies.iter().map(|copy| copy.dataset).collect();
+    datasets.dedup();
+    for dataset in datasets {
+        rules.reclaim_copies(dataset);
+    }
+    for node in 0..crate::view::number(rules.view.nodes.len()) {
+        if !rules.obeys(node) {
+            continue;
+        }
+        let trash = rules
+            .view
+            .node(node)
+            .seen
+            .map(|state| state.trash.clone())
+            .unwrap_or_default();
+        for piece in trash.into_iter().filter(|piece| piece.age >= policy.grace) {
+            let reason = Reason::Tidies {
+                dataset: Some(piece.dataset),
+            };
+            rules.step(
+                node,
+                Action::EmptyTrash { entry: piece.entry },
+                &reason,
+                Vec::new(),
+                Vec::new(),
+            );
+        }
+    }
+    rules.finish()
+}
+
+/// How the last thing that happened to an application's data can be undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// It was destroyed: this plan brings it back from the trash.
+    Restore(Plan),
+    /// It was moved: this is where it came from. It goes back as it came, with everything written since.
+    MoveBack {
+        /// Where it came from.
+        to: NodeName,
+        /// Where it is.
+        from: NodeName,
+    },
+    /// There is nothing to undo.
+    Nothing,
+}
+
+/// Finds out how the last thing that happened to an application's data can be undone, from what is seen.
+#[must_use]
+pub fn undo(
+    desired: &Deployment,
+    actual: &ClusterState,
+    policy: &Policy,
+    application: &ApplicationName,
+) -> Undo {
+    let volume = desired
+        .application(application)
+        .and_then(|definition| definition.volume.as_ref());
+    let dataset = volume.map_or_else(|| DatasetId::derived(application), |volume| volume.dataset);
+    let mut rules = Rules::new(desired, actual, policy);
+    match see(&rules.view, dataset) {
+        Seen::Primary { on, .. } => {
+            let copies = rules.view.copies_of(dataset).iter();
+            let earlier = copies.filter_map(|copy| match copy.what.role {
+                Role::Released { epoch, .. } if copy.node != on => Some((epoch, copy.node)),
+                Role::Released { .. } | Role::Primary { .. } | Role::Replica => None,
+            });
+            match earlier.max() {
+                Some((_, node)) => Undo::MoveBack {
+                    to: rules.node(node),
+                    from: rules.node(on),
+                },
+                None => Undo::Nothing,
+            }
+        }
+        Seen::Nowhere => {
+            rules.restore(dataset);
+            if rules.steps.is_empty() {
+                Undo::Nothing
+            } else {
+                Undo::Restore(rules.finish())
+            }
+        }
+        Seen::Split { .. } | Seen::Released { .. } | Seen::OwnerHidden | Seen::CopiesOnly { .. } => {
+            Undo::Nothing
+        }
+    }
+}
+
+impl Rules<'_> {
+    /// The chosen owner stays or becomes it under a newer ownership; the others are stopped and set aside.
+    fn settle_split(&mut self, dataset: DatasetId, chosen: u32) {
+        let claims: Vec<(u32, Epoch)> = self
+            .view
+            .copies_of(dataset)
+            .iter()
+            .filter_map(|copy| match copy.what.role {
+                Role::Primary { epoch } | Role::Released { epoch, .. } => Some((copy.node, epoch)),
+                Role::Replica => None,
+            })
+            .collect();
+        let newest = claims
+            .iter()
+            .map(|(_, epoch)| *epoch)
+            .max()
+            .unwrap_or(Epoch::FIRST);
+        let mut before = Vec::new();
+        for &(node, _) in claims.iter().filter(|(node, _)| *node != chosen) {
+            let needs = self.stop_all_users(dataset, node);
+            let gone = Fact::Gone {
+                dataset,
+                on: self.node(node),
+            };
+            let reason = Reason::Tidies {
+                dataset: Some(dataset),
+            };
+            self.step(
+                node,
+                Action::Destroy { dataset },
+                &reason,
+                needs,
+                vec![gone.clone()],
+            );
+            before.push(need(gone, Because::OneWriter));
+        }
+        let own = claims
+            .iter()
+            .find(|(node, _)| *node == chosen)
+            .map(|(_, epoch)| *epoch);
+        if own != Some(newest) || claims.iter().filter(|(_, epoch)| *epoch == newest).count() > 1 {
+            self.promote_copy(dataset, chosen, before);
+        }
+    }
+
+    /// A copy becomes the owner's under an ownership that nobody has seen yet.
+    fn promote_copy(&mut self, dataset: DatasetId, node: u32, before: Vec<Need>) {
+        let copies = self.view.copies_of(dataset);
+        let Some(copy) = copies.iter().find(|copy| copy.node == node).map(|copy| copy.what) else {
+            return;
+        };
+        let epoch = next_epoch(&self.view, dataset);
+        let reason = Reason::Tidies {
+            dataset: Some(dataset),
+        };
+        let on = self.node(node);
+        let mut needs = before;
+        let (from, guid) = match &copy.role {
+            Role::Primary { .. } => {
+                let last = SnapshotName::handoff(epoch);
+                needs.extend(self.stop_all_users(dataset, node));
+                let released = Fact::Released {
+                    dataset,
+                    by: on.clone(),
+                    epoch,
+                };
+                let action = Action::Release {
+                    dataset,
+                    epoch,
+                    to: on.clone(),
+                    last: last.clone(),
+                };
+                self.step(node, action, &reason, needs, vec![released.clone()]);
+                needs = vec![need(released, Because::OneWriter)];
+                (last, None)
+            }
+            Role::Released { .. } | Role::Replica => {
+                let Some(newest) = copy.snapshots.last() else {
+                    return;
+                };
+                (newest.name.clone(), Some(newest.guid))
+            }
+        };
+        let owns = Fact::Primary { dataset, on, epoch };
+        self.step(
+            node,
+            Action::Acquire {
+                dataset,
+                epoch,
+                from,
+                guid,
+            },
+            &reason,
+            needs,
+            vec![owns],
+        );
+    }
+
+    fn stop_all_users(&mut self, dataset: DatasetId, node: u32) -> Vec<Need> {
+        let reason = Reason::Tidies {
+            dataset: Some(dataset),
+        };
+        let containers = self
+            .view
+            .node(node)
+            .seen
+            .into_iter()
+            .flat_map(|state| &state.containers);
+        let users: Vec<ApplicationName> = containers
+            .filter(|(_, container)| container.dataset == Some(dataset))
+            .map(|(name, _)| name.clone())
+            .collect();
+        users
+            .iter()
+            .map(|user| need(self.stop(user, node, &reason, Vec::new()), Because::OneWriter))
+            .collect()
+    }
+
+    fn reclaim_copies(&mut self, dataset: DatasetId) {
+        let Seen::Primary { on, what: owner } = see(&self.view, dataset) else {
+            return;
+        };
+        let grace = self.policy.grace;
+        let reason = Reason::Tidies {
+            dataset: Some(dataset),
+        };
+        for copy in self.view.copies_of(dataset).to_vec() {
+            if copy.node == on || !self.obeys(copy.node) || copy.what.age < grace {
+                continue;
+            }
+            let lives_on = |guid| owner.snapshots.iter().any(|snapshot| snapshot.guid == guid);
+            let newest = copy.what.snapshots.last();
+            if newest.is_none_or(|newest| lives_on(newest.guid)) {
+                let gone = Fact::Gone {
+                    dataset,
+                    on: self.node(copy.node),
+                };
+                self.step(
+                    copy.node,
+                    Action::Destroy { dataset },
+                    &reason,
+                    Vec::new(),
+                    vec![gone],
+                );
+            } else if copy.what.partial.is_some() {
+                self.step(
+                    copy.node,
+                    Action::DropPartial { dataset },
+                    &reason,
+                    Vec::new(),
+                    Vec::new(),
+                );
+            }
+        }
+    }
+
+    fn restore(&mut self, dataset: DatasetId) {
+        for node in 0..crate::view::number(self.view.nodes.len()) {
+            let trash = self
+                .view
+                .node(node)
+                .seen
+                .map(|state| state.trash.clone())
+                .unwrap_or_default();
+            // The youngest is the one that was destroyed last.
+            let youngest = trash
+                .into_iter()
+                .filter(|piece| piece.dataset == dataset)
+                .min_by_key(|piece| piece.age);
+            if let Some(piece) = youngest.filter(|_| self.obeys(node)) {
+                let reason = Reason::Tidies {
+                    dataset: Some(dataset),
+                };
+                let action = Action::Restore {
+                    dataset,
+                    entry: piece.entry,
+                };
+                self.step(node, action, &reason, Vec::new(), Vec::new());
+            }
+        }
+    }
+}

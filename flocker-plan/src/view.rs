@@ -1,0 +1,175 @@
+//! A cluster by number: the planner compares records and numbers, and reads a name only to write it into a step.
+
+use flocker_model::Application;
+use flocker_model::ApplicationName;
+use flocker_model::ClusterState;
+use flocker_model::ContainerState;
+use flocker_model::DatasetId;
+use flocker_model::DefinitionHash;
+use flocker_model::Deployment;
+use flocker_model::Manifestation;
+use flocker_model::NodeName;
+use flocker_model::NodeState;
+use flocker_model::Observed;
+
+/// One node, wanted or seen.
+#[derive(Debug)]
+pub(crate) struct NodeView<'a> {
+    pub(crate) name: &'a NodeName,
+    /// What was seen of it.
+    pub(crate) seen: Option<&'a NodeState>,
+    /// Its number in the deployment; nothing where the deployment does not speak of it.
+    pub(crate) member: Option<u32>,
+    /// Whether a person has declared it lost for ever.
+    pub(crate) forgotten: bool,
+}
+
+/// A copy of a dataset on a seen node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CopyView<'a> {
+    pub(crate) dataset: DatasetId,
+    pub(crate) node: u32,
+    pub(crate) what: &'a Manifestation,
+}
+
+/// A container on a node where its application is not placed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extra<'a> {
+    /// The number of its application; nothing where the deployment does not define it.
+    pub(crate) application: Option<u32>,
+    pub(crate) name: &'a ApplicationName,
+    pub(crate) node: u32,
+    pub(crate) container: &'a ContainerState,
+}
+
+/// Desired and actual state by number.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) desired: &'a Deployment,
+    pub(crate) names: Vec<&'a ApplicationName>,
+    pub(crate) definitions: Vec<&'a Application>,
+    /// All nodes, in order of name.
+    pub(crate) nodes: Vec<NodeView<'a>>,
+    /// By number of member: number of node.
+    pub(crate) members: Vec<u32>,
+    /// All copies, in order of dataset, then node.
+    pub(crate) copies: Vec<CopyView<'a>>,
+    /// Silent nodes that are not known to be lost.
+    pub(crate) silent: Vec<NodeName>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(desired: &'a Deployment, actual: &'a ClusterState) -> Self {
+        let (names, definitions) = desired.applications().iter().unzip();
+        let mut forgotten: Vec<&NodeName> = actual
+            .all_known()
+            .flat_map(|(_, state)| state.forgotten.iter())
+            .collect();
+        forgotten.sort_unstable();
+        let mut nodes: Vec<NodeView<'a>> = Vec::with_capacity(actual.nodes.len());
+        let mut members = Vec::with_capacity(desired.members().len());
+        let mut listed = (0_u32..).zip(desired.members().keys()).peekable();
+        let mut view = |name: &'a NodeName, seen: Option<&'a NodeState>, member: Option<u32>| {
+            if member.is_some() {
+                members.push(number(nodes.len()));
+            }
+            nodes.push(NodeView {
+                name,
+                seen,
+                member,
+                forgotten: forgotten.binary_search(&name).is_ok(),
+            });
+        };
+        for (name, observed) in &actual.nodes {
+            while let Some((member, earlier)) = listed.next_if(|(_, listed)| *listed < name) {
+                view(earlier, None, Some(member));
+            }
+            let member = listed
+                .next_if(|(_, listed)| *listed == name)
+                .map(|(member, _)| member);
+            view(name, observed.known(), member);
+        }
+        for (member, name) in listed {
+            view(name, None, Some(member));
+        }
+        let mut copies = Vec::new();
+        for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
+            let datasets = seen.iter().flat_map(|state| &state.datasets);
+            copies.extend(datasets.map(|(dataset, what)| CopyView {
+                dataset: *dataset,
+                node,
+                what,
+            }));
+        }
+        copies.sort_unstable_by_key(|copy| (copy.dataset, copy.node));
+        let silent = actual
+            .nodes
+            .iter()
+            .filter(|(_, observed)| matches!(observed, Observed::Unknown(_)))
+            .map(|(name, _)| name)
+            .chain(
+                desired
+                    .members()
+                    .keys()
+                    .filter(|name| !actual.nodes.contains_key(*name)),
+            )
+            .filter(|name| forgotten.binary_search(name).is_err())
+            .cloned();
+        let mut silent: Vec<NodeName> = silent.collect();
+        silent.sort_unstable();
+        Self {
+            desired,
+            names,
+            definitions,
+            nodes,
+            members,
+            copies,
+            silent,
+        }
+    }
+
+    pub(crate) fn node(&self, node: u32) -> &NodeView<'a> {
+        &self.nodes[node as usize]
+    }
+
+    /// Returns the number of a node by its name.
+    pub(crate) fn find(&self, name: &NodeName) -> Option<u32> {
+        self.nodes
+            .binary_search_by(|node| node.name.cmp(name))
+            .ok()
+            .map(number)
+    }
+
+    pub(crate) fn name(&self, node: u32) -> NodeName {
+        self.node(node).name.clone()
+    }
+
+    /// Returns the nodes on which an application is placed.
+    pub(crate) fn homes(&self, application: u32) -> impl Iterator<Item = u32> {
+        self.desired
+            .placements()
+            .homes(application)
+            .iter()
+            .map(|&member| self.members[member as usize])
+    }
+
+    /// Returns the copies of a dataset on seen nodes.
+    pub(crate) fn copies_of(&self, dataset: DatasetId) -> &[CopyView<'a>] {
+        let start = self.copies.partition_point(|copy| copy.dataset < dataset);
+        let n_copies = self.copies[start..].partition_point(|copy| copy.dataset == dataset);
+        &self.copies[start..start + n_copies]
+    }
+
+    /// Returns the fingerprint that an application's definition has on a seen node.
+    pub(crate) fn definition_on(&self, application: u32, state: &NodeState) -> DefinitionHash {
+        self.desired
+            .placements()
+            .definition(application)
+            .unwrap_or_else(|| self.definitions[application as usize].definition_hash(&state.key))
+    }
+}
+
+/// Turns a position into a number. There are never four billion nodes or applications in one memory.
+pub(crate) fn number(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}
