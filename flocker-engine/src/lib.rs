@@ -7,6 +7,7 @@
 //! is the planner's.
 
 pub mod clock;
+pub mod converge;
 pub mod event;
 pub mod execute;
 pub mod fault;
@@ -23,6 +24,10 @@ pub mod stop;
 pub mod wire;
 
 pub use clock::Deadlines;
+pub use converge::{
+    AgentTurn, Answer, Confirm, End, Go, IfHeld, Move, Outcome, PushError, PushOptions, RolledBack,
+    agent_turn, push,
+};
 pub use event::{Event, Listener, Logged};
 pub use execute::{Execution, execute};
 pub use fault::{Fault, one_line};

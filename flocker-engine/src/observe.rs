@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flocker_model::BootId;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::NodeAddress;
@@ -124,22 +125,32 @@ fn silence(error: &NodeError) -> Silence {
 }
 
 /// Leaves one name to a machine that answers under several: one of the files if there is one, else the first.
+///
+/// An old name of it, which only other nodes remember, is left out: the
+/// machine was seen. Two machines with one identity, as copies of a disk have,
+/// differ in their boot; then nobody knows which is meant, and the other name stays, silent.
 fn set_doubles_apart(desired: &Deployment, seen: &mut BTreeMap<NodeName, Observed<NodeState>>) {
-    let mut names: BTreeMap<NodeId, Vec<NodeName>> = BTreeMap::new();
+    let mut doubles: BTreeMap<NodeId, Vec<(NodeName, BootId)>> = BTreeMap::new();
     for (name, look) in &*seen {
         if let Some(state) = look.known() {
-            names.entry(state.id).or_default().push(name.clone());
+            let names = doubles.entry(state.id).or_default();
+            names.push((name.clone(), state.boot));
         }
     }
-    for mut names in names.into_values() {
-        names.sort_by_key(|name| !desired.members().contains_key(name));
+    for mut names in doubles.into_values() {
+        let is_listed = |name: &NodeName| desired.members().contains_key(name);
+        names.sort_by_key(|(name, _)| !is_listed(name));
         let mut names = names.into_iter();
-        let Some(first) = names.next() else {
+        let Some((first, boot)) = names.next() else {
             continue;
         };
-        for other in names {
-            let silence = Silence::SameNode { other: first.clone() };
-            seen.insert(other, Observed::Unknown(silence));
+        for (other, other_boot) in names {
+            if other_boot == boot && !is_listed(&other) {
+                seen.remove(&other);
+            } else {
+                let silence = Silence::SameNode { other: first.clone() };
+                seen.insert(other, Observed::Unknown(silence));
+            }
         }
     }
 }
