@@ -105,11 +105,6 @@ pub(crate) fn mongodb() -> Application {
     application
 }
 
-/// An application with nothing.
-pub(crate) fn plain() -> Application {
-    Application::new("busybox".parse().unwrap())
-}
-
 pub(crate) fn deadlines() -> Deadlines {
     Deadlines::default()
 }
