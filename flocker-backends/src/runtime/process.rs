@@ -97,6 +97,8 @@ pub struct ProcessOptions {
     pub restart_timing: RestartTiming,
     /// How long a program without health check has to survive to count as started.
     pub settle: Duration,
+    /// How long a supervisor may take for its own work, beyond what its application may take, before it counts as hung.
+    pub supervisor_margin: Duration,
     /// After how much output a new file is begun; two are kept.
     pub log_limit: ByteSize,
 }
@@ -113,6 +115,7 @@ impl ProcessOptions {
             environment: BTreeMap::new(),
             restart_timing: RestartTiming::default(),
             settle: Duration::from_millis(50),
+            supervisor_margin: Duration::from_secs(10),
             log_limit: ByteSize(8 * 1024 * 1024),
         }
     }

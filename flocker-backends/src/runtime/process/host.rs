@@ -42,9 +42,6 @@ use crate::runtime::LogRequest;
 use crate::runtime::RuntimeError;
 use crate::volume::ByteStream;
 
-/// How long a supervisor may take for its own work, beyond what the application may take.
-const SUPERVISOR_MARGIN: Duration = Duration::from_secs(10);
-
 /// How often the state of a supervisor is looked at while somebody waits for it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -159,7 +156,7 @@ impl ProcessRuntime {
 
     /// Kills what a killed supervisor left, until nothing is left. The lock must be held.
     async fn kill_strays(&self, application: &ApplicationName) -> Result<(), RuntimeError> {
-        let deadline = Instant::now() + SUPERVISOR_MARGIN;
+        let deadline = Instant::now() + self.options.supervisor_margin;
         loop {
             let n_killed = kin::kill_marked(&self.marker(application))
                 .map_err(failed(|| "look for processes in `/proc`".into()))?;
@@ -229,7 +226,7 @@ impl ProcessRuntime {
             // The verdict comes after the last try, which may take its whole time.
             (check.interval + check.timeout).saturating_mul(check.retries.get().saturating_add(1))
         });
-        let deadline = Instant::now() + patience + SUPERVISOR_MARGIN;
+        let deadline = Instant::now() + patience + self.options.supervisor_margin;
         loop {
             // Asked first, so that the last words of a supervisor are not missed.
             let is_supervised = look(container, Container::is_supervised)?;
@@ -259,27 +256,35 @@ impl ProcessRuntime {
 
     /// Takes the lock, or finds the supervisor of a container that is alive.
     ///
-    /// A supervisor whose application has ended for good is about to leave, and is waited for.
+    /// Whoever has the lock for another reason is waited for: a supervisor
+    /// whose application has ended or is to end, somebody who prepares or
+    /// removes the container, or who only looks. So is a supervisor that has
+    /// not started anything yet: where its node was killed before it had told
+    /// it all, it leaves without ever starting anything.
     async fn claim(
         &self,
         application: &ApplicationName,
         container: &Container,
     ) -> Result<Claim, RuntimeError> {
-        let deadline = Instant::now() + SUPERVISOR_MARGIN;
+        let deadline = Instant::now() + self.options.supervisor_margin;
         loop {
             match look(container, Container::claim)? {
                 Claim::Supervised => {}
                 claim @ (Claim::Free(_) | Claim::Nothing) => return Ok(claim),
             }
+            let is_held = look(container, Container::is_supervised)?;
             let status = look(container, Container::status)?;
-            let is_leaving = status.is_some_and(|status| matches!(status.phase, Phase::Ended { .. }));
-            if !is_leaving && look(container, Container::stop_order)?.is_none() {
+            let is_alive = status.is_some_and(|status| match status.phase {
+                Phase::Running { .. } | Phase::Restarting => true,
+                Phase::Starting | Phase::Ended { .. } => false,
+            });
+            if is_held && is_alive && look(container, Container::stop_order)?.is_none() {
                 return Ok(Claim::Supervised);
             }
             if Instant::now() >= deadline {
                 return Err(RuntimeError::NotGone {
                     application: application.clone(),
-                    reason: "it is still being stopped".into(),
+                    reason: "it is still being started or stopped".into(),
                 });
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -401,13 +406,13 @@ impl ContainerRuntime for ProcessRuntime {
             }
             look(&container, |container| order_to_stop(container, &order))?;
             let waited = begun.elapsed();
-            if may_kill && waited >= grace + SUPERVISOR_MARGIN {
+            if may_kill && waited >= grace + self.options.supervisor_margin {
                 // The supervisor itself hangs. Its program dies with it.
                 may_kill = false;
                 kin::kill_marked(&self.marker(application))
                     .map_err(failed(|| "look for processes in `/proc`".into()))?;
             }
-            if waited >= grace + 2 * SUPERVISOR_MARGIN {
+            if waited >= grace + 2 * self.options.supervisor_margin {
                 return Err(RuntimeError::NotGone {
                     application: application.clone(),
                     reason: "its supervisor does not end".into(),

@@ -309,7 +309,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
         let mut writer = LogWriter::open(directory, 1000).unwrap();
-        let mut left = 50;
+        let mut left = 10;
         let more = move || {
             left -= 1;
             writer.write(format!("{left}\n").as_bytes()).unwrap();
@@ -318,7 +318,7 @@ mod tests {
         let mut reader = LogReader::open(directory, None, Some(more)).unwrap();
         let mut text = String::new();
         reader.read_to_string(&mut text).await.unwrap();
-        let expected: String = (0..50).rev().map(|number| format!("{number}\n")).collect();
+        let expected: String = (0..10).rev().map(|number| format!("{number}\n")).collect();
         assert_eq!(text, expected);
     }
 }

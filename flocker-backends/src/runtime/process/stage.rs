@@ -114,6 +114,6 @@ pub(super) fn enter() -> ExitCode {
         },
     };
     // Where nobody listens any more, the exit status says enough.
-    let _ = socket.write_all(reason.as_bytes());
+    drop(socket.write_all(reason.as_bytes()));
     ExitCode::from(NOT_RUN)
 }
