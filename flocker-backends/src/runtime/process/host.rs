@@ -1,8 +1,10 @@
 //! The node's side: which applications there are, and orders to their supervisors.
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -76,7 +78,7 @@ impl ProcessRuntime {
     pub fn new(options: ProcessOptions) -> Result<Self, RuntimeError> {
         let directory = &options.state_directory;
         let open = || {
-            std::fs::create_dir_all(directory)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             std::fs::canonicalize(directory)
         };
         let canonical = open().map_err(failed(|| format!("open `{}`", directory.display())))?;
