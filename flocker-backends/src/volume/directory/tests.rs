@@ -79,7 +79,7 @@ fn copy_of(from: &Path) -> tempfile::TempDir {
                 std::fs::create_dir(&to).unwrap();
                 copy(&entry.path(), &to);
             } else if kind.is_symlink() {
-                std::os::unix::fs::symlink(entry.path().read_link().unwrap(), to).unwrap();
+                std::os::unix::fs::symlink(entry.path().read_link().unwrap(), &to).unwrap();
             } else {
                 std::fs::copy(entry.path(), &to).unwrap();
             }
