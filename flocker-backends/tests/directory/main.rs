@@ -1,5 +1,7 @@
 //! What plain directories promise as volumes, on real files.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 mod confinement;
 mod content;
 mod hostile;

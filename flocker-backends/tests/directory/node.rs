@@ -200,6 +200,7 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Everything below a directory that a move must keep: one line for each entry, in order.
 pub(crate) fn picture(root: &Path) -> Vec<String> {
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::FileTypeExt as _;
     use std::os::unix::fs::MetadataExt as _;
     let mut lines = Vec::new();
@@ -215,7 +216,10 @@ pub(crate) fn picture(root: &Path) -> Vec<String> {
             );
             "directory".into()
         } else if kind.is_symlink() {
-            format!("link to {:?}", path.read_link().unwrap())
+            {
+                let target = path.read_link().unwrap();
+                format!("link to {}", target.as_os_str().as_bytes().escape_ascii())
+            }
         } else if kind.is_fifo() {
             "fifo".into()
         } else if kind.is_file() {
@@ -232,8 +236,9 @@ pub(crate) fn picture(root: &Path) -> Vec<String> {
         let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
         let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
         let path = path.strip_prefix(root).unwrap();
+        let path = path.as_os_str().as_bytes().escape_ascii();
         lines.push(format!(
-            "{path:?} {content} {mode:o} {uid}:{gid} {seconds}.{nanoseconds}"
+            "{path} {content} {mode:o} {uid}:{gid} {seconds}.{nanoseconds}"
         ));
     }
     lines.sort();

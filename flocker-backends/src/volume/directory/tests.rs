@@ -24,7 +24,7 @@ use crate::volume::SendRequest;
 use crate::volume::VolumeBackend as _;
 use crate::volume::VolumeError;
 
-const ID: DatasetId = DatasetId(uuid::Uuid::from_u128(0xc0ffee));
+const ID: DatasetId = DatasetId(uuid::Uuid::from_u128(0x00c0_ffee));
 
 fn open(root: &Path, effects: Effects) -> Result<DirectoryVolumes, VolumeError> {
     DirectoryVolumes::open_with(root, &DirectoryOptions::cautious(), effects)
