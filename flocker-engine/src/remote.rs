@@ -113,10 +113,10 @@ impl RemoteNode {
     }
 
     async fn ask_change(&self, what: &str, ask: Ask) -> Result<Change, NodeError> {
-        match self.ask(what, ask).await? {
-            Say::Changed(change) => Ok(change),
-            _other => Err(self.unexpected()),
-        }
+        let Say::Changed(change) = self.ask(what, ask).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(change)
     }
 
     fn unexpected(&self) -> NodeError {
@@ -180,10 +180,10 @@ impl NodeHandle for RemoteNode {
     }
 
     async fn observe(&self) -> Result<NodeState, NodeError> {
-        match self.ask("a report", Ask::Observe).await? {
-            Say::State(state) => NodeState::try_from(*state).map_err(|error| self.protocol(&error)),
-            _other => Err(self.unexpected()),
-        }
+        let Say::State(state) = self.ask("a report", Ask::Observe).await? else {
+            return Err(self.unexpected());
+        };
+        NodeState::try_from(*state).map_err(|error| self.protocol(&error))
     }
 
     async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
@@ -191,13 +191,13 @@ impl NodeHandle for RemoteNode {
             transfer: transfer.clone(),
             generation,
         };
-        match self.ask("the admission of a transfer", ask).await? {
-            // A node that said where it is could send its data elsewhere; it is where it was asked.
-            Say::Admitted(ticket) => ticket
-                .read(self.address.clone())
-                .map_err(|error| self.protocol(&error)),
-            _other => Err(self.unexpected()),
-        }
+        let Say::Admitted(ticket) = self.ask("the admission of a transfer", ask).await? else {
+            return Err(self.unexpected());
+        };
+        // A node that said where it is could send its data elsewhere; it is where it was asked.
+        ticket
+            .read(self.address.clone())
+            .map_err(|error| self.protocol(&error))
     }
 
     async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
@@ -219,10 +219,10 @@ impl NodeHandle for RemoteNode {
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
-        match self.ask("the deploy lock", Ask::Lock(claim.clone())).await? {
-            Say::Locked(locked) => Ok(locked),
-            _other => Err(self.unexpected()),
-        }
+        let Say::Locked(locked) = self.ask("the deploy lock", Ask::Lock(claim.clone())).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(locked)
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {

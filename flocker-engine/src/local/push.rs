@@ -138,16 +138,16 @@ impl LocalNode {
         let (reader, writer) = tokio::io::split(channel);
         let meter = Meter::new(progress, total, push.bandwidth);
         let stall = self.parts.deadlines.stall;
-        let send = send(push, writer, stream, &meter, stall);
+        let sending = send(push, writer, stream, &meter, stall);
         let verdict = verdict(push, reader, &meter, self.parts.deadlines.work, stall);
-        tokio::pin!(send, verdict);
+        tokio::pin!(sending, verdict);
         // The receiver may refuse, or have it already, before all was sent.
-        let sent = tokio::select! {
+        let end = tokio::select! {
             biased;
             verdict = &mut verdict => return verdict,
-            sent = &mut send => sent,
+            end = &mut sending => end,
         };
-        match sent {
+        match end {
             Ok(()) => verdict.await,
             Err(Stopped::Here(error)) => Err(error),
             // What broke the pipe is better told by the receiver, if it still can.
