@@ -18,7 +18,9 @@ use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_plan::Action;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::clock;
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::local::stop_limit;
@@ -33,6 +35,7 @@ use crate::node::Transfer;
 use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Ask;
+use crate::wire::Piece;
 use crate::wire::Say;
 use crate::wire::WireError;
 use connection::Call;
@@ -53,7 +56,14 @@ pub struct RemoteNode {
     transport: Arc<dyn Transport>,
     deadlines: Deadlines,
     // Held while a connection is opened, so that calls at the same time open one and not several.
-    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    link: tokio::sync::Mutex<Link>,
+}
+
+/// What became of the newest try to open a connection.
+#[derive(Default)]
+struct Link {
+    connection: Option<Arc<Connection>>,
+    failure: Option<(Instant, NodeError)>,
 }
 
 impl fmt::Debug for RemoteNode {
@@ -79,7 +89,7 @@ impl RemoteNode {
             address,
             transport,
             deadlines,
-            connection: tokio::sync::Mutex::new(None),
+            link: tokio::sync::Mutex::new(Link::default()),
         }
     }
 
@@ -88,16 +98,25 @@ impl RemoteNode {
     }
 
     async fn call(&self, ask: Ask) -> Result<Call, NodeError> {
-        let mut current = self.connection.lock().await;
-        let connection = match current.as_ref() {
-            Some(connection) if connection.is_alive() => Arc::clone(connection),
-            Some(_) | None => {
-                let connection = Arc::new(self.open().await?);
-                *current = Some(Arc::clone(&connection));
-                connection
-            }
+        let began = clock::now();
+        let mut link = self.link.lock().await;
+        let alive = link
+            .connection
+            .as_ref()
+            .filter(|connection| connection.is_alive());
+        let connection = match (alive, &link.failure) {
+            (Some(connection), _) => Arc::clone(connection),
+            // Who waited while another call tried in vain does not try the same again.
+            (None, Some((when, error))) if *when > began => return Err(error.clone()),
+            (None, _) => match self.open().await {
+                Ok(connection) => Arc::clone(link.connection.insert(Arc::new(connection))),
+                Err(error) => {
+                    link.failure = Some((clock::now(), error.clone()));
+                    return Err(error);
+                }
+            },
         };
-        drop(current);
+        drop(link);
         Call::begin(connection, &self.name, ask)
     }
 
@@ -270,16 +289,19 @@ impl NodeHandle for RemoteNode {
             let broken = loop {
                 match call.unhurried().await {
                     Ok(Said::Output(bytes)) => {
-                        if sender.send(Ok(bytes)).await.is_err() {
+                        if sender.send(Piece::Bytes(bytes)).await.is_err() {
                             return;
                         }
                     }
-                    Ok(Said::Say(Say::Ended(None))) => return,
+                    Ok(Said::Say(Say::Ended(None))) => {
+                        drop(sender.send(Piece::End).await);
+                        return;
+                    }
                     Ok(Said::Say(Say::Ended(Some(error)) | Say::Failed(error))) | Err(error) => break error,
                     Ok(Said::Say(_)) => break unexpected,
                 }
             };
-            drop(sender.send(Err(std::io::Error::other(broken))).await);
+            drop(sender.send(Piece::Broken(std::io::Error::other(broken))).await);
         });
         Ok(Box::pin(connection::Output::new(reader, pump)))
     }
