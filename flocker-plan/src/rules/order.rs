@@ -80,7 +80,10 @@ impl Rules<'_> {
                 let number = self.view.desired.placements().find(application, &self.view.names);
                 let start = number.and_then(|number| self.find_start(number, on));
                 let own = step.action.application() == Some(application) && step.actor == *on;
-                let Some(start) = start.filter(|_| !own) else {
+                // Where its own data is on its way, it starts last already.
+                let volume = number.and_then(|number| self.dataset(number));
+                let moves = volume.is_some_and(|dataset| step.action.dataset() == Some(dataset.id));
+                let Some(start) = start.filter(|_| !own && !moves) else {
                     continue;
                 };
                 waits.extend(step.makes.first().map(|made| (start, made.clone())));
