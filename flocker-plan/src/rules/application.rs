@@ -54,27 +54,11 @@ impl<'a> Rules<'a> {
         let blocked = self.is_to_start(application, home) && self.port_is_taken(application, home);
         // One left elsewhere without its data, by whatever accident, goes first,
         // and so does one that has the data under another name.
-        let needs = self.stop_other_users(application, home, blocked);
+        let needs = self.stop_other_users(application, home, blocked, None);
         if blocked {
             return self.stays(application);
         }
-        let restarts = needs.iter().any(|need| match &need.fact {
-            Fact::Stopped {
-                application: user,
-                on,
-            } => self.is_placed(user, on),
-            Fact::Prepared { .. }
-            | Fact::Running { .. }
-            | Fact::Healthy { .. }
-            | Fact::Primary { .. }
-            | Fact::Released { .. }
-            | Fact::Renounced { .. }
-            | Fact::Snapshot { .. }
-            | Fact::Gone { .. }
-            | Fact::Routed { .. }
-            | Fact::Obeys { .. } => false,
-        });
-        if restarts {
+        if self.restarts_any(&needs) {
             // What has its data is to run there itself, with other data. Two that
             // exchange their data would wait for each other: both stop first,
             // and the next plan starts them.
@@ -86,11 +70,16 @@ impl<'a> Rules<'a> {
     /// Stops what has the data of an application or its name, but the application at home.
     ///
     /// Where the application cannot start, what has its data at home goes on.
-    fn stop_other_users(&mut self, application: u32, home: u32, blocked: bool) -> Vec<Need> {
+    pub(super) fn stop_other_users(
+        &mut self,
+        application: u32,
+        home: u32,
+        blocked: bool,
+        mut prepared: Option<Fact>,
+    ) -> Vec<Need> {
         let name = self.application(application);
         let dataset = self.dataset(application).map(|dataset| dataset.id);
         let mut needs = Vec::new();
-        let mut prepared = None;
         for node in 0..number(self.view.nodes.len()) {
             if !self.obeys(node) || (blocked && node == home) {
                 continue;
@@ -125,6 +114,26 @@ impl<'a> Rules<'a> {
             return None;
         }
         self.prepare(application, home, reason)
+    }
+
+    /// Says whether what has to stop first is to run there itself, with other data.
+    pub(super) fn restarts_any(&self, needs: &[Need]) -> bool {
+        needs.iter().any(|need| match &need.fact {
+            Fact::Stopped {
+                application: user,
+                on,
+            } => self.is_placed(user, on),
+            Fact::Prepared { .. }
+            | Fact::Running { .. }
+            | Fact::Healthy { .. }
+            | Fact::Primary { .. }
+            | Fact::Released { .. }
+            | Fact::Renounced { .. }
+            | Fact::Snapshot { .. }
+            | Fact::Gone { .. }
+            | Fact::Routed { .. }
+            | Fact::Obeys { .. } => false,
+        })
     }
 
     fn is_placed(&self, name: &ApplicationName, on: &NodeName) -> bool {

@@ -88,6 +88,9 @@ impl<'a> Rules<'a> {
         };
         let target = self.view.node(to).seen.and_then(|state| state.datasets.get(&id));
         let base = common(source, target);
+        if base == Common::Diverged && self.clear_target(&move_) {
+            return self.stays(application);
+        }
         let runs = self.is_in_use(id, from);
         let delta = written_since(source, base_of(&base));
         let downtime = self.policy.rates.downtime(delta);
@@ -333,6 +336,20 @@ impl<'a> Rules<'a> {
         needs
     }
 
+    /// Stops what runs beside a copy that is to be set aside, and says whether anything did: the rest is for the next plan.
+    pub(super) fn clear_target(&mut self, move_: &Move<'_>) -> bool {
+        let state = self.view.node(move_.to).seen;
+        let containers = state.into_iter().flat_map(|state| &state.containers);
+        let uses =
+            |container: &ContainerState| container.is_alive() && container.dataset == Some(move_.dataset.id);
+        let mut any = false;
+        for (user, _) in containers.filter(|(_, container)| uses(container)) {
+            self.stop(user, move_.to, &move_.reason, Vec::new());
+            any = true;
+        }
+        any
+    }
+
     /// A copy at the target from which no increment fits is set aside, not written over.
     pub(super) fn set_aside(&mut self, move_: &Move<'a>, base: &Common<'_>) -> Option<Need> {
         let id = move_.dataset.id;
@@ -343,16 +360,8 @@ impl<'a> Rules<'a> {
                     dataset: id,
                     on: self.node(move_.to),
                 };
-                let state = self.view.node(move_.to).seen;
-                let containers = state.into_iter().flat_map(|state| &state.containers);
-                let users =
-                    containers.filter(|(_, container)| container.dataset == Some(id) && container.is_alive());
-                let needs = users
-                    .map(|(user, _)| self.stop(user, move_.to, &move_.reason, Vec::new()))
-                    .map(|stopped| need(stopped, Because::NotInUse))
-                    .collect();
                 let action = Action::Destroy { dataset: id };
-                self.step(move_.to, action, &move_.reason, needs, vec![gone.clone()]);
+                self.step(move_.to, action, &move_.reason, Vec::new(), vec![gone.clone()]);
                 Some(need(gone, Because::PlaceFree))
             }
         }

@@ -14,6 +14,7 @@ use super::handoff::base_of;
 use super::need;
 use crate::action::Action;
 use crate::fact::Fact;
+use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::written_since;
 use crate::step::Because;
@@ -100,6 +101,9 @@ impl<'a> Rules<'a> {
         let delta = written_since(offer.what, base_of(&base));
         let resumed = arrived(target, offer.last);
         if home != offer.by && !is_complete && !self.has_room(&move_, delta, resumed) {
+            return self.stays(application);
+        }
+        if base == Common::Diverged && self.clear_target(&move_) {
             return self.stays(application);
         }
         let mut needs = Vec::new();

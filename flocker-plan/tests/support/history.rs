@@ -6,7 +6,7 @@ use flocker_model::{
     ClusterState, ContainerStatus, DatasetId, Deployment, NodeName, Observed, Role, SnapshotGuid,
 };
 use flocker_plan::rules::request;
-use flocker_plan::{Action, NotConverging, Plan, Policy, Step, StopAll, check, plan};
+use flocker_plan::{Action, NotConverging, Plan, Policy, Refusal, Step, StopAll, check, plan};
 
 use crate::dice::{Dice, any_deployment};
 use crate::walk::{Witness, settle, walk};
@@ -47,6 +47,10 @@ impl Truth {
                 }
             }
             Action::Acquire { dataset, .. } => {
+                if self.deleted.contains(dataset) {
+                    // It was to be destroyed, and an older copy was out of reach: it is the newest there is.
+                    return Ok(());
+                }
                 let held = newest(dataset).and_then(|guid| self.held.get(&(*dataset, guid)));
                 if held != self.written.get(dataset) {
                     return Err(format!(
@@ -125,13 +129,23 @@ pub(crate) fn live(mut dice: Dice, turns: usize) -> Result<(), String> {
         check::state(&state).map_err(|violation| violation.to_string())?;
         crash(&mut dice, &mut state);
         truth.write(&mut dice, &mut state);
+        pass_an_hour(&mut state);
     }
     // The last word is said with every node there.
     let desired = desired.at(flocker_model::Generation(generation + 1));
     let (last, _) = settle(&desired, &policy, &mut state, turns)?;
-    let excused = last.refused().iter().any(|refusal| {
-        // What was deleted by name is in the trash until somebody empties it.
-        matches!(refusal, flocker_plan::Refusal::InTrash { .. })
+    let excused = last.refused().iter().any(|refusal| match refusal {
+        // What was deleted by name is not brought back by wanting it again: it is in the trash,
+        // or on a node that was silent then.
+        Refusal::InTrash { dataset, .. } | Refusal::NoOwner { dataset, .. } => {
+            truth.deleted.contains(dataset)
+        }
+        Refusal::SplitOwnership { .. }
+        | Refusal::NoRoom { .. }
+        | Refusal::LargerThanLimit { .. }
+        | Refusal::PortTaken { .. }
+        | Refusal::StopAll { .. }
+        | Refusal::Returned { .. } => false,
     });
     if excused {
         return Ok(());
@@ -197,6 +211,17 @@ fn half_do(
         },
     };
     walk(made, desired, state, n_steps, &mut witness)
+}
+
+fn pass_an_hour(state: &mut ClusterState) {
+    let hour = std::time::Duration::from_secs(3600);
+    for seen in state.nodes.values_mut() {
+        let Observed::Known(seen) = seen else { continue };
+        let copies = seen.datasets.values_mut().map(|copy| &mut copy.age);
+        for age in copies.chain(seen.trash.iter_mut().map(|trash| &mut trash.age)) {
+            *age += hour;
+        }
+    }
 }
 
 /// Lets a container end by itself, now and then.
