@@ -4,6 +4,11 @@
 //! used up every choice is the first, so that a shorter string is a simpler
 //! case. `PROPTEST_CASES` asks for more of them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where it stopped"
+)]
+
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "support/history.rs"]
@@ -47,7 +52,7 @@ fn config() -> ProptestConfig {
     let asked_for = std::env::var_os("PROPTEST_CASES").is_some();
     let default = ProptestConfig::default();
     ProptestConfig {
-        cases: if asked_for { default.cases } else { 1500 },
+        cases: if asked_for { default.cases } else { 3000 },
         max_shrink_iters: 20_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
         ..default
@@ -172,7 +177,9 @@ proptest! {
         }
         let mut frontier = Frontier::new(&made);
         let mut state = actual;
-        while let Some(position) = { let next = frontier.ready().next(); next } {
+        loop {
+            let next = frontier.ready().next();
+            let Some(position) = next else { break };
             frontier.start(position);
             let step = &made.steps()[position];
             if position == failing {
