@@ -26,6 +26,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use dice::{Dice, any_cluster, any_deployment, any_policy};
+use history::Plot;
 use walk::{Witness, settle, walk, walk_in_order};
 use world::in_one_order;
 
@@ -204,7 +205,14 @@ proptest! {
     fn in_any_history_one_node_writes_and_nothing_written_is_lost(
         bytes in proptest::collection::vec(any::<u8>(), 0..1000)
     ) {
-        history::live(Dice::new(bytes), TURNS).map_err(TestCaseError::fail)?;
+        history::live(Dice::new(bytes), Plot::Anything, TURNS).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn however_often_data_moves_an_old_owner_never_comes_back(
+        bytes in proptest::collection::vec(any::<u8>(), 200..1500)
+    ) {
+        history::live(Dice::new(bytes), Plot::Moves, TURNS).map_err(TestCaseError::fail)?;
     }
 }
 
