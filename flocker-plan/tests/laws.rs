@@ -53,7 +53,7 @@ fn config() -> ProptestConfig {
     let asked_for = std::env::var_os("PROPTEST_CASES").is_some();
     let default = ProptestConfig::default();
     ProptestConfig {
-        cases: if asked_for { default.cases } else { 3000 },
+        cases: if asked_for { default.cases } else { 2000 },
         max_shrink_iters: 20_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
         ..default
