@@ -23,6 +23,7 @@ use crate::blocked::Waiting;
 use crate::fact::Fact;
 use crate::replicate::Common;
 use crate::replicate::common;
+use crate::replicate::expected_since;
 use crate::replicate::written_since;
 use crate::step::Because;
 use crate::step::Need;
@@ -76,7 +77,8 @@ impl<'a> Rules<'a> {
         }
         let runs = self.is_in_use(id, from);
         let delta = written_since(source, base_of(&base));
-        let downtime = self.policy.rates.downtime(delta);
+        let expected = expected_since(source, base_of(&base), epoch);
+        let downtime = self.policy.rates.downtime(expected);
         match if runs {
             self.readiness(&move_, &base, delta)
         } else {
@@ -105,7 +107,7 @@ impl<'a> Rules<'a> {
                 self.stays(application);
             }
             Readiness::Ready => {
-                if self.has_room(&move_, delta, ByteSize(0)) {
+                if self.has_room(&move_, expected, ByteSize(0)) {
                     self.cut_over(&move_, &base);
                 } else {
                     self.stays(application);

@@ -14,6 +14,7 @@ use crate::fact::Fact;
 use crate::policy::CutOver;
 use crate::policy::NotConverging;
 use crate::replicate::Common;
+use crate::replicate::expected_since;
 use crate::step::Because;
 
 /// What a move still lacks before the application may be stopped for it.
@@ -101,17 +102,25 @@ impl<'a> Rules<'a> {
                 },
             };
         }
+        let expected = expected_since(move_.source, base_of(base), move_.epoch);
         let next = Readiness::Round {
             number: rounds + 1,
             take: true,
-            bytes: delta,
+            bytes: expected,
         };
         if base_of(base).is_none() {
             return next;
         }
-        let fits = self.policy.rates.downtime(delta) <= self.policy.max_downtime;
-        let shrinks = rounds == 0
-            || newest.is_some_and(|last| u128::from(delta.0) * 4 <= u128::from(last.written.0) * 3);
+        let fits = self.policy.rates.downtime(expected) <= self.policy.max_downtime;
+        let mut made = move_.source.snapshots.iter().rev().take(rounds as usize);
+        let shrank = |from: ByteSize, to: ByteSize| u128::from(to.0) * 4 <= u128::from(from.0) * 3;
+        let shrinks = match (made.next(), made.next()) {
+            (Some(last), Some(before)) => {
+                shrank(last.written, expected) || (expected < delta && shrank(before.written, last.written))
+            }
+            // One round shows no trend.
+            (_, _) => true,
+        };
         match (fits, self.policy.cut_over, self.policy.not_converging) {
             (true, CutOver::Hold, _) => Readiness::Held,
             (false, _, _) if shrinks && rounds < self.policy.max_rounds => next,
