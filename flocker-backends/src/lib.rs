@@ -7,6 +7,7 @@
 
 pub mod change;
 pub mod class;
+pub mod process;
 pub mod router;
 pub mod runtime;
 pub mod transport;
