@@ -16,7 +16,7 @@ use crate::volume::Volume;
 /// Where the value of a secret is to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SecretSource {
-    /// The content of a file, as the configuration names it.
+    /// The content of a file, as the configuration names it: a relative path starts where the application file is.
     File(Box<str>),
     /// A variable of the operator's environment.
     Environment(Box<str>),
