@@ -7,6 +7,9 @@
 
 pub mod change;
 pub mod class;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod memory;
 pub mod process;
 pub mod router;
 pub mod runtime;
