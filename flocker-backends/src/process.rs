@@ -69,7 +69,7 @@ impl From<Stream> for Stdio {
 ///
 /// All its streams are [`Stream::Null`] and its environment is empty unless said otherwise.
 pub struct Program {
-    program: PathBuf,
+    path: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
     directory: Option<PathBuf>,
@@ -83,7 +83,7 @@ impl fmt::Debug for Program {
     /// Shows what the log may show: never an argument, never a value of the environment.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program")
-            .field("program", &self.program)
+            .field("path", &self.path)
             .field("n_arguments", &self.arguments.len())
             .finish_non_exhaustive()
     }
@@ -94,7 +94,7 @@ impl Program {
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
-            program: program.into(),
+            path: program.into(),
             arguments: Vec::new(),
             environment: BTreeMap::new(),
             directory: None,
@@ -195,7 +195,7 @@ impl Program {
         self.stdout = Stream::Piped;
         self.stderr = Stream::Piped;
         let own_group = self.own_group;
-        let name = self.program.clone();
+        let name = self.path.clone();
         let mut child = self.spawn()?;
         let mut group = GroupGuard(child.id().filter(|_| own_group));
         let stdin = child.stdin.take();
@@ -310,8 +310,8 @@ impl Program {
             Some(path) => path.as_os_str(),
             None => OsStr::new(DEFAULT_PATH),
         };
-        let program = find_program(&self.program, path).ok_or_else(|| ProcessError::NotFound {
-            program: self.program.clone(),
+        let program = find_program(&self.path, path).ok_or_else(|| ProcessError::NotFound {
+            program: self.path.clone(),
         })?;
         tracing::debug!(program = %program.display(), n_arguments = self.arguments.len(), "starting a program");
         let mut command = std::process::Command::new(&program);

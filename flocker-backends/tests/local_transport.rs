@@ -1,5 +1,7 @@
 //! The way to a node on this machine.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! Host programs when something of ours is killed: the node, at any moment, or a supervisor.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod process_runtime_support;
 
 use std::process::Stdio;
@@ -186,4 +188,34 @@ async fn a_stop_that_is_dropped_half_way_still_ends_the_program() {
     })
     .await;
     assert_eq!(world.runtime.stop(&spec.name, GRACE).await.unwrap(), Change::Made);
+}
+
+#[tokio::test]
+async fn a_program_ends_when_somebody_removes_its_container_by_hand() {
+    let world = World::new();
+    let spec = jealous(&world);
+    world.runtime.start(&spec).await.unwrap();
+    std::fs::remove_dir_all(world.directory.path().join("state").join("jealous")).unwrap();
+    assert_eq!(world.status(&spec).await, None);
+    eventually("it has ended by itself", || {
+        processes_in(world.directory.path()).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_supervisor_that_is_told_to_end_ends_its_program_first() {
+    let world = World::new();
+    let mut spec = world.script(
+        "polite",
+        "trap 'echo bye > bye; exit 5' TERM; while :; do sleep 0.01; done",
+    );
+    spec.application.restart_policy = RestartPolicy::Always;
+    world.runtime.start(&spec).await.unwrap();
+    let supervisors = supervisors_in(world.directory.path());
+    nix::sys::signal::kill(Pid::from_raw(supervisors[0]), Signal::SIGTERM).unwrap();
+    world
+        .wait_for_status(&spec, ContainerStatus::Exited { code: Some(5) })
+        .await;
+    assert_eq!(world.written("bye"), "bye\n");
 }

@@ -1,5 +1,7 @@
 //! Host programs: whether they serve, and what they say.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod process_runtime_support;
 
 use std::io::Read as _;
@@ -31,13 +33,13 @@ use tokio::io::AsyncReadExt as _;
 
 const PORT: u16 = 8080;
 
-fn check(probe: HealthProbe) -> Box<HealthCheck> {
-    Box::new(HealthCheck {
+fn check(probe: HealthProbe) -> HealthCheck {
+    HealthCheck {
         probe,
         interval: Duration::from_millis(20),
         timeout: Duration::from_secs(5),
         retries: NonZeroU32::new(3).unwrap(),
-    })
+    }
 }
 
 fn tcp() -> HealthProbe {
@@ -65,7 +67,7 @@ async fn a_start_returns_when_the_port_accepts() {
     let mut spec = world.script("tcp", "exec sleep 1000");
     let mut patient = check(tcp());
     patient.interval = Duration::from_secs(5);
-    spec.application.health_check = Some(patient);
+    spec.application.health_check = Some(patient.into());
     let start = world.runtime.start(&spec);
     tokio::pin!(start);
     let early = tokio::time::timeout(Duration::from_millis(200), &mut start).await;
@@ -86,7 +88,7 @@ async fn a_start_returns_when_the_port_accepts() {
 async fn health_follows_what_the_port_does() {
     let world = World::new();
     let mut spec = world.script("follow", "exec sleep 1000");
-    spec.application.health_check = Some(check(tcp()));
+    spec.application.health_check = Some(check(tcp()).into());
     let listener = listen(&spec);
     world.runtime.start(&spec).await.unwrap();
     drop(listener);
@@ -101,7 +103,7 @@ async fn health_follows_what_the_port_does() {
 async fn what_never_serves_is_unhealthy_and_left_for_its_logs_to_be_read() {
     let world = World::new();
     let mut spec = world.script("deaf", "echo I am deaf; exec sleep 1000");
-    spec.application.health_check = Some(check(tcp()));
+    spec.application.health_check = Some(check(tcp()).into());
     let failure = world.runtime.start(&spec).await.unwrap_err();
     let RuntimeError::Unhealthy { reason, .. } = &failure else {
         panic!("{failure}")
@@ -119,10 +121,13 @@ async fn what_never_serves_is_unhealthy_and_left_for_its_logs_to_be_read() {
 async fn http_is_healthy_from_200_to_399() {
     let world = World::new();
     let mut spec = world.script("http", "exec sleep 1000");
-    spec.application.health_check = Some(check(HealthProbe::Http {
-        port: PortNumber::new(PORT).unwrap(),
-        path: "/health?full".into(),
-    }));
+    spec.application.health_check = Some(
+        check(HealthProbe::Http {
+            port: PortNumber::new(PORT).unwrap(),
+            path: "/health?full".into(),
+        })
+        .into(),
+    );
     let listener = listen(&spec);
     let status = Arc::new(AtomicU16::new(500));
     let answered = Arc::clone(&status);
@@ -173,7 +178,7 @@ async fn a_command_checks_with_the_environment_of_the_application() {
     let mut spec = world.script("command", "echo ready > ready; exec sleep 1000");
     let script = "echo $FLOCKER_APPLICATION $1 > probed; test -e ready";
     let command = ["sh", "-c", script, "sh", "{port}"].map(Into::into).into();
-    spec.application.health_check = Some(check(HealthProbe::Command(command)));
+    spec.application.health_check = Some(check(HealthProbe::Command(command)).into());
     world.runtime.start(&spec).await.unwrap();
     eventually("it was probed", || world.written("probed") == "command 8080\n").await;
     std::fs::remove_file(world.volume().join("ready")).unwrap();
@@ -186,7 +191,7 @@ async fn a_command_that_hangs_is_ended_and_counts_as_failed() {
     let mut spec = world.script("hanging", "exec sleep 1000");
     let mut hanging = check(HealthProbe::Command(["sleep", "2000"].map(Into::into).into()));
     hanging.timeout = Duration::from_millis(30);
-    spec.application.health_check = Some(hanging);
+    spec.application.health_check = Some(hanging.into());
     let failure = world.runtime.start(&spec).await.unwrap_err().to_string();
     assert!(failure.contains("no answer within 30ms"), "{failure}");
 }
@@ -209,9 +214,10 @@ async fn logs_are_followed_across_files_to_the_end_of_the_application() {
         }
     };
     tokio::time::timeout(PATIENCE, read_all).await.unwrap();
-    let expected: String = (0..300)
+    let expected: Vec<String> = (0..300)
         .map(|number| format!("line {number}\nline {number}.5\n"))
         .collect();
+    let expected = expected.concat();
     assert!(expected.len() > 4096 && expected.ends_with(std::str::from_utf8(&text).unwrap()));
     world.runtime.stop(&spec.name, Duration::ZERO).await.unwrap();
     let rest = stream.read_buf(&mut text);

@@ -1,5 +1,6 @@
 //! A process runtime in a temporary directory, and ways to look at what it really does.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::IpAddr;
@@ -131,7 +132,7 @@ pub(crate) fn options(directory: &Path) -> ProcessOptions {
 
 /// No two tests that run at the same time on this machine should meet.
 pub(crate) fn node_address() -> IpAddr {
-    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    let [_, _, high, low] = std::process::id().to_be_bytes();
     IpAddr::from([127, 1, high, low])
 }
 

@@ -70,8 +70,14 @@ impl Forwarding {
                 Direction::Hold => {}
                 Direction::Connect { to, from } => {
                     let until = deadline.min(Instant::now() + self.connect_timeout);
+                    let connecting = async {
+                        if from.is_some() {
+                            tokio::time::sleep(hops.pause()).await;
+                        }
+                        connect(to, from).await
+                    };
                     tokio::select! {
-                        connected = tokio::time::timeout_at(until, connect(to, from)) => {
+                        connected = tokio::time::timeout_at(until, connecting) => {
                             if let Ok(Ok(server)) = connected {
                                 return Some(server);
                             }

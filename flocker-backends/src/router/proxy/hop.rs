@@ -8,6 +8,7 @@
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 /// How often a connection was passed on from one node to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +16,7 @@ pub(super) struct Hops(u8);
 
 impl Hops {
     /// With so many it is not passed on any more.
-    pub(super) const MOST: Self = Self(3);
+    pub(super) const MOST: Self = Self(8);
 
     const FIRST_OCTET: u8 = 240;
 
@@ -27,6 +28,18 @@ impl Hops {
                 _ => Self(0),
             },
             IpAddr::V6(_) => Self(0),
+        }
+    }
+
+    /// Returns how long to wait before it is passed on once more.
+    ///
+    /// Two hops are what a move of the application explains. Who comes round
+    /// more often meets tables that disagree, and waits longer each time for
+    /// them to agree, so that it is not out of hops when they do.
+    pub(super) fn pause(self) -> Duration {
+        match self.0.checked_sub(2) {
+            None => Duration::ZERO,
+            Some(more) => Duration::from_millis(4 << more.min(6)),
         }
     }
 
@@ -52,13 +65,19 @@ mod tests {
         let [alpha, beta]: [IpAddr; 2] = [[127, 0, 0, 2], [127, 0, 0, 3]].map(Into::into);
         let mut hops = Hops::of(IpAddr::from([127, 0, 0, 1]));
         assert_eq!(hops, Hops(0));
-        for expected in 1..=3 {
+        for expected in 1..=8 {
             let source = hops.next_source(alpha, beta).unwrap();
             assert_eq!(source, Ipv4Addr::new(127, 240 + expected, 0, 2));
             hops = Hops::of(source.into());
             assert_eq!(hops, Hops(expected));
         }
         assert_eq!(hops, Hops::MOST);
+    }
+
+    #[test]
+    fn who_comes_round_again_waits_longer() {
+        let pauses: Vec<u128> = (0..9).map(|hops| Hops(hops).pause().as_millis()).collect();
+        assert_eq!(pauses, [0, 0, 4, 8, 16, 32, 64, 128, 256]);
     }
 
     #[test]

@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_went_round_is_served_here_or_held() {
-        let passed_on = IpAddr::from([127, 243, 0, 3]);
+        let passed_on = IpAddr::from([127, 248, 0, 3]);
         assert_eq!(direction(&[OTHER], false, passed_on), Direction::Hold);
         assert!(matches!(
             direction(&[OWN], true, passed_on),

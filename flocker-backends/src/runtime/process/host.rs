@@ -120,7 +120,7 @@ impl ProcessRuntime {
 
     fn definition(&self, spec: &ContainerSpec) -> Definition {
         Definition {
-            definition: spec.definition,
+            hash: spec.definition,
             dataset: spec.application.volume.as_ref().map(|volume| volume.dataset),
             address: self.address(&spec.name),
             stop_grace: spec.application.stop_grace,
@@ -303,7 +303,7 @@ impl ProcessRuntime {
                 Claim::Nothing => {}
                 Claim::Supervised => {
                     return match look(&container, Container::definition)? {
-                        Some(there) if there.definition == spec.definition => Ok(None),
+                        Some(there) if there.hash == spec.definition => Ok(None),
                         Some(_) => Err(RuntimeError::OtherDefinition {
                             application: spec.name.clone(),
                         }),
@@ -482,7 +482,7 @@ fn observe(container: &Container) -> io::Result<Option<ContainerState>> {
                 .as_ref()
                 .map_or(Probing::Pending, |status| status.probing.clone())
                 .health(definition.is_checked),
-            definition: definition.definition,
+            definition: definition.hash,
             dataset: definition.dataset,
             address: Some(definition.address),
             stop_grace: definition.stop_grace,

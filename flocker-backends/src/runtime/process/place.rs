@@ -42,7 +42,7 @@ use serde::de::DeserializeOwned;
 /// What a container was made from, as far as it may be written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Definition {
-    pub(super) definition: DefinitionHash,
+    pub(super) hash: DefinitionHash,
     pub(super) dataset: Option<DatasetId>,
     pub(super) address: IpAddr,
     pub(super) stop_grace: Duration,
@@ -285,10 +285,21 @@ impl Container {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         // Whoever had the lock before may have removed the container with it.
-        match std::fs::metadata(&path) {
-            Ok(there) if there.ino() == file.metadata()?.ino() => Ok(Claim::Free(file)),
-            Ok(_) => Ok(Claim::Supervised),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Claim::Nothing),
+        if self.is_locked_by(&file)? {
+            return Ok(Claim::Free(file));
+        }
+        Ok(if path.exists() {
+            Claim::Supervised
+        } else {
+            Claim::Nothing
+        })
+    }
+
+    /// Says whether this open lock is still the one by which the container is found.
+    pub(super) fn is_locked_by(&self, lock: &File) -> io::Result<bool> {
+        match std::fs::metadata(self.file("lock")) {
+            Ok(there) => Ok(there.ino() == lock.metadata()?.ino()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }

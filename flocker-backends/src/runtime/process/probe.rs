@@ -112,7 +112,9 @@ async fn run(command: &[Box<str>], launch: &Launch, reaper: &Reaper) -> Result<(
     drop(group);
     match ending {
         Ending::Exited(0) => Ok(()),
-        ending => Err(format!("`{program}` ended with {ending}")),
+        ending @ (Ending::Exited(_) | Ending::Killed(_) | Ending::Unseen) => {
+            Err(format!("`{program}` ended with {ending}"))
+        }
     }
 }
 

@@ -62,15 +62,15 @@ impl Stage {
         if nix::unistd::getppid().as_raw() != self.supervisor {
             return "its supervisor is gone".into();
         }
-        if let Some(ByteSize(memory)) = self.memory {
-            if let Err(errno) = setrlimit(Resource::RLIMIT_AS, memory, memory) {
-                return format!("its memory could not be limited: {errno}");
-            }
+        if let Some(ByteSize(memory)) = self.memory
+            && let Err(errno) = setrlimit(Resource::RLIMIT_AS, memory, memory)
+        {
+            return format!("its memory could not be limited: {errno}");
         }
-        if self.nice > 0 {
-            if let Err(errno) = rustix::process::nice(self.nice) {
-                return format!("its processor time could not be limited: {errno}");
-            }
+        if self.nice > 0
+            && let Err(errno) = rustix::process::nice(self.nice)
+        {
+            return format!("its processor time could not be limited: {errno}");
         }
         let program = Program::new(self.program)
             .arguments(self.arguments)

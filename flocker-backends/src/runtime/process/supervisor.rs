@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -51,17 +50,17 @@ use crate::process::Stream;
 /// The order to a supervisor is never longer than this.
 const LONGEST_ORDER: u64 = 64 * 1024 * 1024;
 
+/// How often a supervisor looks for what nobody tells it.
+const ORDER_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How soon an application that has never served yet is probed again, at first.
 const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Supervises the application of a container directory until it has ended for good.
 pub(super) fn supervise(directory: &Path) -> ExitCode {
     match prepare(directory) {
-        Ok((launch, lock)) => match run(directory, launch) {
-            Ok(()) => {
-                drop(lock);
-                ExitCode::SUCCESS
-            }
+        Ok((launch, lock)) => match run(directory, launch, lock) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
         Err(error) => fail(&error),
@@ -74,9 +73,9 @@ fn fail(error: &io::Error) -> ExitCode {
 }
 
 /// Becomes a supervisor: takes over the lock, leaves the node's session, and reads the order.
-fn prepare(directory: &Path) -> io::Result<(Launch, OwnedFd)> {
+fn prepare(directory: &Path) -> io::Result<(Launch, File)> {
     // The lock came as standard output. The copy is not inherited by anybody.
-    let lock = io::stdout().as_fd().try_clone_to_owned()?;
+    let lock = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
     nix::unistd::setsid()?;
     nix::sys::prctl::set_child_subreaper(true)?;
@@ -87,7 +86,8 @@ fn prepare(directory: &Path) -> io::Result<(Launch, OwnedFd)> {
     Ok((serde_json::from_slice(&order)?, lock))
 }
 
-fn run(directory: &Path, launch: Launch) -> io::Result<()> {
+/// Lives for the application. The lock is free when this returns, and not before.
+fn run(directory: &Path, launch: Launch, lock: File) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -102,7 +102,7 @@ fn run(directory: &Path, launch: Launch) -> io::Result<()> {
                 reaping.reap();
             }
         });
-        let supervisor = Supervisor::new(directory, launch, reaper)?;
+        let supervisor = Supervisor::new(directory, launch, lock, reaper)?;
         supervisor.live().await
     })
 }
@@ -124,12 +124,12 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(directory: &Path, launch: Launch, reaper: Reaper) -> io::Result<Self> {
+    fn new(directory: &Path, launch: Launch, lock: File, reaper: Reaper) -> io::Result<Self> {
         let container = Container(directory.to_owned());
         let logs = directory.with_file_name("logs");
         let log = LogWriter::open(&logs, launch.log_limit.0)?;
         Ok(Self {
-            orders: Orders::open(container.clone(), launch.stop_grace)?,
+            orders: Orders::open(container.clone(), lock, launch.stop_grace)?,
             book: Book {
                 container,
                 status: Status::starting(),
@@ -404,10 +404,10 @@ impl Book {
     fn update(&mut self, change: impl FnOnce(&mut Status)) {
         let before = self.status.clone();
         change(&mut self.status);
-        if self.status != before {
-            if let Err(error) = self.container.set_status(&self.status) {
-                tracing::warn!(%error, "the status could not be written");
-            }
+        if self.status != before
+            && let Err(error) = self.container.set_status(&self.status)
+        {
+            tracing::warn!(%error, "the status could not be written");
         }
     }
 }
@@ -415,6 +415,7 @@ impl Book {
 /// Where the order to stop comes from.
 struct Orders {
     container: Container,
+    lock: File,
     control: pipe::Receiver,
     terminate: tokio::signal::unix::Signal,
     own_grace: Duration,
@@ -424,7 +425,7 @@ struct Orders {
 
 impl Orders {
     /// Listens before it looks, so that no order falls in between.
-    fn open(container: Container, own_grace: Duration) -> io::Result<Self> {
+    fn open(container: Container, lock: File, own_grace: Duration) -> io::Result<Self> {
         // Open for writing as well, so that it never ends.
         let control = pipe::OpenOptions::new()
             .read_write(true)
@@ -433,6 +434,7 @@ impl Orders {
             control,
             terminate: signal(SignalKind::terminate())?,
             container,
+            lock,
             own_grace,
             was_told_to_end: false,
             seen: None,
@@ -440,7 +442,13 @@ impl Orders {
     }
 
     /// Returns the grace of an order to stop, if there is one.
+    ///
+    /// Where somebody has removed the container, it is to end as well: nobody
+    /// could find it any more, and the next node would start a second one.
     fn stop(&mut self) -> io::Result<Option<Duration>> {
+        if !self.container.is_locked_by(&self.lock)? {
+            return Ok(Some(self.own_grace));
+        }
         let order = self.container.stop_order()?.map(|order| order.grace);
         Ok(order.or(self.was_told_to_end.then_some(self.own_grace)))
     }
@@ -457,6 +465,7 @@ impl Orders {
             tokio::select! {
                 read = self.control.read(&mut buffer) => drop(read?),
                 _ = self.terminate.recv() => self.was_told_to_end = true,
+                () = tokio::time::sleep(ORDER_INTERVAL) => {}
             }
         }
     }
