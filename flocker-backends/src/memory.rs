@@ -73,8 +73,10 @@
 mod arrival;
 mod containers;
 mod content;
+mod departure;
 mod disk;
 mod faults;
+mod held;
 mod network;
 mod node;
 mod observer;
