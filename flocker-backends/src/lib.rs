@@ -9,6 +9,7 @@ pub mod change;
 pub mod class;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod deadline;
 pub mod memory;
 pub mod process;
 pub mod router;

@@ -30,11 +30,11 @@ const NOBODY: [i32; 0] = [];
     reason = "a test needs a process of its own to kill"
 )]
 fn owner(world: &World, verb: &str, spec: &ContainerSpec) -> std::process::Child {
-    std::process::Command::new(env!("CARGO_BIN_EXE_flocker-process-owner"))
+    std::process::Command::new(env!("CARGO_BIN_EXE_flocker-trial"))
+        .arg(verb)
         .arg(world.directory.path().join("state"))
         .arg(node_address().to_string())
         .arg(env!("CARGO_BIN_EXE_flocker-supervisor"))
-        .arg(verb)
         .arg(spec.name.as_str())
         .arg(world.volume())
         .arg(spec.application.image.as_str())

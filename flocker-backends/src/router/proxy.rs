@@ -31,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::AbortOnDropHandle;
@@ -98,6 +99,8 @@ struct Ports {
     closing: Vec<AbortOnDropHandle<()>>,
     /// Whether what is in force may differ from what is saved.
     is_unsaved: bool,
+    /// What is being saved. It goes on where the change that wanted it was dropped, so the next one waits for it.
+    saving: Option<JoinHandle<io::Result<()>>>,
 }
 
 #[derive(Debug)]
@@ -113,6 +116,18 @@ impl Ports {
         if let Some(open) = self.open.remove(&port) {
             open.accepting.abort();
             self.closing.push(open.accepting);
+        }
+    }
+
+    /// Waits until nothing is being saved, and returns how that went. Safe to drop.
+    async fn wait_until_saved(&mut self) -> io::Result<()> {
+        match &mut self.saving {
+            None => Ok(()),
+            Some(saving) => {
+                let saved = saving.await;
+                self.saving = None;
+                saved.map_err(io::Error::other)?
+            }
         }
     }
 
@@ -213,7 +228,9 @@ impl ProxyRouter {
 
     /// Closes all ports and connections, and returns when nothing of it is left. The saved routes stay.
     pub async fn close(self) {
-        self.ports.lock().await.open.clear();
+        let mut ports = self.ports.into_inner();
+        ports.open.clear();
+        drop(ports.wait_until_saved().await);
         drop(self.closed);
         self.connections.close();
         self.connections.wait().await;
@@ -255,6 +272,8 @@ impl Router for ProxyRouter {
     ) -> Result<Change, RouterError> {
         let mut ports = self.ports.lock().await;
         ports.wait_until_closed().await;
+        // Saved or not, what was dropped half way is not in force, and is saved over.
+        drop(ports.wait_until_saved().await);
         let before = Arc::clone(&self.table.borrow());
         let table = before.changed(change, local);
         if table == *before && !ports.is_unsaved {
@@ -272,15 +291,12 @@ impl Router for ProxyRouter {
         }
         // Where this is dropped while it saves, the next change saves again.
         ports.is_unsaved = true;
-        let (saving, path) = (table.clone(), self.saved.clone());
-        let saved = tokio::task::spawn_blocking(move || saving.save(&path)).await;
-        saved
-            .map_err(io::Error::other)
-            .and_then(|saved| saved)
-            .map_err(|source| RouterError::Io {
-                what: format!("save the routes in `{}`", self.saved.display()),
-                source,
-            })?;
+        let (to_save, path) = (table.clone(), self.saved.clone());
+        ports.saving = Some(tokio::task::spawn_blocking(move || to_save.save(&path)));
+        ports.wait_until_saved().await.map_err(|source| RouterError::Io {
+            what: format!("save the routes in `{}`", self.saved.display()),
+            source,
+        })?;
         ports.is_unsaved = false;
         // From here on nothing waits, so it happens as a whole or not at all.
         let table = Arc::new(table);

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod faults;
+mod moves;
 mod observer;
 mod steps;

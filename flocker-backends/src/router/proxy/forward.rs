@@ -22,6 +22,7 @@ use super::count::Counters;
 use super::hop::Hops;
 use super::table::Direction;
 use super::table::Table;
+use crate::deadline;
 
 /// How long a held connection waits before it tries again, at first and at most.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
@@ -60,7 +61,7 @@ impl Forwarding {
 
     /// Connects to where the table says, again and again until it works or the time is over.
     async fn reach_target(&mut self, hops: Hops) -> Option<TcpStream> {
-        let deadline = Instant::now() + self.hold_limit;
+        let deadline = deadline::after(self.hold_limit);
         let mut pause = RETRY_PAUSES.0;
         let mut held = None;
         loop {
@@ -69,7 +70,7 @@ impl Forwarding {
                 Direction::Gone => return None,
                 Direction::Hold => {}
                 Direction::Connect { to, from } => {
-                    let until = deadline.min(Instant::now() + self.connect_timeout);
+                    let until = deadline.min(deadline::after(self.connect_timeout));
                     let connecting = async {
                         if from.is_some() {
                             tokio::time::sleep(hops.pause()).await;
@@ -98,7 +99,7 @@ impl Forwarding {
                 return None;
             }
             tokio::select! {
-                () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {
+                () = tokio::time::sleep_until(deadline.min(deadline::after(pause))) => {
                     pause = (pause * 2).min(RETRY_PAUSES.1);
                 }
                 changed = self.table.changed() => {

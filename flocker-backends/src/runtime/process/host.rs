@@ -34,6 +34,7 @@ use super::place::Status;
 use super::place::StopOrder;
 use super::probe;
 use crate::change::Change;
+use crate::deadline;
 use crate::process::Program;
 use crate::process::Stream;
 use crate::runtime::ContainerRuntime;
@@ -155,15 +156,25 @@ impl ProcessRuntime {
     }
 
     /// Kills what a killed supervisor left, until nothing is left. The lock must be held.
-    async fn kill_strays(&self, application: &ApplicationName) -> Result<(), RuntimeError> {
-        let deadline = Instant::now() + self.options.supervisor_margin;
+    async fn kill_strays(
+        &self,
+        application: &ApplicationName,
+        container: &Container,
+    ) -> Result<(), RuntimeError> {
+        // A supervisor that came to its end has seen to it that nothing is left. Else it is
+        // looked for twice: who is just becoming another program has no mark for an instant.
+        let status = look(container, Container::status)?;
+        let was_buried = status.is_some_and(|status| matches!(status.phase, Phase::Ended { .. }));
+        let n_wanted = if was_buried { 1 } else { 2 };
+        let deadline = deadline::after(self.options.supervisor_margin);
+        let mut n_clean = 0;
         loop {
-            let n_killed = kin::kill_marked(&self.marker(application))
-                .map_err(failed(|| "look for processes in `/proc`".into()))?;
-            if n_killed == 0 {
+            let n_killed = self.kill_marked(application).await?;
+            n_clean = if n_killed == 0 { n_clean + 1 } else { 0 };
+            if n_clean == n_wanted {
                 return Ok(());
             }
-            if Instant::now() >= deadline {
+            if n_killed > 0 && Instant::now() >= deadline {
                 return Err(RuntimeError::NotGone {
                     application: application.clone(),
                     reason: format!("{n_killed} of its processes do not end although they were killed"),
@@ -171,6 +182,15 @@ impl ProcessRuntime {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// Kills every process of an application, and says how many there were.
+    async fn kill_marked(&self, application: &ApplicationName) -> Result<usize, RuntimeError> {
+        let marker = self.marker(application);
+        // It reads a file of every process of the machine.
+        let killed = tokio::task::spawn_blocking(move || kin::kill_marked(&marker)).await;
+        let killed = killed.map_err(io::Error::other).and_then(|killed| killed);
+        killed.map_err(failed(|| "look for processes in `/proc`".into()))
     }
 
     /// Starts the supervisor, which inherits the lock.
@@ -224,9 +244,10 @@ impl ProcessRuntime {
         let check = spec.application.health_check.as_deref();
         let patience = check.map_or(self.options.settle, |check| {
             // The verdict comes after the last try, which may take its whole time.
-            (check.interval + check.timeout).saturating_mul(check.retries.get().saturating_add(1))
+            let once = check.interval.saturating_add(check.timeout);
+            once.saturating_mul(check.retries.get().saturating_add(1))
         });
-        let deadline = Instant::now() + patience + self.options.supervisor_margin;
+        let deadline = deadline::after(patience.saturating_add(self.options.supervisor_margin));
         loop {
             // Asked first, so that the last words of a supervisor are not missed.
             let is_supervised = look(container, Container::is_supervised)?;
@@ -266,7 +287,7 @@ impl ProcessRuntime {
         application: &ApplicationName,
         container: &Container,
     ) -> Result<Claim, RuntimeError> {
-        let deadline = Instant::now() + self.options.supervisor_margin;
+        let deadline = deadline::after(self.options.supervisor_margin);
         loop {
             match look(container, Container::claim)? {
                 Claim::Supervised => {}
@@ -351,12 +372,11 @@ impl ContainerRuntime for ProcessRuntime {
         };
         let container = self.place(&spec.name).container();
         let definition = self.definition(spec);
-        let there = look(&container, Container::definition)?;
-        if there.as_ref() == Some(&definition) && look(&container, Container::status)?.is_none() {
+        if is_prepared(&container, &definition)? {
             look(&container, Container::clear_stop)?;
             return Ok(Change::AlreadySo);
         }
-        self.kill_strays(&spec.name).await?;
+        self.kill_strays(&spec.name, &container).await?;
         look(&container, |container| {
             container.clear_status()?;
             container.clear_stop()?;
@@ -380,11 +400,20 @@ impl ContainerRuntime for ProcessRuntime {
             let what = || format!("enter the volume `{}`", volume.display());
             std::fs::read_dir(volume).map_err(failed(what))?;
         }
-        self.kill_strays(&spec.name).await?;
+        let definition = self.definition(spec);
+        // This is within the pause of a move: what was done when it was prepared is not done again.
+        let is_prepared = is_prepared(&container, &definition)?;
+        if !is_prepared {
+            self.kill_strays(&spec.name, &container).await?;
+        }
         look(&container, |container| {
             container.set_status(&Status::starting())?;
             container.clear_stop()?;
-            container.set_definition(&self.definition(spec))
+            if is_prepared {
+                Ok(())
+            } else {
+                container.set_definition(&definition)
+            }
         })?;
         let launch = self.launch(spec, resolved, &container);
         self.start_supervisor(&container, &launch, lock).await?;
@@ -397,6 +426,7 @@ impl ContainerRuntime for ProcessRuntime {
         let container = place.container();
         let order = StopOrder { grace };
         let begun = Instant::now();
+        let patience = grace.saturating_add(self.options.supervisor_margin);
         let mut may_kill = true;
         let lock = loop {
             match look(&container, Container::claim)? {
@@ -406,13 +436,12 @@ impl ContainerRuntime for ProcessRuntime {
             }
             look(&container, |container| order_to_stop(container, &order))?;
             let waited = begun.elapsed();
-            if may_kill && waited >= grace + self.options.supervisor_margin {
+            if may_kill && waited >= patience {
                 // The supervisor itself hangs. Its program dies with it.
                 may_kill = false;
-                kin::kill_marked(&self.marker(application))
-                    .map_err(failed(|| "look for processes in `/proc`".into()))?;
+                self.kill_marked(application).await?;
             }
-            if waited >= grace + 2 * self.options.supervisor_margin {
+            if waited >= patience.saturating_add(self.options.supervisor_margin) {
                 return Err(RuntimeError::NotGone {
                     application: application.clone(),
                     reason: "its supervisor does not end".into(),
@@ -420,7 +449,7 @@ impl ContainerRuntime for ProcessRuntime {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         };
-        self.kill_strays(application).await?;
+        self.kill_strays(application, &container).await?;
         let there = look(&container, Container::definition)?;
         look(&container, |_| place.remove())?;
         drop(lock);
@@ -503,6 +532,12 @@ fn order_to_stop(container: &Container, order: &StopOrder) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// Says whether a container was prepared from just this and never started.
+fn is_prepared(container: &Container, definition: &Definition) -> Result<bool, RuntimeError> {
+    let there = look(container, Container::definition)?;
+    Ok(there.as_ref() == Some(definition) && look(container, Container::status)?.is_none())
 }
 
 /// Looks at or changes the files of a container.

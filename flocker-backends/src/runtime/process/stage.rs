@@ -72,6 +72,9 @@ impl Stage {
         {
             return format!("its processor time could not be limited: {errno}");
         }
+        // Where the kernel groups processes by session, niceness counts only within a session,
+        // and this is how the session as a whole is nice. Elsewhere there is no such file.
+        drop(std::fs::write("/proc/self/autogroup", self.nice.to_string()));
         let program = Program::new(self.program)
             .arguments(self.arguments)
             .variables(self.environment)

@@ -44,6 +44,7 @@ use super::reaper::Children;
 use super::reaper::Ending;
 use super::reaper::Reaper;
 use super::stage::Stage;
+use crate::deadline;
 use crate::process::Program;
 use crate::process::Stream;
 
@@ -163,7 +164,7 @@ impl Supervisor {
             if self.orders.stop_within(pause).await?.is_some() {
                 break;
             }
-            pause = (pause * 2).min(timing.longest);
+            pause = pause.saturating_mul(2).min(timing.longest);
             self.book.update(|status| {
                 status.restarts = status.restarts.saturating_add(1);
                 status.probing = Probing::Pending;
@@ -211,7 +212,7 @@ impl Supervisor {
                 biased;
                 ending = &mut ending => break ending,
                 grace = self.orders.wait() => {
-                    let forced = Instant::now() + grace?;
+                    let forced = deadline::after(grace?);
                     force_at = Some(force_at.map_or(forced, |earlier| earlier.min(forced)));
                     if !was_stopped {
                         was_stopped = true;

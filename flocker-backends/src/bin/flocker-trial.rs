@@ -1,6 +1,8 @@
-//! A node that does one thing with one host program, so that tests can kill it while it does.
+//! What the tests of host programs need a process of their own for.
 //!
-//! `flocker-process-owner STATE ADDRESS SUPERVISOR start|stop NAME VOLUME PROGRAM [ARGUMENT]...`
+//! - `flocker-trial listen ADDRESS:PORT` accepts connections and says nothing.
+//! - `flocker-trial start|stop STATE ADDRESS SUPERVISOR NAME VOLUME PROGRAM [ARGUMENT]...` is a node
+//!   that does one thing with one host program, so that it can be killed while it does.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -18,10 +20,16 @@ use flocker_model::DefinitionHash;
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().ok_or("an argument is missing");
+    let verb = next()?;
+    if verb == "listen" {
+        let listener = tokio::net::TcpListener::bind(next()?).await?;
+        loop {
+            drop(listener.accept().await?);
+        }
+    }
     let state = PathBuf::from(next()?);
     let node_address = next()?.parse()?;
     let supervisor = PathBuf::from(next()?);
-    let verb = next()?;
     let name: ApplicationName = next()?.parse()?;
     let volume = PathBuf::from(next()?);
     let mut application = Application::new(next()?.parse()?);
@@ -37,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     match verb.as_str() {
         "start" => runtime.start(&spec).await?,
         "stop" => runtime.stop(&spec.name, Duration::from_millis(50)).await?,
-        _ => return Err("the verb must be `start` or `stop`".into()),
+        _ => return Err("the verb must be `listen`, `start` or `stop`".into()),
     };
     Ok(())
 }
