@@ -117,7 +117,7 @@ struct Shared {
 }
 
 impl DirectoryVolumes {
-    /// Opens the root, and creates it where it is missing.
+    /// Opens the root, and creates it where it is missing. An empty one is closed to others.
     ///
     /// Refused where anybody but its owner may enter it, or where that is not us.
     pub fn open(root: &Path, options: &DirectoryOptions) -> Result<Self, VolumeError> {
@@ -295,6 +295,10 @@ impl Shared {
             .create(root)?;
         let path = root.canonicalize()?;
         let top = Dir::open(&path, effects)?;
+        // An empty directory of ours is ours to close; any other may be open for a reason.
+        if top.names()?.is_empty() && stat::Stat::of(&top)?.mode != 0o700 {
+            top.set_mode(b"", 0o700)?;
+        }
         require_private(&top)?;
         let below = |name: &[u8]| -> std::io::Result<Dir> {
             if top.stat(name)?.is_none()

@@ -222,8 +222,7 @@ fn decode_entry(reader: &mut Reader<'_>, before: &Manifest) -> Result<Entry, Mal
         if last.path >= path {
             return Err(Malformed(format!("the path {} is not in order", show(&path))));
         }
-        let parent = before.find(split(&path).0).map(|at| &before.entries[at].kind);
-        if parent != Some(&Kind::Directory) {
+        if !before.has_directory(split(&path).0) {
             return Err(Malformed(format!("{} is in no directory", show(&path))));
         }
     }

@@ -44,14 +44,16 @@ pub(super) fn or_no_space(
     needed: u64,
     available: u64,
 ) -> VolumeError {
-    match &error {
-        VolumeError::Io { source, .. } if is_full(source) => VolumeError::NoSpace {
+    if let VolumeError::Io { source, .. } = &error
+        && is_full(source)
+    {
+        return VolumeError::NoSpace {
             dataset,
             needed: ByteSize(needed),
             available: ByteSize(available),
-        },
-        _ => error,
+        };
     }
+    error
 }
 
 fn is_full(error: &io::Error) -> bool {

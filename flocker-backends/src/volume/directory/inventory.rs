@@ -85,10 +85,8 @@ fn describe(shared: &Shared, home: &Home, record: &Record) -> Result<Manifestati
             written: ByteSize(heading.written),
         })
         .collect();
-    let newest = match record.is_primary() {
-        true => home.newest()?.map(|(_, stored)| stored.scanned),
-        false => None,
-    };
+    let newest = if record.is_primary() { home.newest()? } else { None };
+    let newest = newest.map(|(_, stored)| stored.scanned);
     let (used, unsent) =
         measure(&home.dir, newest.as_ref()).to(|| format!("measure the data of dataset {dataset}"))?;
     let partial = partial(home).to(|| format!("find what has arrived of dataset {dataset}"))?;

@@ -31,11 +31,14 @@ pub(super) enum Scope {
     Arrival,
 }
 
+/// What tasks of this process wait for.
+type TaskLock = Arc<tokio::sync::Mutex<()>>;
+
 /// All locks of a root.
 #[derive(Debug)]
 pub(super) struct Locks {
     files: Dir,
-    tasks: Mutex<BTreeMap<(DatasetId, Scope), Arc<tokio::sync::Mutex<()>>>>,
+    tasks: Mutex<BTreeMap<(DatasetId, Scope), TaskLock>>,
 }
 
 /// A lock that is held until this is dropped.
@@ -90,7 +93,7 @@ impl Locks {
         }))
     }
 
-    fn task(&self, dataset: DatasetId, scope: Scope) -> Arc<tokio::sync::Mutex<()>> {
+    fn task(&self, dataset: DatasetId, scope: Scope) -> TaskLock {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(tasks.entry((dataset, scope)).or_default())
     }

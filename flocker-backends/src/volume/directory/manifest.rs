@@ -122,6 +122,12 @@ impl Manifest {
             .ok()
     }
 
+    /// Whether a path is a directory of the manifest.
+    pub(super) fn has_directory(&self, path: &[u8]) -> bool {
+        self.find(path)
+            .is_some_and(|at| self.entries[at].kind == Kind::Directory)
+    }
+
     /// Returns the content of the file at a path, where that is a file and not a further name of one.
     pub(super) fn contents(&self, path: &[u8]) -> Option<&Contents> {
         match &self.entries[self.find(path)?].kind {

@@ -39,6 +39,15 @@ use crate::volume::VolumeError;
 /// What a stream goes on from: the newest snapshot here, if there is one.
 type Base = Option<(SnapshotGuid, Manifest)>;
 
+/// What is here when a stream comes.
+#[derive(Debug)]
+enum Found {
+    /// A snapshot of the stream's name.
+    Known(SnapshotGuid),
+    /// What the stream goes on from, if anything is.
+    Wanting(Option<Home>, Base),
+}
+
 /// A stream that is being taken in.
 #[derive(Debug)]
 pub(super) struct Receiving {
@@ -53,10 +62,15 @@ impl Receiving {
 
     /// Takes the whole stream. Needs the lock of what arrives.
     pub(super) fn run(&self, intake: &mut Intake) -> Result<Change, VolumeError> {
-        let Some((home, base)) = self.look()? else {
-            return Ok(Change::AlreadySo);
-        };
+        let found = self.look()?;
         let header = self.read_header(intake)?;
+        let (home, base) = match found {
+            Found::Known(guid) if guid == header.plan => return Ok(Change::AlreadySo),
+            Found::Known(_) => {
+                return Err(self.diverged("it has another snapshot of that name"));
+            }
+            Found::Wanting(home, base) => (home, base),
+        };
         let label = Label {
             name: header.snapshot.clone(),
             base: header.base,
@@ -83,20 +97,20 @@ impl Receiving {
         Ok(Change::Made)
     }
 
-    /// Looks whether the stream is wanted, and what it goes on from. Nothing where it is here already.
-    fn look(&self) -> Result<Option<(Option<Home>, Base)>, VolumeError> {
+    /// Looks whether the stream is wanted, and what it goes on from.
+    fn look(&self) -> Result<Found, VolumeError> {
         let dataset = self.dataset();
         let _state = self.shared.lock_blocking(dataset, Scope::State)?;
         let Some(home) = Home::open(&self.shared.datasets, dataset)? else {
             return match self.request.base {
                 Some(base) => Err(self.not_newest(base)),
-                None => Ok(Some((None, None))),
+                None => Ok(Found::Wanting(None, None)),
             };
         };
         let record = self.shared.settle(&home)?;
         let known = home.snapshots()?;
-        if known.iter().any(|(name, _)| *name == self.request.snapshot) {
-            return Ok(None);
+        if let Some((_, heading)) = known.iter().find(|(name, _)| *name == self.request.snapshot) {
+            return Ok(Found::Known(heading.guid));
         }
         self.require_receiver(&record)?;
         let newest = home.newest()?.map(|(_, stored)| stored);
@@ -107,7 +121,7 @@ impl Receiving {
             });
         }
         let Some(newest) = newest else {
-            return Ok(Some((Some(home), None)));
+            return Ok(Found::Wanting(Some(home), None));
         };
         let copy = home.data(&record)?;
         let odd =
@@ -116,7 +130,7 @@ impl Receiving {
             return Err(self.diverged(&format!("it was changed by hand: {odd}")));
         }
         let base = (newest.heading.guid, newest.scanned.manifest);
-        Ok(Some((Some(home), Some(base))))
+        Ok(Found::Wanting(Some(home), Some(base)))
     }
 
     fn require_receiver(&self, record: &Record) -> Result<(), VolumeError> {
@@ -179,16 +193,13 @@ impl Receiving {
         };
         let needed = Difference::between(base, &manifest).total;
         self.require_room(&manifest, maximum, needed)?;
-        let home = match home {
-            Some(home) => {
-                self.require_unmoved(&home)?;
-                home
-            }
-            None => {
-                let since = self.shared.now()?;
-                let record = Record::new(&self.request.dataset, Role::Replica, Epoch::default(), since);
-                Home::create(&self.shared.datasets, &self.shared.staging, &record)?
-            }
+        let home = if let Some(home) = home {
+            self.require_unmoved(&home)?;
+            home
+        } else {
+            let since = self.shared.now()?;
+            let record = Record::new(&self.request.dataset, Role::Replica, Epoch::default(), since);
+            Home::create(&self.shared.datasets, &self.shared.staging, &record)?
         };
         incoming::begin(&home.dir, label, &encoded)
             .to(|| format!("make a place for the copy of dataset {dataset}"))

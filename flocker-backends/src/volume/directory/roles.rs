@@ -58,17 +58,17 @@ pub(super) fn release(shared: &Shared, home: &Home, handoff: &Handoff) -> Result
         Role::Released {
             epoch: released,
             to: taker,
-            last: taken,
+            last: kept,
             guid,
         } => {
-            if released == epoch && taker == to && taken == last {
+            if released == epoch && taker == to && kept == last {
                 return Ok(Change::AlreadySo);
             }
             if epoch <= released {
                 return Err(fenced(*released));
             }
-            if taken != last {
-                let reason = format!("its last snapshot is {taken}, not {last}");
+            if kept != last {
+                let reason = format!("its last snapshot is {kept}, not {last}");
                 return Err(VolumeError::Diverged {
                     dataset: *dataset,
                     reason,

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::codec::show;
 use super::dir::Dir;
 use super::dir::join;
+use super::dir::split;
 use super::manifest::BLOCK;
 use super::manifest::Block;
 use super::manifest::Contents;
@@ -88,6 +89,10 @@ pub(super) fn scan(
     };
     let mut names: BTreeMap<u64, usize> = BTreeMap::new();
     for (path, stat) in &found {
+        // A directory may have vanished after what is in it was listed.
+        if !path.is_empty() && !scanned.manifest.has_directory(split(path).0) {
+            continue;
+        }
         if stat.kind == FileKind::Socket {
             scanned.manifest.skipped.push(path.clone());
             continue;
@@ -118,18 +123,23 @@ pub(super) fn scan(
         }
     }
     if exact {
-        let again = walk(dir, stillness)?;
-        let changed = again.len() != found.len();
-        for (before, after) in found.iter().zip(&again) {
-            if before.0 != after.0 || !after.1.is_unchanged_since(&before.1) {
-                return Err(still_written(&after.0));
-            }
-        }
-        if changed {
-            return Err(still_written(b""));
-        }
+        require_still(dir, &found)?;
     }
     Ok(scanned)
+}
+
+/// Fails where anything is not as it was found.
+fn require_still(dir: &Dir, found: &[(Vec<u8>, Stat)]) -> io::Result<()> {
+    let again = walk(dir, Stillness::Exact)?;
+    for (before, after) in found.iter().zip(&again) {
+        if before.0 != after.0 || !after.1.is_unchanged_since(&before.1) {
+            return Err(still_written(&after.0));
+        }
+    }
+    if again.len() == found.len() {
+        return Ok(());
+    }
+    Err(still_written(b""))
 }
 
 impl Scanned {
@@ -433,4 +443,58 @@ fn still_written(path: &[u8]) -> io::Error {
 /// Says which entry an error is about.
 pub(super) fn about(path: &[u8], error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", show(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::effects::Effects;
+    use super::*;
+
+    #[test]
+    fn every_kind_of_change_during_an_exact_scan_is_noticed() {
+        let changes: [fn(&std::path::Path); 6] = [
+            |at| std::fs::write(at.join("new"), b"").unwrap(),
+            |at| std::fs::remove_file(at.join("dir/file")).unwrap(),
+            |at| std::fs::rename(at.join("dir/file"), at.join("dir/other")).unwrap(),
+            |at| {
+                let mode = std::fs::Permissions::from_mode(0o600);
+                std::fs::set_permissions(at.join("dir/file"), mode).unwrap();
+            },
+            |at| {
+                let file = File::options().write(true).open(at.join("dir/file")).unwrap();
+                let modified = file.metadata().unwrap().modified().unwrap();
+                file.write_all_at(b"X", 0).unwrap();
+                // Not even who sets the times back goes unnoticed.
+                file.set_modified(modified).unwrap();
+            },
+            |at| {
+                std::fs::write(at.join("dir/fresh"), b"content").unwrap();
+                std::fs::rename(at.join("dir/fresh"), at.join("dir/file")).unwrap();
+            },
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let root = tempfile::tempdir().unwrap();
+            std::fs::create_dir(root.path().join("dir")).unwrap();
+            std::fs::write(root.path().join("dir/file"), b"content").unwrap();
+            let dir = Dir::open(root.path(), Effects::default()).unwrap();
+            let found = walk(&dir, Stillness::Exact).unwrap();
+            require_still(&dir, &found).unwrap();
+            // The clock of files may tick as slowly as every hundredth of a second.
+            let before = Stat::of(&dir).unwrap().changed;
+            loop {
+                std::fs::write(root.path().join("tick"), b"").unwrap();
+                std::fs::remove_file(root.path().join("tick")).unwrap();
+                if Stat::of(&dir).unwrap().changed > before {
+                    break;
+                }
+            }
+            let found = walk(&dir, Stillness::Exact).unwrap();
+            change(root.path());
+            let error = require_still(&dir, &found).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "change {number}");
+        }
+    }
 }

@@ -94,6 +94,10 @@ impl Header {
             manifest_length: reader.u64()?,
         };
         reader.end()?;
+        // What no field uses is zero: there is one spelling of each header.
+        if header.encode() != bytes {
+            return Err(Malformed("its header was damaged on its way".into()));
+        }
         if (header.first == 0) != (header.manifest_length > 0) {
             return Err(Malformed(
                 "it has a manifest where none belongs, or none where one does".into(),
