@@ -52,6 +52,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How long a node may take to end before it is killed.
 const UNTIL_IT_ENDS: Duration = Duration::from_secs(10);
 
+/// How long the process that was a node before may take to vanish.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+
 /// How often it is looked again while somebody waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -109,14 +112,24 @@ pub(crate) async fn up(state_dir: &Path, names: &[NodeName], first: Ipv4Addr) ->
         if let Some(running) = find(&place)? {
             started.push((place, Some(running), false));
         } else {
-            let place = with_free_address(&root, place, first)?;
+            let place = with_free_address(&root, place, first).await?;
             let live = serve::start(&place)?;
             started.push((place, live, true));
         }
     }
     let mut up = Vec::new();
-    for (place, live, was_started) in started {
-        until_it_answers(&place, live.as_ref()).await?;
+    for (place, mut live, mut was_started) in started {
+        if !was_started && until_it_answers(&place, live.as_ref()).await? == Wait::Ended {
+            // It was about to end when it was found.
+            live = serve::start(&place)?;
+            was_started = true;
+        }
+        if was_started && until_it_answers(&place, live.as_ref()).await? == Wait::Ended {
+            return Err(last_words(
+                &place,
+                format!("node {} ended right after its start", place.name),
+            ));
+        }
         up.push(Up {
             process: live.map(|live| live.id),
             place,
@@ -132,14 +145,21 @@ fn choose_address(root: &Root, first: Ipv4Addr) -> Result<Ipv4Addr, Failure> {
 }
 
 /// Gives a node that does not run another address where somebody else has taken its own meanwhile.
-fn with_free_address(root: &Root, place: Place, first: Ipv4Addr) -> Result<Place, Failure> {
-    let is_free = address::is_free(place.address).map_err(|error| {
-        Failure::failed(format!("could not find out whether {} is free", place.address)).because(&error)
-    })?;
-    if is_free {
-        return Ok(place);
+async fn with_free_address(root: &Root, place: Place, first: Ipv4Addr) -> Result<Place, Failure> {
+    // The process that was this node before may just be ending.
+    let end = Instant::now() + LAST_BREATH;
+    loop {
+        let is_free = address::is_free(place.address).map_err(|error| {
+            Failure::failed(format!("could not find out whether {} is free", place.address)).because(&error)
+        })?;
+        if is_free {
+            return Ok(place);
+        }
+        if Instant::now() >= end {
+            return root.make(&place.name, choose_address(root, first)?);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    root.make(&place.name, choose_address(root, first)?)
 }
 
 fn find(place: &Place) -> Result<Option<Live>, Failure> {
@@ -158,21 +178,25 @@ async fn ask(place: &Place) -> Result<(), NodeError> {
     node.observe().await.map(drop)
 }
 
-async fn until_it_answers(place: &Place, live: Option<&Live>) -> Result<(), Failure> {
+/// What came of waiting for a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Answers,
+    Ended,
+}
+
+async fn until_it_answers(place: &Place, live: Option<&Live>) -> Result<Wait, Failure> {
     let end = Instant::now() + UNTIL_IT_ANSWERS;
     loop {
         let Err(error) = ask(place).await else {
-            return Ok(());
+            return Ok(Wait::Answers);
         };
         let ended = match live {
             Some(live) => tokio::time::timeout(LOOK_INTERVAL, live.ended()).await.is_ok(),
             None => true,
         };
         if ended && serving_process(&place.directory).ok().flatten().is_none() {
-            return Err(last_words(
-                place,
-                format!("node {} ended right after its start", place.name),
-            ));
+            return Ok(Wait::Ended);
         }
         if Instant::now() >= end {
             return Err(last_words(place, format!("node {} does not answer", place.name)).because(&error));
