@@ -1,0 +1,61 @@
+//! `flocker why`: what something waits for, and what to type next.
+
+mod answer;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::Global;
+use crate::cli::OptionalFiles;
+use crate::cluster;
+use crate::cluster::at_next_generation;
+use crate::error::Ending;
+use crate::error::Failure;
+use crate::files;
+use crate::runtime;
+use crate::ui::Ui;
+use answer::View;
+
+/// Say what a step, an application, a dataset or a node waits for, and what to type next
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// A step as `flocker plan --json` or a report names it, an application, a dataset or a node
+    thing: String,
+    #[command(flatten)]
+    files: OptionalFiles,
+}
+
+impl Why {
+    pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        let (desired, actual, has_files) = runtime::block_on(async {
+            let (cluster, files) = cluster::connect_with(self.files.paths(), global).await?;
+            let actual = cluster.observe().await;
+            Ok((cluster.desired, actual, files.is_some()))
+        })?;
+        let desired = at_next_generation(desired, &actual);
+        let view = View::new(&desired, &actual, has_files, self.deploy(global));
+        let Some(answer) = view.answer(&self.thing) else {
+            return Err(view.unknown(&self.thing));
+        };
+        if ui.is_json() {
+            ui.document(&answer)?;
+        } else {
+            ui.data(&answer.to_text());
+        }
+        Ok(Ending::Done)
+    }
+
+    /// Returns the deploy that these files belong to, as it is typed.
+    fn deploy(&self, global: &Global) -> String {
+        let given = self
+            .files
+            .paths()
+            .map(|paths| paths.map(|path| path.to_path_buf()));
+        let paths: Option<[PathBuf; 2]> = given.or_else(|| files::last_used(&global.state_dir()));
+        match paths {
+            Some([one, other]) => format!("flocker deploy {} {}", one.display(), other.display()),
+            None => "flocker deploy DEPLOYMENT APPLICATION".into(),
+        }
+    }
+}
