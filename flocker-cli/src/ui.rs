@@ -26,12 +26,19 @@ use serde::Serialize;
 
 use crate::cli::Colour;
 use crate::error::Failure;
+use crate::json;
 use crate::json::Document;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 const CAUSE: Style = Style::new().dimmed();
+
+/// The body of the document that says why there is no other.
+#[derive(Serialize)]
+struct Error<'a> {
+    error: &'a Failure,
+}
 
 /// Where words go.
 #[derive(Clone, Debug)]
@@ -161,8 +168,13 @@ impl Ui {
     /// Says why a command could not do what was asked; with `--json`, in its document.
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.json {
-            let body = serde_json::json!({ "error": failure });
-            if self.line(&body).is_ok() {
+            let body = Error { error: failure };
+            let is_said = if json::STREAMS.contains(&self.command) {
+                self.line(&body)
+            } else {
+                self.document(&body)
+            };
+            if is_said.is_ok() {
                 return;
             }
         }

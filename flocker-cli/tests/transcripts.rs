@@ -104,6 +104,8 @@ transcripts! {
     refused_input
     saved_plans
     seeds
+    status
     validate
+    why
     without_nodes
 }

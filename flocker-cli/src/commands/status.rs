@@ -1,5 +1,7 @@
 //! `flocker status`: what is where, and whether that is as it is to be.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -23,10 +25,9 @@ use serde::Serialize;
 use crate::cli::Global;
 use crate::cli::OptionalFiles;
 use crate::cluster;
-use crate::cluster::at_next_generation;
+use crate::cluster::Sight;
 use crate::error::Ending;
 use crate::error::Failure;
-use crate::runtime;
 use crate::shown;
 use crate::shown::Blocked;
 use crate::table::heading;
@@ -38,6 +39,9 @@ use crate::ui::Ui;
 pub(crate) struct Status {
     #[command(flatten)]
     files: OptionalFiles,
+    /// Look into what `flocker report-state --json` printed, instead of asking nodes; may be given several times
+    #[arg(long, value_name = "FILE")]
+    state: Vec<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -87,26 +91,24 @@ struct PlanRow<'a> {
 
 impl Status {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let (desired, actual, has_files) = runtime::block_on(async {
-            let (cluster, files) = cluster::connect_with(self.files.paths(), global).await?;
-            let actual = cluster.observe().await;
-            Ok((cluster.desired, actual, files.is_some()))
-        })?;
-        show(&desired, &actual, has_files, ui)
+        let sight = cluster::sight(self.files.paths(), &self.state, global)?;
+        show(&sight, ui)
     }
 }
 
-fn show(desired: &Deployment, actual: &ClusterState, has_files: bool, ui: &Ui) -> Result<Ending, Failure> {
-    let desired = at_next_generation(desired.clone(), actual);
-    let plan = has_files.then(|| flocker_plan::plan(&desired, actual, &Policy::default()));
-    let is_blocked = plan
-        .as_ref()
-        .is_some_and(|plan| !plan.waiting().is_empty() || !plan.refused().is_empty());
+fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
+    let Sight {
+        desired,
+        actual,
+        has_files,
+    } = sight;
+    let plan = has_files.then(|| flocker_plan::plan(desired, actual, &Policy::default()));
+    let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
     let is_silent = shown::silent(actual).next().is_some();
     let body = Body {
         nodes: actual.nodes.iter().map(node_row).collect(),
         applications: all_applications(actual).collect(),
-        datasets: all_datasets(actual, &desired).collect(),
+        datasets: all_datasets(actual, desired).collect(),
         plan: plan.as_ref().map(|plan| PlanRow {
             settled: plan.is_settled(),
             steps: plan.steps().len(),

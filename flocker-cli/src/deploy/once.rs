@@ -101,9 +101,8 @@ pub(crate) async fn carry_out_once(
     let report = report?;
     tell(&shown, is_wanted, &report, ui)?;
     let is_complete = report.failures().next().is_none() && report.left().next().is_none();
-    let is_free = plan.waiting().is_empty() && plan.refused().is_empty();
     let is_declined = once == Once::Ask && !is_wanted && !plan.steps().is_empty();
-    Ok(if is_complete && is_free && !is_declined {
+    Ok(if is_complete && !is_declined && !shown::is_blocked(&plan) {
         Ending::Done
     } else {
         Ending::Blocked

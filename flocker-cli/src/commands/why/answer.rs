@@ -15,10 +15,12 @@ use flocker_plan::blocked::seconds;
 use flocker_plan::holds;
 use serde::Serialize;
 
+use crate::cluster::Sight;
 use crate::commands::status::health;
 use crate::commands::status::owner;
 use crate::commands::status::role;
 use crate::commands::status::status;
+use crate::commands::validate::counted;
 use crate::error::Failure;
 
 /// What is wanted and what is seen, and the plan that follows.
@@ -26,6 +28,7 @@ use crate::error::Failure;
 pub(super) struct View<'a> {
     desired: &'a Deployment,
     actual: &'a ClusterState,
+    has_files: bool,
     plan: Plan,
     deploy: String,
 }
@@ -45,6 +48,8 @@ pub(super) struct Answer {
     steps: Vec<StepId>,
     /// What to type next.
     next: Vec<String>,
+    #[serde(skip)]
+    has_files: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,13 +79,13 @@ struct Held {
 
 impl<'a> View<'a> {
     /// Plans where there are files; without them there is nothing that should be done.
-    pub(super) fn new(
-        desired: &'a Deployment,
-        actual: &'a ClusterState,
-        has_files: bool,
-        deploy: String,
-    ) -> Self {
-        let plan = if has_files {
+    pub(super) fn new(sight: &'a Sight, deploy: String) -> Self {
+        let Sight {
+            desired,
+            actual,
+            has_files,
+        } = sight;
+        let plan = if *has_files {
             flocker_plan::plan(desired, actual, &Policy::default())
         } else {
             Plan::default()
@@ -88,6 +93,7 @@ impl<'a> View<'a> {
         Self {
             desired,
             actual,
+            has_files: *has_files,
             plan,
             deploy,
         }
@@ -162,6 +168,7 @@ impl<'a> View<'a> {
             blocked: self.blocked(|application| step.action.application() == Some(application)),
             steps: Vec::new(),
             next: vec![self.deploy.clone()],
+            has_files: self.has_files,
         })
     }
 
@@ -186,7 +193,9 @@ impl<'a> View<'a> {
         }
         let mut known = Vec::new();
         let homes: Vec<NodeName> = self.desired.homes(&name).cloned().collect();
-        if self.desired.application(&name).is_none() {
+        if !self.has_files {
+            known.push("there are no files to say what it is to be".into());
+        } else if self.desired.application(&name).is_none() {
             known.push("the files do not have it".into());
         } else if homes.is_empty() {
             known.push("it is to run nowhere".into());
@@ -198,16 +207,16 @@ impl<'a> View<'a> {
             let Some(container) = state.containers.get(&name) else {
                 continue;
             };
-            known.push(format!(
-                "on {node} it is {}, {}, and was restarted {}",
-                status(container.status),
-                health(container.health),
-                super::super::validate::counted(container.restarts as usize, "time")
-            ));
+            let restarts = match container.restarts {
+                0 => String::new(),
+                restarts => format!("; it was restarted {}", counted(restarts as usize, "time")),
+            };
+            let (status, health) = (status(container.status), health(container.health));
+            known.push(format!("on {node} it is {status}, {health}{restarts}"));
             next.push(format!("flocker logs {name} --on {node} --tail 50"));
         }
         if next.is_empty() {
-            known.push("no seen node runs it".into());
+            known.push("no seen node has it".into());
         }
         known.extend(
             homes
@@ -225,6 +234,7 @@ impl<'a> View<'a> {
             step.action.application() == Some(&name) || of_data
         });
         let blocked = self.blocked(|application| *application == name);
+        next.extend(self.look_at_silent(&blocked));
         self.add_deploy(&steps, &mut next);
         Some(Answer {
             thing: thing.into(),
@@ -234,6 +244,7 @@ impl<'a> View<'a> {
             blocked,
             steps,
             next,
+            has_files: self.has_files,
         })
     }
 
@@ -260,6 +271,7 @@ impl<'a> View<'a> {
             blocked: self.blocked(|application| Some(application) == user.as_ref()),
             steps,
             next,
+            has_files: self.has_files,
         })
     }
 
@@ -312,13 +324,11 @@ impl<'a> View<'a> {
         }
         let steps = self.steps_of(|step| step.actor == node);
         self.add_deploy(&steps, &mut next);
-        // A wait names the nodes that it waits for.
-        let named = |sentence: &str| sentence.split([' ', ',', ':']).any(|word| word == node.as_str());
         let blocked = self
             .blocked(|_| true)
             .into_iter()
             .chain(self.blocked_alone())
-            .filter(|held| named(&held.message));
+            .filter(|held| names(&held.message, &node));
         Some(Answer {
             thing: thing.into(),
             kind: Kind::Node,
@@ -327,7 +337,19 @@ impl<'a> View<'a> {
             blocked: blocked.collect(),
             steps,
             next,
+            has_files: self.has_files,
         })
+    }
+
+    /// Returns how to learn more of silent nodes that something waits for.
+    fn look_at_silent(&self, blocked: &[Held]) -> Vec<String> {
+        let silent = self
+            .actual
+            .nodes
+            .iter()
+            .filter(|(_, look)| look.known().is_none());
+        let silent = silent.filter(|(node, _)| blocked.iter().any(|held| names(&held.message, node)));
+        silent.map(|(node, _)| format!("flocker why {node}")).collect()
     }
 
     fn sight(&self, node: &NodeName) -> String {
@@ -380,6 +402,11 @@ impl<'a> View<'a> {
     }
 }
 
+/// Says whether a sentence names a node: a wait names those that it waits for.
+fn names(sentence: &str, node: &NodeName) -> bool {
+    sentence.split([' ', ',', ':']).any(|word| word == node.as_str())
+}
+
 impl Answer {
     /// Writes it as people read it.
     pub(super) fn to_text(&self) -> String {
@@ -402,7 +429,7 @@ impl Answer {
             text.push_str(&format!("  {}\n     hint: {}\n", held.message, held.hint));
         }
         if self.kind != Kind::Step {
-            if self.steps.is_empty() && self.blocked.is_empty() {
+            if self.has_files && self.steps.is_empty() && self.blocked.is_empty() {
                 text.push_str("  nothing is to be done about it\n");
             }
             for step in &self.steps {
