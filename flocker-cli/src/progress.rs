@@ -6,6 +6,7 @@
 //! and every word of it is checked by a test that has no clock.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -113,7 +114,7 @@ impl Listener for Progress {
         let now = clock::now().saturating_duration_since(epoch);
         let is_progress = matches!(event, Event::StepProgress { .. });
         seen.note(event, now);
-        let pause = if self.ui.is_live() && !self.ui.is_json() {
+        let pause = if Ui::is_live() && !self.ui.is_json() {
             LIVE
         } else {
             PLAIN
@@ -136,7 +137,7 @@ impl Listener for Progress {
             return;
         }
         let status = seen.status(now, &self.names);
-        if self.ui.is_live() {
+        if Ui::is_live() {
             match status {
                 Some(status) => self.ui.status(&status),
                 None => self.ui.clear_status(),
@@ -204,7 +205,13 @@ impl Progress {
             Event::Stopping => {
                 "stopping: what runs gets 10 s to finish; once more Ctrl-C stops at once".into()
             }
-            _ => return None,
+            // What comes all the time stands on the line that is written over; events are added without notice.
+            Event::LockTaken { .. }
+            | Event::Observed { .. }
+            | Event::PlanMade { .. }
+            | Event::StepStarted { .. }
+            | Event::StepProgress { .. }
+            | _ => return None,
         };
         (!quiet).then_some(line)
     }
@@ -237,7 +244,13 @@ impl Seen {
                 self.n_ended += 1;
                 self.running.remove(step);
             }
-            _ => {}
+            Event::Observed { .. }
+            | Event::LockTaken { .. }
+            | Event::LockAwaited { .. }
+            | Event::BackingOff { .. }
+            | Event::RolledBack { .. }
+            | Event::Stopping
+            | _ => {}
         }
     }
 
@@ -275,13 +288,13 @@ impl Seen {
         let total = total.map(|totals| totals.iter().map(|total| total.0).sum::<u64>());
         let mut line = format!("{ahead} {what}  {}", ByteSize(done));
         if let Some(total) = total {
-            line.push_str(&format!(" of {}", ByteSize(total)));
+            write!(line, " of {}", ByteSize(total)).unwrap_or_default();
         }
         if rate > 0 {
-            line.push_str(&format!(", {}/s", ByteSize(rate)));
+            write!(line, ", {}/s", ByteSize(rate)).unwrap_or_default();
             if let Some(total) = total {
                 let left = Duration::from_secs(total.saturating_sub(done).div_ceil(rate));
-                line.push_str(&format!(", {} left", seconds(left)));
+                write!(line, ", {} left", seconds(left)).unwrap_or_default();
             }
         }
         Some(line)

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -93,9 +94,9 @@ impl Seed {
     pub(crate) fn to_yaml(&self, indent: &str) -> String {
         let mut text = format!("{indent}version: 1\n");
         if self.applications.is_empty() {
-            text.push_str(&format!("{indent}applications: {{}}\n"));
+            writeln!(text, "{indent}applications: {{}}").unwrap_or_default();
         } else {
-            text.push_str(&format!("{indent}applications:\n"));
+            writeln!(text, "{indent}applications:").unwrap_or_default();
         }
         for (name, application) in &self.applications {
             let SeedApplication { image, ports, volume } = application;
@@ -103,16 +104,18 @@ impl Seed {
                 .iter()
                 .map(|Port { internal, external }| format!("{{internal: {internal}, external: {external}}}"))
                 .collect();
-            text.push_str(&format!(
-                "{indent}  \"{name}\":\n{indent}    image: {image}\n{indent}    ports: [{}]\n",
+            writeln!(
+                text,
+                "{indent}  \"{name}\":\n{indent}    image: {image}\n{indent}    ports: [{}]",
                 ports.join(", ")
-            ));
+            )
+            .unwrap_or_default();
             if volume.is_some() {
-                text.push_str(&format!("{indent}    volume: {{mountpoint: null}}\n"));
+                writeln!(text, "{indent}    volume: {{mountpoint: null}}").unwrap_or_default();
             }
         }
         let used: Vec<String> = self.used_ports.iter().map(ToString::to_string).collect();
-        text.push_str(&format!("{indent}used_ports: [{}]\n", used.join(", ")));
+        writeln!(text, "{indent}used_ports: [{}]", used.join(", ")).unwrap_or_default();
         text
     }
 }
@@ -262,14 +265,14 @@ impl Report {
 
     /// Takes what was seen of one node, and says it once more as Flocker 0.1 did.
     pub(crate) fn with_seed(seen: ClusterState) -> Self {
-        let mut known = seen.all_known();
-        let seed = match (known.next(), known.next()) {
+        let mut nodes = seen.all_known();
+        let only = match (nodes.next(), nodes.next()) {
             (Some((_, only)), None) => Some(Seed::new(only)),
             _ => None,
         };
-        drop(known);
+        drop(nodes);
         Self {
-            seed,
+            seed: only,
             ..Self::new(seen)
         }
     }
@@ -281,13 +284,15 @@ pub(crate) fn to_yaml(seen: &ClusterState) -> String {
     for (name, look) in &seen.nodes {
         match look {
             Observed::Known(state) => {
-                text.push_str(&format!("\"{name}\":\n{}", Seed::new(state).to_yaml("  ")));
+                write!(text, "\"{name}\":\n{}", Seed::new(state).to_yaml("  ")).unwrap_or_default();
             }
             Observed::Unknown(silence) => {
-                text.push_str(&format!(
-                    "\"{name}\": null  # {}\n",
+                writeln!(
+                    text,
+                    "\"{name}\": null  # {}",
                     silence.to_string().replace('\n', " ")
-                ));
+                )
+                .unwrap_or_default();
             }
         }
     }

@@ -75,7 +75,7 @@ impl Ui {
     }
 
     /// Says whether a line can be written over and over.
-    pub(crate) fn is_live(&self) -> bool {
+    pub(crate) fn is_live() -> bool {
         std::io::stderr().is_terminal()
     }
 
@@ -87,7 +87,7 @@ impl Ui {
     }
 
     /// Prints bytes of an application, which are nobody's to change. Says whether anybody still reads.
-    pub(crate) fn bytes(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn bytes(bytes: &[u8]) -> bool {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).is_ok()
     }
@@ -125,7 +125,7 @@ impl Ui {
 
     /// Writes the status line anew, cut to the width of the terminal. Does nothing where there is none.
     pub(crate) fn status(&self, text: &str) {
-        if !self.is_live() {
+        if !Self::is_live() {
             return;
         }
         let width =
@@ -178,7 +178,9 @@ impl Ui {
                 return;
             }
         }
-        self.diagnostics(&failure.diagnostics, &failure.sources);
+        if let Some(wrong) = &failure.files {
+            self.diagnostics(&wrong.diagnostics, &wrong.sources);
+        }
         self.say(&format!("{ERROR}error{ERROR:#}: {}", failure.message));
         for cause in &failure.causes {
             self.say(&format!("{CAUSE}  caused by: {cause}{CAUSE:#}"));

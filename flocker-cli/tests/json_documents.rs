@@ -4,6 +4,11 @@
 //! its standard output. `SNAPSHOTS=overwrite cargo test -p flocker-cli --test
 //! json_documents` writes the blocks anew.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, helper functions and all"
+)]
+
 use std::path::Path;
 
 use snapbox::cmd::Command;
@@ -40,10 +45,8 @@ fn every_example_in_the_description_is_what_is_printed() {
     while let Some((text, after)) = rest.split_once(BEFORE) {
         let (line, after) = after.split_once(BETWEEN).unwrap();
         let end = after.find(AFTER).unwrap();
-        printed.push_str(&format!(
-            "{text}{BEFORE}{line}{BETWEEN}{}",
-            run(line, home.path())
-        ));
+        let block = run(line, home.path());
+        printed.extend([text, BEFORE, line, BETWEEN, &block]);
         rest = &after[end..];
         n_examples += 1;
     }

@@ -7,6 +7,11 @@
 //! `SNAPSHOTS=overwrite cargo test -p flocker-cli --test transcripts` writes
 //! them anew.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, helper functions and all"
+)]
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::path::PathBuf;

@@ -38,10 +38,9 @@ pub(crate) struct Gc {
 impl Gc {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         let once = match (self.plan, self.yes) {
-            (true, _) => Once::Show,
             (false, true) => Once::Go,
             (false, false) if ui.can_ask() => Once::Ask,
-            (false, false) => Once::Show,
+            (true, _) | (false, false) => Once::Show,
         };
         let mut policy = Policy::default();
         if let Some(grace) = self.older_than {

@@ -1,5 +1,6 @@
 //! `flocker status`: what is where, and whether that is as it is to be.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -245,17 +246,19 @@ fn verdict(plan: &flocker_plan::Plan) -> String {
     }
     let mut text = String::new();
     for waiting in plan.waiting() {
-        text.push_str(&format!("waiting: {waiting}\n   hint: {}\n", waiting.hint()));
+        writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
     }
     for refusal in plan.refused() {
-        text.push_str(&format!("refused: {refusal}\n   hint: {}\n", refusal.hint()));
+        writeln!(text, "refused: {refusal}\n   hint: {}", refusal.hint()).unwrap_or_default();
     }
     let n_steps = plan.steps().len();
     if n_steps > 0 {
         let steps = super::validate::counted(n_steps, "step");
-        text.push_str(&format!(
-            "not as it is to be: {steps} to do\n   hint: `flocker plan` shows them\n"
-        ));
+        writeln!(
+            text,
+            "not as it is to be: {steps} to do\n   hint: `flocker plan` shows them"
+        )
+        .unwrap_or_default();
     }
     text
 }

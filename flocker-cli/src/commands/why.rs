@@ -2,6 +2,7 @@
 
 mod answer;
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -44,10 +45,7 @@ impl Why {
 
     /// Returns the deploy that these files belong to, as it is typed.
     fn deploy(&self, global: &Global) -> String {
-        let given = self
-            .files
-            .paths()
-            .map(|paths| paths.map(|path| path.to_path_buf()));
+        let given = self.files.paths().map(|paths| paths.map(Path::to_path_buf));
         let paths: Option<[PathBuf; 2]> = given.or_else(|| files::last_used(&global.state_dir()));
         match paths {
             Some([one, other]) => format!("flocker deploy {} {}", one.display(), other.display()),

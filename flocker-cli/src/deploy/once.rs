@@ -174,11 +174,10 @@ async fn lock(cluster: &Cluster, actual: &ClusterState, token: LockToken) -> Res
         let locked = cluster.handle(name)?.lock(&claim).await;
         if let Err(error) = locked {
             unlock(cluster, actual, token).await;
-            let hint = match &error {
-                NodeError::Held { .. } => {
-                    "wait for that deploy to end; if it is gone, `flocker deploy --break-lock` takes its lock away"
-                }
-                _ => "`flocker status` shows which nodes answer",
+            let hint = if matches!(error, NodeError::Held { .. }) {
+                "wait for that deploy to end; if it is gone, `flocker deploy --break-lock` takes its lock away"
+            } else {
+                "`flocker status` shows which nodes answer"
             };
             return Err(
                 Failure::failed(format!("could not take the deploy lock of {name}"))

@@ -138,18 +138,6 @@ impl Source {
         path.to_str().unwrap().to_owned()
     }
 
-    /// Says whether a program, a library or a test begins here.
-    pub(crate) fn is_entrance(&self, within: &str) -> bool {
-        let parts: Vec<&str> = within.split('/').collect();
-        match parts.as_slice() {
-            ["src", "lib.rs" | "main.rs"] | ["build.rs"] => true,
-            ["src", "bin", _] | ["tests" | "benches" | "examples", _] => true,
-            ["tests" | "benches" | "examples", _, "main.rs"] => true,
-            [.., folder, "mod.rs"] => self.path.contains(&format!("/{folder}/")),
-            _ => false,
-        }
-    }
-
     /// Returns the modules that it declares.
     pub(crate) fn declared_modules(&self) -> Vec<String> {
         let lines = self.text.lines().map(str::trim_start);
@@ -177,10 +165,23 @@ impl Source {
     }
 }
 
+/// Says whether a program, a library or a test begins in this file of a crate.
+pub(crate) fn is_entrance(within: &str) -> bool {
+    let parts: Vec<&str> = within.split('/').collect();
+    matches!(
+        parts.as_slice(),
+        ["src", "lib.rs" | "main.rs"]
+            | ["build.rs"]
+            | ["src", "bin", _]
+            | ["tests" | "benches" | "examples", _]
+            | ["tests" | "benches" | "examples", _, "main.rs"]
+    )
+}
+
 fn without_comment(line: &str) -> &str {
     match line.find("//") {
         // Not inside a text, as in an address.
-        Some(at) if line[..at].matches('"').count() % 2 == 0 => &line[..at],
+        Some(at) if line[..at].matches('"').count().is_multiple_of(2) => &line[..at],
         Some(_) | None => line,
     }
 }

@@ -1,5 +1,7 @@
 //! The answer to `flocker why`, from what is wanted and what is seen.
 
+use std::fmt::Write as _;
+
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
@@ -110,7 +112,7 @@ impl<'a> View<'a> {
     /// Says that there is no such thing, and what there is.
     pub(super) fn unknown(&self, thing: &str) -> Failure {
         let applications = self.all_applications();
-        let applications: Vec<&str> = applications.iter().map(|name| name.as_str()).collect();
+        let applications: Vec<&str> = applications.iter().map(ApplicationName::as_str).collect();
         let nodes: Vec<NodeName> = self.actual.nodes.keys().cloned().collect();
         let applications = if applications.is_empty() {
             "none".into()
@@ -412,7 +414,7 @@ impl Answer {
     pub(super) fn to_text(&self) -> String {
         let mut text = format!("{}\n", self.thing);
         for sentence in &self.known {
-            text.push_str(&format!("  {sentence}\n"));
+            writeln!(text, "  {sentence}").unwrap_or_default();
         }
         for need in &self.needs {
             let stands = match need.holds {
@@ -420,24 +422,24 @@ impl Answer {
                 Some(false) => "needs ",
                 None => "unseen",
             };
-            text.push_str(&format!("  {stands}  {}: {}\n", need.fact, need.because));
+            writeln!(text, "  {stands}  {}: {}", need.fact, need.because).unwrap_or_default();
             if let Some(step) = need.made_by.as_ref().filter(|_| need.holds != Some(true)) {
-                text.push_str(&format!("          made by {step}\n"));
+                writeln!(text, "          made by {step}").unwrap_or_default();
             }
         }
         for held in &self.blocked {
-            text.push_str(&format!("  {}\n     hint: {}\n", held.message, held.hint));
+            writeln!(text, "  {}\n     hint: {}", held.message, held.hint).unwrap_or_default();
         }
         if self.kind != Kind::Step {
             if self.has_files && self.steps.is_empty() && self.blocked.is_empty() {
                 text.push_str("  nothing is to be done about it\n");
             }
             for step in &self.steps {
-                text.push_str(&format!("  to do: {step}\n"));
+                writeln!(text, "  to do: {step}").unwrap_or_default();
             }
         }
         for command in &self.next {
-            text.push_str(&format!("next: {command}\n"));
+            writeln!(text, "next: {command}").unwrap_or_default();
         }
         text
     }
