@@ -82,10 +82,8 @@ where
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(Duration::from_secs(30), waiting).await {
-        Ok(answer) => answer,
-        Err(_) => panic!("after 30 s it was not so that {what}"),
-    }
+    let in_time = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+    in_time.unwrap_or_else(|_| panic!("after 30 s it was not so that {what}"))
 }
 
 /// Lets a call go on for a while and drops it, unless it ended before.

@@ -1,6 +1,6 @@
 //! Strict twins of the four traits, in memory: for tests that need a world, of this project and of others.
 //!
-//! A twin keeps every promise of its trait; [`conformance`](crate::conformance)
+//! A twin keeps every promise of its trait; the feature `conformance`
 //! holds it to them. It is stricter than the real thing: a dataset that is not
 //! primary cannot be written, a container is not started without its volume,
 //! and whoever tries is written down. Nothing here asks a clock, draws a
@@ -15,7 +15,7 @@
 //! use flocker_backends::{Change, VolumeBackend};
 //! use flocker_model::{Dataset, DatasetId, Epoch, Role};
 //!
-//! # futures_free(async {
+//! # block_on(async {
 //! let alpha = MemoryNode::alone("alpha".parse()?);
 //! let volumes = alpha.volumes();
 //! let owner = "mongodb".parse()?;
@@ -34,7 +34,7 @@
 //! assert_eq!(seen.role, Role::Primary { epoch: Epoch::FIRST });
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # });
-//! # fn futures_free(example: impl Future<Output = Result<(), Box<dyn std::error::Error>>>) {
+//! # fn block_on(example: impl Future<Output = Result<(), Box<dyn std::error::Error>>>) {
 //! #     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example).unwrap();
 //! # }
 //! ```
@@ -47,7 +47,7 @@
 //! use flocker_backends::{Change, VolumeBackend};
 //! use flocker_model::{Dataset, DatasetId, Epoch};
 //!
-//! # futures_free(async {
+//! # block_on(async {
 //! let alpha = MemoryNode::alone("alpha".parse()?);
 //! let volumes = alpha.volumes();
 //! let owner = "mongodb".parse()?;
@@ -61,7 +61,7 @@
 //! assert_eq!(volumes.create(&dataset, Epoch::FIRST).await?, Change::AlreadySo);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # });
-//! # fn futures_free(example: impl Future<Output = Result<(), Box<dyn std::error::Error>>>) {
+//! # fn block_on(example: impl Future<Output = Result<(), Box<dyn std::error::Error>>>) {
 //! #     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example).unwrap();
 //! # }
 //! ```
@@ -73,8 +73,10 @@
 mod arrival;
 mod containers;
 mod content;
+mod departure;
 mod disk;
 mod faults;
+mod held;
 mod network;
 mod node;
 mod observer;

@@ -1,5 +1,7 @@
 //! The twins keep the promises.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::io;
@@ -23,6 +25,7 @@ use flocker_backends::conformance::RouterHarness;
 use flocker_backends::conformance::RuntimeHarness;
 use flocker_backends::conformance::TransportHarness;
 use flocker_backends::conformance::VolumeHarness;
+use flocker_backends::memory::Fault;
 use flocker_backends::memory::MemoryNetwork;
 use flocker_backends::memory::MemoryNode;
 use flocker_backends::memory::MemoryProgram;
@@ -77,10 +80,9 @@ impl VolumeHarness for Node {
     }
 
     async fn remove(&self, dataset: DatasetId, file: &str) -> io::Result<()> {
-        match self.node.volumes().remove(dataset, file).map_err(to_io)? {
-            true => Ok(()),
-            false => Err(io::ErrorKind::NotFound.into()),
-        }
+        let was_there = self.node.volumes().remove(dataset, file).map_err(to_io)?;
+        let missing = || io::ErrorKind::NotFound.into();
+        was_there.then_some(()).ok_or_else(missing)
     }
 
     async fn read(&self, dataset: DatasetId, file: &str) -> Option<Vec<u8>> {
@@ -121,8 +123,17 @@ fn volume_of(dataset: DatasetId) -> Volume {
     }
 }
 
-/// The same node, whose power is taken away instead.
+/// A node whose power is taken away instead, and where everything takes a while.
 struct PowerCut(Node);
+
+impl PowerCut {
+    fn new(name: &str) -> Self {
+        let node = Node::new(name);
+        // So that a call can be dropped while it is under way.
+        node.node.faults().decide(|_| Some(Fault::Slow { turns: 3 }));
+        Self(node)
+    }
+}
 
 #[async_trait]
 impl VolumeHarness for PowerCut {
@@ -138,7 +149,7 @@ impl VolumeHarness for PowerCut {
 
     async fn second(&self) -> Box<dyn VolumeHarness> {
         let n = self.0.n_others.fetch_add(1, Ordering::Relaxed);
-        Box::new(Self(Node::new(&format!("other-{n}"))))
+        Box::new(Self::new(&format!("other-{n}")))
     }
 
     async fn write(&self, dataset: DatasetId, file: &str, bytes: &[u8]) -> io::Result<()> {
@@ -164,8 +175,8 @@ mod volumes_after_a_kill {
 }
 
 mod volumes_after_a_loss_of_power {
-    use super::{Node, PowerCut};
-    flocker_backends::volume_conformance!(PowerCut(Node::new("alpha")));
+    use super::PowerCut;
+    flocker_backends::volume_conformance!(PowerCut::new("alpha"));
 }
 
 #[async_trait]

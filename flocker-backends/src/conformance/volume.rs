@@ -1,6 +1,8 @@
 //! What every volume backend promises.
 
 pub mod copying;
+pub mod creation;
+pub mod interruption;
 pub mod keeping;
 pub mod ownership;
 mod steps;
@@ -58,7 +60,7 @@ pub trait VolumeHarness: Send + Sync {
 #[macro_export]
 macro_rules! volume_conformance {
     ($harness:expr) => {
-        $crate::conformance_tests! { $crate::conformance::volume::ownership, $harness,
+        $crate::conformance_tests! { $crate::conformance::volume::creation, $harness,
             a_created_dataset_is_primary_and_empty
             creating_twice_is_creating_once
             a_primary_is_never_created_again
@@ -67,6 +69,9 @@ macro_rules! volume_conformance {
             the_beginning_of_a_copy_is_never_hidden_by_a_new_volume
             a_dataset_is_listed_after_a_restart
             a_path_does_not_depend_on_the_owner
+            a_dropped_create_leaves_nothing_or_the_whole
+        }
+        $crate::conformance_tests! { $crate::conformance::volume::ownership, $harness,
             only_a_newer_epoch_is_released_for
             a_released_dataset_is_never_written
             a_release_outlives_a_restart
@@ -86,7 +91,6 @@ macro_rules! volume_conformance {
             a_primary_refuses_to_renounce
             renouncing_leaves_no_trace_where_nothing_is
             a_blurred_snapshot_is_never_acquired
-            a_dropped_create_leaves_nothing_or_the_whole
             a_dropped_release_leaves_it_primary_or_released
             a_dropped_acquire_leaves_it_as_before_or_primary
         }
@@ -101,16 +105,18 @@ macro_rules! volume_conformance {
             a_stream_of_another_snapshot_is_refused
             a_stream_of_another_dataset_is_refused
             a_snapshot_of_the_same_name_with_other_content_is_refused
+            a_released_copy_that_receives_becomes_a_replica_and_keeps_its_fence
+            a_dataset_moves_there_and_back
+            a_replica_is_never_sent
+            what_is_not_here_is_not_sent
+        }
+        $crate::conformance_tests! { $crate::conformance::volume::interruption, $harness,
             a_cut_stream_leaves_the_last_complete_snapshot_and_a_partial
             a_stream_that_ends_early_never_counts
             a_cut_copy_goes_on_where_it_stopped
             a_token_that_does_not_fit_is_ignored
             a_damaged_stream_is_refused
             a_dropped_receive_can_be_done_again
-            a_released_copy_that_receives_becomes_a_replica_and_keeps_its_fence
-            a_dataset_moves_there_and_back
-            a_replica_is_never_sent
-            what_is_not_here_is_not_sent
         }
         $crate::conformance_tests! { $crate::conformance::volume::keeping, $harness,
             taking_a_snapshot_twice_is_taking_it_once
@@ -142,6 +148,8 @@ mod tests {
         for source in [
             include_str!("volume/ownership.rs"),
             include_str!("volume/copying.rs"),
+            include_str!("volume/creation.rs"),
+            include_str!("volume/interruption.rs"),
             include_str!("volume/keeping.rs"),
         ] {
             let promises: Vec<&str> = source

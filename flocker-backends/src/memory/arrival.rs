@@ -9,8 +9,8 @@ use flocker_model::Snapshot;
 use super::content::Content;
 use super::content::Delta;
 use super::disk::Disk;
-use super::disk::Held;
-use super::disk::Kept;
+use super::held::Held;
+use super::held::Kept;
 use super::stream::Header;
 use crate::change::Change;
 use crate::volume::ReceiveRequest;
@@ -187,15 +187,5 @@ impl Disk {
             held.set_role(Role::Replica, now);
         }
         Ok(Change::Made)
-    }
-}
-
-impl Held {
-    /// Loses what a loss of power takes.
-    pub(super) fn lose_power(&mut self) {
-        self.live = self.synced.clone();
-        if let Some(arrival) = &mut self.arrival {
-            arrival.frames.truncate(arrival.n_synced);
-        }
     }
 }

@@ -92,7 +92,7 @@ impl Container {
 /// All containers of ours on a node. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Containers {
-    containers: BTreeMap<ApplicationName, Container>,
+    by_name: BTreeMap<ApplicationName, Container>,
     output: BTreeMap<ApplicationName, Arc<String>>,
     pub(super) programs: BTreeMap<Image, MemoryProgram>,
     /// Who waits for more output.
@@ -101,14 +101,14 @@ pub(super) struct Containers {
 
 impl Containers {
     pub(super) fn list(&self) -> BTreeMap<ApplicationName, ContainerState> {
-        let containers = self.containers.iter();
+        let containers = self.by_name.iter();
         containers
             .map(|(name, container)| (name.clone(), container.report()))
             .collect()
     }
 
     fn alive(&self, application: &ApplicationName) -> Option<&Container> {
-        self.containers
+        self.by_name
             .get(application)
             .filter(|container| container.report().is_alive())
     }
@@ -120,7 +120,7 @@ impl Containers {
     /// Returns the datasets on which a container is alive.
     pub(super) fn datasets_in_use(&self) -> BTreeSet<DatasetId> {
         let alive = self
-            .containers
+            .by_name
             .values()
             .filter(|container| container.report().is_alive());
         alive.filter_map(Container::dataset).collect()
@@ -133,7 +133,12 @@ impl Containers {
                 application: spec.name.clone(),
                 reason: format!("there is no image `{image}`"),
             }),
-            program => Ok(program),
+            program @ (MemoryProgram::Serves
+            | MemoryProgram::Listens(_)
+            | MemoryProgram::Runs
+            | MemoryProgram::Exits(_)
+            | MemoryProgram::Prints(_)
+            | MemoryProgram::PrintsVariable(_)) => Ok(program),
         }
     }
 
@@ -150,7 +155,7 @@ impl Containers {
 
     pub(super) fn prepare(&mut self, spec: &ContainerSpec, address: IpAddr) -> Result<Change, RuntimeError> {
         self.program(spec)?;
-        let prepared = self.containers.get(&spec.name).is_some_and(|container| {
+        let prepared = self.by_name.get(&spec.name).is_some_and(|container| {
             container.status == ContainerStatus::Prepared && container.spec.definition == spec.definition
         });
         if prepared || self.is_current(spec)? {
@@ -168,7 +173,7 @@ impl Containers {
             restarts: 0,
             address,
         };
-        self.containers.insert(spec.name.clone(), container);
+        self.by_name.insert(spec.name.clone(), container);
     }
 
     pub(super) fn start(&mut self, spec: &ContainerSpec, address: IpAddr) -> Result<Change, RuntimeError> {
@@ -184,7 +189,7 @@ impl Containers {
 
     /// Lets the program do what it does from its start on.
     fn run(&mut self, application: &ApplicationName, program: &MemoryProgram) {
-        let Some(container) = self.containers.get_mut(application) else {
+        let Some(container) = self.by_name.get_mut(application) else {
             return;
         };
         container.status = ContainerStatus::Running;
@@ -216,17 +221,18 @@ impl Containers {
     }
 
     pub(super) fn stop(&mut self, application: &ApplicationName) -> Change {
-        match self.containers.remove(application) {
+        match self.by_name.remove(application) {
             Some(_) => Change::Made,
             None => Change::AlreadySo,
         }
     }
 
-    /// Ends a container as if its program had ended by itself; says whether one ran.
-    pub(super) fn end(&mut self, application: &ApplicationName, code: i32) -> bool {
-        let container = self.containers.get_mut(application);
-        let running = container.filter(|container| container.status == ContainerStatus::Running);
-        running.map(|container| container.end(code)).is_some()
+    /// Ends a container that runs as if its program had ended by itself.
+    pub(super) fn end(&mut self, application: &ApplicationName, code: i32) {
+        let container = self.by_name.get_mut(application);
+        if let Some(container) = container.filter(|container| container.status == ContainerStatus::Running) {
+            container.end(code);
+        }
     }
 
     /// Adds a line to the output of an application.
@@ -249,7 +255,7 @@ impl Containers {
     pub(super) fn boot(&mut self, disk: &Disk) -> Vec<Violation> {
         let mut violations = Vec::new();
         let mut again = Vec::new();
-        for (name, container) in &mut self.containers {
+        for (name, container) in &mut self.by_name {
             if !container.report().is_alive() {
                 continue;
             }

@@ -49,7 +49,7 @@ struct WayState {
 #[derive(Default)]
 struct Ways {
     acceptors: BTreeMap<PathBuf, mpsc::UnboundedSender<Incoming>>,
-    ways: BTreeMap<Way, WayState>,
+    between: BTreeMap<Way, WayState>,
     waiting: Vec<Waker>,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Debug for MemoryNetwork {
         let ways = self.lock();
         f.debug_struct("MemoryNetwork")
             .field("nodes", &ways.acceptors.keys())
-            .field("ways", &ways.ways)
+            .field("ways", &ways.between)
             .finish()
     }
 }
@@ -157,7 +157,7 @@ impl MemoryNetwork {
     #[must_use]
     pub fn carried(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> u64 {
         let way = (from.as_ref().to_owned(), to.as_ref().to_owned());
-        self.lock().ways.get(&way).map_or(0, |way| way.n_carried)
+        self.lock().between.get(&way).map_or(0, |way| way.n_carried)
     }
 
     fn change_both(&self, one: &Path, other: &Path, change: impl Fn(&mut WayState)) {
@@ -167,7 +167,7 @@ impl MemoryNetwork {
 
     fn change(&self, from: &Path, to: &Path, change: impl FnOnce(&mut WayState)) {
         let mut ways = self.lock();
-        change(ways.ways.entry((from.to_owned(), to.to_owned())).or_default());
+        change(ways.between.entry((from.to_owned(), to.to_owned())).or_default());
         ways.waiting.drain(..).for_each(Waker::wake);
     }
 
@@ -176,11 +176,11 @@ impl MemoryNetwork {
     }
 
     /// Returns one end of a new pipe.
-    fn end(&self, pipe: DuplexStream, from: &Path, to: &Path) -> Channel {
+    fn end(&self, stream: DuplexStream, from: &Path, to: &Path) -> Channel {
         let way = (from.to_owned(), to.to_owned());
-        let n_breaks = self.lock().ways.entry(way.clone()).or_default().n_breaks;
+        let n_breaks = self.lock().between.entry(way.clone()).or_default().n_breaks;
         Box::new(Pipe {
-            pipe,
+            stream,
             network: self.clone(),
             way,
             n_breaks,
@@ -209,7 +209,7 @@ impl Transport for MemoryTransport {
         };
         let acceptor = {
             let ways = self.network.lock();
-            let way = ways.ways.get(&(self.from.clone(), directory.clone()));
+            let way = ways.between.get(&(self.from.clone(), directory.clone()));
             if way.is_some_and(|way| way.parted) {
                 return Err(unreachable(io::ErrorKind::HostUnreachable));
             }
@@ -231,7 +231,7 @@ impl Transport for MemoryTransport {
 
 /// One end of a pipe: it writes one way and reads the other.
 struct Pipe {
-    pipe: DuplexStream,
+    stream: DuplexStream,
     network: MemoryNetwork,
     way: Way,
     n_breaks: u64,
@@ -241,7 +241,7 @@ struct Pipe {
 impl Pipe {
     /// Fails once the pipe is broken, and sees to it that whoever waits learns when it breaks.
     fn check(&self, ways: &mut Ways, context: &Context<'_>) -> io::Result<()> {
-        let n_breaks = ways.ways.get(&self.way).map_or(0, |way| way.n_breaks);
+        let n_breaks = ways.between.get(&self.way).map_or(0, |way| way.n_breaks);
         if n_breaks != self.n_breaks {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -260,7 +260,7 @@ impl AsyncRead for Pipe {
     ) -> Poll<io::Result<()>> {
         let network = self.network.clone();
         self.check(&mut network.lock(), context)?;
-        Pin::new(&mut self.pipe).poll_read(context, buffer)
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -273,7 +273,7 @@ impl AsyncWrite for Pipe {
         let network = self.network.clone();
         let mut ways = network.lock();
         self.check(&mut ways, context)?;
-        let state = ways.ways.entry(self.way.clone()).or_default();
+        let state = ways.between.entry(self.way.clone()).or_default();
         let n_turns = self.n_turns_left.unwrap_or(state.slow_by);
         if n_turns > 0 {
             self.n_turns_left = Some(n_turns - 1);
@@ -289,7 +289,7 @@ impl AsyncWrite for Pipe {
             network.cut(&self.way.0, &self.way.1);
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        let written = Pin::new(&mut self.pipe).poll_write(context, &bytes[..most]);
+        let written = Pin::new(&mut self.stream).poll_write(context, &bytes[..most]);
         if let Poll::Ready(Ok(n_bytes)) = written {
             self.n_turns_left = None;
             state.n_carried += n_bytes as u64;
@@ -301,10 +301,10 @@ impl AsyncWrite for Pipe {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let network = self.network.clone();
         self.check(&mut network.lock(), context)?;
-        Pin::new(&mut self.pipe).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -80,13 +80,12 @@ impl MemoryRuntime {
         self.machine.lock().containers.programs.insert(image, program);
     }
 
-    /// Lets a running container end by itself; its restart policy says what then. Says whether it ran.
-    pub fn end(&self, application: &ApplicationName, code: i32) -> bool {
+    /// Lets a container end by itself; its restart policy says what then. Does nothing where it does not run.
+    pub fn end(&self, application: &ApplicationName, code: i32) {
         let mut state = self.machine.lock();
-        let ended = state.containers.end(application, code);
+        state.containers.end(application, code);
         self.machine.look(&state, None);
         state.containers.wake();
-        ended
     }
 
     /// Writes a line to the output of an application, as the application would.

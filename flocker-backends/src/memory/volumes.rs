@@ -10,14 +10,12 @@ use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::NodeName;
-use flocker_model::Role;
 use flocker_model::SnapshotName;
 
 use super::arrival::Arrival;
 use super::arrival::Begun;
 use super::arrival::FRAMES_PER_SYNC;
 use super::content::Content;
-use super::content::Delta;
 use super::faults::Effect;
 use super::faults::Injected;
 use super::faults::Life;
@@ -29,7 +27,6 @@ use super::node::State;
 use super::observer::Violation;
 use super::stream;
 use super::stream::FrameError;
-use super::stream::Header;
 use crate::change::Change;
 use crate::volume::Acquisition;
 use crate::volume::ByteStream;
@@ -271,52 +268,7 @@ impl VolumeBackend for MemoryVolumes {
 
     async fn send(&self, request: &SendRequest) -> Result<ByteStream, VolumeError> {
         let life = self.life("send a snapshot")?;
-        let state = self.machine.lock();
-        let SendRequest {
-            dataset,
-            snapshot,
-            base,
-            resume,
-        } = request;
-        let held = state.disk.held(*dataset)?;
-        if held.role == Role::Replica {
-            return Err(held.refuse(*dataset, "send"));
-        }
-        let missing = |snapshot: String| VolumeError::NoSnapshot {
-            dataset: *dataset,
-            snapshot,
-        };
-        let kept = held.find(snapshot).ok_or_else(|| missing(snapshot.to_string()))?;
-        let older = held
-            .snapshots
-            .iter()
-            .take_while(|older| older.snapshot.guid != kept.snapshot.guid);
-        let start = match base {
-            None => Content::default(),
-            Some(base) => {
-                let mut older = older.filter(|older| older.snapshot.guid == *base);
-                older
-                    .next()
-                    .ok_or_else(|| missing(base.to_string()))?
-                    .content
-                    .clone()
-            }
-        };
-        let delta = Delta::between(&start, &kept.content).encode();
-        let mut header = Header {
-            dataset: *dataset,
-            snapshot: snapshot.clone(),
-            guid: kept.snapshot.guid,
-            base: *base,
-            origin: kept.origin.clone(),
-            blurred: kept.blurred,
-            written: kept.snapshot.written,
-            first_frame: 0,
-            n_frames: delta.len().div_ceil(stream::FRAME_SIZE),
-        };
-        if let Some(token) = resume {
-            header.first_frame = stream::frames_by_token(token, &header);
-        }
+        let (header, delta) = self.machine.lock().disk.outgoing(request)?;
         Ok(stream::open(&header, &delta, life))
     }
 

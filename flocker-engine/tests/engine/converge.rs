@@ -92,7 +92,7 @@ async fn i3_a_move_takes_the_data_along() {
     let cluster = Cluster::new(["alpha", "beta", "gamma"]);
     push_to(&cluster, "alpha").await;
     for number in 0..40 {
-        cluster.write("alpha", &format!("part-{number}"), &[number; 100_000]);
+        cluster.write("alpha", &format!("part-{number}"), &vec![number; 100_000]);
     }
     let outcome = push_to(&cluster, "beta").await;
     assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
@@ -108,7 +108,7 @@ async fn i3_a_move_takes_the_data_along() {
     for number in 0..40 {
         let volumes = cluster.machine("beta").memory.volumes();
         let part = volumes.read(dataset().id, &format!("part-{number}")).unwrap();
-        assert_eq!(part, [number; 100_000]);
+        assert_eq!(part, vec![number; 100_000]);
     }
     cluster.assert_nothing_bad();
     let again = push_to(&cluster, "beta").await;
@@ -321,7 +321,7 @@ async fn a_push_survives_connections_that_break_under_it() {
     let cluster = Cluster::new(["alpha", "beta"]);
     push_to(&cluster, "alpha").await;
     for number in 0..20 {
-        cluster.write("alpha", &format!("part-{number}"), &[number; 100_000]);
+        cluster.write("alpha", &format!("part-{number}"), &vec![number; 100_000]);
     }
     let network = cluster.network.clone();
     cluster.machine("beta").memory.faults().decide(move |attempt| {

@@ -365,6 +365,17 @@ impl Problems {
         }
     }
 
+    /// Counts a problem that would not be listed any more, and says whether it was one: its text and place need no thought.
+    pub(crate) fn only_counts(&mut self, severity: Severity) -> bool {
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        let only_counts = count.n_listed >= Self::LIMIT;
+        count.n_dropped += usize::from(only_counts);
+        only_counts
+    }
+
     /// Says whether one more error would only be counted, so that nobody need think of a hint for it.
     pub(crate) fn is_full(&self) -> bool {
         self.errors.n_listed >= Self::LIMIT
