@@ -113,6 +113,12 @@ pub(crate) enum Command {
     Promote(commands::promote::Promote),
     ReportState(commands::report_state::ReportState),
     ChangeState(commands::change_state::ChangeState),
+    Local(commands::local::Local),
+    Demo(commands::demo::Demo),
+    #[command(hide = true)]
+    NodeServe(commands::node_serve::NodeServe),
+    #[command(hide = true)]
+    DemoProgram(commands::demo_program::DemoProgram),
     Schema(commands::schema::Schema),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),
@@ -135,6 +141,10 @@ impl Command {
             Self::Promote(_) => "promote",
             Self::ReportState(_) => "report-state",
             Self::ChangeState(_) => "change-state",
+            Self::Local(_) => "local",
+            Self::Demo(_) => "demo",
+            Self::NodeServe(_) => "node-serve",
+            Self::DemoProgram(_) => "demo-program",
             Self::Schema(_) => "schema",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
@@ -227,6 +237,8 @@ pub(crate) enum Called {
     Flocker(Box<Cli>),
     /// As one of the programs of Flocker 0.1 to 0.4.
     Seed(commands::seed::Seed),
+    /// By a node, to stay with one of its programs.
+    Supervise(commands::supervise::Supervise),
 }
 
 /// Reads what was typed. What is wrong with it comes back as clap says it, and so does the text of `--help`.
@@ -236,8 +248,13 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Call
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let all = std::iter::once(program).chain(arguments);
+    let all: Vec<OsString> = all.collect();
+    // Nodes start it for every program: it is not worth the reading of all that can be typed.
+    if let Some(supervise) = commands::supervise::Supervise::read(&all) {
+        return Ok(Called::Supervise(supervise));
+    }
     match commands::seed::Program::named(&called) {
-        Some(program) => commands::seed::read(program, all).map(Called::Seed),
+        Some(program) => commands::seed::read(program, all.into_iter()).map(Called::Seed),
         None => Cli::try_parse_from(all).map(|cli| Called::Flocker(Box::new(cli))),
     }
 }

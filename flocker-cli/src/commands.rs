@@ -3,17 +3,22 @@
 pub(crate) mod change_state;
 pub(crate) mod completions;
 pub(crate) mod cutover;
+pub(crate) mod demo;
+pub(crate) mod demo_program;
 pub(crate) mod deploy;
 pub(crate) mod gc;
+pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod node;
+pub(crate) mod node_serve;
 pub(crate) mod plan;
 pub(crate) mod promote;
 pub(crate) mod report_state;
 pub(crate) mod schema;
 pub(crate) mod seed;
 pub(crate) mod status;
+pub(crate) mod supervise;
 pub(crate) mod undo;
 pub(crate) mod validate;
 pub(crate) mod why;
@@ -48,6 +53,10 @@ pub(crate) fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ending, 
             completions.run(ui);
             Ok(Ending::Done)
         }
+        Command::Local(local) => local.run(global, ui),
+        Command::Demo(demo) => demo.run(ui),
+        Command::NodeServe(node) => node.run(),
+        Command::DemoProgram(program) => program.run(),
         Command::Man(man) => man.run(ui),
     }
 }

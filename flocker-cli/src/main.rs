@@ -8,6 +8,7 @@
 mod cli;
 mod cluster;
 mod commands;
+mod demo;
 mod deploy;
 mod error;
 mod files;
@@ -49,6 +50,7 @@ fn run() -> ExitCode {
     match cli::read(std::env::args_os()) {
         Ok(Called::Flocker(cli)) => flocker(*cli),
         Ok(Called::Seed(seed)) => commands::seed::run(seed),
+        Ok(Called::Supervise(supervise)) => supervise.run(),
         Err(error) => {
             ui::clap(&error);
             if error.use_stderr() {
