@@ -102,6 +102,9 @@ fn readable(step: &StepId, names: &BTreeMap<String, ApplicationName>) -> String 
     };
     match (verb, object.rsplit_once('/')) {
         ("push", Some((what, receiver))) => format!("{node} push {what} to {receiver}"),
+        ("release" | "acquire" | "renounce", _) => {
+            format!("{node} {verb} {}", object.replace(':', ", epoch "))
+        }
         ("route", _) => format!("{node} route {}", object.replace('>', " to ")),
         _ => format!("{node} {verb} {object}"),
     }
@@ -286,6 +289,8 @@ impl Seen {
             .map(|(_, copy)| copy.total)
             .collect::<Option<Vec<_>>>();
         let total = total.map(|totals| totals.iter().map(|total| total.0).sum::<u64>());
+        // What is to come is an estimate; one that was passed is of no use.
+        let total = total.filter(|total| *total >= done);
         let mut line = format!("{ahead} {what}  {}", ByteSize(done));
         if let Some(total) = total {
             write!(line, " of {}", ByteSize(total)).unwrap_or_default();
@@ -329,6 +334,13 @@ mod tests {
         assert_eq!(
             readable(&step("beta/route/27017>alpha"), &names()),
             "beta route 27017 to alpha"
+        );
+        assert_eq!(
+            readable(
+                &step("beta/acquire/e83b21be-2d1a-4bd5-bee3-43dfa025f6e8:8"),
+                &names()
+            ),
+            "beta acquire mongodb, epoch 8"
         );
     }
 

@@ -30,7 +30,7 @@ use crate::ui::Ui;
 #[derive(Debug, Args)]
 pub(crate) struct Cutover {
     /// The application
-    #[arg(value_name = "APP")]
+    #[arg(id = "app", value_name = "APP")]
     application: ApplicationName,
     #[command(flatten)]
     files: Files,

@@ -40,7 +40,8 @@ impl Gc {
         let once = match (self.plan, self.yes) {
             (false, true) => Once::Go,
             (false, false) if ui.can_ask() => Once::Ask,
-            (true, _) | (false, false) => Once::Show,
+            (true, _) => Once::Show,
+            (false, false) => Once::Hint,
         };
         let mut policy = Policy::default();
         if let Some(grace) = self.older_than {
@@ -48,17 +49,13 @@ impl Gc {
         }
         runtime::block_on(async {
             let (cluster, _) = cluster::connect_with(self.files.paths(), global).await?;
-            let ending = carry_out_once(
+            carry_out_once(
                 &cluster,
                 once,
                 |desired, actual| flocker_plan::reclaim(desired, actual, &policy),
                 ui,
             )
-            .await?;
-            if once == Once::Show && !self.plan && !ui.is_json() {
-                ui.hint("`flocker gc --yes` does what is shown");
-            }
-            Ok(ending)
+            .await
         })
     }
 }

@@ -128,8 +128,9 @@ impl Plan {
                 .map_err(|error| Failure::bug("the plan could not be written down").because(&error))?;
             files::write(path, &text)?;
             if !ui.is_json() {
+                let [one, other] = self.files.paths().map(std::path::Path::display);
                 ui.hint(&format!(
-                    "`flocker deploy --plan {}` carries this plan out, or says what is different",
+                    "`flocker deploy --plan {} {one} {other}` carries this plan out, or says what is different",
                     path.display()
                 ));
             }

@@ -209,7 +209,7 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
                 row.application.to_string(),
                 row.node.to_string(),
                 status(row.container.status),
-                health(row.container.health).into(),
+                health(row.container).into(),
                 row.container.restarts.to_string(),
             ]
         }));
@@ -274,9 +274,10 @@ pub(crate) fn status(status: ContainerStatus) -> String {
     }
 }
 
-/// Writes whether an application serves.
-pub(crate) fn health(health: Health) -> &'static str {
-    match health {
+/// Writes whether an application serves. Of one that does not run there is nothing to say.
+pub(crate) fn health(container: &ContainerState) -> &'static str {
+    match container.health {
+        _ if container.status != ContainerStatus::Running => "-",
         Health::NotChecked => "not checked",
         Health::Healthy => "healthy",
         Health::Unhealthy => "unhealthy",

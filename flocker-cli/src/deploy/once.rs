@@ -36,6 +36,8 @@ use crate::ui::Ui;
 pub(crate) enum Once {
     /// It is shown.
     Show,
+    /// It is shown, and how to have it carried out.
+    Hint,
     /// It is shown, asked about and carried out.
     Ask,
     /// It is shown and carried out.
@@ -69,7 +71,8 @@ pub(crate) async fn carry_out_once(
     let policy = Policy::default();
     let mut actual = cluster.observe().await;
     let token = LockToken::random();
-    if once != Once::Show {
+    let is_locked = matches!(once, Once::Ask | Once::Go);
+    if is_locked {
         lock(cluster, &actual, token).await?;
         actual = cluster.observe().await;
     }
@@ -87,6 +90,12 @@ pub(crate) async fn carry_out_once(
     let is_wanted = !plan.steps().is_empty()
         && match once {
             Once::Show => false,
+            Once::Hint => {
+                if !ui.is_json() {
+                    ui.hint("the same command with `--yes` does this");
+                }
+                false
+            }
             Once::Ask => ui.confirm("carry this out?"),
             Once::Go => true,
         };
@@ -95,7 +104,7 @@ pub(crate) async fn carry_out_once(
     } else {
         Ok(Report::default())
     };
-    if once != Once::Show {
+    if is_locked {
         unlock(cluster, &actual, token).await;
     }
     let report = report?;

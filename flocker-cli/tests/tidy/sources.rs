@@ -119,8 +119,11 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 impl Source {
-    /// Returns its lines with their numbers, without comments and without the tests at its end.
+    /// Returns its lines with their numbers, without comments and without tests, be they at its end or all of it.
     pub(crate) fn code(&self) -> Vec<(usize, &str)> {
+        if self.stem() == "tests" {
+            return Vec::new();
+        }
         let lines = self.text.lines().enumerate();
         let lines = lines.take_while(|(_, line)| *line != "#[cfg(test)]");
         lines
@@ -128,8 +131,14 @@ impl Source {
             .collect()
     }
 
+    /// Returns the name of the module that it is.
     pub(crate) fn stem(&self) -> &str {
-        Path::new(&self.path).file_stem().unwrap().to_str().unwrap()
+        let path = Path::new(&self.path);
+        let named = match path.file_stem() {
+            Some(stem) if stem == "mod" => path.parent().and_then(Path::file_name),
+            stem => stem,
+        };
+        named.unwrap().to_str().unwrap()
     }
 
     pub(crate) fn within(&self, one: &Crate) -> String {

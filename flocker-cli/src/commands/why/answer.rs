@@ -213,8 +213,12 @@ impl<'a> View<'a> {
                 0 => String::new(),
                 restarts => format!("; it was restarted {}", counted(restarts as usize, "time")),
             };
-            let (status, health) = (status(container.status), health(container.health));
-            known.push(format!("on {node} it is {status}, {health}{restarts}"));
+            let health = match health(container) {
+                "-" => String::new(),
+                health => format!(", {health}"),
+            };
+            let status = status(container.status);
+            known.push(format!("on {node} it is {status}{health}{restarts}"));
             next.push(format!("flocker logs {name} --on {node} --tail 50"));
         }
         if next.is_empty() {
