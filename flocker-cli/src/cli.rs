@@ -263,3 +263,38 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Call
 pub(crate) fn command() -> clap::Command {
     Cli::command()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_can_be_typed_is_declared_without_contradiction() {
+        command().debug_assert();
+        for program in ["flocker-deploy", "flocker-reportstate", "flocker-changestate"] {
+            let help = [program, "--help"].map(OsString::from);
+            let error = read(help.into_iter()).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp);
+        }
+    }
+
+    #[test]
+    fn the_files_may_come_in_either_order_and_both_must_come() {
+        let read = |line: &str| read(line.split(' ').map(OsString::from));
+        assert!(read("flocker plan a b").is_ok());
+        assert!(read("flocker status").is_ok());
+        assert!(read("flocker status a b").is_ok());
+        assert!(read("flocker status a").is_err());
+        assert!(read("flocker undo --files a b").is_ok());
+        assert!(read("flocker undo --files a").is_err());
+    }
+
+    #[test]
+    fn the_state_directory_is_what_was_said() {
+        let typed = ["flocker", "--state-dir", "/x", "status"].map(OsString::from);
+        let Ok(Called::Flocker(cli)) = read(typed.into_iter()) else {
+            panic!("`flocker status` was not read");
+        };
+        assert_eq!(cli.global.state_dir(), Path::new("/x"));
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use flocker_engine::Deadlines;
@@ -24,6 +25,7 @@ use crate::error::Failure;
 use crate::files;
 use crate::files::Configuration;
 use crate::local;
+use crate::state_file;
 
 /// What to do about nodes of the files that do not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,12 @@ pub(crate) fn connect_all(global: &Global) -> Result<Cluster, Failure> {
     Ok(reached(nobody, &known))
 }
 
+/// Returns the files that were named, or those of the last deploy.
+fn named(paths: Option<[&Path; 2]>, global: &Global) -> Option<[PathBuf; 2]> {
+    let named = paths.map(|paths| paths.map(Path::to_path_buf));
+    named.or_else(|| files::last_used(&global.state_dir()))
+}
+
 /// Gets at the nodes of the files, or of the files of the last deploy.
 ///
 /// Where there are neither, the result has every local node and no files.
@@ -79,20 +87,52 @@ pub(crate) async fn connect_with(
     paths: Option<[&Path; 2]>,
     global: &Global,
 ) -> Result<(Cluster, Option<Configuration>), Failure> {
-    let last = files::last_used(&global.state_dir());
-    let paths = match (paths, &last) {
-        (Some(paths), _) => Some(paths),
-        (None, Some([one, other])) => Some([one.as_path(), other.as_path()]),
-        (None, None) => None,
-    };
-    match paths {
+    match named(paths, global) {
         Some(paths) => {
-            let configuration = files::read(paths)?;
+            let configuration = files::read([&paths[0], &paths[1]])?;
             let cluster = connect(configuration.resolve()?, global, Start::Nothing).await?;
             Ok((cluster, Some(configuration)))
         }
         None => Ok((connect_all(global)?, None)),
     }
+}
+
+/// What is wanted and what is there, for commands that change nothing.
+#[derive(Debug)]
+pub(crate) struct Sight {
+    /// As the configuration that the next deploy would make of it; empty where there are no files.
+    pub(crate) desired: Deployment,
+    pub(crate) actual: ClusterState,
+    pub(crate) has_files: bool,
+}
+
+/// Looks at the nodes, or into reports of them that were saved.
+pub(crate) fn sight(
+    paths: Option<[&Path; 2]>,
+    reports: &[PathBuf],
+    global: &Global,
+) -> Result<Sight, Failure> {
+    let (desired, actual, has_files) = if reports.is_empty() {
+        crate::runtime::block_on(async {
+            let (cluster, files) = connect_with(paths, global).await?;
+            let actual = cluster.observe().await;
+            Ok((cluster.desired, actual, files.is_some()))
+        })?
+    } else {
+        let desired = match named(paths, global) {
+            Some(paths) => Some(files::read([&paths[0], &paths[1]])?.without_secrets()?),
+            None => None,
+        };
+        let has_files = desired.is_some();
+        let desired = desired.unwrap_or_default();
+        let (actual, _) = state_file::read_all(reports, &desired)?;
+        (desired, actual, has_files)
+    };
+    Ok(Sight {
+        desired: at_next_generation(desired, &actual),
+        actual,
+        has_files,
+    })
 }
 
 fn all(state_dir: &Path) -> Result<BTreeMap<NodeName, NodeAddress>, Failure> {

@@ -38,19 +38,25 @@ pub(crate) fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ending, 
         Command::Cutover(cutover) => cutover.run(global, ui),
         Command::Status(status) => status.run(global, ui),
         Command::Why(why) => why.run(global, ui),
-        Command::Logs(logs) => logs.run(global, ui),
+        Command::Logs(logs) => logs.run(global),
         Command::Undo(undo) => undo.run(global, ui),
         Command::Gc(gc) => gc.run(global, ui),
         Command::Node(node) => node.run(global, ui),
         Command::Promote(promote) => promote.run(global, ui),
         Command::ReportState(report) => report.run(global, ui),
         Command::ChangeState(change) => change.run(global, ui),
+        Command::Schema(schema) => {
+            schema.run(ui);
+            Ok(Ending::Done)
+        }
+        Command::Completions(completions) => {
+            completions.run(ui);
+            Ok(Ending::Done)
+        }
         Command::Local(local) => local.run(global, ui),
         Command::Demo(demo) => demo.run(ui),
         Command::NodeServe(node) => node.run(),
         Command::DemoProgram(program) => program.run(),
-        Command::Schema(schema) => schema.run(ui),
-        Command::Completions(completions) => completions.run(ui),
         Command::Man(man) => man.run(ui),
     }
 }

@@ -149,7 +149,7 @@ pub(crate) async fn interrupts(stopper: &Stopper) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 pub(crate) fn stopped_at_once() -> Failure {

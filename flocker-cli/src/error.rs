@@ -64,7 +64,13 @@ pub(crate) struct Failure {
     /// What to do about it.
     pub(crate) hint: Option<String>,
     /// What is wrong with the files, where that is the reason.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<Box<WrongFiles>>,
+}
+
+/// What is wrong with the configuration files.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct WrongFiles {
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// The texts in which the diagnostics have their places.
     #[serde(skip)]
@@ -78,8 +84,7 @@ impl Failure {
             message: message.into(),
             causes: Vec::new(),
             hint: None,
-            diagnostics: Vec::new(),
-            sources: Vec::new(),
+            files: None,
         }
     }
 
@@ -102,9 +107,12 @@ impl Failure {
     pub(crate) fn configuration(diagnostics: Vec<Diagnostic>, sources: &[Source]) -> Self {
         let n_errors = diagnostics.iter().filter(|one| one.is_error()).count();
         let problems = if n_errors == 1 { "problem" } else { "problems" };
-        Self {
+        let wrong = WrongFiles {
             diagnostics,
             sources: sources.to_vec(),
+        };
+        Self {
+            files: Some(Box::new(wrong)),
             ..Self::new(
                 Who::Configuration,
                 format!("the configuration cannot be used: {n_errors} {problems}"),

@@ -5,6 +5,17 @@ use serde::Serialize;
 /// The version of every document. It changes when something in one changes its meaning or goes away.
 pub(crate) const VERSION: u32 = 1;
 
+/// The commands that print one document to a line.
+pub(crate) const STREAMS: &[&str] = &[
+    "deploy",
+    "cutover",
+    "undo",
+    "gc",
+    "promote",
+    "change-state",
+    "demo",
+];
+
 /// A document: which version, of which command, and what it says.
 #[derive(Debug, Serialize)]
 pub(crate) struct Document<'a, T> {

@@ -31,7 +31,10 @@ use crate::ui::Ui;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        let what = panic.payload_as_str().unwrap_or("it does not say what");
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let what = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        let what = what.unwrap_or("it does not say what");
         let place = panic
             .location()
             .map_or_else(|| "an unknown place".into(), ToString::to_string);

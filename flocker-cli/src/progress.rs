@@ -6,6 +6,7 @@
 //! and every word of it is checked by a test that has no clock.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -101,6 +102,9 @@ fn readable(step: &StepId, names: &BTreeMap<String, ApplicationName>) -> String 
     };
     match (verb, object.rsplit_once('/')) {
         ("push", Some((what, receiver))) => format!("{node} push {what} to {receiver}"),
+        ("release" | "acquire" | "renounce", _) => {
+            format!("{node} {verb} {}", object.replace(':', ", epoch "))
+        }
         ("route", _) => format!("{node} route {}", object.replace('>', " to ")),
         _ => format!("{node} {verb} {object}"),
     }
@@ -113,7 +117,7 @@ impl Listener for Progress {
         let now = clock::now().saturating_duration_since(epoch);
         let is_progress = matches!(event, Event::StepProgress { .. });
         seen.note(event, now);
-        let pause = if self.ui.is_live() && !self.ui.is_json() {
+        let pause = if Ui::is_live() && !self.ui.is_json() {
             LIVE
         } else {
             PLAIN
@@ -136,7 +140,7 @@ impl Listener for Progress {
             return;
         }
         let status = seen.status(now, &self.names);
-        if self.ui.is_live() {
+        if Ui::is_live() {
             match status {
                 Some(status) => self.ui.status(&status),
                 None => self.ui.clear_status(),
@@ -204,7 +208,13 @@ impl Progress {
             Event::Stopping => {
                 "stopping: what runs gets 10 s to finish; once more Ctrl-C stops at once".into()
             }
-            _ => return None,
+            // What comes all the time stands on the line that is written over; events are added without notice.
+            Event::LockTaken { .. }
+            | Event::Observed { .. }
+            | Event::PlanMade { .. }
+            | Event::StepStarted { .. }
+            | Event::StepProgress { .. }
+            | _ => return None,
         };
         (!quiet).then_some(line)
     }
@@ -237,7 +247,13 @@ impl Seen {
                 self.n_ended += 1;
                 self.running.remove(step);
             }
-            _ => {}
+            Event::Observed { .. }
+            | Event::LockTaken { .. }
+            | Event::LockAwaited { .. }
+            | Event::BackingOff { .. }
+            | Event::RolledBack { .. }
+            | Event::Stopping
+            | _ => {}
         }
     }
 
@@ -273,15 +289,17 @@ impl Seen {
             .map(|(_, copy)| copy.total)
             .collect::<Option<Vec<_>>>();
         let total = total.map(|totals| totals.iter().map(|total| total.0).sum::<u64>());
+        // What is to come is an estimate; one that was passed is of no use.
+        let total = total.filter(|total| *total >= done);
         let mut line = format!("{ahead} {what}  {}", ByteSize(done));
         if let Some(total) = total {
-            line.push_str(&format!(" of {}", ByteSize(total)));
+            write!(line, " of {}", ByteSize(total)).unwrap_or_default();
         }
         if rate > 0 {
-            line.push_str(&format!(", {}/s", ByteSize(rate)));
+            write!(line, ", {}/s", ByteSize(rate)).unwrap_or_default();
             if let Some(total) = total {
                 let left = Duration::from_secs(total.saturating_sub(done).div_ceil(rate));
-                line.push_str(&format!(", {} left", seconds(left)));
+                write!(line, ", {} left", seconds(left)).unwrap_or_default();
             }
         }
         Some(line)
@@ -316,6 +334,13 @@ mod tests {
         assert_eq!(
             readable(&step("beta/route/27017>alpha"), &names()),
             "beta route 27017 to alpha"
+        );
+        assert_eq!(
+            readable(
+                &step("beta/acquire/e83b21be-2d1a-4bd5-bee3-43dfa025f6e8:8"),
+                &names()
+            ),
+            "beta acquire mongodb, epoch 8"
         );
     }
 

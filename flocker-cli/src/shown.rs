@@ -68,6 +68,13 @@ pub(crate) fn silent(actual: &ClusterState) -> impl Iterator<Item = (&NodeName, 
     })
 }
 
+/// Says whether a plan leaves something undone that no next plan does by itself.
+pub(crate) fn is_blocked(plan: &Plan) -> bool {
+    // Another copy round follows by itself.
+    let waits = |waiting: &Waiting| !matches!(waiting, Waiting::PreCopy { .. });
+    plan.waiting().iter().any(waits) || !plan.refused().is_empty()
+}
+
 /// The body of a JSON document that has a plan in it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Body<'a> {

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use flocker_model::ApplicationName;
 use flocker_model::BootId;
@@ -34,6 +36,7 @@ use serde::Serialize;
 use serde::de::IgnoredAny;
 
 use crate::error::Failure;
+use crate::files;
 use crate::json;
 
 /// The nodes of a report.
@@ -91,9 +94,9 @@ impl Seed {
     pub(crate) fn to_yaml(&self, indent: &str) -> String {
         let mut text = format!("{indent}version: 1\n");
         if self.applications.is_empty() {
-            text.push_str(&format!("{indent}applications: {{}}\n"));
+            writeln!(text, "{indent}applications: {{}}").unwrap_or_default();
         } else {
-            text.push_str(&format!("{indent}applications:\n"));
+            writeln!(text, "{indent}applications:").unwrap_or_default();
         }
         for (name, application) in &self.applications {
             let SeedApplication { image, ports, volume } = application;
@@ -101,16 +104,18 @@ impl Seed {
                 .iter()
                 .map(|Port { internal, external }| format!("{{internal: {internal}, external: {external}}}"))
                 .collect();
-            text.push_str(&format!(
-                "{indent}  \"{name}\":\n{indent}    image: {image}\n{indent}    ports: [{}]\n",
+            writeln!(
+                text,
+                "{indent}  \"{name}\":\n{indent}    image: {image}\n{indent}    ports: [{}]",
                 ports.join(", ")
-            ));
+            )
+            .unwrap_or_default();
             if volume.is_some() {
-                text.push_str(&format!("{indent}    volume: {{mountpoint: null}}\n"));
+                writeln!(text, "{indent}    volume: {{mountpoint: null}}").unwrap_or_default();
             }
         }
         let used: Vec<String> = self.used_ports.iter().map(ToString::to_string).collect();
-        text.push_str(&format!("{indent}used_ports: [{}]\n", used.join(", ")));
+        writeln!(text, "{indent}used_ports: [{}]", used.join(", ")).unwrap_or_default();
         text
     }
 }
@@ -260,14 +265,14 @@ impl Report {
 
     /// Takes what was seen of one node, and says it once more as Flocker 0.1 did.
     pub(crate) fn with_seed(seen: ClusterState) -> Self {
-        let mut known = seen.all_known();
-        let seed = match (known.next(), known.next()) {
+        let mut nodes = seen.all_known();
+        let only = match (nodes.next(), nodes.next()) {
             (Some((_, only)), None) => Some(Seed::new(only)),
             _ => None,
         };
-        drop(known);
+        drop(nodes);
         Self {
-            seed,
+            seed: only,
             ..Self::new(seen)
         }
     }
@@ -279,13 +284,15 @@ pub(crate) fn to_yaml(seen: &ClusterState) -> String {
     for (name, look) in &seen.nodes {
         match look {
             Observed::Known(state) => {
-                text.push_str(&format!("\"{name}\":\n{}", Seed::new(state).to_yaml("  ")));
+                write!(text, "\"{name}\":\n{}", Seed::new(state).to_yaml("  ")).unwrap_or_default();
             }
             Observed::Unknown(silence) => {
-                text.push_str(&format!(
-                    "\"{name}\": null  # {}\n",
+                writeln!(
+                    text,
+                    "\"{name}\": null  # {}",
                     silence.to_string().replace('\n', " ")
-                ));
+                )
+                .unwrap_or_default();
             }
         }
     }
@@ -323,6 +330,26 @@ pub(crate) fn read(text: &str, name: &str, into: &mut ClusterState) -> Result<()
         into.nodes.insert(node, look);
     }
     Ok(())
+}
+
+/// Reads the reports of all nodes of a deployment. A node that is in none of them was not asked.
+///
+/// Returns as well of which applications it is not known whether their secrets have changed.
+pub(crate) fn read_all(
+    paths: &[PathBuf],
+    desired: &Deployment,
+) -> Result<(ClusterState, Vec<(ApplicationName, NodeName)>), Failure> {
+    let mut actual = ClusterState::default();
+    for path in paths {
+        let text = files::text(path, "the report")?;
+        read(&text, &path.display().to_string(), &mut actual)?;
+    }
+    for node in desired.members().keys() {
+        let unasked = || Observed::Unknown(Silence::NotAsked);
+        actual.nodes.entry(node.clone()).or_insert_with(unasked);
+    }
+    let assumed = assume_secrets(&mut actual, desired);
+    Ok((actual, assumed))
 }
 
 fn check(head: &Head, name: &str) -> Result<(), Failure> {
@@ -376,23 +403,23 @@ mod tests {
 
     const REPORT: &str = include_str!("../tests/files/mongodb-on-alpha.json");
 
-    fn read_all(text: &str) -> Result<ClusterState, Failure> {
+    fn read_one(text: &str) -> Result<ClusterState, Failure> {
         let mut state = ClusterState::default();
         read(text, "state.json", &mut state).map(|()| state)
     }
 
     #[test]
     fn a_report_reads_back_as_what_was_seen() {
-        let seen = read_all(REPORT).unwrap();
+        let seen = read_one(REPORT).unwrap();
         assert!(seen.all_known().count() >= 2);
         let written =
             serde_json::to_string(&json::Document::new("report-state", &Report::new(seen.clone()))).unwrap();
-        assert_eq!(read_all(&written).unwrap(), seen);
+        assert_eq!(read_one(&written).unwrap(), seen);
     }
 
     #[test]
     fn a_report_never_has_a_key_in_it() {
-        let mut seen = read_all(REPORT).unwrap();
+        let mut seen = read_one(REPORT).unwrap();
         for look in seen.nodes.values_mut() {
             if let Observed::Known(state) = look {
                 state.key = DefinitionKey::new([0xab; 32]);
@@ -407,23 +434,23 @@ mod tests {
     fn a_document_of_another_version_or_command_says_so() {
         let newer = REPORT.replacen("\"version\": 1", "\"version\": 2", 1);
         assert_eq!(
-            read_all(&newer).unwrap_err().message,
+            read_one(&newer).unwrap_err().message,
             "`state.json` has format version 2; this program reads version 1"
         );
         let other = r#"{"version": 1, "command": "status", "anything": []}"#;
         assert_eq!(
-            read_all(other).unwrap_err().message,
+            read_one(other).unwrap_err().message,
             "`state.json` is a document of `flocker status`"
         );
         assert_eq!(
-            read_all("{}").unwrap_err().message,
+            read_one("{}").unwrap_err().message,
             "`state.json` is not a report of nodes"
         );
     }
 
     #[test]
     fn a_node_in_two_reports_is_an_error() {
-        let mut state = read_all(REPORT).unwrap();
+        let mut state = read_one(REPORT).unwrap();
         assert!(read(REPORT, "again.json", &mut state).is_err());
     }
 }

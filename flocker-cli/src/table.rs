@@ -1,5 +1,7 @@
 //! Columns that line up.
 
+use std::fmt::Write as _;
+
 /// Writes rows with their columns lined up, two spaces apart. The first row is the heading.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| {
@@ -13,7 +15,7 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<width$}  "));
+            write!(line, "{cell:<width$}  ").unwrap_or_default();
         }
         text.push_str(line.trim_end());
         text.push('\n');

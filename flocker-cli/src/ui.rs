@@ -26,12 +26,19 @@ use serde::Serialize;
 
 use crate::cli::Colour;
 use crate::error::Failure;
+use crate::json;
 use crate::json::Document;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 const CAUSE: Style = Style::new().dimmed();
+
+/// The body of the document that says why there is no other.
+#[derive(Serialize)]
+struct Error<'a> {
+    error: &'a Failure,
+}
 
 /// Where words go.
 #[derive(Clone, Debug)]
@@ -68,7 +75,7 @@ impl Ui {
     }
 
     /// Says whether a line can be written over and over.
-    pub(crate) fn is_live(&self) -> bool {
+    pub(crate) fn is_live() -> bool {
         std::io::stderr().is_terminal()
     }
 
@@ -80,7 +87,7 @@ impl Ui {
     }
 
     /// Prints bytes of an application, which are nobody's to change. Says whether anybody still reads.
-    pub(crate) fn bytes(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn bytes(bytes: &[u8]) -> bool {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).is_ok()
     }
@@ -118,7 +125,7 @@ impl Ui {
 
     /// Writes the status line anew, cut to the width of the terminal. Does nothing where there is none.
     pub(crate) fn status(&self, text: &str) {
-        if !self.is_live() {
+        if !Self::is_live() {
             return;
         }
         let width =
@@ -161,12 +168,19 @@ impl Ui {
     /// Says why a command could not do what was asked; with `--json`, in its document.
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.json {
-            let body = serde_json::json!({ "error": failure });
-            if self.line(&body).is_ok() {
+            let body = Error { error: failure };
+            let is_said = if json::STREAMS.contains(&self.command) {
+                self.line(&body)
+            } else {
+                self.document(&body)
+            };
+            if is_said.is_ok() {
                 return;
             }
         }
-        self.diagnostics(&failure.diagnostics, &failure.sources);
+        if let Some(wrong) = &failure.files {
+            self.diagnostics(&wrong.diagnostics, &wrong.sources);
+        }
         self.say(&format!("{ERROR}error{ERROR:#}: {}", failure.message));
         for cause in &failure.causes {
             self.say(&format!("{CAUSE}  caused by: {cause}{CAUSE:#}"));

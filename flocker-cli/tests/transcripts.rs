@@ -7,6 +7,11 @@
 //! `SNAPSHOTS=overwrite cargo test -p flocker-cli --test transcripts` writes
 //! them anew.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, helper functions and all"
+)]
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -73,6 +78,9 @@ fn check(name: &str) {
     let commands = expected.lines().filter_map(|line| line.strip_prefix("$ "));
     let shown: Vec<String> = commands.map(|line| terminal.run(line)).collect();
     assert!(!shown.is_empty(), "{name} has no command");
+    for shown in &shown {
+        assert!(!shown.contains("flocker has a bug"), "{shown}");
+    }
     snapbox::assert_data_eq!(shown.join("\n"), snapbox::Data::read_from(&path, None).raw());
 }
 
@@ -104,6 +112,8 @@ transcripts! {
     refused_input
     saved_plans
     seeds
+    status
     validate
+    why
     without_nodes
 }

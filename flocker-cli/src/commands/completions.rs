@@ -4,8 +4,6 @@ use clap::Args;
 use clap_complete::Shell;
 
 use crate::cli;
-use crate::error::Ending;
-use crate::error::Failure;
 use crate::ui::Ui;
 
 /// Print completions for a shell
@@ -19,10 +17,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self, ui: &Ui) -> Result<Ending, Failure> {
+    pub(crate) fn run(self, ui: &Ui) {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut cli::command(), "flocker", &mut script);
         ui.data(&String::from_utf8_lossy(&script));
-        Ok(Ending::Done)
     }
 }

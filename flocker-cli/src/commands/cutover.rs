@@ -30,7 +30,7 @@ use crate::ui::Ui;
 #[derive(Debug, Args)]
 pub(crate) struct Cutover {
     /// The application
-    #[arg(value_name = "APP")]
+    #[arg(id = "app", value_name = "APP")]
     application: ApplicationName,
     #[command(flatten)]
     files: Files,
@@ -71,7 +71,11 @@ impl Cutover {
 
 /// Says that the files have no such application, and which they have.
 pub(crate) fn unknown(application: &ApplicationName, desired: &Deployment) -> Failure {
-    let names: Vec<&str> = desired.applications().keys().map(|name| name.as_str()).collect();
+    let names: Vec<&str> = desired
+        .applications()
+        .keys()
+        .map(ApplicationName::as_str)
+        .collect();
     Failure::usage(format!("the files have no application `{application}`"))
         .hint(format!("they have {}", names.join(", ")))
 }

@@ -38,10 +38,10 @@ pub(crate) struct Gc {
 impl Gc {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         let once = match (self.plan, self.yes) {
-            (true, _) => Once::Show,
             (false, true) => Once::Go,
             (false, false) if ui.can_ask() => Once::Ask,
-            (false, false) => Once::Show,
+            (true, _) => Once::Show,
+            (false, false) => Once::Hint,
         };
         let mut policy = Policy::default();
         if let Some(grace) = self.older_than {
@@ -49,17 +49,13 @@ impl Gc {
         }
         runtime::block_on(async {
             let (cluster, _) = cluster::connect_with(self.files.paths(), global).await?;
-            let ending = carry_out_once(
+            carry_out_once(
                 &cluster,
                 once,
                 |desired, actual| flocker_plan::reclaim(desired, actual, &policy),
                 ui,
             )
-            .await?;
-            if once == Once::Show && !self.plan && !ui.is_json() {
-                ui.hint("`flocker gc --yes` does what is shown");
-            }
-            Ok(ending)
+            .await
         })
     }
 }

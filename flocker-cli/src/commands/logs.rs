@@ -33,7 +33,7 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+    pub(crate) fn run(self, global: &Global) -> Result<Ending, Failure> {
         runtime::block_on(async {
             let cluster = cluster::connect_all(global)?;
             let node = match &self.on {
@@ -61,7 +61,7 @@ impl Logs {
                 };
                 match read {
                     Ok(0) => return Ok(Ending::Done),
-                    Ok(n_bytes) if ui.bytes(&chunk[..n_bytes]) => {}
+                    Ok(n_bytes) if Ui::bytes(&chunk[..n_bytes]) => {}
                     // Nobody reads any more.
                     Ok(_) => return Ok(Ending::Done),
                     Err(error) => {

@@ -80,16 +80,7 @@ impl Plan {
             return self.show(desired, &actual, &policy, &[], ui);
         }
         let desired = configuration.without_secrets()?;
-        let mut actual = ClusterState::default();
-        for path in &self.state {
-            let text = files::text(path, "the report")?;
-            state_file::read(&text, &path.display().to_string(), &mut actual)?;
-        }
-        for node in desired.members().keys() {
-            let look = flocker_model::Observed::Unknown(flocker_model::Silence::NotAsked);
-            actual.nodes.entry(node.clone()).or_insert(look);
-        }
-        let assumed = state_file::assume_secrets(&mut actual, &desired);
+        let (actual, assumed) = state_file::read_all(&self.state, &desired)?;
         self.show(desired, &actual, &policy, &assumed, ui)
     }
 
@@ -137,8 +128,9 @@ impl Plan {
                 .map_err(|error| Failure::bug("the plan could not be written down").because(&error))?;
             files::write(path, &text)?;
             if !ui.is_json() {
+                let [one, other] = self.files.paths().map(std::path::Path::display);
                 ui.hint(&format!(
-                    "`flocker deploy --plan {}` carries this plan out, or says what is different",
+                    "`flocker deploy --plan {} {one} {other}` carries this plan out, or says what is different",
                     path.display()
                 ));
             }

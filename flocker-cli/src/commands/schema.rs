@@ -4,8 +4,6 @@ use clap::Args;
 use clap::ValueEnum;
 use flocker_model::config::schema;
 
-use crate::error::Ending;
-use crate::error::Failure;
 use crate::ui::Ui;
 
 /// Print the JSON Schema of a configuration file
@@ -25,13 +23,12 @@ enum File {
 }
 
 impl Schema {
-    pub(crate) fn run(self, ui: &Ui) -> Result<Ending, Failure> {
+    pub(crate) fn run(self, ui: &Ui) {
         let schema = match self.file {
             File::Application => schema::application(),
             File::Deployment => schema::deployment(),
         };
         // A schema is a document of its own kind, with or without `--json`.
         ui.data(&format!("{schema:#}\n"));
-        Ok(Ending::Done)
     }
 }

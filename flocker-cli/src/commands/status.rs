@@ -1,5 +1,8 @@
 //! `flocker status`: what is where, and whether that is as it is to be.
 
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
 use clap::Args;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -23,10 +26,9 @@ use serde::Serialize;
 use crate::cli::Global;
 use crate::cli::OptionalFiles;
 use crate::cluster;
-use crate::cluster::at_next_generation;
+use crate::cluster::Sight;
 use crate::error::Ending;
 use crate::error::Failure;
-use crate::runtime;
 use crate::shown;
 use crate::shown::Blocked;
 use crate::table::heading;
@@ -38,6 +40,9 @@ use crate::ui::Ui;
 pub(crate) struct Status {
     #[command(flatten)]
     files: OptionalFiles,
+    /// Look into what `flocker report-state --json` printed, instead of asking nodes; may be given several times
+    #[arg(long, value_name = "FILE")]
+    state: Vec<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -87,26 +92,24 @@ struct PlanRow<'a> {
 
 impl Status {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let (desired, actual, has_files) = runtime::block_on(async {
-            let (cluster, files) = cluster::connect_with(self.files.paths(), global).await?;
-            let actual = cluster.observe().await;
-            Ok((cluster.desired, actual, files.is_some()))
-        })?;
-        show(&desired, &actual, has_files, ui)
+        let sight = cluster::sight(self.files.paths(), &self.state, global)?;
+        show(&sight, ui)
     }
 }
 
-fn show(desired: &Deployment, actual: &ClusterState, has_files: bool, ui: &Ui) -> Result<Ending, Failure> {
-    let desired = at_next_generation(desired.clone(), actual);
-    let plan = has_files.then(|| flocker_plan::plan(&desired, actual, &Policy::default()));
-    let is_blocked = plan
-        .as_ref()
-        .is_some_and(|plan| !plan.waiting().is_empty() || !plan.refused().is_empty());
+fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
+    let Sight {
+        desired,
+        actual,
+        has_files,
+    } = sight;
+    let plan = has_files.then(|| flocker_plan::plan(desired, actual, &Policy::default()));
+    let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
     let is_silent = shown::silent(actual).next().is_some();
     let body = Body {
         nodes: actual.nodes.iter().map(node_row).collect(),
         applications: all_applications(actual).collect(),
-        datasets: all_datasets(actual, &desired).collect(),
+        datasets: all_datasets(actual, desired).collect(),
         plan: plan.as_ref().map(|plan| PlanRow {
             settled: plan.is_settled(),
             steps: plan.steps().len(),
@@ -206,7 +209,7 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
                 row.application.to_string(),
                 row.node.to_string(),
                 status(row.container.status),
-                health(row.container.health).into(),
+                health(row.container).into(),
                 row.container.restarts.to_string(),
             ]
         }));
@@ -243,17 +246,19 @@ fn verdict(plan: &flocker_plan::Plan) -> String {
     }
     let mut text = String::new();
     for waiting in plan.waiting() {
-        text.push_str(&format!("waiting: {waiting}\n   hint: {}\n", waiting.hint()));
+        writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
     }
     for refusal in plan.refused() {
-        text.push_str(&format!("refused: {refusal}\n   hint: {}\n", refusal.hint()));
+        writeln!(text, "refused: {refusal}\n   hint: {}", refusal.hint()).unwrap_or_default();
     }
     let n_steps = plan.steps().len();
     if n_steps > 0 {
         let steps = super::validate::counted(n_steps, "step");
-        text.push_str(&format!(
-            "not as it is to be: {steps} to do\n   hint: `flocker plan` shows them\n"
-        ));
+        writeln!(
+            text,
+            "not as it is to be: {steps} to do\n   hint: `flocker plan` shows them"
+        )
+        .unwrap_or_default();
     }
     text
 }
@@ -269,9 +274,10 @@ pub(crate) fn status(status: ContainerStatus) -> String {
     }
 }
 
-/// Writes whether an application serves.
-pub(crate) fn health(health: Health) -> &'static str {
-    match health {
+/// Writes whether an application serves. Of one that does not run there is nothing to say.
+pub(crate) fn health(container: &ContainerState) -> &'static str {
+    match container.health {
+        _ if container.status != ContainerStatus::Running => "-",
         Health::NotChecked => "not checked",
         Health::Healthy => "healthy",
         Health::Unhealthy => "unhealthy",

@@ -1,5 +1,7 @@
 //! `flocker validate`: are the files right?
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -51,7 +53,7 @@ impl Validate {
         );
         if configuration.n_secrets() > 0 {
             let n_secrets = counted(configuration.n_secrets(), "secret");
-            said.push_str(&format!("; {n_secrets} to be fetched when it is deployed"));
+            write!(said, "; {n_secrets} to be fetched when it is deployed").unwrap_or_default();
         }
         ui.data(&(said + "\n"));
         Ok(Ending::Done)

@@ -2,6 +2,7 @@
 
 mod answer;
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,11 +10,9 @@ use clap::Args;
 use crate::cli::Global;
 use crate::cli::OptionalFiles;
 use crate::cluster;
-use crate::cluster::at_next_generation;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::files;
-use crate::runtime;
 use crate::ui::Ui;
 use answer::View;
 
@@ -24,17 +23,15 @@ pub(crate) struct Why {
     thing: String,
     #[command(flatten)]
     files: OptionalFiles,
+    /// Look into what `flocker report-state --json` printed, instead of asking nodes; may be given several times
+    #[arg(long, value_name = "FILE")]
+    state: Vec<PathBuf>,
 }
 
 impl Why {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let (desired, actual, has_files) = runtime::block_on(async {
-            let (cluster, files) = cluster::connect_with(self.files.paths(), global).await?;
-            let actual = cluster.observe().await;
-            Ok((cluster.desired, actual, files.is_some()))
-        })?;
-        let desired = at_next_generation(desired, &actual);
-        let view = View::new(&desired, &actual, has_files, self.deploy(global));
+        let sight = cluster::sight(self.files.paths(), &self.state, global)?;
+        let view = View::new(&sight, self.deploy(global));
         let Some(answer) = view.answer(&self.thing) else {
             return Err(view.unknown(&self.thing));
         };
@@ -48,10 +45,7 @@ impl Why {
 
     /// Returns the deploy that these files belong to, as it is typed.
     fn deploy(&self, global: &Global) -> String {
-        let given = self
-            .files
-            .paths()
-            .map(|paths| paths.map(|path| path.to_path_buf()));
+        let given = self.files.paths().map(|paths| paths.map(Path::to_path_buf));
         let paths: Option<[PathBuf; 2]> = given.or_else(|| files::last_used(&global.state_dir()));
         match paths {
             Some([one, other]) => format!("flocker deploy {} {}", one.display(), other.display()),

@@ -36,6 +36,8 @@ use crate::ui::Ui;
 pub(crate) enum Once {
     /// It is shown.
     Show,
+    /// It is shown, and how to have it carried out.
+    Hint,
     /// It is shown, asked about and carried out.
     Ask,
     /// It is shown and carried out.
@@ -69,7 +71,8 @@ pub(crate) async fn carry_out_once(
     let policy = Policy::default();
     let mut actual = cluster.observe().await;
     let token = LockToken::random();
-    if once != Once::Show {
+    let is_locked = matches!(once, Once::Ask | Once::Go);
+    if is_locked {
         lock(cluster, &actual, token).await?;
         actual = cluster.observe().await;
     }
@@ -87,6 +90,12 @@ pub(crate) async fn carry_out_once(
     let is_wanted = !plan.steps().is_empty()
         && match once {
             Once::Show => false,
+            Once::Hint => {
+                if !ui.is_json() {
+                    ui.hint("the same command with `--yes` does this");
+                }
+                false
+            }
             Once::Ask => ui.confirm("carry this out?"),
             Once::Go => true,
         };
@@ -95,15 +104,14 @@ pub(crate) async fn carry_out_once(
     } else {
         Ok(Report::default())
     };
-    if once != Once::Show {
+    if is_locked {
         unlock(cluster, &actual, token).await;
     }
     let report = report?;
     tell(&shown, is_wanted, &report, ui)?;
     let is_complete = report.failures().next().is_none() && report.left().next().is_none();
-    let is_free = plan.waiting().is_empty() && plan.refused().is_empty();
     let is_declined = once == Once::Ask && !is_wanted && !plan.steps().is_empty();
-    Ok(if is_complete && is_free && !is_declined {
+    Ok(if is_complete && !is_declined && !shown::is_blocked(&plan) {
         Ending::Done
     } else {
         Ending::Blocked
@@ -175,11 +183,10 @@ async fn lock(cluster: &Cluster, actual: &ClusterState, token: LockToken) -> Res
         let locked = cluster.handle(name)?.lock(&claim).await;
         if let Err(error) = locked {
             unlock(cluster, actual, token).await;
-            let hint = match &error {
-                NodeError::Held { .. } => {
-                    "wait for that deploy to end; if it is gone, `flocker deploy --break-lock` takes its lock away"
-                }
-                _ => "`flocker status` shows which nodes answer",
+            let hint = if matches!(error, NodeError::Held { .. }) {
+                "wait for that deploy to end; if it is gone, `flocker deploy --break-lock` takes its lock away"
+            } else {
+                "`flocker status` shows which nodes answer"
             };
             return Err(
                 Failure::failed(format!("could not take the deploy lock of {name}"))

@@ -1,5 +1,7 @@
 //! The answer to `flocker why`, from what is wanted and what is seen.
 
+use std::fmt::Write as _;
+
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
@@ -15,10 +17,12 @@ use flocker_plan::blocked::seconds;
 use flocker_plan::holds;
 use serde::Serialize;
 
+use crate::cluster::Sight;
 use crate::commands::status::health;
 use crate::commands::status::owner;
 use crate::commands::status::role;
 use crate::commands::status::status;
+use crate::commands::validate::counted;
 use crate::error::Failure;
 
 /// What is wanted and what is seen, and the plan that follows.
@@ -26,6 +30,7 @@ use crate::error::Failure;
 pub(super) struct View<'a> {
     desired: &'a Deployment,
     actual: &'a ClusterState,
+    has_files: bool,
     plan: Plan,
     deploy: String,
 }
@@ -45,6 +50,8 @@ pub(super) struct Answer {
     steps: Vec<StepId>,
     /// What to type next.
     next: Vec<String>,
+    #[serde(skip)]
+    has_files: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,13 +81,13 @@ struct Held {
 
 impl<'a> View<'a> {
     /// Plans where there are files; without them there is nothing that should be done.
-    pub(super) fn new(
-        desired: &'a Deployment,
-        actual: &'a ClusterState,
-        has_files: bool,
-        deploy: String,
-    ) -> Self {
-        let plan = if has_files {
+    pub(super) fn new(sight: &'a Sight, deploy: String) -> Self {
+        let Sight {
+            desired,
+            actual,
+            has_files,
+        } = sight;
+        let plan = if *has_files {
             flocker_plan::plan(desired, actual, &Policy::default())
         } else {
             Plan::default()
@@ -88,6 +95,7 @@ impl<'a> View<'a> {
         Self {
             desired,
             actual,
+            has_files: *has_files,
             plan,
             deploy,
         }
@@ -104,7 +112,7 @@ impl<'a> View<'a> {
     /// Says that there is no such thing, and what there is.
     pub(super) fn unknown(&self, thing: &str) -> Failure {
         let applications = self.all_applications();
-        let applications: Vec<&str> = applications.iter().map(|name| name.as_str()).collect();
+        let applications: Vec<&str> = applications.iter().map(ApplicationName::as_str).collect();
         let nodes: Vec<NodeName> = self.actual.nodes.keys().cloned().collect();
         let applications = if applications.is_empty() {
             "none".into()
@@ -162,6 +170,7 @@ impl<'a> View<'a> {
             blocked: self.blocked(|application| step.action.application() == Some(application)),
             steps: Vec::new(),
             next: vec![self.deploy.clone()],
+            has_files: self.has_files,
         })
     }
 
@@ -186,7 +195,9 @@ impl<'a> View<'a> {
         }
         let mut known = Vec::new();
         let homes: Vec<NodeName> = self.desired.homes(&name).cloned().collect();
-        if self.desired.application(&name).is_none() {
+        if !self.has_files {
+            known.push("there are no files to say what it is to be".into());
+        } else if self.desired.application(&name).is_none() {
             known.push("the files do not have it".into());
         } else if homes.is_empty() {
             known.push("it is to run nowhere".into());
@@ -198,16 +209,20 @@ impl<'a> View<'a> {
             let Some(container) = state.containers.get(&name) else {
                 continue;
             };
-            known.push(format!(
-                "on {node} it is {}, {}, and was restarted {}",
-                status(container.status),
-                health(container.health),
-                super::super::validate::counted(container.restarts as usize, "time")
-            ));
+            let restarts = match container.restarts {
+                0 => String::new(),
+                restarts => format!("; it was restarted {}", counted(restarts as usize, "time")),
+            };
+            let health = match health(container) {
+                "-" => String::new(),
+                health => format!(", {health}"),
+            };
+            let status = status(container.status);
+            known.push(format!("on {node} it is {status}{health}{restarts}"));
             next.push(format!("flocker logs {name} --on {node} --tail 50"));
         }
         if next.is_empty() {
-            known.push("no seen node runs it".into());
+            known.push("no seen node has it".into());
         }
         known.extend(
             homes
@@ -225,6 +240,7 @@ impl<'a> View<'a> {
             step.action.application() == Some(&name) || of_data
         });
         let blocked = self.blocked(|application| *application == name);
+        next.extend(self.look_at_silent(&blocked));
         self.add_deploy(&steps, &mut next);
         Some(Answer {
             thing: thing.into(),
@@ -234,6 +250,7 @@ impl<'a> View<'a> {
             blocked,
             steps,
             next,
+            has_files: self.has_files,
         })
     }
 
@@ -260,6 +277,7 @@ impl<'a> View<'a> {
             blocked: self.blocked(|application| Some(application) == user.as_ref()),
             steps,
             next,
+            has_files: self.has_files,
         })
     }
 
@@ -312,13 +330,11 @@ impl<'a> View<'a> {
         }
         let steps = self.steps_of(|step| step.actor == node);
         self.add_deploy(&steps, &mut next);
-        // A wait names the nodes that it waits for.
-        let named = |sentence: &str| sentence.split([' ', ',', ':']).any(|word| word == node.as_str());
         let blocked = self
             .blocked(|_| true)
             .into_iter()
             .chain(self.blocked_alone())
-            .filter(|held| named(&held.message));
+            .filter(|held| names(&held.message, &node));
         Some(Answer {
             thing: thing.into(),
             kind: Kind::Node,
@@ -327,7 +343,19 @@ impl<'a> View<'a> {
             blocked: blocked.collect(),
             steps,
             next,
+            has_files: self.has_files,
         })
+    }
+
+    /// Returns how to learn more of silent nodes that something waits for.
+    fn look_at_silent(&self, blocked: &[Held]) -> Vec<String> {
+        let silent = self
+            .actual
+            .nodes
+            .iter()
+            .filter(|(_, look)| look.known().is_none());
+        let silent = silent.filter(|(node, _)| blocked.iter().any(|held| names(&held.message, node)));
+        silent.map(|(node, _)| format!("flocker why {node}")).collect()
     }
 
     fn sight(&self, node: &NodeName) -> String {
@@ -380,12 +408,17 @@ impl<'a> View<'a> {
     }
 }
 
+/// Says whether a sentence names a node: a wait names those that it waits for.
+fn names(sentence: &str, node: &NodeName) -> bool {
+    sentence.split([' ', ',', ':']).any(|word| word == node.as_str())
+}
+
 impl Answer {
     /// Writes it as people read it.
     pub(super) fn to_text(&self) -> String {
         let mut text = format!("{}\n", self.thing);
         for sentence in &self.known {
-            text.push_str(&format!("  {sentence}\n"));
+            writeln!(text, "  {sentence}").unwrap_or_default();
         }
         for need in &self.needs {
             let stands = match need.holds {
@@ -393,24 +426,24 @@ impl Answer {
                 Some(false) => "needs ",
                 None => "unseen",
             };
-            text.push_str(&format!("  {stands}  {}: {}\n", need.fact, need.because));
+            writeln!(text, "  {stands}  {}: {}", need.fact, need.because).unwrap_or_default();
             if let Some(step) = need.made_by.as_ref().filter(|_| need.holds != Some(true)) {
-                text.push_str(&format!("          made by {step}\n"));
+                writeln!(text, "          made by {step}").unwrap_or_default();
             }
         }
         for held in &self.blocked {
-            text.push_str(&format!("  {}\n     hint: {}\n", held.message, held.hint));
+            writeln!(text, "  {}\n     hint: {}", held.message, held.hint).unwrap_or_default();
         }
         if self.kind != Kind::Step {
-            if self.steps.is_empty() && self.blocked.is_empty() {
+            if self.has_files && self.steps.is_empty() && self.blocked.is_empty() {
                 text.push_str("  nothing is to be done about it\n");
             }
             for step in &self.steps {
-                text.push_str(&format!("  to do: {step}\n"));
+                writeln!(text, "  to do: {step}").unwrap_or_default();
             }
         }
         for command in &self.next {
-            text.push_str(&format!("next: {command}\n"));
+            writeln!(text, "next: {command}").unwrap_or_default();
         }
         text
     }
