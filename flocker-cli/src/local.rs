@@ -17,9 +17,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flocker_backends::ContainerRuntime;
+use flocker_backends::ContainerRuntime as _;
 use flocker_backends::Transport;
 use flocker_backends::VolumeBackend as _;
+use flocker_backends::runtime::process::ProcessRuntime;
 use flocker_backends::transport::local::LocalTransport;
 use flocker_backends::transport::local::serving_process;
 use flocker_engine::Deadlines;
@@ -118,25 +119,37 @@ pub(crate) async fn up(state_dir: &Path, names: &[NodeName], first: Ipv4Addr) ->
         }
     }
     let mut up = Vec::new();
-    for (place, mut live, mut was_started) in started {
-        if !was_started && until_it_answers(&place, live.as_ref()).await? == Wait::Ended {
-            // It was about to end when it was found.
-            live = serve::start(&place)?;
-            was_started = true;
-        }
-        if was_started && until_it_answers(&place, live.as_ref()).await? == Wait::Ended {
-            return Err(last_words(
-                &place,
-                format!("node {} ended right after its start", place.name),
-            ));
-        }
-        up.push(Up {
-            process: live.map(|live| live.id),
-            place,
-            was_started,
-        });
+    for (place, live, was_started) in started {
+        up.push(see_through(&root, place, live, was_started, first).await?);
     }
     Ok(up)
+}
+
+/// Returns when a node answers that was found or started, and starts it again where that is worth a try.
+async fn see_through(
+    root: &Root,
+    mut place: Place,
+    mut live: Option<Live>,
+    mut was_started: bool,
+    first: Ipv4Addr,
+) -> Result<Up, Failure> {
+    let mut tries_left = 2;
+    while until_it_answers(&place, live.as_ref()).await? == Wait::Ended {
+        if tries_left == 0 {
+            let what = format!("node {} ended right after its start", place.name);
+            return Err(last_words(&place, what));
+        }
+        // It was about to end when it was found, or somebody else was faster at its address.
+        place = with_free_address(root, place, first).await?;
+        live = serve::start(&place)?;
+        was_started = true;
+        tries_left -= 1;
+    }
+    Ok(Up {
+        process: live.map(|live| live.id),
+        place,
+        was_started,
+    })
 }
 
 fn choose_address(root: &Root, first: Ipv4Addr) -> Result<Ipv4Addr, Failure> {
@@ -328,20 +341,25 @@ async fn end(place: Place, data: Data) -> Result<Down, Failure> {
     })
 }
 
-async fn stop_all(
-    place: &Place,
-    programs: &impl ContainerRuntime,
-) -> Result<BTreeSet<ApplicationName>, Failure> {
+/// Stops every application at the same time; returns those that there were, when all are gone.
+async fn stop_all(place: &Place, programs: &ProcessRuntime) -> Result<BTreeSet<ApplicationName>, Failure> {
     let listed = programs.list().await.map_err(|error| {
         Failure::failed(format!("could not list the applications of {}", place.name)).because(&error)
     })?;
-    let stops = listed.iter().map(|(name, state)| async move {
-        programs.stop(name, state.stop_grace).await.map_err(|error| {
-            Failure::failed(format!("could not stop `{name}` on {}", place.name)).because(&error)
-        })
-    });
-    for stop in stops {
-        stop.await?;
+    let mut stops = JoinSet::new();
+    for (name, state) in listed {
+        let programs = programs.clone();
+        stops.spawn(async move {
+            let stopped = programs.stop(&name, state.stop_grace).await;
+            (name, stopped)
+        });
     }
-    Ok(listed.into_keys().collect())
+    let mut gone = BTreeSet::new();
+    for (name, stopped) in stops.join_all().await {
+        stopped.map_err(|error| {
+            Failure::failed(format!("could not stop `{name}` on {}", place.name)).because(&error)
+        })?;
+        gone.insert(name);
+    }
+    Ok(gone)
 }

@@ -1,5 +1,6 @@
 //! A day with it: up, deploy, move, look, undo, down.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 
 use serde_json::Value;
@@ -62,15 +63,22 @@ fn nodes_are_made_once_come_back_after_a_kill_and_keep_their_data() {
     machine.deploy().ok();
     assert_eq!(append(machine.address("beta"), "me", 1).unwrap(), 1);
 
-    // The program outlives its node, and the routes are back with it.
+    // The program outlives its node, whose routes are back when it is.
+    let programs = || -> Vec<i32> {
+        let all = processes_about(machine.directory()).into_iter();
+        let programs = all.filter(|(_, command_line)| command_line.contains(" demo-program "));
+        programs.map(|(id, _)| id).collect()
+    };
+    let program = programs();
     machine.kill_node("alpha");
-    assert_eq!(append(machine.address("beta"), "me", 2).unwrap(), 2);
     let words = |node: &Value| (node["state"].clone(), node["applications"][0]["status"].clone());
     assert_eq!(words(&machine.status()[0]), ("down".into(), "running".into()));
     machine.up(&["alpha", "beta"]).ok();
     let after = machine.status();
     assert_eq!(words(&after[0]), ("up".into(), "running".into()));
-    assert_eq!(append(machine.address("alpha"), "me", 3).unwrap(), 3);
+    assert_eq!(append(machine.address("alpha"), "me", 2).unwrap(), 2);
+    assert_eq!(append(machine.address("beta"), "me", 3).unwrap(), 3);
+    assert_eq!((program.len(), programs()), (1, program));
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(before["address"], after["address"]);
     }
@@ -120,4 +128,38 @@ fn two_machines_never_share_an_address() {
     drop(taker);
     one.finish();
     other.finish();
+}
+
+#[test]
+fn nodes_that_are_made_at_the_same_moment_get_different_addresses() {
+    let machines: Vec<Machine> = (0..4).map(|_| Machine::new()).collect();
+    let first = machines[0].first_address().to_string();
+    let up = ["local", "up", "--first-address", &first];
+    let all: Vec<_> = machines.iter().map(|machine| machine.spawn(&up)).collect();
+    for one in all {
+        one.wait().ok();
+    }
+    let nodes = ["alpha", "beta", "gamma"];
+    let of_all = machines
+        .iter()
+        .flat_map(|machine| nodes.map(|node| machine.address(node)));
+    let addresses: BTreeSet<_> = of_all.collect();
+    assert_eq!(addresses.len(), machines.len() * nodes.len());
+    for machine in machines {
+        machine.finish();
+    }
+}
+
+#[test]
+fn a_deploy_makes_the_nodes_that_it_is_to_make() {
+    let machine = Machine::new();
+    machine.write_files(&["one", "192.0.2.10"], "one", &machine.ledger(0));
+    let refused = machine.deploy();
+    assert!(refused.stderr.contains("--local"), "{refused:?}");
+    refused.code(2);
+    machine
+        .run(&["deploy", "--local", "--yes", FILES[0], FILES[1]])
+        .ok();
+    assert_eq!(append(machine.address("192.0.2.10"), "me", 1).unwrap(), 1);
+    machine.finish();
 }

@@ -163,6 +163,10 @@ impl Machine {
         self.run(&arguments)
     }
 
+    pub(crate) fn first_address(&self) -> Ipv4Addr {
+        self.first_address
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
