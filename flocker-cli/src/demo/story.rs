@@ -162,11 +162,13 @@ fn timeline(ui: &Ui, desired: &Deployment) -> (Arc<Mutex<Vec<Moment>>>, impl Lis
     let kept = Arc::clone(&moments);
     let began = Instant::now();
     let listener = move |event: &Event| {
-        let (step, took, error) = match event {
-            Event::StepDone { step, took, .. } => (step, took, None),
-            Event::StepFailed { step, took, error } => (step, took, Some(error.clone())),
+        let (step, took, error) = if let Event::StepDone { step, took, .. } = event {
+            (step, took, None)
+        } else if let Event::StepFailed { step, took, error } = event {
+            (step, took, Some(error.clone()))
+        } else {
             // What does not end a step has no moment of its own.
-            _ => return,
+            return;
         };
         let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
         moments.push(Moment {

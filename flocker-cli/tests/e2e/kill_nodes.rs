@@ -11,6 +11,10 @@ enum Victim {
     Router,
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what was killed at what is for whoever reads on"
+)]
 fn kill_at_every_step(victim: Victim) {
     let machine = Machine::with_nodes(&["alpha", "beta", "gamma"]);
     machine.place("alpha");
