@@ -195,13 +195,18 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
         let said = |value: Option<String>| value.unwrap_or_else(|| "-".into());
         [
             row.node.to_string(),
-            row.silence.clone().unwrap_or_else(|| "seen".into()),
+            if row.seen { "seen" } else { "silent" }.into(),
             said(row.address.map(|address| address.to_string())),
             said(row.generation.map(|generation| generation.to_string())),
             said(row.free.map(|free| free.to_string())),
         ]
     }));
     let mut text = table(&rows);
+    for row in &body.nodes {
+        if let Some(silence) = &row.silence {
+            writeln!(text, "{} was not seen: {silence}", row.node).unwrap_or_default();
+        }
+    }
     if !body.applications.is_empty() {
         let mut rows = vec![heading(["APPLICATION", "NODE", "STATE", "HEALTH", "RESTARTS"])];
         rows.extend(body.applications.iter().map(|row| {
