@@ -17,9 +17,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flocker_backends::ContainerRuntime;
+use flocker_backends::ContainerRuntime as _;
 use flocker_backends::Transport;
 use flocker_backends::VolumeBackend as _;
+use flocker_backends::runtime::process::ProcessRuntime;
 use flocker_backends::transport::local::LocalTransport;
 use flocker_backends::transport::local::serving_process;
 use flocker_engine::Deadlines;
@@ -51,6 +52,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long a node may take to end before it is killed.
 const UNTIL_IT_ENDS: Duration = Duration::from_secs(10);
+
+/// How long the process that was a node before may take to vanish.
+const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// How often it is looked again while somebody waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -109,21 +113,43 @@ pub(crate) async fn up(state_dir: &Path, names: &[NodeName], first: Ipv4Addr) ->
         if let Some(running) = find(&place)? {
             started.push((place, Some(running), false));
         } else {
-            let place = with_free_address(&root, place, first)?;
+            let place = with_free_address(&root, place, first).await?;
             let live = serve::start(&place)?;
             started.push((place, live, true));
         }
     }
     let mut up = Vec::new();
     for (place, live, was_started) in started {
-        until_it_answers(&place, live.as_ref()).await?;
-        up.push(Up {
-            process: live.map(|live| live.id),
-            place,
-            was_started,
-        });
+        up.push(see_through(&root, place, live, was_started, first).await?);
     }
     Ok(up)
+}
+
+/// Returns when a node answers that was found or started, and starts it again where that is worth a try.
+async fn see_through(
+    root: &Root,
+    mut place: Place,
+    mut live: Option<Live>,
+    mut was_started: bool,
+    first: Ipv4Addr,
+) -> Result<Up, Failure> {
+    let mut tries_left = 2;
+    while until_it_answers(&place, live.as_ref()).await? == Wait::Ended {
+        if tries_left == 0 {
+            let what = format!("node {} ended right after its start", place.name);
+            return Err(last_words(&place, what));
+        }
+        // It was about to end when it was found, or somebody else was faster at its address.
+        place = with_free_address(root, place, first).await?;
+        live = serve::start(&place)?;
+        was_started = true;
+        tries_left -= 1;
+    }
+    Ok(Up {
+        process: live.map(|live| live.id),
+        place,
+        was_started,
+    })
 }
 
 fn choose_address(root: &Root, first: Ipv4Addr) -> Result<Ipv4Addr, Failure> {
@@ -132,14 +158,21 @@ fn choose_address(root: &Root, first: Ipv4Addr) -> Result<Ipv4Addr, Failure> {
 }
 
 /// Gives a node that does not run another address where somebody else has taken its own meanwhile.
-fn with_free_address(root: &Root, place: Place, first: Ipv4Addr) -> Result<Place, Failure> {
-    let is_free = address::is_free(place.address).map_err(|error| {
-        Failure::failed(format!("could not find out whether {} is free", place.address)).because(&error)
-    })?;
-    if is_free {
-        return Ok(place);
+async fn with_free_address(root: &Root, place: Place, first: Ipv4Addr) -> Result<Place, Failure> {
+    // The process that was this node before may just be ending.
+    let end = Instant::now() + LAST_BREATH;
+    loop {
+        let is_free = address::is_free(place.address).map_err(|error| {
+            Failure::failed(format!("could not find out whether {} is free", place.address)).because(&error)
+        })?;
+        if is_free {
+            return Ok(place);
+        }
+        if Instant::now() >= end {
+            return root.make(&place.name, choose_address(root, first)?);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    root.make(&place.name, choose_address(root, first)?)
 }
 
 fn find(place: &Place) -> Result<Option<Live>, Failure> {
@@ -158,21 +191,25 @@ async fn ask(place: &Place) -> Result<(), NodeError> {
     node.observe().await.map(drop)
 }
 
-async fn until_it_answers(place: &Place, live: Option<&Live>) -> Result<(), Failure> {
+/// What came of waiting for a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Answers,
+    Ended,
+}
+
+async fn until_it_answers(place: &Place, live: Option<&Live>) -> Result<Wait, Failure> {
     let end = Instant::now() + UNTIL_IT_ANSWERS;
     loop {
         let Err(error) = ask(place).await else {
-            return Ok(());
+            return Ok(Wait::Answers);
         };
         let ended = match live {
             Some(live) => tokio::time::timeout(LOOK_INTERVAL, live.ended()).await.is_ok(),
             None => true,
         };
         if ended && serving_process(&place.directory).ok().flatten().is_none() {
-            return Err(last_words(
-                place,
-                format!("node {} ended right after its start", place.name),
-            ));
+            return Ok(Wait::Ended);
         }
         if Instant::now() >= end {
             return Err(last_words(place, format!("node {} does not answer", place.name)).because(&error));
@@ -304,20 +341,25 @@ async fn end(place: Place, data: Data) -> Result<Down, Failure> {
     })
 }
 
-async fn stop_all(
-    place: &Place,
-    programs: &impl ContainerRuntime,
-) -> Result<BTreeSet<ApplicationName>, Failure> {
+/// Stops every application at the same time; returns those that there were, when all are gone.
+async fn stop_all(place: &Place, programs: &ProcessRuntime) -> Result<BTreeSet<ApplicationName>, Failure> {
     let listed = programs.list().await.map_err(|error| {
         Failure::failed(format!("could not list the applications of {}", place.name)).because(&error)
     })?;
-    let stops = listed.iter().map(|(name, state)| async move {
-        programs.stop(name, state.stop_grace).await.map_err(|error| {
-            Failure::failed(format!("could not stop `{name}` on {}", place.name)).because(&error)
-        })
-    });
-    for stop in stops {
-        stop.await?;
+    let mut stops = JoinSet::new();
+    for (name, state) in listed {
+        let programs = programs.clone();
+        stops.spawn(async move {
+            let stopped = programs.stop(&name, state.stop_grace).await;
+            (name, stopped)
+        });
     }
-    Ok(listed.into_keys().collect())
+    let mut gone = BTreeSet::new();
+    for (name, stopped) in stops.join_all().await {
+        stopped.map_err(|error| {
+            Failure::failed(format!("could not stop `{name}` on {}", place.name)).because(&error)
+        })?;
+        gone.insert(name);
+    }
+    Ok(gone)
 }

@@ -156,6 +156,7 @@ fn receive(
     }
     if let Role::Released { epoch, .. } = copy.role {
         copy.fence = copy.fence.max(epoch);
+        copy.age = Duration::ZERO;
     }
     copy.role = Role::Replica;
     copy.maximum_size = dataset.maximum_size;
@@ -229,12 +230,9 @@ fn perform(node: &mut NodeState, action: &Action, desired: &Deployment) -> Resul
                 stop_grace: Duration::ZERO,
                 restarts: 0,
             };
-            let old = node
-                .containers
-                .entry(application.clone())
-                .or_insert_with(|| prepared.clone());
-            if old.status == ContainerStatus::Prepared {
-                *old = prepared;
+            let old = node.containers.get(application);
+            if !old.is_some_and(ContainerState::is_alive) {
+                node.containers.insert(application.clone(), prepared);
             }
         }
         Action::Start {
@@ -297,6 +295,7 @@ fn release(
         guid,
     };
     copy.fence = copy.fence.max(own);
+    copy.age = Duration::ZERO;
     Ok(())
 }
 
@@ -318,6 +317,7 @@ fn acquire(
     }
     copy.role = Role::Primary { epoch };
     copy.fence = epoch;
+    copy.age = Duration::ZERO;
     Ok(())
 }
 

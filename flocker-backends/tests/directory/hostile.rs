@@ -74,15 +74,15 @@ const PLAN: std::ops::Range<usize> = 106..122;
 const LENGTH: std::ops::Range<usize> = 130..138;
 
 /// Makes the guid of a changed manifest fit, as somebody would who means harm.
-fn sign(bytes: &mut [u8]) {
+pub(crate) fn sign(bytes: &mut [u8], snapshot: &[u8]) {
     let Some(length) = bytes.get(LENGTH) else { return };
     let length = usize::try_from(u64::from_le_bytes(length.try_into().unwrap())).unwrap_or(usize::MAX);
     let Some(manifest) = bytes.get(138..138_usize.saturating_add(length)) else {
         return;
     };
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&8_u64.to_le_bytes());
-    hasher.update(b"warm-2-1");
+    hasher.update(&(snapshot.len() as u64).to_le_bytes());
+    hasher.update(snapshot);
     hasher.update(manifest);
     let guid: [u8; 16] = hasher.finalize().as_bytes()[..16].try_into().unwrap();
     bytes[PLAN].copy_from_slice(&guid);
@@ -122,7 +122,7 @@ proptest! {
                 }
             }
             if is_signed && bytes.len() > 200 {
-                sign(&mut bytes);
+                sign(&mut bytes, b"warm-2-1");
             }
             // Whatever it answers, it answers.
             drop(beta.receive("warm-2-1", None, bytes).await);

@@ -60,3 +60,34 @@ async fn a_receiver_takes_no_more_than_the_dataset_may_hold() {
     assert_no_space(&beta.volumes.receive(&request, stream).await.unwrap_err());
     assert!(beta.volumes.inventory().await.unwrap().datasets.is_empty());
 }
+
+#[tokio::test]
+async fn what_the_receivers_filesystem_cannot_hold_is_refused_and_the_last_copy_stays() {
+    // No filesystem holds a file of all the bytes that a number can count.
+    const TOO_LARGE: u64 = i64::MAX as u64;
+    for has_base in [false, true] {
+        let (alpha, beta) = (Node::primary().await, Node::new());
+        let mut base = None;
+        if has_base {
+            base = Some(alpha.snapshot("warm-2-1").await);
+            alpha.push(&beta, "warm-2-1", None).await;
+        }
+        let sparse = std::fs::File::create(alpha.data().join("sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        alpha.snapshot("warm-2-2").await;
+        let mut bytes = alpha.send("warm-2-2", base, None).await.unwrap();
+        let place = bytes
+            .windows(8)
+            .position(|window| window == (1_u64 << 40).to_le_bytes())
+            .unwrap();
+        bytes[place..place + 8].copy_from_slice(&TOO_LARGE.to_le_bytes());
+        crate::hostile::sign(&mut bytes, b"warm-2-2");
+        let refused = beta.receive("warm-2-2", base, bytes).await;
+        assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
+        let snapshots = beta.manifestation().await.snapshots;
+        assert_eq!(snapshots.len(), usize::from(has_base));
+        if has_base {
+            alpha.push(&beta, "warm-2-2", base).await;
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! What the process of a local node does: it puts the node together and answers.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use flocker_backends::router::proxy::ProxyOptions;
 use flocker_backends::router::proxy::ProxyRouter;
 use flocker_backends::runtime::process::ProcessOptions;
 use flocker_backends::runtime::process::ProcessRuntime;
+use flocker_backends::transport::local::ListenError;
 use flocker_backends::transport::local::LocalListener;
 use flocker_backends::transport::local::LocalTransport;
 use flocker_backends::volume::directory::DirectoryOptions;
@@ -28,7 +30,10 @@ use flocker_model::NodeName;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::LAST_BREATH;
+use super::LOOK_INTERVAL;
 use super::address;
 use super::live::Live;
 use super::log;
@@ -124,10 +129,16 @@ pub(crate) async fn serve(serving: Serving) -> Result<(), Failure> {
     }
     let failed = || Failure::failed(format!("could not become node {}", place.name));
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed().because(&error))?;
-    let _claimed = address::claim(address).map_err(|error| {
+    let claimed = in_time(
+        || address::claim(address),
+        |error| error.kind() == ErrorKind::AddrInUse,
+    );
+    let _claimed = claimed.await.map_err(|error| {
         Failure::failed(format!("another node has the address {address}")).because(&error)
     })?;
-    let listener = LocalListener::bind(&place.directory).map_err(|error| failed().because(&error))?;
+    let bind = || LocalListener::bind(&place.directory);
+    let bound = in_time(bind, |error| matches!(error, ListenError::InUse { .. }));
+    let listener = bound.await.map_err(|error| failed().because(&error))?;
     let node = Arc::new(put_together(&place).await?);
     tracing::info!(name = %place.name, id = %node.id(), %address, "the node serves");
     let mut connections = JoinSet::new();
@@ -156,6 +167,20 @@ pub(crate) async fn serve(serving: Serving) -> Result<(), Failure> {
     drop(tokio::time::timeout(LAST_ORDERS, last_orders).await);
     tracing::info!("the node ends");
     Ok(())
+}
+
+/// Tries something again for a while, since the process that was this node before may just be ending.
+async fn in_time<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    may_pass: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let end = Instant::now() + LAST_BREATH;
+    loop {
+        match attempt() {
+            Err(error) if may_pass(&error) && Instant::now() < end => tokio::time::sleep(LOOK_INTERVAL).await,
+            done => return done,
+        }
+    }
 }
 
 fn note(ended: Result<Result<(), flocker_engine::wire::WireError>, tokio::task::JoinError>) {

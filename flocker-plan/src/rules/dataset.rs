@@ -1,9 +1,14 @@
 //! The table of what is wanted of a dataset against what is seen of it. The two great dangers come first.
 
+use std::collections::BTreeSet;
+
+use flocker_model::ApplicationName;
+use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
+use flocker_model::NodeState;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
@@ -16,6 +21,7 @@ use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
 use crate::step::Because;
+use crate::step::Need;
 use crate::step::Reason;
 use crate::view::CopyView;
 use crate::view::View;
@@ -82,6 +88,10 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             on: primary.node,
             what: primary.what,
         },
+        // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
+        ([], Some((_, epoch, ..))) if copies.iter().any(|copy| copy.what.fence > epoch) => {
+            without_owner(view, copies)
+        }
         ([], Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
@@ -89,6 +99,12 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             let same: Vec<(&CopyView<'a>, Epoch)> = same.map(|copy| (copy, epoch)).collect();
             if same.len() > 1 {
                 return split(&same);
+            }
+            let taker = view.find(to).and_then(|node| view.node(node).seen);
+            let threw_away = taker.is_some_and(|taker| has_thrown_away(taker, dataset, release.what));
+            let hidden = !view.silent.is_empty();
+            if threw_away || (hidden && taker.is_some_and(|taker| has_more(taker, dataset, release.what))) {
+                return without_owner(view, copies);
             }
             Seen::Released {
                 by: release.node,
@@ -99,12 +115,37 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
                 guid,
             }
         }
-        ([], None) if !view.silent.is_empty() => Seen::OwnerHidden,
-        ([], None) if !copies.is_empty() => Seen::CopiesOnly {
-            nodes: copies.iter().map(|copy| view.name(copy.node)).collect(),
-        },
-        ([], None) => Seen::Nowhere,
+        ([], None) => without_owner(view, copies),
     }
+}
+
+/// No owner is seen, and no release that counts.
+fn without_owner<'a>(view: &View<'a>, copies: &[CopyView<'a>]) -> Seen<'a> {
+    if !view.silent.is_empty() {
+        Seen::OwnerHidden
+    } else if copies.is_empty() {
+        Seen::Nowhere
+    } else {
+        Seen::CopiesOnly {
+            nodes: copies.iter().map(|copy| view.name(copy.node)).collect(),
+        }
+    }
+}
+
+/// Says whether the node that a release was made to has thrown a copy away since: it may have been the owner's.
+///
+/// One that was set aside before the release is older than it.
+fn has_thrown_away(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> bool {
+    let mut trash = taker.trash.iter().filter(|trash| trash.dataset == dataset);
+    !taker.datasets.contains_key(&dataset) && trash.any(|trash| trash.age < released.age)
+}
+
+/// Says whether the node that a release was made to has data that did not come from it.
+fn has_more(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> bool {
+    let copy = taker.datasets.get(&dataset);
+    let newest = copy.and_then(|copy| copy.snapshots.last());
+    let mut sent = released.snapshots.iter().map(|snapshot| snapshot.guid);
+    newest.is_some_and(|newest| !sent.any(|sent| sent == newest.guid))
 }
 
 /// Returns the ownership after the newest that any seen node knows of.
@@ -155,7 +196,7 @@ impl Rules<'_> {
                         last,
                         guid,
                     } => {
-                        let offer = super::handoff::Offer {
+                        let offer = super::offer::Offer {
                             by,
                             what,
                             epoch,
@@ -211,22 +252,37 @@ impl Rules<'_> {
             on: self.node(home),
             epoch: Epoch::FIRST,
         };
-        let prepared = self.prepare(application, home, &reason);
-        let needs = prepared
-            .into_iter()
-            .map(|fact| need(fact, Because::NothingStopsInVain))
+        let own = (home, self.application(application));
+        let goes_anyway = self.stopped.contains(&own);
+        let prepared = (!goes_anyway)
+            .then(|| self.prepare(application, home, &reason))
+            .flatten();
+        let before: Vec<Need> = prepared
+            .iter()
+            .map(|fact| need(fact.clone(), Because::NothingStopsInVain))
             .collect();
-        self.step(
-            home,
-            Action::Create {
-                dataset,
-                epoch: Epoch::FIRST,
-            },
-            &reason,
-            needs,
-            vec![made.clone()],
-        );
-        self.start(application, home, &reason, vec![need(made, Because::DataThere)]);
+        // What runs already, here or elsewhere, runs without the data that it is to have.
+        let there = self.container(application, home);
+        let is_alive = there.is_some_and(ContainerState::is_alive);
+        let prepared = prepared.filter(|_| !is_alive);
+        let mut needs = self.stop_other_users(application, home, false, prepared);
+        if self.restarts_any(&needs) {
+            return self.stays(application);
+        }
+        let action = Action::Create {
+            dataset,
+            epoch: Epoch::FIRST,
+        };
+        self.step(home, action, &reason, before.clone(), vec![made.clone()]);
+        needs.push(need(made.clone(), Because::DataThere));
+        if is_alive {
+            let mut before = before;
+            before.push(need(made, Because::DataThere));
+            let name = self.application(application);
+            let stopped = self.stop(&name, home, &reason, before);
+            needs.push(need(stopped, Because::OneCopy));
+        }
+        self.start(application, home, &reason, needs);
     }
 
     /// Returns the dataset of an application as a backend is asked for it.
@@ -243,6 +299,7 @@ impl Rules<'_> {
     /// Destroys what is to be deleted by name; everything else is kept, and said to be.
     pub(super) fn delete(&mut self) {
         let datasets: Vec<DatasetId> = self.view.desired.deleted().iter().copied().collect();
+        let mut in_use = BTreeSet::new();
         for dataset in datasets {
             let reason = Reason::Deletes { dataset };
             for copy in self.view.copies_of(dataset).to_vec() {
@@ -258,16 +315,14 @@ impl Rules<'_> {
                     .flat_map(|state| &state.containers);
                 let users =
                     users.filter(|(_, container)| container.dataset == Some(dataset) && container.is_alive());
-                let needs = users
-                    .map(|(name, _)| {
-                        need(
-                            Fact::Stopped {
-                                application: name.clone(),
-                                on: on.clone(),
-                            },
-                            Because::NotInUse,
-                        )
-                    })
+                let ended: Option<Vec<_>> = users.map(|(name, _)| self.ended(name, copy.node)).collect();
+                let Some(ended) = ended else {
+                    in_use.insert(dataset);
+                    continue;
+                };
+                let needs = ended
+                    .into_iter()
+                    .map(|fact| need(fact, Because::NotInUse))
                     .collect();
                 let gone = Fact::Gone { dataset, on };
                 self.step(copy.node, Action::Destroy { dataset }, &reason, needs, vec![gone]);
@@ -281,11 +336,26 @@ impl Rules<'_> {
                 });
             }
         }
-        self.keep();
+        self.keep(&in_use);
     }
 
-    /// Reports the data that no placed application uses.
-    fn keep(&mut self) {
+    /// Returns the fact that tells when this plan has ended what runs now, or nothing where it does not.
+    pub(super) fn ended(&self, name: &ApplicationName, node: u32) -> Option<Fact> {
+        if !self.stopped.contains(&(node, name.clone())) {
+            return None;
+        }
+        let on = self.node(node);
+        let application = name.clone();
+        let number = self.view.desired.placements().find(name, &self.view.names);
+        Some(if number.is_some_and(|number| self.starts(number, node)) {
+            Fact::Healthy { application, on }
+        } else {
+            Fact::Stopped { application, on }
+        })
+    }
+
+    /// Reports the data that no placed application uses, and what is to be deleted and is in use.
+    fn keep(&mut self, in_use: &BTreeSet<DatasetId>) {
         let view = &self.view;
         let mut claims = view.desired.placements().datasets().iter().peekable();
         let mut copies = view.copies.as_slice();
@@ -299,7 +369,8 @@ impl Rules<'_> {
                 .next_if(|(claimed, _)| *claimed == dataset)
                 .map(|(_, application)| *application);
             let placed = claim.is_some_and(|number| !view.desired.placements().homes(number).is_empty());
-            if placed || view.desired.deleted().contains(&dataset) {
+            let goes = view.desired.deleted().contains(&dataset) && !in_use.contains(&dataset);
+            if placed || goes {
                 continue;
             }
             let application = claim.map(|number| view.names[number as usize].clone());

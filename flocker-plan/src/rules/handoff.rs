@@ -8,7 +8,6 @@ use flocker_model::ContainerState;
 use flocker_model::Dataset;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
-use flocker_model::NodeName;
 use flocker_model::Snapshot;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
@@ -17,54 +16,28 @@ use super::Rules;
 use super::Serving;
 use super::dataset::next_epoch;
 use super::need;
+use super::warm::Readiness;
 use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
-use crate::policy::CutOver;
-use crate::policy::NotConverging;
 use crate::replicate::Common;
 use crate::replicate::common;
+use crate::replicate::expected_since;
 use crate::replicate::written_since;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
 
-/// A release that nobody is seen to have taken up.
-pub(super) struct Offer<'a> {
-    pub(super) by: u32,
-    pub(super) what: &'a Manifestation,
-    pub(super) epoch: Epoch,
-    pub(super) to: &'a NodeName,
-    pub(super) last: &'a SnapshotName,
-    pub(super) guid: SnapshotGuid,
-}
-
-/// What a move still lacks before the application may be stopped for it.
-enum Readiness {
-    /// A copy made while it still runs.
-    Round {
-        number: u32,
-        take: bool,
-        bytes: ByteSize,
-    },
-    /// Nothing.
-    Ready,
-    /// The operator's word.
-    Held,
-    /// A way to catch up.
-    NotConverging { rounds: u32 },
-}
-
 /// A move of one application's data.
-struct Move<'a> {
-    application: u32,
-    dataset: Dataset,
-    from: u32,
-    source: &'a Manifestation,
-    to: u32,
-    epoch: Epoch,
-    reason: Reason,
+pub(super) struct Move<'a> {
+    pub(super) application: u32,
+    pub(super) dataset: Dataset,
+    pub(super) from: u32,
+    pub(super) source: &'a Manifestation,
+    pub(super) to: u32,
+    pub(super) epoch: Epoch,
+    pub(super) reason: Reason,
 }
 
 impl<'a> Rules<'a> {
@@ -99,9 +72,13 @@ impl<'a> Rules<'a> {
         };
         let target = self.view.node(to).seen.and_then(|state| state.datasets.get(&id));
         let base = common(source, target);
+        if base == Common::Diverged && self.clear_target(&move_) {
+            return self.stays(application);
+        }
         let runs = self.is_in_use(id, from);
         let delta = written_since(source, base_of(&base));
-        let downtime = self.policy.rates.downtime(delta);
+        let expected = expected_since(source, base_of(&base), epoch);
+        let downtime = self.policy.rates.downtime(expected);
         match if runs {
             self.readiness(&move_, &base, delta)
         } else {
@@ -130,57 +107,13 @@ impl<'a> Rules<'a> {
                 self.stays(application);
             }
             Readiness::Ready => {
-                if self.has_room(&move_, delta, ByteSize(0)) {
+                if self.has_room(&move_, expected, ByteSize(0)) {
                     self.cut_over(&move_, &base);
                 } else {
                     self.stays(application);
                 }
             }
         }
-    }
-
-    /// One more copy while the application still runs.
-    fn warm_round(&mut self, move_: &Move<'a>, base: &Common<'_>, number: u32, take: bool, bytes: ByteSize) {
-        let id = move_.dataset.id;
-        let target = self
-            .view
-            .node(move_.to)
-            .seen
-            .and_then(|state| state.datasets.get(&id));
-        let arrived = target
-            .and_then(|copy| copy.partial.as_ref())
-            .map_or(ByteSize(0), |partial| partial.received);
-        self.stays(move_.application);
-        if !self.has_room(move_, bytes, arrived) {
-            return;
-        }
-        self.prepare(move_.application, move_.to, &move_.reason);
-        let set_aside = self.set_aside(move_, base);
-        let snapshot = SnapshotName::warm(move_.epoch, number);
-        let mut needs = Vec::new();
-        if take {
-            let on = self.node(move_.from);
-            let taken = Fact::Snapshot {
-                dataset: id,
-                on,
-                name: snapshot.clone(),
-            };
-            let action = Action::Take {
-                dataset: id,
-                snapshot: snapshot.clone(),
-            };
-            self.step(move_.from, action, &move_.reason, Vec::new(), vec![taken.clone()]);
-            needs.push(need(taken, Because::TakenFirst));
-        }
-        needs.extend(set_aside);
-        self.push(move_, &snapshot, base, needs);
-        self.waiting.push(Waiting::PreCopy {
-            application: self.application(move_.application),
-            from: self.node(move_.from),
-            to: self.node(move_.to),
-            round: number,
-            bytes,
-        });
     }
 
     /// Says whether an application, of whatever name, runs with the dataset on a node.
@@ -196,48 +129,12 @@ impl<'a> Rules<'a> {
             .any(ContainerState::is_alive)
     }
 
-    /// Another round, or the cut-over: as many rounds as bring the pause under the budget, while they shrink.
-    fn readiness(&self, move_: &Move<'_>, base: &Common<'_>, delta: ByteSize) -> Readiness {
-        let newest = move_.source.snapshots.last();
-        let rounds = newest
-            .and_then(|snapshot| snapshot.name.warm_round(move_.epoch))
-            .unwrap_or(0);
-        let unsent_round =
-            newest.filter(|newest| rounds > 0 && base_of(base).map(|base| base.guid) != Some(newest.guid));
-        if let Some(snapshot) = unsent_round {
-            return Readiness::Round {
-                number: rounds,
-                take: false,
-                bytes: snapshot.written,
-            };
-        }
-        let next = Readiness::Round {
-            number: rounds + 1,
-            take: true,
-            bytes: delta,
-        };
-        if base_of(base).is_none() {
-            return next;
-        }
-        let fits = self.policy.rates.downtime(delta) <= self.policy.max_downtime;
-        let shrinks = rounds == 0
-            || newest.is_some_and(|last| u128::from(delta.0) * 4 <= u128::from(last.written.0) * 3);
-        match (fits, self.policy.cut_over, self.policy.not_converging) {
-            (true, CutOver::Hold, _) => Readiness::Held,
-            (false, _, _) if shrinks && rounds < self.policy.max_rounds => next,
-            (true, CutOver::WhenReady, _) | (false, CutOver::WhenReady, NotConverging::Accept) => {
-                Readiness::Ready
-            }
-            (false, _, _) => Readiness::NotConverging { rounds },
-        }
-    }
-
     /// Stop, release, last increment, acquire, start: what is inside the pause, and nothing else.
     fn cut_over(&mut self, move_: &Move<'a>, base: &Common<'_>) {
         let id = move_.dataset.id;
         let (from, to) = (self.node(move_.from), self.node(move_.to));
         let set_aside = self.set_aside(move_, base);
-        let prepared = self.prepare(move_.application, move_.to, &move_.reason);
+        let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
         let mut before_stop: Vec<Need> = prepared
             .into_iter()
             .map(|fact| need(fact, Because::NothingStopsInVain))
@@ -280,112 +177,8 @@ impl<'a> Rules<'a> {
         self.take_over(move_, &last, None, needs);
     }
 
-    /// A release is seen and nobody has taken it up: finish it, redirect it, or take it back.
-    pub(super) fn finish_hand_off(&mut self, application: u32, offer: &Offer<'a>, home: u32) {
-        let Some(dataset) = self.dataset(application) else {
-            return;
-        };
-        let taker = self.view.find(offer.to);
-        let taker_is_lost = taker.is_some_and(|node| self.view.node(node).forgotten);
-        let seen_taker = taker.filter(|&node| self.obeys(node));
-        let blind = if seen_taker.is_none() && !taker_is_lost {
-            // The taker may have acquired already.
-            Some(offer.to.clone())
-        } else if self.obeys(offer.by) {
-            None
-        } else {
-            Some(self.node(offer.by))
-        };
-        if let Some(node) = blind {
-            self.wait_for_sight(application, true, vec![node]);
-            return self.stays(application);
-        }
-        if self.port_is_taken(application, home) {
-            return self.stays(application);
-        }
-        let name = self.application(application);
-        let reason = if home == offer.by {
-            Reason::Starts {
-                application: name,
-                on: self.node(home),
-            }
-        } else {
-            Reason::Moves {
-                application: name,
-                from: self.node(offer.by),
-                to: self.node(home),
-            }
-        };
-        let redirected = *offer.to != self.node(home);
-        let epoch = if redirected {
-            next_epoch(&self.view, dataset.id)
-        } else {
-            offer.epoch
-        };
-        let id = dataset.id;
-        let move_ = Move {
-            application,
-            dataset,
-            from: offer.by,
-            source: offer.what,
-            to: home,
-            epoch,
-            reason,
-        };
-        let target = self
-            .view
-            .node(home)
-            .seen
-            .and_then(|state| state.datasets.get(&id));
-        let base = common(offer.what, target);
-        let arrived = target.is_some_and(|copy| {
-            copy.snapshots
-                .last()
-                .is_some_and(|newest| newest.guid == offer.guid)
-        });
-        let mut needs = Vec::new();
-        if redirected && let Some(taker) = seen_taker {
-            needs.extend(self.renounce(&move_, offer, taker));
-        }
-        needs.extend(self.stop_users(&move_, &[]));
-        if home == offer.by {
-            return self.take_over(&move_, offer.last, Some(offer.guid), needs);
-        }
-        let delta = written_since(offer.what, base_of(&base));
-        let resumed = target
-            .and_then(|copy| copy.partial.as_ref())
-            .map_or(ByteSize(0), |partial| partial.received);
-        if !arrived && !self.has_room(&move_, delta, resumed) {
-            return self.stays(application);
-        }
-        let by = self.node(offer.by);
-        if redirected {
-            let released = Fact::Released {
-                dataset: id,
-                by,
-                epoch,
-            };
-            let to = self.node(home);
-            let action = Action::Release {
-                dataset: id,
-                epoch,
-                to,
-                last: offer.last.clone(),
-            };
-            self.step(offer.by, action, &move_.reason, needs, vec![released.clone()]);
-            needs = vec![need(released, Because::OneWriter)];
-        }
-        if !arrived {
-            let mut before_push = needs.clone();
-            before_push.extend(self.set_aside(&move_, &base));
-            let complete = self.push(&move_, offer.last, &base, before_push);
-            needs.push(need(complete, Because::DataComplete));
-        }
-        self.take_over(&move_, offer.last, Some(offer.guid), needs);
-    }
-
     /// Acquire and start: from here on the new home is the only one.
-    fn take_over(
+    pub(super) fn take_over(
         &mut self,
         move_: &Move<'a>,
         from: &SnapshotName,
@@ -419,43 +212,8 @@ impl<'a> Rules<'a> {
         );
     }
 
-    /// The node to which the dataset was offered gives the offer up, so that it can be made to another.
-    fn renounce(&mut self, move_: &Move<'a>, offer: &Offer<'_>, taker: u32) -> Vec<Need> {
-        let id = move_.dataset.id;
-        let node = self.node(taker);
-        let generation = self.view.desired.generation();
-        let renounced = Fact::Renounced {
-            dataset: id,
-            by: node.clone(),
-            epoch: offer.epoch,
-        };
-        let obeys = Fact::Obeys { node, generation };
-        let state = self.view.node(taker).seen;
-        let is_fenced = state.is_some_and(|state| {
-            state.generation >= generation
-                && state
-                    .datasets
-                    .get(&id)
-                    .is_none_or(|copy| copy.fence >= offer.epoch)
-        });
-        if !is_fenced {
-            let action = Action::Renounce {
-                dataset: id,
-                epoch: offer.epoch,
-            };
-            self.step(
-                taker,
-                action,
-                &move_.reason,
-                Vec::new(),
-                vec![renounced.clone(), obeys],
-            );
-        }
-        vec![need(renounced, Because::OfferWithdrawn)]
-    }
-
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
         let id = move_.dataset.id;
         let name = self.application(move_.application);
         let mut needs = Vec::new();
@@ -468,10 +226,12 @@ impl<'a> Rules<'a> {
             };
             let users = state.containers.iter().filter(|(user, container)| {
                 let uses = container.dataset == Some(id) || **user == name;
-                let only_prepared = super::is_prepared(container) && node == move_.to;
-                uses && !only_prepared
+                // What does not run at the target is replaced by the start.
+                let is_replaced = node == move_.to && !container.is_alive();
+                uses && !is_replaced
             });
             for (user, _) in users {
+                let before = if node == move_.to { &[] } else { before };
                 let stopped = self.stop(user, node, &move_.reason, before.to_vec());
                 needs.push(need(stopped, Because::OneWriter));
             }
@@ -479,8 +239,22 @@ impl<'a> Rules<'a> {
         needs
     }
 
+    /// Stops what runs beside a copy that is to be set aside, and says whether anything did: the rest is for the next plan.
+    pub(super) fn clear_target(&mut self, move_: &Move<'_>) -> bool {
+        let state = self.view.node(move_.to).seen;
+        let containers = state.into_iter().flat_map(|state| &state.containers);
+        let uses =
+            |container: &ContainerState| container.is_alive() && container.dataset == Some(move_.dataset.id);
+        let mut any = false;
+        for (user, _) in containers.filter(|(_, container)| uses(container)) {
+            self.stop(user, move_.to, &move_.reason, Vec::new());
+            any = true;
+        }
+        any
+    }
+
     /// A copy at the target from which no increment fits is set aside, not written over.
-    fn set_aside(&mut self, move_: &Move<'a>, base: &Common<'_>) -> Option<Need> {
+    pub(super) fn set_aside(&mut self, move_: &Move<'a>, base: &Common<'_>) -> Option<Need> {
         let id = move_.dataset.id;
         match base {
             Common::Nothing | Common::Base(_) => None,
@@ -496,7 +270,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         move_: &Move<'a>,
         snapshot: &SnapshotName,
@@ -537,7 +311,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Promises space at the target, or refuses with numbers. Both copies stay, so swaps need room for both.
-    fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
+    pub(super) fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
         let Some(free) = self.view.node(move_.to).seen.and_then(|state| state.free) else {
             return true;
         };
@@ -576,7 +350,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-fn base_of<'a>(base: &Common<'a>) -> Option<&'a Snapshot> {
+pub(super) fn base_of<'a>(base: &Common<'a>) -> Option<&'a Snapshot> {
     match base {
         Common::Base(base) => Some(base),
         Common::Nothing | Common::Diverged => None,

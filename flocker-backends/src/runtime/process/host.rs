@@ -177,8 +177,11 @@ impl ContainerRuntime for ProcessRuntime {
 
     async fn prepare(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError> {
         self.resolve(spec)?;
-        let Some(lock) = self.take(spec).await? else {
-            return Ok(Change::AlreadySo);
+        let lock = match self.take(spec).await {
+            Ok(Some(lock)) => lock,
+            // It runs, as this definition or as one that is about to be stopped for it.
+            Ok(None) | Err(RuntimeError::OtherDefinition { .. }) => return Ok(Change::AlreadySo),
+            Err(error) => return Err(error),
         };
         let container = self.place(&spec.name).container();
         let definition = self.definition(spec);

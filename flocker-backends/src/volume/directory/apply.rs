@@ -242,6 +242,37 @@ impl Target<'_> {
     }
 }
 
+/// Tries whether this filesystem can hold what a manifest asks for, before anything depends on it.
+///
+/// A file may be too large for it, a link too long, an attribute unknown to it.
+pub(super) fn probe(home: &Dir, manifest: &Manifest) -> io::Result<()> {
+    const FILE: &[u8] = b"incoming/probe";
+    const LINK: &[u8] = b"incoming/probe-link";
+    let mut largest = 0;
+    let mut longest: &[u8] = b"";
+    gone_is_fine(home.remove_file(FILE))?;
+    gone_is_fine(home.remove_file(LINK))?;
+    let file = home.write(FILE)?;
+    for entry in &manifest.entries {
+        match &entry.kind {
+            Kind::File(contents) => largest = largest.max(contents.size),
+            Kind::Symlink(target) if target.len() > longest.len() => longest = target,
+            Kind::Symlink(_) | Kind::Directory | Kind::Link(_) | Kind::Fifo => {}
+        }
+        if !entry.metadata.attributes.is_empty() {
+            dress_attributes(home, &file, &entry.metadata.attributes)
+                .map_err(|error| about(&entry.path, &error))?;
+        }
+    }
+    home.effects().before()?;
+    file.set_len(largest)?;
+    if !longest.is_empty() {
+        home.make_symlink(LINK, longest)?;
+        home.remove_file(LINK)?;
+    }
+    home.remove_file(FILE)
+}
+
 fn dress_attributes(dir: &Dir, fd: &impl std::os::fd::AsFd, wanted: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
     let found = attributes(fd)?;
     for (name, _) in &found {

@@ -329,7 +329,8 @@ impl Dir {
         let owner = Some(rustix::fs::Uid::from_raw(uid));
         let group = Some(rustix::fs::Gid::from_raw(gid));
         match rustix::fs::chownat(parent.as_fd(), name, owner, group, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::PERM) => Ok(()),
+            // Not allowed, or a number that our user namespace does not have.
+            Err(Errno::PERM | Errno::INVAL) => Ok(()),
             other => Ok(other?),
         }
     }

@@ -19,6 +19,7 @@ use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
+use super::apply;
 use super::apply::Journal;
 use super::apply::Target;
 use super::clock::Clock;
@@ -27,6 +28,7 @@ use super::context::broken;
 use super::difference::Difference;
 use super::dir::Dir;
 use super::incoming;
+use super::manifest::Manifest;
 use super::record::Record;
 use super::scan;
 use super::scan::Scanned;
@@ -268,6 +270,25 @@ impl Home {
         }
         incoming::discard(&self.dir).to(what)?;
         Ok(Some(record))
+    }
+
+    /// Does what can fail for good before a copy is decided to be complete: afterwards it must succeed.
+    pub(super) fn prepare(
+        &self,
+        label: &incoming::Label,
+        sent: &Manifest,
+        keep_set_id: bool,
+    ) -> std::io::Result<()> {
+        match label.base {
+            None => Target {
+                manifest: sent,
+                base: None,
+                journal: None,
+                keep_set_id,
+            }
+            .apply(&self.dir.dir(b"tree")?),
+            Some(_) => apply::probe(&self.dir, sent),
+        }
     }
 
     fn place_tree(&self, committed: &incoming::Committed, keep_set_id: bool) -> std::io::Result<()> {

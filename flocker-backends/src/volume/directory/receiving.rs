@@ -357,8 +357,12 @@ impl Receiving {
                 "it is not what its trailer says".into()
             }));
         }
-        arrival.commit(&sent, guid).to(what)?;
-        home.finish_receive(&record, &self.shared.clock, self.shared.options.keep_set_id)?;
+        let keep_set_id = self.shared.options.keep_set_id;
+        home.prepare(label, &sent, keep_set_id)
+            .and_then(|()| arrival.commit(&sent, guid))
+            .to(|| format!("make the copy of dataset {dataset} what was sent"))
+            .map_err(|error| or_no_space(error, dataset, sent.held(), self.shared.free().unwrap_or(0)))?;
+        home.finish_receive(&record, &self.shared.clock, keep_set_id)?;
         Ok(())
     }
 

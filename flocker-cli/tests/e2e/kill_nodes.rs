@@ -1,0 +1,63 @@
+//! Each node is killed at every step of a real move, comes back, and the next deploy finishes it.
+
+use crate::support::Machine;
+use crate::support::Writer;
+
+/// What a node is to a move.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Source,
+    Target,
+    Router,
+}
+
+fn kill_at_every_step(victim: Victim) {
+    let machine = Machine::with_nodes(&["alpha", "beta", "gamma"]);
+    machine.place("alpha");
+    machine.deploy().ok();
+    let writer = Writer::start(machine.address("gamma"));
+    writer.goes_on();
+    let mut n_pairs = 0;
+    for [from, to] in [["alpha", "beta"], ["beta", "alpha"]].into_iter().cycle() {
+        machine.place(to);
+        let mut deploy = machine.start_deploy(&[]);
+        let Some(event) = deploy.nth_step(n_pairs, &["step_started"]) else {
+            deploy.wait().ok();
+            machine.proves(to, &writer);
+            break;
+        };
+        let node = match victim {
+            Victim::Source => from,
+            Victim::Target => to,
+            Victim::Router => "gamma",
+        };
+        machine.kill_node(node);
+        machine.up(&[node]).ok();
+        // It may have gone on by itself, or given up.
+        let code = deploy.wait().code;
+        machine.deploy().ok();
+        machine.proves(to, &writer);
+        writer.goes_on();
+        println!("{victim:?} killed at {event}; the deploy ended with {code:?}");
+        n_pairs += 1;
+    }
+    println!("{n_pairs} steps x {victim:?}");
+    assert!(n_pairs >= 10, "{n_pairs}");
+    drop(writer);
+    machine.finish();
+}
+
+#[test]
+fn a_move_survives_the_death_of_its_source_at_every_step() {
+    kill_at_every_step(Victim::Source);
+}
+
+#[test]
+fn a_move_survives_the_death_of_its_target_at_every_step() {
+    kill_at_every_step(Victim::Target);
+}
+
+#[test]
+fn a_move_survives_the_death_of_a_node_that_only_routes_at_every_step() {
+    kill_at_every_step(Victim::Router);
+}
