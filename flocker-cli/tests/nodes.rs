@@ -26,8 +26,8 @@ struct Ended {
 }
 
 impl Machine {
-    /// Starts both nodes with the application on alpha.
-    fn new() -> Self {
+    /// Starts both nodes with the application on alpha. Each test has addresses of its own to choose from.
+    fn new(addresses: u8) -> Self {
         let home = tempfile::tempdir().unwrap();
         let machine = Self { home };
         let program = cargo_bin!("flocker");
@@ -51,8 +51,12 @@ applications:
         for name in ["flocker-deploy", "flocker-reportstate", "flocker-changestate"] {
             std::os::unix::fs::symlink(program, machine.path(name)).unwrap();
         }
+        let first = format!("127.{addresses}.{}.1", std::process::id() % 250);
         machine
-            .flocker(&["deploy", "--yes", "--local", "alpha.yml", "app.yml"])
+            .flocker(&["local", "up", "alpha", "beta", "--first-address", &first])
+            .ended_with(0);
+        machine
+            .flocker(&["deploy", "--yes", "alpha.yml", "app.yml"])
             .ended_with(0);
         machine
     }
@@ -132,7 +136,7 @@ impl Ended {
 
 #[test]
 fn a_saved_plan_is_carried_out_exactly_or_not_at_all() {
-    let machine = Machine::new();
+    let machine = Machine::new(60);
     let planned = machine.flocker(&["plan", "--exit-code", "--out", "move.plan", "beta.yml", "app.yml"]);
     assert!(
         planned
@@ -162,7 +166,7 @@ fn a_saved_plan_is_carried_out_exactly_or_not_at_all() {
 
 #[test]
 fn a_plan_from_saved_reports_is_the_plan_from_the_nodes() {
-    let machine = Machine::new();
+    let machine = Machine::new(61);
     let report = machine.flocker(&["report-state", "--json"]).ended_with(0);
     machine.write("state.json", &report.data);
     let from_nodes = machine.flocker(&["plan", "--json", "beta.yml", "app.yml"]).json();
@@ -177,7 +181,7 @@ fn a_plan_from_saved_reports_is_the_plan_from_the_nodes() {
 
 #[test]
 fn the_old_programs_do_their_work_silently_and_say_what_failed() {
-    let machine = Machine::new();
+    let machine = Machine::new(62);
     let deployed = machine
         .seed("flocker-deploy", &["beta.yml", "app.yml"])
         .ended_with(0);
@@ -224,7 +228,7 @@ fn the_old_programs_do_their_work_silently_and_say_what_failed() {
 
 #[test]
 fn what_is_dropped_is_shown_first_and_silence_is_no_leave_to_drop() {
-    let machine = Machine::new();
+    let machine = Machine::new(63);
     machine
         .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
         .ended_with(0);
