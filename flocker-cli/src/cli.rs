@@ -31,7 +31,6 @@ Start with `flocker demo`, or with `flocker local up` and `flocker deploy`.";
     version,
     max_term_width = 100,
     propagate_version = true,
-    disable_help_subcommand = true,
     infer_long_args = false,
     after_help = AFTER_HELP
 )]

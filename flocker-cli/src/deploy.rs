@@ -31,6 +31,8 @@ use flocker_plan::Policy;
 use flocker_plan::SavedPlan;
 use flocker_plan::Waiting;
 use flocker_plan::saved::Difference;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
 
 use crate::cli;
 use crate::cluster::Cluster;
@@ -87,8 +89,8 @@ pub(crate) fn nobody_to_ask() -> Failure {
 pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result<Ending, Failure> {
     let (stopper, stop) = stopper();
     let options = options(wish, stop);
-    let asking = Asking::new(ui, &cluster.desired, wish);
     let progress = Arc::new(Progress::new(ui.clone(), &cluster.desired, wish.loudness));
+    let asking = Asking::new(ui, &cluster.desired, wish, &progress);
     let push = flocker_engine::push(
         &cluster.desired,
         &cluster.handles,
@@ -141,15 +143,24 @@ fn ending(end: &End, policy: &Policy, went_forward: bool) -> Ending {
     }
 }
 
-/// Passes the first interrupt on, and returns at the second.
+/// Passes the first request to end on, and returns at the second.
 pub(crate) async fn interrupts(stopper: &Stopper) {
-    if tokio::signal::ctrl_c().await.is_ok() {
+    if asked_to_end().await.is_ok() {
         stopper.stop();
-        if tokio::signal::ctrl_c().await.is_ok() {
+        if asked_to_end().await.is_ok() {
             return;
         }
     }
+    // Where signals cannot be listened to, they end the program as they always did.
     std::future::pending::<()>().await;
+}
+
+async fn asked_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 pub(crate) fn stopped_at_once() -> Failure {
@@ -179,16 +190,18 @@ struct Asking<'a> {
     ui: &'a Ui,
     desired: &'a Deployment,
     wish: &'a Wish,
+    progress: &'a Progress,
     /// What the saved plan was found to differ in, once it was held against what is there.
     differences: Mutex<Option<Vec<Difference>>>,
 }
 
 impl<'a> Asking<'a> {
-    fn new(ui: &'a Ui, desired: &'a Deployment, wish: &'a Wish) -> Self {
+    fn new(ui: &'a Ui, desired: &'a Deployment, wish: &'a Wish, progress: &'a Progress) -> Self {
         Self {
             ui,
             desired,
             wish,
+            progress,
             differences: Mutex::new(None),
         }
     }
@@ -240,6 +253,7 @@ impl Confirm for Asking<'_> {
             actual,
             policy: &self.wish.policy,
         };
+        self.progress.forecast(&shown.estimate());
         let show = || {
             if !self.ui.is_json() && self.wish.loudness == Loudness::All {
                 self.ui.say(shown.to_text().trim_end());

@@ -18,6 +18,8 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::NodeName;
+use flocker_plan::Estimate;
 use flocker_plan::StepId;
 use flocker_plan::blocked::seconds;
 
@@ -54,6 +56,10 @@ struct Seen {
     n_ended: usize,
     running: BTreeMap<StepId, Copy>,
     told: Option<Duration>,
+    /// What was said last of nodes that are silent.
+    silent: Vec<(NodeName, String)>,
+    /// How long an application is expected to be away once the copies that it waits for are made.
+    forecast: Option<Duration>,
     epoch: Option<tokio::time::Instant>,
 }
 
@@ -80,6 +86,14 @@ impl Progress {
             names: names.collect(),
             seen: Mutex::default(),
         }
+    }
+
+    /// Takes note of the forecast of the plan that is about to be carried out.
+    pub(crate) fn forecast(&self, estimate: &Estimate) {
+        let ahead = estimate.applications.iter();
+        let ahead = ahead.filter(|application| application.last_round_is_guessed);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.forecast = ahead.map(|application| application.downtime).max();
     }
 
     /// Writes a step as people read it: `alpha push mongodb@warm-8-1 to beta`.
@@ -116,6 +130,7 @@ impl Listener for Progress {
         let epoch = *seen.epoch.get_or_insert_with(clock::now);
         let now = clock::now().saturating_duration_since(epoch);
         let is_progress = matches!(event, Event::StepProgress { .. });
+        let is_known = matches!(event, Event::Observed { silent, .. } if *silent == seen.silent);
         seen.note(event, now);
         let pause = if Ui::is_live() && !self.ui.is_json() {
             LIVE
@@ -133,7 +148,7 @@ impl Listener for Progress {
             self.ui.line(event).ok();
             return;
         }
-        if let Some(line) = self.line(event) {
+        if let Some(line) = self.line(event).filter(|_| !is_known) {
             self.ui.say(&line);
         }
         if self.loudness == Loudness::Failures {
@@ -223,11 +238,21 @@ impl Progress {
 impl Seen {
     fn note(&mut self, event: &Event, now: Duration) {
         match event {
-            Event::PlanMade { n_steps, .. } => {
+            Event::PlanMade {
+                turn,
+                n_steps,
+                waiting,
+                ..
+            } => {
+                // Once nothing waits for a copy any more, the forecast is what happens.
+                if *turn > 1 && waiting.is_empty() {
+                    self.forecast = None;
+                }
                 self.n_steps = *n_steps;
                 self.n_ended = 0;
                 self.running.clear();
             }
+            Event::Observed { silent, .. } => self.silent.clone_from(silent),
             Event::StepStarted { step, .. } => {
                 let copy = Copy {
                     since: now,
@@ -247,8 +272,7 @@ impl Seen {
                 self.n_ended += 1;
                 self.running.remove(step);
             }
-            Event::Observed { .. }
-            | Event::LockTaken { .. }
+            Event::LockTaken { .. }
             | Event::LockAwaited { .. }
             | Event::BackingOff { .. }
             | Event::RolledBack { .. }
@@ -264,7 +288,11 @@ impl Seen {
             .iter()
             .filter(|(_, copy)| copy.before.is_some())
             .collect();
-        let ahead = format!("[{}/{}]", self.n_ended, self.n_steps);
+        let ahead = match self.n_steps {
+            // Nobody has said how many there are.
+            0 => String::new(),
+            n_steps => format!("[{}/{n_steps}] ", self.n_ended),
+        };
         if copies.is_empty() {
             let mut running = self.running.keys();
             let first = readable(running.next()?, names);
@@ -272,7 +300,7 @@ impl Seen {
                 0 => String::new(),
                 n_more => format!(" and {n_more} more"),
             };
-            return Some(format!("{ahead} {first}{more}"));
+            return Some(format!("{ahead}{first}{more}"));
         }
         let what = match copies.as_slice() {
             [(step, _)] => readable(step, names),
@@ -291,7 +319,7 @@ impl Seen {
         let total = total.map(|totals| totals.iter().map(|total| total.0).sum::<u64>());
         // What is to come is an estimate; one that was passed is of no use.
         let total = total.filter(|total| *total >= done);
-        let mut line = format!("{ahead} {what}  {}", ByteSize(done));
+        let mut line = format!("{ahead}{what}  {}", ByteSize(done));
         if let Some(total) = total {
             write!(line, " of {}", ByteSize(total)).unwrap_or_default();
         }
@@ -301,6 +329,9 @@ impl Seen {
                 let left = Duration::from_secs(total.saturating_sub(done).div_ceil(rate));
                 write!(line, ", {} left", seconds(left)).unwrap_or_default();
             }
+        }
+        if let Some(downtime) = self.forecast {
+            write!(line, "; then about {} of downtime", seconds(downtime)).unwrap_or_default();
         }
         Some(line)
     }
@@ -381,6 +412,12 @@ mod tests {
             seen.status(at(2), &names()).unwrap(),
             "[0/3] alpha push mongodb@warm-2-1 to beta  300.0 MiB of 700.0 MiB, 100.0 MiB/s, 4.0 s left"
         );
+        seen.forecast = Some(Duration::from_millis(900));
+        assert_eq!(
+            seen.status(at(2), &names()).unwrap(),
+            "[0/3] alpha push mongodb@warm-2-1 to beta  300.0 MiB of 700.0 MiB, 100.0 MiB/s, 4.0 s left; then about 0.9 s of downtime"
+        );
+        seen.forecast = None;
         let other = step("alpha/push/00000000-0000-4000-8000-000000000001@warm-1-1/beta");
         seen.note(
             &Event::StepProgress {

@@ -340,3 +340,33 @@ fn each_of_the_ten_rules_has_its_test() {
     }
     assert_eq!(n_rules, 10, "ARCHITECTURE.md has ten rules, each with its test");
 }
+
+#[test]
+fn what_is_looked_for_would_be_found() {
+    assert!(sources::has_word("    println!(\"x\");", "println!"));
+    assert!(!sources::has_word("    eprintln!(\"x\");", "println!"));
+    assert!(sources::has_word("use tokio::fs;", "tokio"));
+    assert!(!sources::has_word("let not_tokio = 1;", "tokio"));
+    assert!(sources::has_word("spawn(\"sh\")", "\"sh\""));
+    let source = Source {
+        path: "flocker-model/src/x.rs".into(),
+        text: "// tokio\nlet a = \"http://tokio\"; // tokio\n#[cfg(test)]\nmod tests { use tokio; }\n".into(),
+    };
+    let code = source.code();
+    assert_eq!(code, [(1, ""), (2, "let a = \"http://tokio\"; ")]);
+    let law = Source {
+        path: "flocker-plan/tests/laws.rs".into(),
+        text: "#[test]\nfn a_law() {}\nfn no_test() {}\n#[tokio::test]\nasync fn later() {}\n".into(),
+    };
+    assert!(law.has_test("a_law") && law.has_test("later") && !law.has_test("no_test"));
+}
+
+#[test]
+#[should_panic(expected = "flocker-model/src/x.rs:1: `tokio`")]
+fn what_is_forbidden_is_named_with_its_line() {
+    let source = Source {
+        path: "flocker-model/src/x.rs".into(),
+        text: "use tokio::fs;".into(),
+    };
+    forbid(&[source], &["tokio"], |_, _| false, "a reason");
+}

@@ -53,7 +53,10 @@ fn write(command: &clap::Command, directory: &Path, pages: &mut Vec<String>) -> 
     let name = page.get_filename();
     files::write(&directory.join(&name), &roff(&page)?)?;
     pages.push(name);
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+    for below in command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set() && below.get_name() != "help")
+    {
         write(below, directory, pages)?;
     }
     Ok(())

@@ -48,13 +48,25 @@ impl Promote {
             let (cluster, _) = cluster::connect_with(self.files.paths(), global).await?;
             let dataset = dataset(&self.what, &cluster.desired)?;
             let policy = Policy::default();
-            carry_out_once(
+            let has_steps = std::cell::Cell::new(false);
+            let ending = carry_out_once(
                 &cluster,
                 once,
-                |desired, actual| flocker_plan::promote(desired, actual, &policy, dataset, &self.on),
+                |desired, actual| {
+                    let plan = flocker_plan::promote(desired, actual, &policy, dataset, &self.on);
+                    has_steps.set(!plan.is_settled());
+                    plan
+                },
                 ui,
             )
-            .await
+            .await?;
+            if !has_steps.get() && !ui.is_json() {
+                ui.hint(&format!(
+                    "a copy is promoted only where nobody owns the data, or more than one node says so; `flocker why {}` shows who does",
+                    self.what
+                ));
+            }
+            Ok(ending)
         })
     }
 }

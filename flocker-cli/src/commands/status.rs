@@ -58,6 +58,8 @@ struct Body<'a> {
 struct NodeRow<'a> {
     node: &'a NodeName,
     seen: bool,
+    /// Whether a person has declared it lost for ever.
+    forgotten: bool,
     silence: Option<String>,
     id: Option<flocker_model::NodeId>,
     address: Option<std::net::IpAddr>,
@@ -105,9 +107,10 @@ fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
     } = sight;
     let plan = has_files.then(|| flocker_plan::plan(desired, actual, &Policy::default()));
     let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
-    let is_silent = shown::silent(actual).next().is_some();
+    // Of a node that was declared lost for ever nothing is awaited.
+    let is_silent = shown::silent(actual).any(|(node, _)| !actual.is_forgotten(node));
     let body = Body {
-        nodes: actual.nodes.iter().map(node_row).collect(),
+        nodes: actual.nodes.iter().map(|look| node_row(look, actual)).collect(),
         applications: all_applications(actual).collect(),
         datasets: all_datasets(actual, desired).collect(),
         plan: plan.as_ref().map(|plan| PlanRow {
@@ -129,11 +132,12 @@ fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
     })
 }
 
-fn node_row<'a>((node, look): (&'a NodeName, &'a Observed<NodeState>)) -> NodeRow<'a> {
+fn node_row<'a>((node, look): (&'a NodeName, &'a Observed<NodeState>), actual: &ClusterState) -> NodeRow<'a> {
     let known = look.known();
     NodeRow {
         node,
         seen: known.is_some(),
+        forgotten: actual.is_forgotten(node),
         silence: match look {
             Observed::Known(_) => None,
             Observed::Unknown(silence) => Some(silence.to_string()),
@@ -195,13 +199,23 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
         let said = |value: Option<String>| value.unwrap_or_else(|| "-".into());
         [
             row.node.to_string(),
-            row.silence.clone().unwrap_or_else(|| "seen".into()),
+            match (row.forgotten, row.seen) {
+                (true, _) => "forgotten",
+                (false, true) => "seen",
+                (false, false) => "silent",
+            }
+            .into(),
             said(row.address.map(|address| address.to_string())),
             said(row.generation.map(|generation| generation.to_string())),
             said(row.free.map(|free| free.to_string())),
         ]
     }));
     let mut text = table(&rows);
+    for row in &body.nodes {
+        if let Some(silence) = row.silence.as_ref().filter(|_| !row.forgotten) {
+            writeln!(text, "{} was not seen: {silence}", row.node).unwrap_or_default();
+        }
+    }
     if !body.applications.is_empty() {
         let mut rows = vec![heading(["APPLICATION", "NODE", "STATE", "HEALTH", "RESTARTS"])];
         rows.extend(body.applications.iter().map(|row| {

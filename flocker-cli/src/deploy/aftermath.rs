@@ -101,7 +101,11 @@ impl<'a> Aftermath<'a> {
                     reason: silence.to_string(),
                 })
                 .collect(),
-            lines: outcome.moves.iter().filter_map(told).collect(),
+            lines: outcome
+                .moves
+                .iter()
+                .filter_map(|moved| told(moved, outcome.end == End::Settled))
+                .collect(),
         };
         for back in &outcome.rolled_back {
             let cause = back.cause_text();
@@ -195,7 +199,7 @@ impl<'a> Moved<'a> {
 }
 
 /// Says what a move cost, if it got so far.
-fn told(moved: &Move) -> Option<String> {
+fn told(moved: &Move, is_settled: bool) -> Option<String> {
     let Move {
         application,
         from,
@@ -224,6 +228,113 @@ fn told(moved: &Move) -> Option<String> {
             ))
         }
         None if copied.is_empty() => None,
+        None if is_settled => Some(format!(
+            "{application} moved from {from} to {to}: for how long it was away was not measured{copied}"
+        )),
         None => Some(format!("{application} is on its way from {from} to {to}{copied}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use flocker_engine::NodeError;
+    use flocker_model::ClusterState;
+    use flocker_model::Deployment;
+    use flocker_model::Generation;
+
+    use super::*;
+
+    fn outcome(end: End) -> Outcome {
+        let moved = Move {
+            application: "mongodb".parse().unwrap(),
+            from: "alpha".parse().unwrap(),
+            to: "beta".parse().unwrap(),
+            rounds: vec![ByteSize(1 << 30), ByteSize(3 << 20)],
+            last_round: Some(ByteSize(40 << 10)),
+            forecast: Some(Duration::from_millis(900)),
+            downtime: Some(Duration::from_millis(640)),
+        };
+        Outcome {
+            end,
+            generation: Generation(4),
+            reports: Vec::new(),
+            moves: vec![moved],
+            rolled_back: Vec::new(),
+            actual: ClusterState::default(),
+        }
+    }
+
+    fn lines(outcome: &Outcome) -> Vec<String> {
+        let ui = Ui::new("deploy", false, crate::cli::Colour::Never);
+        let progress = Progress::new(ui, &Deployment::default(), Loudness::All);
+        Aftermath::new(outcome, &progress).lines
+    }
+
+    #[test]
+    fn a_move_is_told_with_its_forecast_and_every_copy() {
+        assert_eq!(
+            lines(&outcome(End::Settled)),
+            [
+                "mongodb moved from alpha to beta: away for 0.7 s, where 0.9 s were forecast; copied 1.0 GiB, 3.0 MiB while it ran, then 40.0 KiB"
+            ]
+        );
+        let mut early = outcome(End::Interrupted { left: Vec::new() });
+        early.moves[0].downtime = None;
+        early.moves[0].last_round = None;
+        assert_eq!(
+            lines(&early),
+            [
+                "mongodb is on its way from alpha to beta; copied 1.0 GiB, 3.0 MiB while it ran",
+                "stopped; the same command looks at what there is and goes on from there",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_failed_and_what_waits_comes_with_what_to_do() {
+        let step = StepId("beta/start/mongodb".into());
+        let end = End::Partly {
+            waiting: vec![Waiting::ForSight {
+                application: None,
+                dataset: None,
+                nodes: vec!["gamma".parse().unwrap()],
+            }],
+            refused: Vec::new(),
+            failed: BTreeMap::from([(step, NodeError::LockLost)]),
+        };
+        let mut outcome = outcome(end);
+        outcome.moves.clear();
+        let lines = lines(&outcome);
+        assert!(lines[0].starts_with("waiting: waiting to see gamma\n   hint: bring gamma back"));
+        assert!(
+            lines[1].starts_with(
+                "failed: beta start mongodb: the deploy lock of this order is no longer held\n   hint: `flocker why beta/start/mongodb`"
+            ),
+            "{}",
+            lines[1]
+        );
+    }
+
+    #[test]
+    fn the_last_document_of_a_deploy_has_what_is_described() {
+        let ui = Ui::new("deploy", true, crate::cli::Colour::Never);
+        let progress = Progress::new(ui, &Deployment::default(), Loudness::All);
+        let outcome = outcome(End::Settled);
+        let aftermath = Aftermath::new(&outcome, &progress);
+        let document = crate::json::Document::new("deploy", &aftermath);
+        let written = serde_json::to_value(&document).unwrap();
+        let described = include_str!("../../../docs/json.md");
+        let described = described
+            .lines()
+            .find(|line| line.contains(r#""result":"settled""#));
+        let described: serde_json::Value = serde_json::from_str(described.unwrap()).unwrap();
+        let keys = |value: &serde_json::Value| {
+            let keys = value.as_object().unwrap().keys();
+            keys.cloned().collect::<Vec<String>>()
+        };
+        assert_eq!(keys(&written), keys(&described));
+        assert_eq!(keys(&written["moves"][0]), keys(&described["moves"][0]));
     }
 }

@@ -188,11 +188,10 @@ pub(crate) fn is_entrance(within: &str) -> bool {
 }
 
 fn without_comment(line: &str) -> &str {
-    match line.find("//") {
-        // Not inside a text, as in an address.
-        Some(at) if line[..at].matches('"').count().is_multiple_of(2) => &line[..at],
-        Some(_) | None => line,
-    }
+    // Not inside a text, as in an address.
+    let is_outside = |at: usize| line[..at].matches('"').count().is_multiple_of(2);
+    let comment = line.match_indices("//").find(|(at, _)| is_outside(*at));
+    comment.map_or(line, |(at, _)| &line[..at])
 }
 
 /// Says whether a line has a word, not as a part of another.
