@@ -52,8 +52,15 @@ pub(crate) async fn tell(ui: &Ui, keep: bool) -> Result<Ending, Failure> {
         Err(failure) => Err(failure),
     };
     let kept = stage.strike(keep).await;
-    let told = told?;
-    let kept = kept?;
+    let (told, kept) = match (told, kept) {
+        (Ok(told), Ok(kept)) => (told, kept),
+        (Err(mut failure), Err(left)) => {
+            failure.causes.push(format!("afterwards: {}", left.message));
+            failure.hint = left.hint;
+            return Err(failure);
+        }
+        (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => return Err(failure),
+    };
     match &kept {
         Some(directory) => {
             say(
