@@ -7,6 +7,7 @@
 
 mod demonstration;
 mod failures;
+mod kill_all;
 mod kill_command;
 mod kill_nodes;
 mod life;

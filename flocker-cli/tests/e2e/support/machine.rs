@@ -309,6 +309,20 @@ applications:
         until("a killed node is gone", || process().is_none().then_some(()));
     }
 
+    /// Kills nodes, supervisors and programs, until none is left.
+    pub(crate) fn kill_everything(&self) {
+        loop {
+            let left = processes_about(self.directory());
+            if left.is_empty() {
+                return;
+            }
+            for (id, _) in left {
+                processes::kill(id);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// Returns where a node has the data of the ledger, if it may write it.
     pub(crate) fn data(&self, node: &str) -> Option<PathBuf> {
         let datasets = self
@@ -351,15 +365,6 @@ applications:
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        loop {
-            let left = processes_about(self.directory());
-            if left.is_empty() {
-                return;
-            }
-            for (id, _) in left {
-                processes::kill(id);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        self.kill_everything();
     }
 }
