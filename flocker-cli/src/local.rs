@@ -105,7 +105,8 @@ pub(crate) async fn up(state_dir: &Path, names: &[NodeName], first: Ipv4Addr) ->
     let root = Root::of(state_dir)?;
     let _lock = root.lock().await?;
     let mut started = Vec::new();
-    for name in names {
+    // A name that was said twice is one node.
+    for name in names.iter().collect::<BTreeSet<_>>() {
         let place = match root.place(name)? {
             Some(place) => place,
             None => root.make(name, choose_address(&root, first)?)?,
@@ -298,7 +299,7 @@ pub(crate) struct Down {
 pub(crate) async fn down(state_dir: &Path, names: &[NodeName], data: Data) -> Result<Vec<Down>, Failure> {
     let root = Root::of(state_dir)?;
     let mut places = Vec::new();
-    for name in names {
+    for name in names.iter().collect::<BTreeSet<_>>() {
         let place = root.place(name)?.ok_or_else(|| no_such_node(name))?;
         places.push(place);
     }

@@ -147,13 +147,18 @@ impl Stage {
     pub(super) async fn strike(self, keep: bool) -> Result<Option<PathBuf>, Failure> {
         let made: Vec<NodeName> = local::known(self.directory())?.into_keys().collect();
         let down = local::down(self.directory(), &made, Data::Keep).await;
-        if keep {
+        if keep || down.is_err() {
             let kept = self.directory.keep();
-            return down.map(|_| Some(kept));
+            let path = kept.display();
+            let again = format!(
+                "`flocker --state-dir {path} local down --delete-data` ends and removes what is left"
+            );
+            return down
+                .map(|_| Some(kept.clone()))
+                .map_err(|failure| failure.hint(again));
         }
         let path = self.directory().display().to_string();
         let closed = self.directory.close();
-        down?;
         closed.map_err(|error| Failure::failed(format!("could not remove `{path}`")).because(&error))?;
         Ok(None)
     }

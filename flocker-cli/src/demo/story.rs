@@ -52,8 +52,15 @@ pub(crate) async fn tell(ui: &Ui, keep: bool) -> Result<Ending, Failure> {
         Err(failure) => Err(failure),
     };
     let kept = stage.strike(keep).await;
-    let told = told?;
-    let kept = kept?;
+    let (told, kept) = match (told, kept) {
+        (Ok(told), Ok(kept)) => (told, kept),
+        (Err(mut failure), Err(left)) => {
+            failure.causes.push(format!("afterwards: {}", left.message));
+            failure.hint = left.hint;
+            return Err(failure);
+        }
+        (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => return Err(failure),
+    };
     match &kept {
         Some(directory) => {
             say(
@@ -162,11 +169,13 @@ fn timeline(ui: &Ui, desired: &Deployment) -> (Arc<Mutex<Vec<Moment>>>, impl Lis
     let kept = Arc::clone(&moments);
     let began = Instant::now();
     let listener = move |event: &Event| {
-        let (step, took, error) = match event {
-            Event::StepDone { step, took, .. } => (step, took, None),
-            Event::StepFailed { step, took, error } => (step, took, Some(error.clone())),
+        let (step, took, error) = if let Event::StepDone { step, took, .. } = event {
+            (step, took, None)
+        } else if let Event::StepFailed { step, took, error } = event {
+            (step, took, Some(error.clone()))
+        } else {
             // What does not end a step has no moment of its own.
-            _ => return,
+            return;
         };
         let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
         moments.push(Moment {

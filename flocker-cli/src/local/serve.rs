@@ -188,7 +188,7 @@ fn note(ended: Result<Result<(), flocker_engine::wire::WireError>, tokio::task::
         Ok(Ok(())) => {}
         // Clients come and go; only what they should not have said is worth a line.
         Ok(Err(error)) if error.class() == ErrorClass::Transient => {
-            tracing::debug!(%error, "a connection broke")
+            tracing::debug!(%error, "a connection broke");
         }
         Ok(Err(error)) => tracing::warn!(error = %one_line(&error), "a connection was ended"),
         Err(error) => tracing::error!(%error, "serving a connection broke down"),

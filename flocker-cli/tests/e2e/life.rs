@@ -53,7 +53,9 @@ fn nodes_are_made_once_come_back_after_a_kill_and_keep_their_data() {
     let machine = Machine::with_nodes(&["alpha", "beta"]);
     let before = machine.status();
     let again: Value = {
-        let up = machine.run(&["local", "up", "alpha", "beta", "--json"]).ok();
+        let up = machine
+            .run(&["local", "up", "alpha", "beta", "alpha", "--json"])
+            .ok();
         serde_json::from_str(&up).unwrap()
     };
     for node in again["nodes"].as_array().unwrap() {
@@ -117,11 +119,12 @@ fn two_machines_never_share_an_address() {
     let one = Machine::with_nodes(&["alpha"]);
     let address = one.address("alpha").to_string();
     let other = Machine::new();
-    let up = ["local", "up", "--first-address", &address, "alpha"];
+    // A name that is said twice is one node.
+    let up = ["local", "up", "--first-address", &address, "alpha", "alpha"];
     other.run(&up).ok();
     assert_ne!(other.address("alpha"), one.address("alpha"));
     // An address that was taken while a node was down is given up for another.
-    one.run(&["local", "down"]).ok();
+    one.run(&["local", "down", "alpha", "alpha"]).ok();
     let taker = TcpListener::bind((one.address("alpha"), 0)).unwrap();
     one.up(&["alpha"]).ok();
     assert_ne!(one.address("alpha").to_string(), address);

@@ -5,6 +5,7 @@
     reason = "the program is run from outside, as a person runs it"
 )]
 
+use std::fmt::Write as _;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Read;
@@ -27,6 +28,7 @@ use super::processes;
 use super::processes_about;
 use super::until;
 use super::writer::Writer;
+use super::writer::check;
 
 /// A state directory with nodes. Whatever is left of it is killed when it is dropped.
 pub(crate) struct Machine {
@@ -232,15 +234,12 @@ impl Machine {
 
     /// Writes the files: these nodes, and the ledger on that one.
     pub(crate) fn write_files(&self, nodes: &[&str], home: &str, application: &str) {
-        let nodes: String = nodes
-            .iter()
-            .map(|node| format!("  {node}: [{}]\n", if *node == home { "ledger" } else { "" }))
-            .collect();
-        std::fs::write(
-            self.path("deployment.yml"),
-            format!("version: 1\nnodes:\n{nodes}"),
-        )
-        .unwrap();
+        let mut deployment = "version: 1\nnodes:\n".to_owned();
+        for node in nodes {
+            let here = if *node == home { "ledger" } else { "" };
+            writeln!(deployment, "  {node}: [{here}]").unwrap();
+        }
+        std::fs::write(self.path("deployment.yml"), deployment).unwrap();
         std::fs::write(self.path("application.yml"), application).unwrap();
     }
 
@@ -333,7 +332,7 @@ applications:
             assert_eq!(self.data(node).is_some(), node == home, "{node}");
         }
         let records = std::fs::read_to_string(self.data(home).unwrap().join("records")).unwrap();
-        writer.check(&acknowledged, &records);
+        check(&acknowledged, &records);
     }
 
     /// Takes everything down, and demands that nothing is left.

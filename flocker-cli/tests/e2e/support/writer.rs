@@ -92,26 +92,26 @@ impl Writer {
             (self.acknowledged().len() > before + 3).then_some(())
         });
     }
+}
 
-    /// Demands that each of these is in the records under its sequence, and nothing twice.
-    #[track_caller]
-    pub(crate) fn check(&self, acknowledged: &BTreeMap<u64, u64>, records: &str) {
-        let mut found = BTreeMap::new();
-        for line in records.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-            let words: Vec<&str> = line.split_whitespace().take(3).collect();
-            let [sequence, client, number] = words[..] else {
-                panic!("not a record: {line:?}")
-            };
-            let twice = found.insert(
-                (client, number.parse::<u64>().unwrap()),
-                sequence.parse::<u64>().unwrap(),
-            );
-            assert_eq!(twice, None, "twice: {line:?}");
-        }
-        assert!(!acknowledged.is_empty());
-        for (number, sequence) in acknowledged {
-            assert_eq!(found.get(&("writer", *number)), Some(sequence), "record {number}");
-        }
+/// Demands that each of these is in the records under its sequence, and nothing twice.
+#[track_caller]
+pub(super) fn check(acknowledged: &BTreeMap<u64, u64>, records: &str) {
+    let mut found = BTreeMap::new();
+    for line in records.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        let words: Vec<&str> = line.split_whitespace().take(3).collect();
+        let [sequence, client, number] = words[..] else {
+            panic!("not a record: {line:?}")
+        };
+        let twice = found.insert(
+            (client, number.parse::<u64>().unwrap()),
+            sequence.parse::<u64>().unwrap(),
+        );
+        assert_eq!(twice, None, "twice: {line:?}");
+    }
+    assert!(!acknowledged.is_empty());
+    for (number, sequence) in acknowledged {
+        assert_eq!(found.get(&("writer", *number)), Some(sequence), "record {number}");
     }
 }
 
