@@ -280,9 +280,6 @@ impl<'a> Rules<'a> {
 
     /// It is placed nowhere: its containers go, its data stays.
     pub(super) fn stop_everywhere(&mut self, application: u32) {
-        if !self.may_stop {
-            return self.stays(application);
-        }
         let extras = self.extras_of(application).to_vec();
         self.stop_extras(&extras);
     }
@@ -290,10 +287,8 @@ impl<'a> Rules<'a> {
     /// Containers of applications that the files no longer define.
     pub(super) fn stop_undefined(&mut self) {
         let start = self.extras.partition_point(|extra| extra.application.is_some());
-        if self.may_stop {
-            let undefined = self.extras[start..].to_vec();
-            self.stop_extras(&undefined);
-        }
+        let undefined = self.extras[start..].to_vec();
+        self.stop_extras(&undefined);
     }
 
     fn stop_extras(&mut self, extras: &[crate::view::Extra<'a>]) {

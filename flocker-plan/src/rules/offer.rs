@@ -13,6 +13,7 @@ use super::handoff::base_of;
 use super::need;
 use super::warm::arrived;
 use crate::action::Action;
+use crate::blocked::Refusal;
 use crate::fact::Fact;
 use crate::replicate::Common;
 use crate::replicate::common;
@@ -40,6 +41,16 @@ impl<'a> Rules<'a> {
         let taker = self.view.find(offer.to).filter(|&node| self.obeys(node));
         if let Some(node) = self.unseen_of(offer, taker) {
             self.wait_for_sight(application, true, vec![node]);
+            return self.stays(application);
+        }
+        if taker.is_none() {
+            // The taker is lost for ever, and may have acquired and written before. That the copy left here is
+            // good enough is for a person to say.
+            self.refused.push(Refusal::NoOwner {
+                application: self.application(application),
+                dataset: dataset.id,
+                nodes: vec![self.node(offer.by)],
+            });
             return self.stays(application);
         }
         if self.port_is_taken(application, home) {
