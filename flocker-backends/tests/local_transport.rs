@@ -62,7 +62,10 @@ async fn the_process_behind_a_socket_is_known_and_a_dead_socket_has_none() {
     assert_eq!(serving_process(directory.path()).unwrap(), None);
     assert_eq!(serving_process(&directory.path().join("missing")).unwrap(), None);
     let listener = LocalListener::bind(directory.path()).unwrap();
-    assert_eq!(serving_process(directory.path()).unwrap(), Some(std::process::id()));
+    assert_eq!(
+        serving_process(directory.path()).unwrap(),
+        Some(std::process::id())
+    );
     drop(listener);
     assert_eq!(serving_process(directory.path()).unwrap(), None);
     // What a killed node leaves: a socket that nobody listens on.
