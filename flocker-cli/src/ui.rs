@@ -82,7 +82,8 @@ impl Ui {
     /// Prints what was asked for, as it is. Whoever stops reading has enough.
     pub(crate) fn data(&self, text: &str) {
         self.clear_status();
-        let mut out = anstream::stdout().lock();
+        // There is no colour in data to be dropped, and there may be much of it.
+        let mut out = std::io::stdout().lock();
         unheard(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
     }
 
@@ -94,8 +95,15 @@ impl Ui {
 
     /// Prints the one JSON document of a command.
     pub(crate) fn document(&self, body: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(&Document::new(self.command, body));
-        self.data(&(text.map_err(|error| unwritten(&error))? + "\n"));
+        self.clear_status();
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let written = serde_json::to_writer_pretty(&mut out, &Document::new(self.command, body));
+        match written {
+            Ok(()) => unheard(out.write_all(b"\n").and_then(|()| out.flush())),
+            // Nobody listens any more.
+            Err(error) if error.is_io() => {}
+            Err(error) => return Err(unwritten(&error)),
+        }
         Ok(())
     }
 
