@@ -318,6 +318,28 @@ async fn a_permanent_failure_is_not_tried_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_is_out_of_sight_for_a_moment_is_waited_for() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    push_to(&cluster, "alpha").await;
+    let network = cluster.network.clone();
+    cluster.machine("alpha").memory.faults().decide(move |attempt| {
+        if matches!(attempt.effect, Effect::Release(..)) {
+            network.part(OPERATOR, directory("alpha"));
+            let network = network.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                network.join(OPERATOR, directory("alpha"));
+            });
+        }
+        None
+    });
+    let outcome = push_to(&cluster, "beta").await;
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    assert!(runs(&cluster, "beta"));
+    cluster.assert_nothing_bad();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_survives_connections_that_break_under_it() {
     let cluster = Cluster::new(["alpha", "beta"]);
     push_to(&cluster, "alpha").await;
