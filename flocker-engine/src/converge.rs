@@ -239,7 +239,7 @@ pub async fn push(
         actual: ClusterState::default(),
     };
     let end = push.run(confirm).await;
-    push.locks.give_back(handles).await;
+    push.locks.give_back(handles, options.look).await;
     let end = end?;
     let Push {
         generation,

@@ -56,6 +56,8 @@ pub(crate) struct View<'a> {
     pub(crate) copies: Vec<CopyView<'a>>,
     /// Silent nodes that are not known to be lost.
     pub(crate) silent: Vec<NodeName>,
+    /// Nodes that a person has declared lost, whether anybody else speaks of them or not; in order.
+    lost: Vec<&'a NodeName>,
 }
 
 impl<'a> View<'a> {
@@ -125,7 +127,13 @@ impl<'a> View<'a> {
             members,
             copies,
             silent,
+            lost: forgotten,
         }
+    }
+
+    /// Says whether a person has declared a node lost for ever.
+    pub(crate) fn is_lost(&self, name: &NodeName) -> bool {
+        self.lost.binary_search(&name).is_ok()
     }
 
     pub(crate) fn node(&self, node: u32) -> &NodeView<'a> {
