@@ -2,8 +2,9 @@
 //!
 //! One pass finds the applications of which anything is not as it is to be;
 //! only those are looked at by rule. The rules are [`dataset`] (the table of
-//! what is wanted against what is seen), [`handoff`] and [`offer`] (how data changes hands),
-//! [`application`] (start, restart, stop), [`route`] and [`tidy`].
+//! what is wanted against what is seen), [`handoff`], [`warm`] and [`offer`]
+//! (how data changes hands), [`writers`] (one at a time), [`application`]
+//! (start, restart, stop), [`order`], [`route`] and [`tidy`].
 
 mod application;
 mod dataset;
@@ -13,6 +14,8 @@ mod order;
 pub mod request;
 mod route;
 mod tidy;
+mod warm;
+mod writers;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
