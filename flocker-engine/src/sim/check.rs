@@ -32,13 +32,15 @@ impl Cluster {
         if let Some(violation) = new_violations.first() {
             return Err(format!("observer: {violation}"));
         }
-        for loss in new_losses {
-            if loss.sole && !self.clients().is_deleted(loss.dataset) {
-                let (node, dataset) = (loss.node, loss.dataset);
-                return Err(format!("I2: the only copy of dataset {dataset} went from {node}"));
+        self.clients().check(self.nodes(), &self.observer).map_err(|wrong| {
+            // What went to the trash or for ever must be elsewhere, with everything that was acknowledged.
+            let lost: Vec<String> = new_losses.iter().map(|loss| loss.node.to_string()).collect();
+            if lost.is_empty() {
+                wrong
+            } else {
+                format!("I2: a copy went from {}; {wrong}", lost.join(", "))
             }
-        }
-        self.clients().check(self.nodes(), &self.observer)?;
+        })?;
         self.check_growth()?;
         self.check_circles()
     }

@@ -73,10 +73,6 @@ impl Clients {
         self.acknowledged.remove(&dataset);
     }
 
-    pub(crate) fn is_deleted(&self, dataset: DatasetId) -> bool {
-        self.deleted.contains(&dataset)
-    }
-
     /// Returns the data of every application.
     pub(crate) fn datasets(&self) -> impl Iterator<Item = DatasetId> {
         self.datasets.values().copied()
@@ -128,14 +124,16 @@ impl Clients {
     pub(crate) fn write_bulk<'a>(
         &mut self,
         nodes: impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone,
+        observer: &Observer,
     ) {
-        for (application, dataset) in self.datasets.clone() {
+        for dataset in self.datasets.values().copied().collect::<Vec<_>>() {
             let file = format!("bulk-{}", self.dice.below(3));
             let size = self.dice.below(40_000);
             let fill = u8::try_from(self.dice.below(256)).unwrap_or(0);
             let writes = self.dice.says(2, 3);
-            for (_, node) in nodes.clone() {
-                if writes && node.runtime().is_running(&application) {
+            let writers = observer.writers(dataset);
+            for (_, node) in nodes.clone().filter(|(name, _)| writers.contains(*name)) {
+                if writes {
                     let content: Vec<u8> = (0..size).map(|at| fill.wrapping_add(at.to_le_bytes()[0])).collect();
                     // A full volume is the application's concern.
                     drop(node.volumes().put(dataset, &file, &content));

@@ -231,7 +231,7 @@ impl Course<'_> {
                 break;
             }
         }
-        cluster.clients().write_bulk(cluster.nodes());
+        cluster.clients().write_bulk(cluster.nodes(), &cluster.observer);
         for (_, node) in cluster.nodes() {
             node.advance(stage.pause);
         }
