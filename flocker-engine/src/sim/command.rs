@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 use super::cluster::Cluster;
 use super::mishap::Mishap;
+use super::script::Wishes;
+use super::script::application;
 use super::way::Ways;
 use crate::converge::Answer;
 use crate::converge::Confirm;
@@ -73,6 +75,24 @@ impl Confirm for Checking {
 }
 
 impl Cluster {
+    /// Lets the applications that are wished for write from now on, and misses nothing of what is to be deleted.
+    pub fn serve(&self, wishes: &Wishes) {
+        let mut clients = self.clients();
+        for number in 0..wishes.applications.len() {
+            if let Some(dataset) = wishes.dataset(number) {
+                clients.serve(&application(number), dataset);
+            }
+        }
+        for dataset in &wishes.deleted {
+            clients.delete(*dataset);
+        }
+    }
+
+    /// Lets the applications that run write bulk data.
+    pub fn write_bulk(&self) {
+        self.clients().write_bulk(self.nodes(), &self.observer);
+    }
+
     /// Deploys, as one command does, with whatever is planned to go wrong.
     ///
     /// `older` is what a second operator may deploy meanwhile.
@@ -121,6 +141,8 @@ impl Cluster {
         if tokio::time::timeout(FOR_EVER, ended).await.is_err() {
             self.break_by("L12: a command waits for ever".into());
         }
+        // A lock also ends with the connection that it was taken on.
+        self.forget_command();
         self.check();
         first.unwrap_or(Given::Killed)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flocker_model::Deployment;
+use flocker_model::NodeName;
 
 use super::cluster::Cluster;
 use super::mishap::Mishap;
@@ -200,17 +201,7 @@ impl Course<'_> {
     async fn stage(&self, stage: &Stage, desired: &Deployment, older: Option<&Deployment>) {
         let cluster = &self.cluster;
         cluster.note(format!("--- {}: {}", stage.what, describe(desired)));
-        {
-            let mut clients = cluster.clients();
-            for number in 0..stage.wishes.applications.len() {
-                if let Some(dataset) = stage.wishes.dataset(number) {
-                    clients.serve(&super::script::application(number), dataset);
-                }
-            }
-            for dataset in &stage.wishes.deleted {
-                clients.delete(*dataset);
-            }
-        }
+        cluster.serve(&stage.wishes);
         let lost = stage.lost.filter(|lost| self.may_be_lost(*lost));
         if let Some(lost) = lost {
             self.lose(lost).await;
@@ -231,7 +222,7 @@ impl Course<'_> {
                 break;
             }
         }
-        cluster.clients().write_bulk(cluster.nodes(), &cluster.observer);
+        cluster.write_bulk();
         for (_, node) in cluster.nodes() {
             node.advance(stage.pause);
         }
@@ -283,8 +274,15 @@ impl Course<'_> {
         let name = node(lost);
         self.cluster.note(format!("{name} is found again"));
         self.cluster.start(&name);
-        for program in self.cluster.machines.keys().filter_map(|other| self.cluster.program(other)) {
-            drop(program.remember(&name).await);
+        self.remember(&name).await;
+    }
+
+    /// Takes back, on every node that is up, that a node is lost.
+    async fn remember(&self, name: &NodeName) {
+        let up = self.cluster.machines.keys();
+        for program in up.filter_map(|other| self.cluster.program(other)) {
+            // A record in memory cannot fail to be saved.
+            drop(program.remember(name).await);
         }
     }
 
@@ -294,6 +292,9 @@ impl Course<'_> {
         cluster.note("--- everything is repaired");
         cluster.cancel_mishaps();
         cluster.repair();
+        for name in cluster.machines.keys() {
+            self.remember(name).await;
+        }
         let mut n_commands = 0;
         loop {
             let given = cluster.deploy(desired, None, &self.script.policy).await;
