@@ -28,6 +28,4 @@ pub use command::Given;
 pub use dice::Dice;
 pub use mishap::{Mishap, Planned, When};
 pub use run::{Simulation, Verdict, in_stopped_time};
-pub use script::{
-    MAX_APPLICATIONS, Mode, Script, Stage, Wish, Wishes, application, external_port, node,
-};
+pub use script::{MAX_APPLICATIONS, Mode, Script, Stage, Wish, Wishes, application, external_port, node};

@@ -62,18 +62,42 @@ fn scenarios() -> Vec<Scenario> {
         scenario("swap", 2, vec![at(&[0, 1]), at(&[1, 0])]),
         scenario("ring", 3, vec![at(&[0, 1, 2]), at(&[1, 2, 0])]),
         scenario("together", 3, vec![at(&[0, 1, 2]), at(&[0, 0, 0])]),
-        scenario("remove", 2, vec![at(&[0, 1]), with(at(&[0, 1]), |w| w.applications[0].home = None)]),
+        scenario(
+            "remove",
+            2,
+            vec![at(&[0, 1]), with(at(&[0, 1]), |w| w.applications[0].home = None)],
+        ),
         scenario("add again elsewhere", 2, vec![at(&[0]), nowhere(1), at(&[1])]),
-        scenario("restart", 1, vec![at(&[0]), with(at(&[0]), |w| w.applications[0].version = 2)]),
-        scenario("move and change", 2, vec![at(&[0]), with(at(&[1]), |w| w.applications[0].version = 2)]),
-        scenario("resize", 1, vec![
-            at(&[0]),
-            with(at(&[0]), |w| w.applications[0].maximum_size = Some(ByteSize(1 << 20))),
-        ]),
-        scenario("resize and move", 2, vec![
-            at(&[0]),
-            with(at(&[1]), |w| w.applications[0].maximum_size = Some(ByteSize(1 << 20))),
-        ]),
+        scenario(
+            "restart",
+            1,
+            vec![at(&[0]), with(at(&[0]), |w| w.applications[0].version = 2)],
+        ),
+        scenario(
+            "move and change",
+            2,
+            vec![at(&[0]), with(at(&[1]), |w| w.applications[0].version = 2)],
+        ),
+        scenario(
+            "resize",
+            1,
+            vec![
+                at(&[0]),
+                with(at(&[0]), |w| {
+                    w.applications[0].maximum_size = Some(ByteSize(1 << 20))
+                }),
+            ],
+        ),
+        scenario(
+            "resize and move",
+            2,
+            vec![
+                at(&[0]),
+                with(at(&[1]), |w| {
+                    w.applications[0].maximum_size = Some(ByteSize(1 << 20))
+                }),
+            ],
+        ),
         scenario("delete", 2, vec![at(&[0, 1]), with(at(&[0, 1]), |w| w.delete(0))]),
     ]
 }
@@ -131,7 +155,9 @@ async fn crash(scenario: &Scenario, planned: Planned, then: &Wishes) -> Result<(
     let cluster = begin(scenario).await;
     cluster.plan_mishaps([planned]);
     cluster.serve(last(scenario));
-    cluster.deploy(&desired(scenario, last(scenario)), None, &policy()).await;
+    cluster
+        .deploy(&desired(scenario, last(scenario)), None, &policy())
+        .await;
     cluster.serve(then);
     let desired = desired(scenario, then);
     for _ in 0..4 {
@@ -139,7 +165,9 @@ async fn crash(scenario: &Scenario, planned: Planned, then: &Wishes) -> Result<(
         let given = cluster.deploy(&desired, None, &policy()).await;
         if given.is_settled() {
             cluster.check_at_rest(&desired);
-            return cluster.broken().map_or(Ok(()), |broken| Err(explain(&cluster, &broken)));
+            return cluster
+                .broken()
+                .map_or(Ok(()), |broken| Err(explain(&cluster, &broken)));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

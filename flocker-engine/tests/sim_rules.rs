@@ -68,9 +68,18 @@ fn at_most_one_node_may_write_in_every_state_a_crash_can_leave() {
     for first in 1..=24 {
         for second in [1, 3, 6, 10] {
             for (one, other) in [
-                (Mishap::CommandKill(When::After), Mishap::PowerLoss(When::After, None)),
-                (Mishap::PowerLoss(When::Before, Some(5)), Mishap::CommandKill(When::Before)),
-                (Mishap::ProcessKill(When::After, Some(1)), Mishap::OtherPowerLoss(0, None)),
+                (
+                    Mishap::CommandKill(When::After),
+                    Mishap::PowerLoss(When::After, None),
+                ),
+                (
+                    Mishap::PowerLoss(When::Before, Some(5)),
+                    Mishap::CommandKill(When::Before),
+                ),
+                (
+                    Mishap::ProcessKill(When::After, Some(1)),
+                    Mishap::OtherPowerLoss(0, None),
+                ),
             ] {
                 in_stopped_time(crash_twice(first, one, second, other));
                 n_states += 1;
@@ -102,7 +111,12 @@ async fn crash_twice(first: u64, one: Mishap, second: u64, other: Mishap) {
     assert!(given.is_settled(), "{first} {one}, {second} {other}: {given:?}");
     cluster.check_at_rest(&desired(3, &after));
     let broken = cluster.broken();
-    assert_eq!(broken, None, "{first} {one}, {second} {other}: {:#?}", cluster.history());
+    assert_eq!(
+        broken,
+        None,
+        "{first} {one}, {second} {other}: {:#?}",
+        cluster.history()
+    );
 }
 
 /// Rule 5. Every step of every plan is done twice, and what it makes is looked for in a fresh look.
@@ -184,9 +198,20 @@ async fn one_turn(
             assert_eq!(holds(fact, &once), Some(true), "{}: {fact}", step.id());
         }
         let again = perform(cluster, &desired, step).await;
-        assert_eq!(again, Change::AlreadySo, "{}: {:#?}", step.id(), &cluster.history()[before..]);
+        assert_eq!(
+            again,
+            Change::AlreadySo,
+            "{}: {:#?}",
+            step.id(),
+            &cluster.history()[before..]
+        );
         for fact in &step.makes {
-            assert_eq!(holds(fact, &look(cluster).await), Some(true), "{}: {fact}", step.id());
+            assert_eq!(
+                holds(fact, &look(cluster).await),
+                Some(true),
+                "{}: {fact}",
+                step.id()
+            );
         }
         *done.entry(step.action.verb()).or_insert(0) += 1;
         if is_last(&step.action) {

@@ -19,8 +19,13 @@ fn check(mode: Mode, seeds: std::ops::Range<u64>) {
         n_acknowledged += verdict.n_acknowledged;
         n_mishaps += verdict.mishaps.len();
     }
-    println!("{n_seeds} seeds, {n_mishaps} mishaps, {n_effects} effects, {n_acknowledged} writes acknowledged");
-    assert!(n_effects > n_seeds * 5 && n_acknowledged > n_seeds * 3, "the clusters do something");
+    println!(
+        "{n_seeds} seeds, {n_mishaps} mishaps, {n_effects} effects, {n_acknowledged} writes acknowledged"
+    );
+    assert!(
+        n_effects > n_seeds * 5 && n_acknowledged > n_seeds * 3,
+        "the clusters do something"
+    );
 }
 
 #[test]

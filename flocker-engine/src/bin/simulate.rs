@@ -57,8 +57,14 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted, String> {
             wanted.history = true;
             continue;
         }
-        let value = words.next().ok_or_else(|| format!("`{option}` lacks its value"))?;
-        let number = || value.parse::<u64>().map_err(|_| format!("`{value}` is no number"));
+        let value = words
+            .next()
+            .ok_or_else(|| format!("`{option}` lacks its value"))?;
+        let number = || {
+            value
+                .parse::<u64>()
+                .map_err(|_| format!("`{value}` is no number"))
+        };
         match option.as_str() {
             "--seeds" => wanted.n_seeds = number()?,
             "--from" => wanted.from = number()?,
@@ -100,7 +106,11 @@ fn show(wanted: &Wanted) -> ExitCode {
         say(&verdict.explain(usize::MAX));
         is_well &= verdict.broken.is_none();
     }
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run(wanted: &Wanted) -> ExitCode {
@@ -148,11 +158,19 @@ fn run(wanted: &Wanted) -> ExitCode {
         n_acknowledged.into_inner(),
         failures.len(),
     ));
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn progress(n_done: u64, began: Instant) -> String {
     let millis = began.elapsed().as_millis().max(1);
     let rate = u128::from(n_done) * 1000 / millis;
-    format!("{n_done} seeds in {}.{:03} s, {rate} seeds/s", millis / 1000, millis % 1000)
+    format!(
+        "{n_done} seeds in {}.{:03} s, {rate} seeds/s",
+        millis / 1000,
+        millis % 1000
+    )
 }

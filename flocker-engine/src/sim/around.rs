@@ -20,7 +20,13 @@ impl Cluster {
         };
         match mishap {
             Mishap::SmallDisk(room) => {
-                let used: usize = machine.memory.contents().values().flatten().map(|(_, b)| b.len()).sum();
+                let used: usize = machine
+                    .memory
+                    .contents()
+                    .values()
+                    .flatten()
+                    .map(|(_, b)| b.len())
+                    .sum();
                 let capacity = (used as u64).saturating_add(room.into());
                 machine.memory.set_capacity(Some(ByteSize(capacity)));
             }

@@ -32,15 +32,17 @@ impl Cluster {
         if let Some(violation) = new_violations.first() {
             return Err(format!("observer: {violation}"));
         }
-        self.clients().check(self.nodes(), &self.observer).map_err(|wrong| {
-            // What went to the trash or for ever must be elsewhere, with everything that was acknowledged.
-            let lost: Vec<String> = new_losses.iter().map(|loss| loss.node.to_string()).collect();
-            if lost.is_empty() {
-                wrong
-            } else {
-                format!("I2: a copy went from {}; {wrong}", lost.join(", "))
-            }
-        })?;
+        self.clients()
+            .check(self.nodes(), &self.observer)
+            .map_err(|wrong| {
+                // What went to the trash or for ever must be elsewhere, with everything that was acknowledged.
+                let lost: Vec<String> = new_losses.iter().map(|loss| loss.node.to_string()).collect();
+                if lost.is_empty() {
+                    wrong
+                } else {
+                    format!("I2: a copy went from {}; {wrong}", lost.join(", "))
+                }
+            })?;
         self.check_growth()?;
         self.check_circles()
     }
@@ -53,7 +55,10 @@ impl Cluster {
             let now = record.map(|record| record.generation).unwrap_or_default();
             let before = notes.generations.insert(name.clone(), now).unwrap_or_default();
             if now < before {
-                return Err(format!("I4: {name} went from generation {} to {}", before.0, now.0));
+                return Err(format!(
+                    "I4: {name} went from generation {} to {}",
+                    before.0, now.0
+                ));
             }
         }
         let datasets: Vec<_> = self.clients().datasets().collect();

@@ -134,7 +134,9 @@ impl Clients {
             let writers = observer.writers(dataset);
             for (_, node) in nodes.clone().filter(|(name, _)| writers.contains(*name)) {
                 if writes {
-                    let content: Vec<u8> = (0..size).map(|at| fill.wrapping_add(at.to_le_bytes()[0])).collect();
+                    let content: Vec<u8> = (0..size)
+                        .map(|at| fill.wrapping_add(at.to_le_bytes()[0]))
+                        .collect();
                     // A full volume is the application's concern.
                     drop(node.volumes().put(dataset, &file, &content));
                 }
@@ -158,7 +160,11 @@ impl Clients {
                 .clone()
                 .filter(|(name, _)| owners.is_empty() || owners.contains_key(*name));
             if !candidates.any(|(_, node)| holds(node)) {
-                let who = if owners.is_empty() { "no copy" } else { "not the owner" };
+                let who = if owners.is_empty() {
+                    "no copy"
+                } else {
+                    "not the owner"
+                };
                 return Err(format!(
                     "I3: {who} of dataset {dataset} has all that was acknowledged"
                 ));
@@ -193,7 +199,10 @@ fn check_log(text: &str) -> Result<(), String> {
     for (expected, line) in (1..).zip(text.lines()) {
         let entry = parse(line).ok_or_else(|| format!("`{line}` is no record"))?;
         if entry.sequence != expected {
-            return Err(format!("record {} stands where {expected} should", entry.sequence));
+            return Err(format!(
+                "record {} stands where {expected} should",
+                entry.sequence
+            ));
         }
         if let Some((epoch, node)) = owner {
             if entry.epoch < epoch {

@@ -247,7 +247,9 @@ impl Cluster {
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&NodeName, &MemoryNode)> + Clone {
-        self.machines.iter().map(|(name, machine)| (name, &machine.memory))
+        self.machines
+            .iter()
+            .map(|(name, machine)| (name, &machine.memory))
     }
 
     pub(crate) fn clients(&self) -> MutexGuard<'_, Clients> {
@@ -418,9 +420,18 @@ impl Cluster {
         lock(&self.troubles).second.take()
     }
 
-    /// Lets the locks of a command that is gone go, as a connection that ends does.
+    /// Lets the locks of a command that was killed go, as connections that end do.
     pub(crate) fn forget_command(&self) {
-        for machine in self.machines.values() {
+        self.end_sessions(|_| true);
+    }
+
+    /// Lets the locks go that a command could not give back, because it no longer reaches the nodes.
+    pub(crate) fn forget_out_of_reach(&self) {
+        self.end_sessions(|name| !self.is_reached(name));
+    }
+
+    fn end_sessions(&self, of: impl Fn(&NodeName) -> bool) {
+        for (_, machine) in self.machines.iter().filter(|(name, _)| of(name)) {
             if let Some(program) = lock(&machine.program).as_ref() {
                 program.local.end_session(Session::HERE);
             }

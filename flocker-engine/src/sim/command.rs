@@ -142,7 +142,7 @@ impl Cluster {
             self.break_by("L12: a command waits for ever".into());
         }
         // A lock also ends with the connection that it was taken on.
-        self.forget_command();
+        self.forget_out_of_reach();
         self.check();
         first.unwrap_or(Given::Killed)
     }
@@ -191,7 +191,9 @@ fn describe(given: &Result<Outcome, PushError>) -> String {
         } => {
             let waiting = waiting.iter().map(|waiting| format!("waits: {waiting}"));
             let refused = refused.iter().map(|refusal| format!("refused: {refusal}"));
-            let failed = failed.iter().map(|(step, error)| format!("failed: {step}: {error}"));
+            let failed = failed
+                .iter()
+                .map(|(step, error)| format!("failed: {step}: {error}"));
             let all: Vec<String> = waiting.chain(refused).chain(failed).collect();
             format!("partly; {}", all.join("; "))
         }

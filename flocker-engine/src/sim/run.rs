@@ -124,7 +124,14 @@ impl Simulation {
         };
         let only = self.only.as_ref().map_or_else(String::new, |only| {
             let only: Vec<String> = only.iter().map(usize::to_string).collect();
-            format!(" --only {}", if only.is_empty() { "none".into() } else { only.join(",") })
+            format!(
+                " --only {}",
+                if only.is_empty() {
+                    "none".into()
+                } else {
+                    only.join(",")
+                }
+            )
         });
         format!(
             "cargo run --release -p flocker-engine --features sim --bin simulate -- --seed {} --mode {mode}{only}",
@@ -193,7 +200,9 @@ impl Course<'_> {
         match self.mode {
             Mode::Repairable => self.come_to_rest(&desired).await,
             Mode::Unlimited => {
-                self.cluster.deploy(&desired, older.as_ref(), &self.script.policy).await;
+                self.cluster
+                    .deploy(&desired, older.as_ref(), &self.script.policy)
+                    .await;
             }
         }
     }

@@ -257,7 +257,12 @@ impl Script {
             let mut next = stage(dice, mode, wishes.clone(), what);
             if n_nodes > 1 && dice.says(1, 12) {
                 let lost = dice.below(n_nodes);
-                if next.wishes.applications.iter().all(|wish| wish.home != Some(lost)) {
+                if next
+                    .wishes
+                    .applications
+                    .iter()
+                    .all(|wish| wish.home != Some(lost))
+                {
                     next.wishes.without = Some(lost);
                     next.lost = Some(lost);
                     next.change_of_mind = None;
@@ -358,7 +363,11 @@ fn mishaps(seed: u64, mode: Mode) -> Vec<Planned> {
 }
 
 fn mishap(dice: &mut Dice) -> Mishap {
-    let when = if dice.says(1, 2) { When::Before } else { When::After };
+    let when = if dice.says(1, 2) {
+        When::Before
+    } else {
+        When::After
+    };
     let after = [None, Some(0), Some(5), Some(100)][dice.below(4)];
     let far = dice.below(3);
     let small = u32::try_from(dice.below(50)).unwrap_or(0);

@@ -68,7 +68,9 @@ struct Way {
 
 impl fmt::Debug for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Way").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Way")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
