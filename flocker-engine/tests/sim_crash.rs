@@ -1,5 +1,7 @@
 //! A crash at every effect of every plan: the next command finishes what was begun, and nothing is lost.
 
+#![expect(clippy::print_stdout, reason = "a run of many cases says how many there were")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +86,7 @@ fn scenarios() -> Vec<Scenario> {
             vec![
                 at(&[0]),
                 with(at(&[0]), |w| {
-                    w.applications[0].maximum_size = Some(ByteSize(1 << 20))
+                    w.applications[0].maximum_size = Some(ByteSize(1 << 20));
                 }),
             ],
         ),
@@ -94,7 +96,7 @@ fn scenarios() -> Vec<Scenario> {
             vec![
                 at(&[0]),
                 with(at(&[1]), |w| {
-                    w.applications[0].maximum_size = Some(ByteSize(1 << 20))
+                    w.applications[0].maximum_size = Some(ByteSize(1 << 20));
                 }),
             ],
         ),
@@ -134,7 +136,7 @@ fn desired(scenario: &Scenario, wishes: &Wishes) -> flocker_model::Deployment {
 }
 
 fn last(scenario: &Scenario) -> &Wishes {
-    scenario.wanted.last().unwrap()
+    &scenario.wanted[scenario.wanted.len() - 1]
 }
 
 /// Returns the numbers of the effects of the last command, where nothing goes wrong.

@@ -1,5 +1,7 @@
 //! The rules of the house, each held to by whole clusters.
 
+#![expect(clippy::print_stdout, reason = "a run of many cases says how many there were")]
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,7 +56,7 @@ async fn look(cluster: &Cluster) -> ClusterState {
     let mut state = ClusterState::default();
     for number in 0..4 {
         if let Some(program) = cluster.program(&node(number)) {
-            let seen = program.observe().await.unwrap();
+            let seen = program.observe().await.expect("it is so in memory");
             state.nodes.insert(node(number), Observed::Known(seen));
         }
     }
@@ -238,10 +240,15 @@ async fn perform(cluster: &Cluster, desired: &Deployment, step: &Step) -> Change
             snapshot: snapshot.clone(),
             base: base.as_ref().map(|base| base.guid),
         };
-        let receiver = cluster.program(to).unwrap();
-        order.ticket = Some(receiver.admit(&transfer, desired.generation()).await.unwrap());
+        let receiver = cluster.program(to).expect("it is so in memory");
+        order.ticket = Some(
+            receiver
+                .admit(&transfer, desired.generation())
+                .await
+                .expect("it is so in memory"),
+        );
     }
-    let actor = cluster.program(&step.actor).unwrap();
+    let actor = cluster.program(&step.actor).expect("it is so in memory");
     let done = actor.perform(&order, &Unwatched).await;
     done.unwrap_or_else(|error| panic!("{}: {error}", step.id()))
 }

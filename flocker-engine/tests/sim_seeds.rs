@@ -1,5 +1,7 @@
 //! Whole clusters, seed after seed: no invariant is broken, and what is repaired comes to rest as desired.
 
+#![expect(clippy::print_stdout, reason = "a run of many cases says how many there were")]
+
 use flocker_engine::sim::Mode;
 use flocker_engine::sim::Simulation;
 
@@ -12,9 +14,7 @@ fn check(mode: Mode, seeds: std::ops::Range<u64>) {
     for seed in seeds {
         let simulation = Simulation::new(seed, mode);
         let verdict = simulation.run();
-        if verdict.broken.is_some() {
-            panic!("{}", simulation.shrink().explain(LINES));
-        }
+        assert!(verdict.broken.is_none(), "{}", simulation.shrink().explain(LINES));
         n_effects += verdict.n_effects;
         n_acknowledged += verdict.n_acknowledged;
         n_mishaps += verdict.mishaps.len();

@@ -142,7 +142,7 @@ fn run(wanted: &Wanted) -> ExitCode {
                         }
                     }
                     let n_done = seed + 1 - wanted.from;
-                    if n_done % 1000 == 0 {
+                    if n_done.is_multiple_of(1000) {
                         say(&progress(n_done, began));
                     }
                 }

@@ -33,7 +33,7 @@ impl Cluster {
             return Err(format!("observer: {violation}"));
         }
         self.clients()
-            .check(self.nodes(), &self.observer)
+            .check(&self.nodes(), &self.observer)
             .map_err(|wrong| {
                 // What went to the trash or for ever must be elsewhere, with everything that was acknowledged.
                 let lost: Vec<String> = new_losses.iter().map(|loss| loss.node.to_string()).collect();
@@ -77,13 +77,13 @@ impl Cluster {
     }
 
     /// Returns every port that any node routes.
-    fn ports(&self) -> impl Iterator<Item = PortNumber> {
+    fn ports() -> impl Iterator<Item = PortNumber> {
         (0..super::script::MAX_APPLICATIONS).filter_map(super::script::external_port)
     }
 
     /// I10: follows every route to its end.
     fn check_circles(&self) -> Result<(), String> {
-        for port in self.ports() {
+        for port in Self::ports() {
             for (name, node) in self.nodes() {
                 let mut at = node;
                 let mut n_hops = 0;
@@ -118,7 +118,7 @@ impl Cluster {
     }
 
     fn look_for_unrest(&self, desired: &Deployment) -> Result<(), String> {
-        self.clients().check_records(self.nodes(), &self.observer)?;
+        self.clients().check_records(&self.nodes(), &self.observer)?;
         for (name, application) in desired.applications() {
             let homes: Vec<&NodeName> = desired.homes(name).collect();
             for (node_name, node) in self.nodes() {

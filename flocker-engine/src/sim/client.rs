@@ -85,7 +85,7 @@ impl Clients {
     /// Lets some applications write a record, wherever they run.
     pub(crate) fn write<'a>(
         &mut self,
-        nodes: impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone,
+        nodes: &(impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone),
         observer: &Observer,
     ) {
         for (application, dataset) in self.datasets.clone() {
@@ -123,19 +123,19 @@ impl Clients {
     /// Lets the applications write bulk data into one of a few files of theirs.
     pub(crate) fn write_bulk<'a>(
         &mut self,
-        nodes: impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone,
+        nodes: &(impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone),
         observer: &Observer,
     ) {
         for dataset in self.datasets.values().copied().collect::<Vec<_>>() {
             let file = format!("bulk-{}", self.dice.below(3));
             let size = self.dice.below(40_000);
-            let fill = u8::try_from(self.dice.below(256)).unwrap_or(0);
-            let writes = self.dice.says(2, 3);
+            let seed = u8::try_from(self.dice.below(256)).unwrap_or(0);
+            let is_due = self.dice.says(2, 3);
             let writers = observer.writers(dataset);
             for (_, node) in nodes.clone().filter(|(name, _)| writers.contains(*name)) {
-                if writes {
+                if is_due {
                     let content: Vec<u8> = (0..size)
-                        .map(|at| fill.wrapping_add(at.to_le_bytes()[0]))
+                        .map(|at| seed.wrapping_add(at.to_le_bytes()[0]))
                         .collect();
                     // A full volume is the application's concern.
                     drop(node.volumes().put(dataset, &file, &content));
@@ -147,7 +147,7 @@ impl Clients {
     /// Checks that everything acknowledged is on the owner, or where there is none, on some copy.
     pub(crate) fn check<'a>(
         &self,
-        nodes: impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone,
+        nodes: &(impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone),
         observer: &Observer,
     ) -> Result<(), String> {
         for (dataset, acknowledged) in &self.acknowledged {
@@ -176,7 +176,7 @@ impl Clients {
     /// Reads the records of every log to the end, and compares them with what was acknowledged.
     pub(crate) fn check_records<'a>(
         &self,
-        nodes: impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone,
+        nodes: &(impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone),
         observer: &Observer,
     ) -> Result<(), String> {
         for dataset in self.acknowledged.keys() {

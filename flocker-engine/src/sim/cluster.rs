@@ -489,7 +489,7 @@ impl Cluster {
 
     /// Is told of every effect before it is made; says what goes wrong with it.
     fn on_effect(&self, name: &NodeName, effect: &Effect) -> Option<Fault> {
-        self.clients().write(self.nodes(), &self.observer);
+        self.clients().write(&self.nodes(), &self.observer);
         self.check();
         let (number, struck) = {
             let mut notes = lock(&self.notes);

@@ -90,7 +90,7 @@ impl Cluster {
 
     /// Lets the applications that run write bulk data.
     pub fn write_bulk(&self) {
-        self.clients().write_bulk(self.nodes(), &self.observer);
+        self.clients().write_bulk(&self.nodes(), &self.observer);
     }
 
     /// Deploys, as one command does, with whatever is planned to go wrong.

@@ -147,7 +147,10 @@ impl Verdict {
         let mut text = format!("seed {}: ", self.simulation.seed);
         text.push_str(self.broken.as_deref().unwrap_or("all is well"));
         for (position, planned) in &self.mishaps {
-            text.push_str(&format!("\n  mishap {position} {planned}"));
+            text.push_str("\n  mishap ");
+            text.push_str(&position.to_string());
+            text.push(' ');
+            text.push_str(&planned.to_string());
         }
         let first = self.history.len().saturating_sub(n_lines);
         for line in &self.history[first..] {
@@ -161,6 +164,10 @@ impl Verdict {
 }
 
 /// Runs a future to its end on a clock that stands still while anything can go on.
+///
+/// # Panics
+///
+/// Where the future does.
 pub fn in_stopped_time<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -37,6 +37,10 @@ pub const MAX_APPLICATIONS: usize = 4;
 const NODES: [&str; 4] = ["alpha", "beta", "delta", "gamma"];
 
 /// Returns the name of a node by its number.
+///
+/// # Panics
+///
+/// Never: all of them are names.
 #[must_use]
 pub fn node(number: usize) -> NodeName {
     let name = NODES[number % NODES.len()];
@@ -44,6 +48,10 @@ pub fn node(number: usize) -> NodeName {
 }
 
 /// Returns the name of an application by its number.
+///
+/// # Panics
+///
+/// Never: all of them are names.
 #[must_use]
 pub fn application(number: usize) -> ApplicationName {
     format!("app-{number}").parse().expect("it is a name")
@@ -125,6 +133,10 @@ impl Wishes {
     }
 
     /// Returns the deployment that says so.
+    ///
+    /// # Panics
+    ///
+    /// Where data is both to be used and to be deleted.
     #[must_use]
     pub fn deployment(&self, nodes: &[NodeName]) -> Deployment {
         let mut builder = Deployment::builder();
@@ -252,7 +264,7 @@ impl Script {
             .collect();
         let mut wishes = Wishes::at(&first);
         let mut stages = vec![stage(dice, mode, wishes.clone(), "place".into())];
-        for _ in 0..1 + dice.below(5) {
+        for _ in 0..=dice.below(5) {
             let what = change(dice, &mut wishes, n_nodes);
             let mut next = stage(dice, mode, wishes.clone(), what);
             if n_nodes > 1 && dice.says(1, 12) {
