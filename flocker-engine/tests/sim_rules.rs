@@ -1,7 +1,5 @@
 //! The rules of the house, each held to by whole clusters.
 
-#![expect(clippy::print_stdout, reason = "a run of many cases says how many there were")]
-
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -109,7 +109,7 @@ impl Cluster {
     }
 
     /// Checks what must hold once everything is as it is desired: each application runs at its home with all its
-    /// data and nowhere else (I1, I3), every route leads there (I10), and snapshots are bounded (I12).
+    /// data and nowhere else (I1, I3), and every route leads there (I10).
     pub fn check_at_rest(&self, desired: &Deployment) {
         self.check();
         if let Err(wrong) = self.look_for_unrest(desired) {
