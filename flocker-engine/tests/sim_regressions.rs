@@ -217,11 +217,11 @@ fn l07_a_copy_that_ends_early_without_an_error_is_not_taken_for_whole() {
             in_stopped_time(async {
                 let scene = Scene::new(2);
                 scene.deploy(&at(0)).await;
-                scene.write(0, &[7; 50_000]);
+                scene.write(0, &vec![7; 50_000]);
                 scene.at_next_effect(harm(place));
                 let given = scene.deploy(&at(1)).await;
                 scene.assert_at_rest(&at(1), &given);
-                assert_eq!(scene.journal(1).unwrap(), [7; 50_000]);
+                assert_eq!(scene.journal(1).unwrap(), vec![7; 50_000]);
             });
         }
     }
