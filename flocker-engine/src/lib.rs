@@ -20,6 +20,8 @@ pub mod record;
 pub mod remote;
 pub mod report;
 pub mod serve;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod stop;
 pub mod wire;
 

@@ -173,6 +173,8 @@ impl Faults {
     }
 
     /// Sets who is asked about every effect that the script says nothing of.
+    ///
+    /// It may look at any node, this one too, and act as its applications do.
     pub fn decide(&self, decision: impl FnMut(&Attempt) -> Option<Fault> + Send + 'static) {
         self.lock().decision = Some(Box::new(decision));
     }
@@ -231,17 +233,7 @@ impl Faults {
         if life.is_over() {
             return Err(Injected::Down);
         }
-        let fault = {
-            let mut inner = self.lock();
-            inner.n_effects += 1;
-            let attempt = Attempt {
-                number: inner.n_effects,
-                effect: effect.clone(),
-            };
-            let scripted = inner.script.get(&attempt.number).copied();
-            scripted.or_else(|| inner.decision.as_mut().and_then(|decide| decide(&attempt)))
-        };
-        let Some(fault) = fault else {
+        let Some(fault) = self.ask(effect) else {
             return Ok(After::Answer);
         };
         match fault {
@@ -267,6 +259,24 @@ impl Faults {
             Fault::KillAfter => Ok(After::Die(Power::Killed)),
             Fault::PowerLossAfter => Ok(After::Die(Power::Off)),
         }
+    }
+
+    /// Counts an effect, and asks the script and then the decision what goes wrong with it.
+    fn ask(&self, effect: &Effect) -> Option<Fault> {
+        let (attempt, mut decide) = {
+            let mut inner = self.lock();
+            inner.n_effects += 1;
+            let number = inner.n_effects;
+            if let Some(fault) = inner.script.get(&number) {
+                return Some(*fault);
+            }
+            let effect = effect.clone();
+            (Attempt { number, effect }, inner.decision.take()?)
+        };
+        // It is asked without the lock, so that it may look at the very node that it decides on.
+        let fault = decide(&attempt);
+        self.lock().decision.get_or_insert(decide);
+        fault
     }
 
     async fn hang(&self, life: &Life) -> Result<After, Injected> {

@@ -235,6 +235,17 @@ impl Observer {
         self.lock().primaries(dataset)
     }
 
+    /// Returns the nodes that may write the dataset now, and since which ownership each.
+    #[must_use]
+    pub fn owners(&self, dataset: DatasetId) -> BTreeMap<NodeName, Epoch> {
+        let notes = self.lock();
+        let copies = notes.nodes.iter().filter_map(|(name, seen)| {
+            let epoch = seen.copies.get(&dataset)?.primary?;
+            Some((name.clone(), epoch))
+        });
+        copies.collect()
+    }
+
     /// Returns the nodes that may write the dataset now and have a container started on it.
     #[must_use]
     pub fn writers(&self, dataset: DatasetId) -> BTreeSet<NodeName> {

@@ -33,6 +33,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 pub(super) struct Locks {
     token: LockToken,
     held: BTreeSet<NodeName>,
+    /// The nodes whose lock was taken at any time: one that fell out of sight may still hold it for this push.
+    taken: BTreeSet<NodeName>,
     known: BTreeMap<NodeName, NodeId>,
 }
 
@@ -41,6 +43,7 @@ impl Locks {
         Self {
             token,
             held: BTreeSet::new(),
+            taken: BTreeSet::new(),
             known: BTreeMap::new(),
         }
     }
@@ -102,6 +105,7 @@ impl Locks {
                         self.known.entry(name).or_insert(id);
                     }
                     listener.on(&Event::LockTaken { node: node.clone() });
+                    self.taken.insert(node.clone());
                     self.held.insert(node);
                     return Ok(true);
                 }
@@ -176,7 +180,7 @@ impl Locks {
     /// Gives all locks back, within a limit. One that cannot be given back ends with its connection.
     pub(super) async fn give_back(&self, handles: &Handles, limit: Duration) {
         let mut giving = JoinSet::new();
-        for name in &self.held {
+        for name in &self.taken {
             if let Some(handle) = handles.get(name) {
                 let token = self.token;
                 giving.spawn(async move { handle.unlock(token).await });

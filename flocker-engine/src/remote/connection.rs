@@ -109,6 +109,7 @@ impl Connection {
             let waiting = Arc::clone(&waiting);
             async move {
                 let ended = tokio::select! {
+                    biased;
                     ended = read_all(reader, &waiting, dead) => ended,
                     ended = write_all(writer, queue, keep_alive) => ended,
                 };

@@ -1,0 +1,587 @@
+//! A whole cluster in memory: nodes, the network between them, their applications, and what goes wrong.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::Weak;
+use std::time::Duration;
+
+use flocker_backends::memory::Effect;
+use flocker_backends::memory::Fault;
+use flocker_backends::memory::MemoryNetwork;
+use flocker_backends::memory::MemoryNode;
+use flocker_backends::memory::Observer;
+use flocker_model::BootId;
+use flocker_model::DatasetId;
+use flocker_model::DefinitionKey;
+use flocker_model::Epoch;
+use flocker_model::Generation;
+use flocker_model::NodeAddress;
+use flocker_model::NodeId;
+use flocker_model::NodeName;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::client::Clients;
+use super::harm::Harmed;
+use super::mishap::Mishap;
+use super::mishap::Planned;
+use crate::clock::Deadlines;
+use crate::local::LocalNode;
+use crate::local::NoForeignPorts;
+use crate::local::NodeParts;
+use crate::local::Session;
+use crate::node::Order;
+use crate::record::MemoryRecord;
+use crate::record::NodeRecord;
+use crate::record::RecordStore as _;
+use crate::serve::serve;
+use crate::stop::Stop;
+use crate::stop::Stopper;
+use crate::stop::stopper;
+
+/// Where the operator sits in the network.
+pub(super) const OPERATOR: &str = "/operator";
+
+/// How a command reaches the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// By calls in the same process.
+    Calls,
+    /// By the protocol, over connections that can break.
+    Protocol,
+}
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Its nodes.
+    pub nodes: Vec<NodeName>,
+    /// How a command reaches them.
+    pub reach: Reach,
+    /// Whether snapshots of what is written meanwhile are blurred, as on a backend without atomic ones.
+    pub blurred: bool,
+    /// Whether everything that was done is done again at once, which must change nothing.
+    pub twice: bool,
+    /// What decides when clients write.
+    pub seed: u64,
+}
+
+/// One machine, and our program on it.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) memory: MemoryNode,
+    pub(crate) volumes: Harmed,
+    pub(crate) record: Arc<MemoryRecord>,
+    program: Mutex<Option<Program>>,
+}
+
+#[derive(Debug)]
+struct Program {
+    local: Arc<LocalNode>,
+    boot: BootId,
+    /// Asked when it ends: what was called in it ends with it.
+    ending: (Stopper, Stop),
+    _server: JoinSet<()>,
+}
+
+/// What was noted.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    history: Vec<String>,
+    broken: Option<String>,
+    n_effects: u64,
+    pub(super) n_violations: usize,
+    pub(super) n_losses: usize,
+    pub(super) epochs: BTreeMap<DatasetId, Epoch>,
+    pub(super) generations: BTreeMap<NodeName, Generation>,
+}
+
+/// What lasts until it is repaired.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    planned: Vec<Planned>,
+    pub(super) unreached: BTreeSet<NodeName>,
+    pub(super) slow: BTreeMap<NodeName, u32>,
+    pub(super) sick: BTreeSet<NodeName>,
+    pub(super) second: Option<Mishap>,
+}
+
+/// A whole cluster in memory. It checks what must always hold at every effect.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) layout: Layout,
+    pub(crate) network: MemoryNetwork,
+    pub(crate) observer: Observer,
+    pub(crate) machines: BTreeMap<NodeName, Machine>,
+    clients: Mutex<Clients>,
+    notes: Mutex<Notes>,
+    troubles: Mutex<Troubles>,
+    orders: Mutex<Vec<(NodeName, Order)>>,
+    /// Told when the command is to be killed.
+    pub(crate) kill: Notify,
+    /// Told when a second command is to be given.
+    pub(crate) second: Notify,
+    tasks: Mutex<JoinSet<()>>,
+    me: Weak<Cluster>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns where a node is in the network.
+pub(crate) fn directory(node: &NodeName) -> PathBuf {
+    PathBuf::from("/nodes").join(node.as_str())
+}
+
+/// Returns how a node is reached.
+#[must_use]
+pub fn address(node: &NodeName) -> NodeAddress {
+    NodeAddress::Local {
+        directory: directory(node),
+    }
+}
+
+impl Cluster {
+    /// Makes a cluster of nodes that have nothing yet, all up. It must be made inside a runtime whose clock stands still.
+    #[must_use]
+    pub fn new(layout: Layout) -> Arc<Self> {
+        let observer = Observer::default();
+        let mut machines = BTreeMap::new();
+        for (position, name) in (1_u8..).zip(&layout.nodes) {
+            let memory = MemoryNode::new(name.clone(), [192, 0, 2, position].into(), &observer);
+            memory.set_blurred_snapshots(layout.blurred);
+            let record = NodeRecord {
+                id: NodeId(Uuid::from_u128(u128::from(position))),
+                key: DefinitionKey::new([position; 32]),
+                generation: Generation::default(),
+                peers: BTreeMap::new(),
+                forgotten: BTreeSet::new(),
+            };
+            let store = MemoryRecord::default();
+            // A record in memory cannot fail to be saved.
+            drop(store.save(&record));
+            let machine = Machine {
+                volumes: Harmed::new(memory.volumes()),
+                memory,
+                record: Arc::new(store),
+                program: Mutex::new(None),
+            };
+            machines.insert(name.clone(), machine);
+        }
+        let cluster = Arc::new_cyclic(|me| Self {
+            clients: Mutex::new(Clients::new(layout.seed)),
+            layout,
+            network: MemoryNetwork::new(),
+            observer,
+            machines,
+            notes: Mutex::default(),
+            troubles: Mutex::default(),
+            orders: Mutex::default(),
+            kill: Notify::new(),
+            second: Notify::new(),
+            tasks: Mutex::default(),
+            me: me.clone(),
+        });
+        for (name, machine) in &cluster.machines {
+            let (me, name) = (Arc::downgrade(&cluster), name.clone());
+            machine.memory.faults().decide(move |attempt| {
+                let cluster = me.upgrade()?;
+                cluster.on_effect(&name, &attempt.effect)
+            });
+        }
+        for name in cluster.machines.keys() {
+            cluster.start(name);
+        }
+        cluster
+    }
+
+    /// Says what goes wrong, and when.
+    pub fn plan_mishaps(&self, planned: impl IntoIterator<Item = Planned>) {
+        lock(&self.troubles).planned.extend(planned);
+    }
+
+    /// Returns the world of a node, to look at it or to change it by hand.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<&MemoryNode> {
+        self.machines.get(name).map(|machine| &machine.memory)
+    }
+
+    /// Returns our program on a node, where it runs.
+    #[must_use]
+    pub fn program(&self, name: &NodeName) -> Option<Arc<LocalNode>> {
+        self.program_until(name).map(|(program, _)| program)
+    }
+
+    /// Returns our program on a node, where it runs, and what is asked when it ends.
+    pub(super) fn program_until(&self, name: &NodeName) -> Option<(Arc<LocalNode>, Stop)> {
+        let machine = self.machines.get(name)?;
+        let program = lock(&machine.program);
+        let is_up = machine.memory.faults().is_up();
+        program
+            .as_ref()
+            .filter(|_| is_up)
+            .map(|program| (Arc::clone(&program.local), program.ending.1.clone()))
+    }
+
+    pub(super) fn me(&self) -> Weak<Self> {
+        self.me.clone()
+    }
+
+    pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {
+        lock(&self.notes)
+    }
+
+    pub(super) fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        lock(&self.troubles)
+    }
+
+    pub(super) fn orders(&self) -> Vec<(NodeName, Order)> {
+        lock(&self.orders).clone()
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&NodeName, &MemoryNode)> + Clone {
+        self.machines
+            .iter()
+            .map(|(name, machine)| (name, &machine.memory))
+    }
+
+    pub(crate) fn clients(&self) -> MutexGuard<'_, Clients> {
+        lock(&self.clients)
+    }
+
+    /// Returns how many effects were tried in the whole cluster.
+    #[must_use]
+    pub fn n_effects(&self) -> u64 {
+        lock(&self.notes).n_effects
+    }
+
+    /// Returns how many writes were acknowledged to applications.
+    #[must_use]
+    pub fn n_acknowledged(&self) -> u64 {
+        self.clients().n_acknowledged()
+    }
+
+    /// Adds a line to the history.
+    pub fn note(&self, line: impl Into<String>) {
+        lock(&self.notes).history.push(line.into());
+    }
+
+    /// Returns what happened so far.
+    #[must_use]
+    pub fn history(&self) -> Vec<String> {
+        lock(&self.notes).history.clone()
+    }
+
+    /// Returns the first thing that must not have happened and has.
+    #[must_use]
+    pub fn broken(&self) -> Option<String> {
+        lock(&self.notes).broken.clone()
+    }
+
+    /// Takes note of something that must not have happened.
+    pub fn break_by(&self, what: String) {
+        let mut notes = lock(&self.notes);
+        notes.history.push(format!("BROKEN {what}"));
+        notes.broken.get_or_insert(what);
+    }
+
+    /// Starts our program on a node, after a boot of the machine where it was off. Does nothing where it runs.
+    pub fn start(&self, name: &NodeName) {
+        let Some(machine) = self.machines.get(name) else {
+            return;
+        };
+        let mut program = lock(&machine.program);
+        machine.memory.restart();
+        let boot = machine.memory.boot();
+        if program.as_ref().is_some_and(|program| program.boot == boot) {
+            return;
+        }
+        let parts = NodeParts {
+            name: name.clone(),
+            reached_at: address(name),
+            address: machine.memory.address(),
+            boot,
+            volumes: Arc::new(machine.volumes.clone()),
+            runtime: Arc::new(machine.memory.runtime()),
+            router: Arc::new(machine.memory.router()),
+            transport: Arc::new(self.network.transport(directory(name))),
+            record: Arc::clone(&machine.record) as _,
+            foreign_ports: Arc::new(NoForeignPorts),
+            deadlines: Deadlines::default(),
+        };
+        let Ok(local) = LocalNode::new(parts).map(Arc::new) else {
+            return;
+        };
+        let mut acceptor = self.network.listen(directory(name));
+        let mut server = JoinSet::new();
+        let node = Arc::clone(&local);
+        server.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Some(incoming) = acceptor.accept().await {
+                while connections.try_join_next().is_some() {}
+                let node = Arc::clone(&node);
+                connections.spawn(async move {
+                    // A connection that ends badly is the concern of who opened it.
+                    drop(serve(incoming.channel, node).await);
+                });
+            }
+        });
+        *program = Some(Program {
+            local,
+            boot,
+            ending: stopper(),
+            _server: server,
+        });
+    }
+
+    /// Ends our program on a node with all its connections.
+    fn end(&self, name: &NodeName) {
+        if let Some(machine) = self.machines.get(name) {
+            if let Some(ended) = lock(&machine.program).take() {
+                ended.ending.0.stop();
+            }
+            for other in self.machines.keys() {
+                self.network.cut(directory(name), directory(other));
+            }
+            self.network.cut(directory(name), OPERATOR);
+        }
+    }
+
+    /// Kills our program on a node. Containers run on.
+    pub fn kill_program(&self, name: &NodeName) {
+        if let Some(machine) = self.machines.get(name) {
+            machine.memory.kill();
+            self.end(name);
+        }
+    }
+
+    /// Takes the power of a machine away.
+    pub fn take_power(&self, name: &NodeName) {
+        if let Some(machine) = self.machines.get(name) {
+            machine.memory.crash();
+            self.end(name);
+        }
+    }
+
+    /// Repairs everything: all nodes are up, all reach each other, nothing is slow, sick, full or planned to go wrong.
+    pub fn repair(&self) {
+        {
+            let mut troubles = lock(&self.troubles);
+            let planned = std::mem::take(&mut troubles.planned);
+            *troubles = Troubles::default();
+            troubles.planned = planned;
+        }
+        for (name, machine) in &self.machines {
+            self.network.join(directory(name), OPERATOR);
+            for other in self.machines.keys() {
+                self.network.join(directory(name), directory(other));
+            }
+            machine.memory.set_capacity(None);
+            machine.volumes.set(None);
+            machine.memory.faults().let_go();
+            self.start(name);
+        }
+    }
+
+    /// Forgets what was still planned to go wrong.
+    pub fn cancel_mishaps(&self) {
+        lock(&self.troubles).planned.clear();
+    }
+
+    pub(crate) fn is_reached(&self, name: &NodeName) -> bool {
+        !lock(&self.troubles).unreached.contains(name)
+    }
+
+    pub(crate) fn is_sick(&self, name: &NodeName) -> bool {
+        lock(&self.troubles).sick.contains(name)
+    }
+
+    /// Says whether the next order to a node is slow.
+    pub(crate) fn takes_its_time(&self, name: &NodeName) -> bool {
+        let mut troubles = lock(&self.troubles);
+        match troubles.slow.get_mut(name) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Returns which second command was asked for.
+    pub(crate) fn second_command(&self) -> Option<Mishap> {
+        lock(&self.troubles).second.take()
+    }
+
+    /// Lets the locks of a command that was killed go, as connections that end do.
+    pub(crate) fn forget_command(&self) {
+        self.end_sessions(|_| true);
+    }
+
+    /// Lets the locks go that a command could not give back, because it no longer reaches the nodes.
+    pub(crate) fn forget_out_of_reach(&self) {
+        self.end_sessions(|name| !self.is_reached(name));
+    }
+
+    fn end_sessions(&self, of: impl Fn(&NodeName) -> bool) {
+        for (_, machine) in self.machines.iter().filter(|(name, _)| of(name)) {
+            if let Some(program) = lock(&machine.program).as_ref() {
+                program.local.end_session(Session::HERE);
+            }
+        }
+    }
+
+    /// Returns the way by which the operator reaches the nodes.
+    pub(crate) fn operator(&self) -> flocker_backends::memory::MemoryTransport {
+        self.network.transport(OPERATOR)
+    }
+
+    /// Keeps an order, so that it can arrive again late.
+    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order) {
+        let mut late = order.clone();
+        late.lock = None;
+        late.ticket = None;
+        lock(&self.orders).push((node.clone(), late));
+    }
+
+    /// Lets something happen beside everything else.
+    pub(super) fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.tasks).spawn(work);
+    }
+
+    /// Ends our program on a node whose twin has died, and starts it again after a while.
+    fn falls(&self, name: &NodeName, back: Option<u32>) {
+        let (me, name) = (self.me.clone(), name.clone());
+        self.aside(async move {
+            if let Some(cluster) = me.upgrade() {
+                cluster.end(&name);
+            }
+            if let Some(seconds) = back {
+                tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+                if let Some(cluster) = me.upgrade() {
+                    cluster.note(format!("{name} comes back"));
+                    cluster.start(&name);
+                }
+            }
+        });
+    }
+
+    /// Undoes something after a while, where it passes by itself.
+    pub(super) fn passes(&self, after: Option<u32>, undo: impl FnOnce(&Self) + Send + 'static) {
+        let Some(seconds) = after else {
+            return;
+        };
+        let me = self.me.clone();
+        self.aside(async move {
+            tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+            if let Some(cluster) = me.upgrade() {
+                undo(&cluster);
+            }
+        });
+    }
+
+    /// Is told of every effect before it is made; says what goes wrong with it.
+    fn on_effect(&self, name: &NodeName, effect: &Effect) -> Option<Fault> {
+        self.clients().write(&self.nodes(), &self.observer);
+        self.check();
+        let (number, struck) = {
+            let mut notes = lock(&self.notes);
+            notes.n_effects += 1;
+            let number = notes.n_effects;
+            notes.history.push(format!("{number:4} {name} {effect:?}"));
+            let mut troubles = lock(&self.troubles);
+            let (struck, left) = troubles.planned.iter().partition(|planned| planned.at == number);
+            troubles.planned = left;
+            (number, struck)
+        };
+        let mut fault = None;
+        for Planned { at, mishap } in struck {
+            debug_assert_eq!(at, number);
+            self.note(format!("     {mishap}"));
+            fault = self.strike(name, mishap).or(fault);
+        }
+        fault.or_else(|| {
+            let starts = matches!(effect, Effect::Start(_));
+            (starts && self.is_sick(name)).then_some(Fault::Fail)
+        })
+    }
+
+    /// Returns the node at a distance from another, in order of name.
+    pub(super) fn other(&self, name: &NodeName, distance: usize) -> NodeName {
+        let position = self.machines.keys().position(|other| other == name).unwrap_or(0);
+        let n_nodes = self.machines.len();
+        let far = 1 + distance % n_nodes.saturating_sub(1).max(1);
+        let other = self.machines.keys().nth((position + far) % n_nodes);
+        other.unwrap_or(name).clone()
+    }
+
+    /// Lets a mishap happen; returns what of it happens to the effect itself.
+    fn strike(&self, name: &NodeName, mishap: Mishap) -> Option<Fault> {
+        use super::mishap::When::After;
+        use super::mishap::When::Before;
+        match mishap {
+            Mishap::PowerLoss(when, back) => {
+                self.falls(name, back);
+                Some(match when {
+                    Before => Fault::PowerLossBefore,
+                    After => Fault::PowerLossAfter,
+                })
+            }
+            Mishap::ProcessKill(when, back) => {
+                self.falls(name, back);
+                Some(match when {
+                    Before => Fault::KillBefore,
+                    After => Fault::KillAfter,
+                })
+            }
+            Mishap::OtherPowerLoss(distance, back) => {
+                let other = self.other(name, distance);
+                if other != *name {
+                    self.take_power(&other);
+                    self.falls(&other, back);
+                }
+                None
+            }
+            Mishap::OtherReboot(distance) => {
+                let other = self.other(name, distance);
+                if other != *name {
+                    self.take_power(&other);
+                    self.start(&other);
+                }
+                None
+            }
+            Mishap::CommandKill(when) => {
+                self.kill.notify_one();
+                // It hangs until the command that waits for it is gone.
+                (when == Before).then_some(Fault::Hang)
+            }
+            Mishap::LostReply => Some(Fault::LoseReply),
+            Mishap::Failure => Some(Fault::Fail),
+            Mishap::NoRoom => Some(Fault::DiskFull),
+            Mishap::Hang => Some(Fault::Hang),
+            Mishap::Slow(turns) => Some(Fault::Slow { turns }),
+            Mishap::SmallDisk(_)
+            | Mishap::SlowNode(_)
+            | Mishap::Cut
+            | Mishap::CutAfter(..)
+            | Mishap::Damage(_)
+            | Mishap::Truncation(_)
+            | Mishap::Parting(..)
+            | Mishap::PartingFromOperator(_)
+            | Mishap::Sickness(_)
+            | Mishap::SecondCommand
+            | Mishap::OlderCommand
+            | Mishap::StaleOrder => {
+                self.strike_around(name, mishap);
+                None
+            }
+        }
+    }
+}

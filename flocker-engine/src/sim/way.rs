@@ -1,0 +1,229 @@
+//! How a simulated command reaches the nodes: by calls or by the protocol, with all that can go wrong on the way.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flocker_backends::ByteStream;
+use flocker_backends::Change;
+use flocker_backends::ErrorClass;
+use flocker_backends::LogRequest;
+use flocker_model::ApplicationName;
+use flocker_model::Generation;
+use flocker_model::NodeAddress;
+use flocker_model::NodeName;
+use flocker_model::NodeState;
+use flocker_plan::Action;
+
+use super::cluster::Cluster;
+use super::cluster::Reach;
+use crate::clock::Deadlines;
+use crate::fault::Fault;
+use crate::handles::Connect;
+use crate::local::LocalNode;
+use crate::node::Claim;
+use crate::node::LockToken;
+use crate::node::Locked;
+use crate::node::NodeHandle;
+use crate::node::Order;
+use crate::node::Progress;
+use crate::node::Ticket;
+use crate::node::Transfer;
+use crate::node_error::NodeError;
+use crate::remote::RemoteNode;
+use crate::stop::Stop;
+
+/// Makes the handles of one command.
+#[derive(Debug)]
+pub(crate) struct Ways(pub(crate) Arc<Cluster>);
+
+impl Connect for Ways {
+    fn handle(&self, name: &NodeName, address: &NodeAddress) -> Arc<dyn NodeHandle> {
+        let remote = match self.0.layout.reach {
+            Reach::Calls => None,
+            Reach::Protocol => Some(RemoteNode::new(
+                name.clone(),
+                address.clone(),
+                Arc::new(self.0.operator()),
+                Deadlines::default(),
+            )),
+        };
+        Arc::new(Way {
+            cluster: Arc::clone(&self.0),
+            name: name.clone(),
+            address: address.clone(),
+            remote,
+        })
+    }
+}
+
+/// The way of one command to one node.
+struct Way {
+    cluster: Arc<Cluster>,
+    name: NodeName,
+    address: NodeAddress,
+    remote: Option<RemoteNode>,
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Way")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What answers at the end of a way.
+enum End<'a> {
+    Here(Arc<LocalNode>, Stop),
+    There(&'a RemoteNode),
+}
+
+impl End<'_> {
+    fn node(&self) -> &dyn NodeHandle {
+        match self {
+            Self::Here(local, _) => &**local,
+            Self::There(remote) => *remote,
+        }
+    }
+}
+
+impl Way {
+    fn end(&self) -> Result<End<'_>, NodeError> {
+        if let Some(remote) = &self.remote {
+            return Ok(End::There(remote));
+        }
+        let program = self.cluster.program_until(&self.name);
+        program
+            .filter(|_| self.cluster.is_reached(&self.name))
+            .map(|(program, until)| End::Here(program, until))
+            .ok_or_else(|| NodeError::Unreachable {
+                node: self.name.clone(),
+                source: Fault::new("nobody answers", ErrorClass::Transient),
+            })
+    }
+
+    /// Returns an answer, unless it cannot come back because the way is gone.
+    fn answer<T>(&self, answer: Result<T, NodeError>) -> Result<T, NodeError> {
+        match self.end() {
+            Ok(_) => answer,
+            Err(_) => Err(self.lost()),
+        }
+    }
+
+    fn lost(&self) -> NodeError {
+        NodeError::Lost {
+            node: self.name.clone(),
+            source: Fault::new("the way is gone", ErrorClass::Transient),
+        }
+    }
+
+    /// Carries an order out at the end of the way; a call ends with the program that it was made in.
+    async fn perform_there(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
+        match self.end()? {
+            End::There(remote) => remote.perform(order, progress).await,
+            End::Here(local, until) => tokio::select! {
+                biased;
+                () = until.asked() => Err(self.lost()),
+                done = local.perform(order, progress) => done,
+            },
+        }
+    }
+
+    /// I7: what was done is done again, and must change nothing.
+    async fn do_again(&self, order: &Order, progress: &dyn Progress) {
+        let mut order = order.clone();
+        if let Action::Push {
+            dataset,
+            snapshot,
+            base,
+            to,
+        } = &order.action
+        {
+            let transfer = Transfer {
+                dataset: dataset.clone(),
+                snapshot: snapshot.clone(),
+                base: base.as_ref().map(|base| base.guid),
+            };
+            let Some(receiver) = self.cluster.program(to) else {
+                return;
+            };
+            let Ok(ticket) = receiver.admit(&transfer, order.generation).await else {
+                return;
+            };
+            order.ticket = Some(ticket);
+        }
+        match self.perform_there(&order, progress).await {
+            Ok(Change::AlreadySo) | Err(_) => {}
+            Ok(Change::Made) => self.cluster.break_by(format!(
+                "I7: {} `{} {}` done twice changed something twice",
+                self.name,
+                order.action.verb(),
+                order.action
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl NodeHandle for Way {
+    fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    fn address(&self) -> &NodeAddress {
+        &self.address
+    }
+
+    async fn observe(&self) -> Result<NodeState, NodeError> {
+        if self.cluster.takes_its_time(&self.name) {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        self.answer(self.end()?.node().observe().await)
+    }
+
+    async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
+        self.answer(self.end()?.node().admit(transfer, generation).await)
+    }
+
+    async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
+        self.cluster.keep_order(&self.name, order);
+        if self.cluster.takes_its_time(&self.name) {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        let done = self.perform_there(order, progress).await;
+        if self.cluster.layout.twice && done.is_ok() {
+            self.do_again(order, progress).await;
+        }
+        self.answer(done)
+    }
+
+    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
+        self.answer(self.end()?.node().lock(claim).await)
+    }
+
+    async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
+        self.answer(self.end()?.node().unlock(token).await)
+    }
+
+    async fn break_lock(&self) -> Result<Change, NodeError> {
+        self.answer(self.end()?.node().break_lock().await)
+    }
+
+    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
+        self.answer(self.end()?.node().forget(node).await)
+    }
+
+    async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {
+        self.answer(self.end()?.node().remember(node).await)
+    }
+
+    async fn logs(
+        &self,
+        application: &ApplicationName,
+        request: LogRequest,
+    ) -> Result<ByteStream, NodeError> {
+        self.end()?.node().logs(application, request).await
+    }
+}
