@@ -1,5 +1,7 @@
 //! A cluster by number: the planner compares records and numbers, and reads a name only to write it into a step.
 
+use std::cell::OnceCell;
+
 use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
@@ -42,6 +44,15 @@ pub(crate) struct Extra<'a> {
     pub(crate) container: &'a ContainerState,
 }
 
+/// A container that has a dataset mounted, or would have when it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UserView<'a> {
+    pub(crate) dataset: DatasetId,
+    pub(crate) node: u32,
+    pub(crate) name: &'a ApplicationName,
+    pub(crate) container: &'a ContainerState,
+}
+
 /// Desired and actual state by number.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
@@ -56,6 +67,10 @@ pub(crate) struct View<'a> {
     pub(crate) copies: Vec<CopyView<'a>>,
     /// Silent nodes that are not known to be lost.
     pub(crate) silent: Vec<NodeName>,
+    /// Which datasets are in the trash of which seen nodes, in order of both.
+    trashed: Vec<(DatasetId, u32)>,
+    /// All containers with a dataset, in order of dataset, node and name; made when the first move asks.
+    users: OnceCell<Vec<UserView<'a>>>,
 }
 
 impl<'a> View<'a> {
@@ -102,6 +117,13 @@ impl<'a> View<'a> {
             }));
         }
         copies.sort_unstable_by_key(|copy| (copy.dataset, copy.node));
+        let mut trashed = Vec::new();
+        for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
+            let trash = seen.iter().flat_map(|state| &state.trash);
+            trashed.extend(trash.map(|piece| (piece.dataset, node)));
+        }
+        trashed.sort_unstable();
+        trashed.dedup();
         let silent = actual
             .nodes
             .iter()
@@ -125,6 +147,8 @@ impl<'a> View<'a> {
             members,
             copies,
             silent,
+            trashed,
+            users: OnceCell::new(),
         }
     }
 
@@ -158,6 +182,41 @@ impl<'a> View<'a> {
         let start = self.copies.partition_point(|copy| copy.dataset < dataset);
         let n_copies = self.copies[start..].partition_point(|copy| copy.dataset == dataset);
         &self.copies[start..start + n_copies]
+    }
+
+    /// Returns the seen nodes that have a dataset in their trash.
+    pub(crate) fn trash_of(&self, dataset: DatasetId) -> impl Iterator<Item = u32> {
+        let start = self.trashed.partition_point(|(trashed, _)| *trashed < dataset);
+        let found = self.trashed[start..].iter();
+        found
+            .take_while(move |(trashed, _)| *trashed == dataset)
+            .map(|(_, node)| *node)
+    }
+
+    /// Returns the containers, of whatever name, that have a dataset, in order of node, then name.
+    pub(crate) fn users_of(&self, dataset: DatasetId) -> &[UserView<'a>] {
+        let users = self.users.get_or_init(|| self.find_users());
+        let start = users.partition_point(|user| user.dataset < dataset);
+        let n_users = users[start..].partition_point(|user| user.dataset == dataset);
+        &users[start..start + n_users]
+    }
+
+    fn find_users(&self) -> Vec<UserView<'a>> {
+        let mut users = Vec::new();
+        for (node, NodeView { seen, .. }) in (0_u32..).zip(&self.nodes) {
+            let containers = seen.iter().flat_map(|state| &state.containers);
+            users.extend(containers.filter_map(|(name, container)| {
+                Some(UserView {
+                    dataset: container.dataset?,
+                    node,
+                    name,
+                    container,
+                })
+            }));
+        }
+        // Stable: the containers of a node come in order of name.
+        users.sort_by_key(|user| (user.dataset, user.node));
+        users
     }
 
     /// Returns the fingerprint that an application's definition has on a seen node.

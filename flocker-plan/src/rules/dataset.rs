@@ -186,11 +186,11 @@ impl Rules<'_> {
         let Some(dataset) = self.dataset(application) else {
             return;
         };
-        let trashed = self.view.nodes.iter().filter(|node| {
-            node.seen
-                .is_some_and(|state| state.trash.iter().any(|trash| trash.dataset == dataset.id))
-        });
-        let nodes: Vec<NodeName> = trashed.map(|node| node.name.clone()).collect();
+        let nodes: Vec<NodeName> = self
+            .view
+            .trash_of(dataset.id)
+            .map(|node| self.node(node))
+            .collect();
         if !nodes.is_empty() {
             self.refused.push(Refusal::InTrash {
                 application: name,

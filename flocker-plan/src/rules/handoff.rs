@@ -3,6 +3,7 @@
 //! The original asked the receiver to take ownership first, and for a moment
 //! both nodes had it; a lost answer made the moment last for ever.
 
+use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::ContainerState;
 use flocker_model::Dataset;
@@ -185,15 +186,10 @@ impl<'a> Rules<'a> {
 
     /// Says whether an application, of whatever name, runs with the dataset on a node.
     fn is_in_use(&self, dataset: flocker_model::DatasetId, node: u32) -> bool {
-        let containers = self
-            .view
-            .node(node)
-            .seen
-            .into_iter()
-            .flat_map(|state| state.containers.values());
-        containers
-            .filter(|container| container.dataset == Some(dataset))
-            .any(ContainerState::is_alive)
+        let users = self.view.users_of(dataset).iter();
+        users
+            .filter(|user| user.node == node)
+            .any(|user| user.container.is_alive())
     }
 
     /// Another round, or the cut-over: as many rounds as bring the pause under the budget, while they shrink.
@@ -457,21 +453,23 @@ impl<'a> Rules<'a> {
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
     fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
         let id = move_.dataset.id;
-        let name = self.application(move_.application);
+        let name = self.view.names[move_.application as usize];
         let mut needs = Vec::new();
-        for node in 0..crate::view::number(self.view.nodes.len()) {
-            if !self.obeys(node) {
-                continue;
-            }
-            let Some(state) = self.view.node(node).seen else {
+        let users = self.view.users_of(id).iter().map(|user| (user.node, user.name));
+        let extras = self.extras_of(move_.application).iter();
+        let named = extras
+            .map(|extra| extra.node)
+            .chain(self.view.homes(move_.application));
+        let mut users: Vec<(u32, &ApplicationName)> = users.chain(named.map(|node| (node, name))).collect();
+        users.sort_unstable();
+        users.dedup();
+        for (node, user) in users {
+            let state = self.view.node(node).seen.filter(|_| self.obeys(node));
+            let Some(container) = state.and_then(|state| state.containers.get(user)) else {
                 continue;
             };
-            let users = state.containers.iter().filter(|(user, container)| {
-                let uses = container.dataset == Some(id) || **user == name;
-                let only_prepared = super::is_prepared(container) && node == move_.to;
-                uses && !only_prepared
-            });
-            for (user, _) in users {
+            let only_prepared = super::is_prepared(container) && node == move_.to;
+            if !only_prepared {
                 let stopped = self.stop(user, node, &move_.reason, before.to_vec());
                 needs.push(need(stopped, Because::OneWriter));
             }
