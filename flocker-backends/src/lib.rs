@@ -7,6 +7,11 @@
 
 pub mod change;
 pub mod class;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod deadline;
+pub mod memory;
+pub mod process;
 pub mod router;
 pub mod runtime;
 pub mod transport;

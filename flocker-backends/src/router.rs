@@ -1,5 +1,7 @@
 //! Routes: how every node answers for every port.
 
+pub mod proxy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;

@@ -1,5 +1,7 @@
 //! Containers: where applications run.
 
+pub mod process;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;

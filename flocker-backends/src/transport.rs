@@ -1,5 +1,7 @@
 //! The way to a node: a byte pipe to our own program there.
 
+pub mod local;
+
 use std::fmt;
 
 use async_trait::async_trait;

@@ -1,1 +1,45 @@
-//! .
+//! The doing: look at nodes, carry plans out on them, go on until what is to be is so.
+//!
+//! A [`NodeHandle`] is one node, here ([`LocalNode`]) or elsewhere
+//! ([`RemoteNode`], with [`serve()`] at its other end). [`observe()`] looks at
+//! all of them, [`execute()`] carries one plan out, and [`converge`] does both
+//! until nothing is left to do. Nothing here decides what is to be done: that
+//! is the planner's.
+
+pub mod clock;
+pub mod converge;
+pub mod event;
+pub mod execute;
+pub mod fault;
+pub mod handles;
+pub mod local;
+pub mod node;
+pub mod node_error;
+pub mod observe;
+pub mod record;
+pub mod remote;
+pub mod report;
+pub mod serve;
+pub mod stop;
+pub mod wire;
+
+pub use clock::Deadlines;
+pub use converge::{
+    AgentTurn, Answer, Confirm, End, Go, IfHeld, Move, Outcome, PushError, PushOptions, RolledBack,
+    agent_turn, push,
+};
+pub use event::{Event, Listener, Logged};
+pub use execute::{Execution, execute};
+pub use fault::{Fault, one_line};
+pub use handles::{Connect, Elsewhere, Handles};
+pub use local::{ForeignPorts, LocalNode, NoForeignPorts, NodeParts};
+pub use node::{
+    Claim, LockToken, Locked, NodeHandle, Order, Pass, Peer, Progress, Ticket, Transfer, Unwatched,
+};
+pub use node_error::NodeError;
+pub use observe::{Looking, observe};
+pub use record::{FileRecord, MemoryRecord, NodeRecord, RecordError, RecordStore, this_boot};
+pub use remote::RemoteNode;
+pub use report::{Ending, Report, StepReport};
+pub use serve::serve;
+pub use stop::{Stop, Stopper, stopper};

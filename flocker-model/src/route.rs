@@ -40,9 +40,25 @@ pub struct Home {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteChange {
     /// Ports to add or to retarget.
+    #[serde(deserialize_with = "by_port")]
     pub set: BTreeMap<PortNumber, RouteTarget>,
     /// Ports to drop.
     pub drop: BTreeSet<PortNumber>,
+}
+
+/// Reads a map whose keys are ports, which JSON writes as text.
+///
+/// Inside an action, whose kind is one of its fields, the text is not turned
+/// back into a number by itself.
+fn by_port<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<PortNumber, RouteTarget>, D::Error> {
+    let written: BTreeMap<String, RouteTarget> = BTreeMap::deserialize(deserializer)?;
+    let read = written.into_iter().map(|(port, target)| {
+        let number = port.parse().map_err(serde::de::Error::custom)?;
+        Ok((PortNumber(number), target))
+    });
+    read.collect()
 }
 
 impl RouteChange {

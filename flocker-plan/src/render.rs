@@ -37,7 +37,7 @@ pub struct Group {
 pub struct Line {
     /// Who does it: a node, several, or `all`.
     pub actor: String,
-    /// What is done.
+    /// What is done; empty where the line only says that more will follow.
     pub verb: &'static str,
     /// To what.
     pub object: String,
@@ -55,7 +55,15 @@ pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
             None => writeln!(text, "{}", group.headline),
         }
         .unwrap_or_default();
-        let width = |part: fn(&Line) -> usize| group.lines.iter().map(part).max().unwrap_or(0);
+        let width = |part: fn(&Line) -> usize| {
+            group
+                .lines
+                .iter()
+                .filter(|line| !line.verb.is_empty())
+                .map(part)
+                .max()
+                .unwrap_or(0)
+        };
         let actors = width(|line| line.actor.chars().count());
         let verbs = width(|line| line.verb.len());
         let objects = width(|line| line.object.chars().count());
@@ -66,11 +74,20 @@ pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
             note,
         } in &group.lines
         {
-            let line = format!("  {actor:<actors$}  {verb:<verbs$}  {object:<objects$}  {note}");
+            let line = if verb.is_empty() {
+                format!("  {actor:<actors$}  {object}")
+            } else {
+                format!("  {actor:<actors$}  {verb:<verbs$}  {object:<objects$}  {note}")
+            };
             writeln!(text, "{}", line.trim_end()).unwrap_or_default();
         }
     }
-    for waiting in plan.waiting() {
+    // A cut-over that follows by itself is said in its group.
+    for waiting in plan
+        .waiting()
+        .iter()
+        .filter(|waiting| !matches!(waiting, Waiting::PreCopy { .. }))
+    {
         writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
     }
     for refusal in plan.refused() {

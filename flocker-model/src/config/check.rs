@@ -144,6 +144,9 @@ fn cycles(all: &Applications, reader: &mut Reader<'_, '_, '_>) {
 }
 
 fn cycle(path: &[Visited<'_>], reader: &mut Reader<'_, '_, '_>) {
+    if reader.problems.only_counts(Severity::Error) {
+        return;
+    }
     let place = |visited: &Visited<'_>| {
         let followed = visited.n_followed.saturating_sub(1);
         let span = visited.draft.depends_on.get(followed);

@@ -273,12 +273,17 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// A source with the beginnings of its lines, so that a place is found quickly.
+/// A source with the beginnings of its lines, so that a place is found quickly, also on a very long line.
 #[derive(Debug)]
 pub(crate) struct File<'s> {
     pub(crate) source: &'s Source,
+    /// Where each line begins.
     lines: Vec<u32>,
+    /// How many characters begin before each block of [`BLOCK`] bytes.
+    blocks: Vec<usize>,
 }
+
+const BLOCK: usize = 1024;
 
 impl<'s> File<'s> {
     /// Indexes a source. Only its first 4 GiB have places.
@@ -287,14 +292,23 @@ impl<'s> File<'s> {
         let lines = std::iter::once(0)
             .chain(ends.filter_map(|(at, _)| u32::try_from(at + 1).ok()))
             .collect();
-        Self { source, lines }
+        let mut n_characters = 0;
+        let blocks = source.text.as_bytes().chunks(BLOCK).map(|block| {
+            let before = n_characters;
+            n_characters += count_characters(block);
+            before
+        });
+        Self {
+            source,
+            lines,
+            blocks: blocks.collect(),
+        }
     }
 
     pub(crate) fn place(&self, span: Span) -> Place {
         let line = self.lines.partition_point(|&start| start <= span.start).max(1);
         let start = self.lines.get(line - 1).copied().unwrap_or(0);
-        let before = self.source.text.get(start as usize..span.start as usize);
-        let column = before.map_or(0, |text| text.chars().count()) + 1;
+        let column = self.characters_before(span.start) - self.characters_before(start) + 1;
         Place {
             file: self.source.name.as_str().into(),
             span,
@@ -302,6 +316,23 @@ impl<'s> File<'s> {
             column: u32::try_from(column).unwrap_or(u32::MAX),
         }
     }
+
+    fn characters_before(&self, at: u32) -> usize {
+        let at = (at as usize).min(self.source.text.len());
+        let block = at / BLOCK;
+        let in_block = &self.source.text.as_bytes()[block * BLOCK..at];
+        let before = self.blocks.get(block).copied();
+        // A text that ends with its last block has none that begins there.
+        before.map_or_else(
+            || count_characters(self.source.text.as_bytes()),
+            |n| n + count_characters(in_block),
+        )
+    }
+}
+
+/// Counts the bytes that begin a character.
+fn count_characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte & 0xC0 != 0x80).count()
 }
 
 /// Collects problems, at most so many of each severity that a person would read.
@@ -332,6 +363,17 @@ impl Problems {
         } else {
             count.n_dropped += 1;
         }
+    }
+
+    /// Counts a problem that would not be listed any more, and says whether it was one: its text and place need no thought.
+    pub(crate) fn only_counts(&mut self, severity: Severity) -> bool {
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        let only_counts = count.n_listed >= Self::LIMIT;
+        count.n_dropped += usize::from(only_counts);
+        only_counts
     }
 
     /// Says whether one more error would only be counted, so that nobody need think of a hint for it.
@@ -384,6 +426,24 @@ mod tests {
         assert_eq!(file.place(Span::default()).excerpt(&source.text), Some("x: 1"));
         assert_eq!(place.excerpt("x"), None);
         assert_eq!(place.to_string(), "a.yml:2:6");
+    }
+
+    #[test]
+    fn a_place_on_a_long_line_is_counted_as_on_a_short_one() {
+        let source = Source::new("a", format!("x\n{}", "é".repeat(2047)));
+        let file = File::new(&source);
+        for (start, column) in [
+            (2, 1),
+            (4, 2),
+            (1024, 512),
+            (2048, 1024),
+            (4094, 2047),
+            (4096, 2048),
+        ] {
+            let place = file.place(Span { start, end: start });
+            assert_eq!((place.line, place.column), (2, column));
+        }
+        assert_eq!(source.text.len(), 4096);
     }
 
     #[test]

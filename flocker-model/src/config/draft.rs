@@ -1,6 +1,7 @@
 //! What both forms of the application file are read into: applications, and where each part of them stands.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::diagnostic::Code;
@@ -16,7 +17,7 @@ use crate::volume::Volume;
 /// Where the value of a secret is to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SecretSource {
-    /// The content of a file, as the configuration names it.
+    /// The content of a file, as the configuration names it: a relative path starts where the application file is.
     File(Box<str>),
     /// A variable of the operator's environment.
     Environment(Box<str>),
@@ -138,15 +139,16 @@ impl Reader<'_, '_, '_> {
     /// Returns the names of other applications, and where they stand.
     pub(crate) fn names(&mut self, items: &[Node<'_>], what: &str) -> (Vec<ApplicationName>, Vec<Span>) {
         let mut names: Vec<ApplicationName> = Vec::new();
+        let mut seen: BTreeSet<ApplicationName> = BTreeSet::new();
         let mut spans = Vec::new();
         for item in items {
             let Some(text) = self.string(item, what) else {
                 continue;
             };
-            let Some(name) = self.parse(text, item.span, Code::BadName) else {
+            let Some(name) = self.parse::<ApplicationName>(text, item.span, Code::BadName) else {
                 continue;
             };
-            if !names.contains(&name) {
+            if seen.insert(name.clone()) {
                 names.push(name);
                 spans.push(item.span);
             }

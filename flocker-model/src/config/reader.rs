@@ -65,6 +65,9 @@ impl<'s> Reader<'_, '_, 's> {
     }
 
     fn report(&mut self, severity: Severity, code: Code, span: Span, message: String, hint: Option<String>) {
+        if self.problems.only_counts(severity) {
+            return;
+        }
         self.problems.push(Diagnostic {
             severity,
             code,
@@ -89,6 +92,9 @@ impl<'s> Reader<'_, '_, 's> {
 
     /// Reports an error that takes two places of one file.
     pub(crate) fn conflict(&mut self, code: Code, span: Span, message: String, first: (Span, &str)) {
+        if self.problems.only_counts(Severity::Error) {
+            return;
+        }
         self.problems.push(Diagnostic {
             severity: Severity::Error,
             code,

@@ -324,3 +324,38 @@ fn no_message_shows_a_value_of_the_environment() {
     assert_eq!(json["code"], "wrong-type");
     assert_eq!(json["place"]["line"], 1);
 }
+
+#[test]
+fn a_volume_without_an_id_has_the_one_of_flocker_1_3() {
+    for (name, id) in [
+        ("myapp", "8358a413-eaf7-4ed7-8c99-8b8a083871af"),
+        ("elasticsearch", "18897dcf-ce6a-4e7a-a63a-3baeed443c48"),
+        ("mongodb-volume-example", "e83b21be-2d1a-4bd5-bee3-43dfa025f6e8"),
+    ] {
+        let nodes = Source::new("nodes", format!("{{version: 1, nodes: {{alpha: [{name}]}}}}"));
+        for text in [
+            format!("{{version: 1, applications: {{{name}: {{image: x, volume: {{mountpoint: /a}}}}}}}}"),
+            format!("{{services: {{{name}: {{image: x, volumes: [/a]}}}}}}"),
+            format!("{{{name}: {{image: x, volumes: [/a]}}}}"),
+        ] {
+            let loaded = load(&Source::new("app", text), &nodes).unwrap();
+            let deployment = loaded.resolve(fetch).unwrap();
+            let application = deployment.applications().values().next().unwrap();
+            assert_eq!(application.volume.as_ref().unwrap().dataset.to_string(), id);
+        }
+    }
+}
+
+#[test]
+fn line_ends_and_byte_order_marks_of_other_systems_change_nothing() {
+    for case in cases("valid") {
+        let Some(nodes) = &case.nodes else { continue };
+        let other = |source: &Source| {
+            let text = source.text.replace('\n', "\r\n");
+            Source::new(source.name.as_str(), format!("\u{feff}{text}"))
+        };
+        let one = case.load().unwrap().resolve(fetch).unwrap();
+        let two = load(&other(&case.application), &other(nodes)).unwrap();
+        assert_same(&one, &two.resolve(fetch).unwrap());
+    }
+}

@@ -170,7 +170,7 @@ fn address() -> impl Strategy<Value = NodeAddress> {
 }
 
 prop_compose! {
-    fn deployment()(
+    pub(crate) fn deployment()(
         applications in btree_map(name(), (application(), option::of(any::<u128>())), 0..5),
         nodes in btree_map("[a-z0-9:][a-z0-9_.:-]{0,6}", (option::of(address()), option::of(any::<u128>())), 1..4),
         seed in any::<usize>(),

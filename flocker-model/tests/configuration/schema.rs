@@ -2,7 +2,9 @@ use boon::Compiler;
 use boon::SchemaIndex;
 use boon::Schemas;
 use flocker_model::config::Source;
+use flocker_model::config::marshal;
 use flocker_model::config::schema;
+use proptest::prelude::*;
 use serde_json::Value;
 use serde_json::json;
 
@@ -99,6 +101,18 @@ fn the_rest_is_seen_by_the_parser_alone() {
     for case in cases("invalid/parser") {
         for source in subjects(&case) {
             assert_eq!(checked.refusal(source, &value(source)), None);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn the_schema_takes_what_is_printed((deployment, sources) in crate::properties::deployment()) {
+        let checked = Checked::new();
+        let printed = marshal::print(&deployment, &sources);
+        for source in [Source::new("a.yml", printed.application), Source::new("b.nodes.yml", printed.deployment)] {
+            prop_assert_eq!(checked.refusal(&source, &value(&source)), None);
         }
     }
 }

@@ -22,7 +22,8 @@ pub(crate) fn kind_of(text: &str) -> Kind {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Kind::Null,
         "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => return Kind::Bool,
-        "yes" | "Yes" | "YES" | "no" | "No" | "NO" | "on" | "On" | "ON" | "off" | "Off" | "OFF" => {
+        "y" | "Y" | "n" | "N" | "yes" | "Yes" | "YES" | "no" | "No" | "NO" | "on" | "On" | "ON" | "off"
+        | "Off" | "OFF" => {
             return Kind::Ambiguous;
         }
         ".nan" | ".NaN" | ".NAN" => return Kind::Float,
@@ -95,7 +96,7 @@ mod tests {
             (Kind::Bool, "true FALSE"),
             (Kind::Int, "0 -1 80 0x1F 0o17"),
             (Kind::Float, "1.5 1. .5 1e3 -2.5E-1 .inf -.inf .nan"),
-            (Kind::Ambiguous, "no On 0755 22:22 1:30:00 1_000"),
+            (Kind::Ambiguous, "no On y N 0755 22:22 1:30:00 1_000"),
             (Kind::Text, "8080:80 500M 1.2.3.4 v1 0x . - tRUE e5 1e 22:60 ::"),
         ] {
             for text in texts.split(' ') {

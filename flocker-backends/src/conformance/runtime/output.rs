@@ -1,0 +1,124 @@
+//! What goes into a container and what comes out of it.
+
+use flocker_model::EnvironmentValue;
+use flocker_model::Link;
+use flocker_model::PortNumber;
+use flocker_model::Secret;
+
+use super::Program;
+use super::RuntimeHarness;
+use super::steps::{GRACE, ended, name, output, spec, spec_of, wait_for_line};
+use crate::conformance::made;
+use crate::runtime::LogRequest;
+use crate::runtime::RuntimeError;
+
+/// What an application writes can be read while it runs.
+pub async fn what_is_printed_is_read(harness: &dyn RuntimeHarness) {
+    made(
+        harness
+            .runtime()
+            .start(&spec(harness, &Program::Prints("hello".into())))
+            .await,
+    );
+    wait_for_line(harness, "hello").await;
+    made(harness.runtime().stop(&name(), GRACE).await);
+}
+
+/// Why something ended can be read after its end, and after it was stopped.
+pub async fn output_outlives_the_container(harness: &dyn RuntimeHarness) {
+    made(
+        harness
+            .runtime()
+            .start(&spec(harness, &Program::Prints("last words".into())))
+            .await,
+    );
+    wait_for_line(harness, "last words").await;
+    made(harness.runtime().stop(&name(), GRACE).await);
+    assert!(output(harness, None).await.contains("last words"));
+    drop(harness.runtime().start(&spec(harness, &Program::Exits(3))).await);
+    ended(harness).await;
+    // The output of the one before it may be gone now; asking is no error.
+    output(harness, None).await;
+}
+
+/// Output is kept by the node, not by our process.
+pub async fn output_outlives_a_restart(harness: &dyn RuntimeHarness) {
+    made(
+        harness
+            .runtime()
+            .start(&spec(harness, &Program::Prints("hello".into())))
+            .await,
+    );
+    wait_for_line(harness, "hello").await;
+    harness.reopen().await;
+    assert!(output(harness, None).await.contains("hello"));
+    made(harness.runtime().stop(&name(), GRACE).await);
+    harness.reopen().await;
+    assert!(output(harness, None).await.contains("hello"));
+}
+
+/// Whoever asks for the last lines gets no others.
+pub async fn the_last_lines_are_read(harness: &dyn RuntimeHarness) {
+    made(
+        harness
+            .runtime()
+            .start(&spec(harness, &Program::Prints("one\ntwo\nthree".into())))
+            .await,
+    );
+    wait_for_line(harness, "three").await;
+    assert_eq!(output(harness, Some(1)).await, "three\n");
+    assert_eq!(output(harness, Some(2)).await, "two\nthree\n");
+    assert!(output(harness, Some(99)).await.contains("one\ntwo\nthree\n"));
+    made(harness.runtime().stop(&name(), GRACE).await);
+}
+
+/// Nothing was ever written by what never ran here.
+pub async fn an_application_that_was_never_here_has_no_output(harness: &dyn RuntimeHarness) {
+    let request = LogRequest {
+        tail: None,
+        follow: false,
+    };
+    let Err(refusal) = harness.runtime().logs(&name(), request).await else {
+        panic!("there is output");
+    };
+    assert!(matches!(refusal, RuntimeError::NotHere { .. }), "{refusal}");
+}
+
+/// A value arrives as it was given, whatever a shell would make of it.
+pub async fn the_environment_arrives(harness: &dyn RuntimeHarness) {
+    let mut application = harness.application(&Program::PrintsVariable("GREETING".into()));
+    let value = "a b  $HOME `id` 'x' \"y\" ; é = \\n";
+    application
+        .environment
+        .insert("GREETING".into(), EnvironmentValue::Plain(value.into()));
+    made(harness.runtime().start(&spec_of(harness, application)).await);
+    wait_for_line(harness, value).await;
+    made(harness.runtime().stop(&name(), GRACE).await);
+}
+
+/// A secret is known to the application.
+pub async fn a_secret_arrives(harness: &dyn RuntimeHarness) {
+    let mut application = harness.application(&Program::PrintsVariable("PASSWORD".into()));
+    application.environment.insert(
+        "PASSWORD".into(),
+        EnvironmentValue::Secret(Secret::new("hunter2")),
+    );
+    made(harness.runtime().start(&spec_of(harness, application)).await);
+    wait_for_line(harness, "hunter2").await;
+    made(harness.runtime().stop(&name(), GRACE).await);
+}
+
+/// An application is told where the ones that it links to are reached: at its own node.
+pub async fn the_way_to_a_linked_application_arrives(harness: &dyn RuntimeHarness) {
+    let program = Program::PrintsVariable("DB_PORT_27017_TCP".into());
+    let mut application = harness.application(&program);
+    application.links.push(Link {
+        local_port: PortNumber::new(27017).unwrap(),
+        remote_port: PortNumber::new(27018).unwrap(),
+        alias: "db".parse().unwrap(),
+    });
+    made(harness.runtime().start(&spec_of(harness, application)).await);
+    let host = std::net::SocketAddr::new(harness.node_address(), 27018);
+    wait_for_line(harness, &format!("tcp://{host}")).await;
+    made(harness.runtime().stop(&name(), GRACE).await);
+}

@@ -1,0 +1,184 @@
+//! One copy of a dataset on a disk.
+
+use std::time::Duration;
+
+use flocker_model::ByteSize;
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use flocker_model::Manifestation;
+use flocker_model::PartialReceive;
+use flocker_model::Role;
+use flocker_model::Snapshot;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+
+use super::arrival::Arrival;
+use super::content::Content;
+use super::content::Delta;
+use super::observer::CopySeen;
+use crate::volume::VolumeError;
+
+/// A snapshot and what it holds.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) snapshot: Snapshot,
+    /// Who took it and when, so that two snapshots of equal content are two snapshots.
+    pub(super) origin: String,
+    pub(super) blurred: bool,
+    pub(super) content: Content,
+}
+
+impl Kept {
+    pub(super) fn identify(origin: &str, name: &SnapshotName, content: &Content) -> SnapshotGuid {
+        let mut hasher = blake3::Hasher::new();
+        for part in [origin, name.as_str()] {
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part.as_bytes());
+        }
+        content.hash_into(&mut hasher);
+        let mut first = [0; 16];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        SnapshotGuid(u128::from_be_bytes(first))
+    }
+}
+
+/// A dataset's presence on this disk.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) role: Role,
+    pub(super) since: Duration,
+    pub(super) fence: Epoch,
+    pub(super) maximum_size: Option<ByteSize>,
+    pub(super) snapshots: Vec<Kept>,
+    /// What an application sees.
+    pub(super) live: Content,
+    /// What of it survives a loss of power.
+    pub(super) synced: Content,
+    pub(super) arrival: Option<Arrival>,
+}
+
+impl Held {
+    /// Returns a copy of which nothing is here yet.
+    pub(super) fn empty(role: Role, maximum_size: Option<ByteSize>, now: Duration) -> Self {
+        let fence = match &role {
+            Role::Primary { epoch } | Role::Released { epoch, .. } => *epoch,
+            Role::Replica => Epoch(0),
+        };
+        Self {
+            role,
+            since: now,
+            fence,
+            maximum_size,
+            snapshots: Vec::new(),
+            live: Content::default(),
+            synced: Content::default(),
+            arrival: None,
+        }
+    }
+
+    pub(super) fn newest(&self) -> Option<SnapshotGuid> {
+        self.snapshots.last().map(|kept| kept.snapshot.guid)
+    }
+
+    pub(super) fn find(&self, name: &SnapshotName) -> Option<&Kept> {
+        self.snapshots.iter().find(|kept| kept.snapshot.name == *name)
+    }
+
+    pub(super) fn set_role(&mut self, role: Role, now: Duration) {
+        self.role = role;
+        self.since = now;
+    }
+
+    /// How the copy is called in a refusal.
+    pub(super) fn role_text(&self) -> &'static str {
+        match &self.role {
+            Role::Primary { .. } => "primary",
+            Role::Released { .. } => "released",
+            Role::Replica => "a replica",
+        }
+    }
+
+    pub(super) fn refuse(&self, dataset: DatasetId, verb: &'static str) -> VolumeError {
+        VolumeError::WrongRole {
+            dataset,
+            verb,
+            role: self.role_text(),
+        }
+    }
+
+    pub(super) fn fenced(&self, dataset: DatasetId, epoch: Epoch) -> Result<(), VolumeError> {
+        if epoch > self.fence {
+            return Ok(());
+        }
+        Err(VolumeError::Fenced {
+            dataset,
+            epoch,
+            fence: self.fence,
+        })
+    }
+
+    fn unsent(&self) -> u64 {
+        let empty = Content::default();
+        let last = self.snapshots.last().map_or(&empty, |kept| &kept.content);
+        Delta::between(last, &self.live).size()
+    }
+
+    /// Takes a snapshot; everything written before it is durable with it.
+    pub(super) fn take(&mut self, name: &SnapshotName, origin: String, blurred: bool) -> SnapshotGuid {
+        let guid = Kept::identify(&origin, name, &self.live);
+        let written = ByteSize(self.unsent());
+        self.synced = self.live.clone();
+        self.snapshots.push(Kept {
+            snapshot: Snapshot {
+                name: name.clone(),
+                guid,
+                written,
+            },
+            origin,
+            blurred,
+            content: self.live.clone(),
+        });
+        guid
+    }
+
+    pub(super) fn report(&self, now: Duration) -> Manifestation {
+        let partial = self.arrival.as_ref().map(|arrival| PartialReceive {
+            snapshot: arrival.header.snapshot.clone(),
+            received: ByteSize(arrival.size()),
+            token: arrival.header.token(arrival.frames.len()),
+        });
+        Manifestation {
+            role: self.role.clone(),
+            snapshots: self.snapshots.iter().map(|kept| kept.snapshot.clone()).collect(),
+            maximum_size: self.maximum_size,
+            used: ByteSize(self.live.size()),
+            unsent: ByteSize(self.unsent()),
+            partial,
+            fence: self.fence,
+            age: now.saturating_sub(self.since),
+        }
+    }
+
+    pub(super) fn seen(&self) -> CopySeen {
+        let primary = match &self.role {
+            Role::Primary { epoch } => Some(*epoch),
+            Role::Released { .. } | Role::Replica => None,
+        };
+        CopySeen {
+            primary,
+            guids: self.snapshots.iter().map(|kept| kept.snapshot.guid).collect(),
+            is_dirty: primary.is_some() && self.unsent() > 0,
+            has_data: !self.live.is_empty(),
+        }
+    }
+}
+
+impl Held {
+    /// Loses what a loss of power takes.
+    pub(super) fn lose_power(&mut self) {
+        self.live = self.synced.clone();
+        if let Some(arrival) = &mut self.arrival {
+            arrival.frames.truncate(arrival.n_synced);
+        }
+    }
+}

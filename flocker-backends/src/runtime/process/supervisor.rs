@@ -1,0 +1,480 @@
+//! The life of one application: a process of ours between the node and the program.
+//!
+//! It outlives the node. It holds the container's lock from birth to death,
+//! adopts every orphan of the program, and leaves only when none of them is
+//! left. Where it is itself killed, the program dies with it.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use flocker_model::HealthCheck;
+use flocker_model::RestartPolicy;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::sys::signal::killpg;
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::kin;
+use super::launch::Launch;
+use super::launch::MARKER;
+use super::log::LogWriter;
+use super::place::Container;
+use super::place::Phase;
+use super::place::Probing;
+use super::place::Status;
+use super::probe;
+use super::reaper::Children;
+use super::reaper::Ending;
+use super::reaper::Reaper;
+use super::stage::Stage;
+use crate::deadline;
+use crate::process::Program;
+use crate::process::Stream;
+
+/// The order to a supervisor is never longer than this.
+const LONGEST_ORDER: u64 = 64 * 1024 * 1024;
+
+/// How often a supervisor looks for what nobody tells it.
+const ORDER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon an application that has never served yet is probed again, at first.
+const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Supervises the application of a container directory until it has ended for good.
+pub(super) fn supervise(directory: &Path) -> ExitCode {
+    match prepare(directory) {
+        Ok((launch, lock)) => match run(directory, launch, lock) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &io::Error) -> ExitCode {
+    tracing::error!(%error, "the supervisor broke");
+    ExitCode::FAILURE
+}
+
+/// Becomes a supervisor: takes over the lock, leaves the node's session, and reads the order.
+fn prepare(directory: &Path) -> io::Result<(Launch, File)> {
+    // The lock came as standard output. The copy is not inherited by anybody.
+    let lock = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
+    nix::unistd::setsid()?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    std::env::set_current_dir(directory)?;
+    let mut order = Vec::new();
+    io::stdin().take(LONGEST_ORDER).read_to_end(&mut order)?;
+    // An order that was cut, because the node died, does not parse.
+    Ok((serde_json::from_slice(&order)?, lock))
+}
+
+/// Lives for the application. The lock is free when this returns, and not before.
+fn run(directory: &Path, launch: Launch, lock: File) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // One thread: the program is bound to the death of the thread that starts it.
+    runtime.block_on(async {
+        let reaper = Reaper::default();
+        let mut children = signal(SignalKind::child())?;
+        let reaping = reaper.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while children.recv().await.is_some() {
+                reaping.reap();
+            }
+        });
+        let supervisor = Supervisor::new(directory, launch, lock, reaper)?;
+        supervisor.live().await
+    })
+}
+
+/// What became of one run of the program.
+struct Run {
+    ending: Ending,
+    lasted: Duration,
+    was_stopped: bool,
+}
+
+struct Supervisor {
+    launch: Launch,
+    book: Book,
+    orders: Orders,
+    reaper: Reaper,
+    log: Arc<Mutex<LogWriter>>,
+    pumps: JoinSet<()>,
+}
+
+impl Supervisor {
+    fn new(directory: &Path, launch: Launch, lock: File, reaper: Reaper) -> io::Result<Self> {
+        let container = Container(directory.to_owned());
+        let logs = directory.with_file_name("logs");
+        let log = LogWriter::open(&logs, launch.log_limit.0)?;
+        Ok(Self {
+            orders: Orders::open(container.clone(), lock, launch.stop_grace)?,
+            book: Book {
+                container,
+                status: Status::starting(),
+            },
+            launch,
+            reaper,
+            log: Arc::new(Mutex::new(log)),
+            pumps: JoinSet::new(),
+        })
+    }
+
+    async fn live(mut self) -> io::Result<()> {
+        let timing = self.launch.restart_timing.clone();
+        let mut pause = timing.first;
+        let mut failures_in_a_row = 0;
+        let mut code = None;
+        while self.orders.stop()?.is_none() {
+            let run = self.run_once().await?;
+            self.bury().await?;
+            code = run.ending.code();
+            let lasted_long = run.lasted >= timing.reset_after;
+            if lasted_long {
+                pause = timing.first;
+                failures_in_a_row = 0;
+            }
+            if run.was_stopped || !wants_restart(self.launch.restart_policy, code, failures_in_a_row) {
+                break;
+            }
+            failures_in_a_row += 1;
+            self.book.update(|status| status.phase = Phase::Restarting);
+            if self.orders.stop_within(pause).await?.is_some() {
+                break;
+            }
+            pause = pause.saturating_mul(2).min(timing.longest);
+            self.book.update(|status| {
+                status.restarts = status.restarts.saturating_add(1);
+                status.probing = Probing::Pending;
+            });
+        }
+        self.book.update(|status| status.phase = Phase::Ended { code });
+        Ok(())
+    }
+
+    /// Starts the program and stays with it until it ends.
+    async fn run_once(&mut self) -> io::Result<Run> {
+        let began = Instant::now();
+        let (process, socket) = match self.start() {
+            Ok(started) => started,
+            Err(reason) => {
+                self.say(&reason);
+                self.book.update(|status| status.last_end = Some(reason));
+                return Ok(Run {
+                    ending: Ending::Unseen,
+                    lasted: Duration::ZERO,
+                    was_stopped: false,
+                });
+            }
+        };
+        let ending = self.reaper.ending_of(process);
+        tokio::pin!(ending);
+        self.book.update(|status| {
+            status.phase = Phase::Running {
+                process: process.as_raw(),
+                started: kin::start_tick(process.as_raw()),
+            };
+        });
+        let log = Arc::clone(&self.log);
+        let mut life = Box::pin(watch(&self.launch, &self.reaper, &mut self.book, socket, &log));
+        let mut was_stopped = false;
+        let mut force_at: Option<Instant> = None;
+        let ending = loop {
+            let force = async {
+                match force_at {
+                    Some(instant) => tokio::time::sleep_until(instant).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                ending = &mut ending => break ending,
+                grace = self.orders.wait() => {
+                    let forced = deadline::after(grace?);
+                    force_at = Some(force_at.map_or(forced, |earlier| earlier.min(forced)));
+                    if !was_stopped {
+                        was_stopped = true;
+                        signal_all(process, Signal::SIGTERM);
+                    }
+                }
+                () = force => {
+                    signal_all(process, Signal::SIGKILL);
+                    force_at = None;
+                }
+                never = &mut life, if !was_stopped => match never {},
+            }
+        };
+        drop(life);
+        self.book.update(|status| {
+            let exec_failure = status.last_end.take().filter(|_| ending == Ending::Exited(127));
+            status.last_end = Some(exec_failure.unwrap_or_else(|| ending.to_string()));
+        });
+        Ok(Run {
+            ending,
+            lasted: began.elapsed(),
+            was_stopped,
+        })
+    }
+
+    /// Starts the process that becomes the program.
+    fn start(&mut self) -> Result<(Pid, std::os::unix::net::UnixStream), String> {
+        let failed = |error: io::Error| format!("it could not be started: {error}");
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+        // One pipe for both streams, so that their lines stay in order.
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        let marker = self.launch.environment.get(MARKER).cloned().unwrap_or_default();
+        let program = Program::new("/proc/self/exe")
+            .arguments(&self.launch.stage_arguments)
+            .argument(super::ENTER)
+            .variable(MARKER, marker)
+            .stdin(Stream::Descriptor(theirs.into()))
+            .stdout(Stream::Descriptor(writer.try_clone().map_err(failed)?.into()))
+            .stderr(Stream::Descriptor(writer.into()))
+            .own_group();
+        let process = program.spawn_unwatched().map_err(|error| probe::chain(&error))?;
+        let log = Arc::clone(&self.log);
+        match pipe::Receiver::from_owned_fd(reader.into()) {
+            Ok(reader) => drop(self.pumps.spawn(pump(reader, log))),
+            Err(error) => tracing::error!(%error, "the output is lost"),
+        }
+        Ok((process, ours))
+    }
+
+    /// Kills whatever the program left behind, until nothing of it is left.
+    async fn bury(&mut self) -> io::Result<()> {
+        let mut pause = Duration::from_millis(1);
+        while self.reaper.reap() == Children::Some {
+            kin::kill_descendants()?;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        // Nobody has the pipes any more, unless somebody passed one on to a stranger.
+        let drained = async { while self.pumps.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(1), drained)
+            .await
+            .is_err()
+        {
+            self.pumps.shutdown().await;
+        }
+        Ok(())
+    }
+
+    fn say(&self, text: &str) {
+        append(&self.log, format!("flocker: {text}\n").as_bytes());
+    }
+}
+
+/// Watches over a started program: whether it took over, and then whether it serves.
+async fn watch(
+    launch: &Launch,
+    reaper: &Reaper,
+    book: &mut Book,
+    socket: std::os::unix::net::UnixStream,
+    log: &Mutex<LogWriter>,
+) -> Infallible {
+    let reason = match hand_over(launch, socket).await {
+        Ok(reason) => reason,
+        Err(error) => error.to_string(),
+    };
+    if !reason.is_empty() {
+        append(log, format!("flocker: {reason}\n").as_bytes());
+        book.update(|status| status.last_end = Some(reason));
+        return std::future::pending().await;
+    }
+    match &launch.health_check {
+        None => {
+            tokio::time::sleep(launch.settle).await;
+            book.update(|status| status.probing = Probing::Settled);
+            std::future::pending().await
+        }
+        Some(check) => watch_health(check, launch, reaper, book).await,
+    }
+}
+
+/// Tells the new process what to become. Returns nothing once it has, or why it could not.
+async fn hand_over(launch: &Launch, socket: std::os::unix::net::UnixStream) -> io::Result<String> {
+    socket.set_nonblocking(true)?;
+    let mut socket = UnixStream::from_std(socket)?;
+    socket
+        .write_all(&serde_json::to_vec(&Stage::new(launch))?)
+        .await?;
+    socket.shutdown().await?;
+    let mut reason = String::new();
+    socket.take(4096).read_to_string(&mut reason).await?;
+    Ok(reason)
+}
+
+/// Probes for ever: in quick succession until it serves for the first time, then at its interval.
+async fn watch_health(check: &HealthCheck, launch: &Launch, reaper: &Reaper, book: &mut Book) -> Infallible {
+    let began = Instant::now();
+    let patience = check.interval.saturating_mul(check.retries.get());
+    let mut pause = FIRST_PROBE_INTERVAL;
+    let mut n_failed = 0_u32;
+    let mut has_served = false;
+    loop {
+        match probe::probe(&check.probe, check.timeout, launch, reaper).await {
+            Ok(()) => {
+                n_failed = 0;
+                has_served = true;
+                book.update(|status| status.probing = Probing::Passed);
+            }
+            Err(reason) => {
+                n_failed = n_failed.saturating_add(1);
+                // Quick probes at the start must not use up the tries that the interval allows it.
+                let is_too_long = has_served || began.elapsed() >= patience;
+                if n_failed >= check.retries.get() && is_too_long {
+                    book.update(|status| status.probing = Probing::Failed { reason });
+                }
+            }
+        }
+        if has_served {
+            tokio::time::sleep(check.interval).await;
+        } else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(check.interval.max(FIRST_PROBE_INTERVAL));
+        }
+    }
+}
+
+fn wants_restart(policy: RestartPolicy, code: Option<i32>, failures_in_a_row: u32) -> bool {
+    match policy {
+        RestartPolicy::Never => false,
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure { maximum_retry_count } => {
+            code != Some(0) && maximum_retry_count.is_none_or(|maximum| failures_in_a_row < maximum.get())
+        }
+    }
+}
+
+/// Signals a program with its group, and alone where it left that.
+fn signal_all(process: Pid, signal: Signal) {
+    if killpg(process, signal).is_err() || signal == Signal::SIGKILL {
+        // It may have ended by itself.
+        let _ = kill(process, signal);
+    }
+}
+
+async fn pump(mut reader: pipe::Receiver, log: Arc<Mutex<LogWriter>>) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(n_read) = reader.read(&mut buffer).await {
+        if n_read == 0 {
+            break;
+        }
+        append(&log, &buffer[..n_read]);
+    }
+}
+
+/// Writes to the log. On a full disk the output is lost: the program is worth more than what it says.
+fn append(log: &Mutex<LogWriter>, bytes: &[u8]) {
+    let written = log.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
+    if let Err(error) = written {
+        tracing::warn!(%error, "output was lost");
+    }
+}
+
+/// What is known, in memory and on disk.
+struct Book {
+    container: Container,
+    status: Status,
+}
+
+impl Book {
+    /// Changes what is known. Where it cannot be written, readers go on with what they knew.
+    fn update(&mut self, change: impl FnOnce(&mut Status)) {
+        let before = self.status.clone();
+        change(&mut self.status);
+        if self.status != before
+            && let Err(error) = self.container.set_status(&self.status)
+        {
+            tracing::warn!(%error, "the status could not be written");
+        }
+    }
+}
+
+/// Where the order to stop comes from.
+struct Orders {
+    container: Container,
+    lock: File,
+    control: pipe::Receiver,
+    terminate: tokio::signal::unix::Signal,
+    own_grace: Duration,
+    was_told_to_end: bool,
+    seen: Option<Duration>,
+}
+
+impl Orders {
+    /// Listens before it looks, so that no order falls in between.
+    fn open(container: Container, lock: File, own_grace: Duration) -> io::Result<Self> {
+        // Open for writing as well, so that it never ends.
+        let control = pipe::OpenOptions::new()
+            .read_write(true)
+            .open_receiver(container.control())?;
+        Ok(Self {
+            control,
+            terminate: signal(SignalKind::terminate())?,
+            container,
+            lock,
+            own_grace,
+            was_told_to_end: false,
+            seen: None,
+        })
+    }
+
+    /// Returns the grace of an order to stop, if there is one.
+    ///
+    /// Where somebody has removed the container, it is to end as well: nobody
+    /// could find it any more, and the next node would start a second one.
+    fn stop(&mut self) -> io::Result<Option<Duration>> {
+        if !self.container.is_locked_by(&self.lock)? {
+            return Ok(Some(self.own_grace));
+        }
+        let order = self.container.stop_order()?.map(|order| order.grace);
+        Ok(order.or(self.was_told_to_end.then_some(self.own_grace)))
+    }
+
+    /// Waits for an order that was not seen yet. Safe to drop.
+    async fn wait(&mut self) -> io::Result<Duration> {
+        let mut buffer = [0; 64];
+        loop {
+            let order = self.stop()?;
+            if let Some(grace) = order.filter(|_| order != self.seen) {
+                self.seen = order;
+                return Ok(grace);
+            }
+            tokio::select! {
+                read = self.control.read(&mut buffer) => drop(read?),
+                _ = self.terminate.recv() => self.was_told_to_end = true,
+                () = tokio::time::sleep(ORDER_INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn stop_within(&mut self, time: Duration) -> io::Result<Option<Duration>> {
+        match tokio::time::timeout(time, self.wait()).await {
+            Ok(grace) => grace.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The one place that asks what time it is.
+//!
+//! Everything in this crate that measures or waits goes by the runtime's
+//! clock, so that a simulation can stop it. The time of day is for people:
+//! no decision reads it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Returns the present moment of the clock that waits go by.
+#[must_use]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Returns the seconds since 1970 in the time of day, or 0 where the machine's clock is before that.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one function that asks the time of day"
+)]
+pub fn time_of_day() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// How long to wait for what; every wait of this crate has a subject and one of these limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For an answer that needs no work: a report, an admission, a lock.
+    pub answer: Duration,
+    /// For an action that says nothing while it works.
+    pub work: Duration,
+    /// For the next sign of progress of a transfer.
+    pub stall: Duration,
+    /// From one sign of life to the next on a connection that has nothing else to say.
+    pub keep_alive: Duration,
+    /// Without a sign of life until a connection counts as dead.
+    pub dead: Duration,
+    /// For a ticket to be used.
+    pub ticket: Duration,
+    /// For the orders of a connection that has closed to be finished, before they are dropped.
+    pub closing: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            work: Duration::from_secs(15 * 60),
+            stall: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(5),
+            dead: Duration::from_secs(30),
+            ticket: Duration::from_secs(2 * 60),
+            closing: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! Going on until what is to be is so: look, plan, do, look again.
+//!
+//! There is no retry but this loop, and no memory but the world: what was cut
+//! short is finished by the next plan, whoever makes it.
+
+mod agent;
+mod course;
+mod locks;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flocker_backends::Classify as _;
+use flocker_backends::ErrorClass;
+use flocker_model::ByteSize;
+use flocker_model::ClusterState;
+use flocker_model::Deployment;
+use flocker_model::Generation;
+use flocker_model::NodeName;
+use flocker_model::Observed;
+use flocker_plan::Plan;
+use flocker_plan::Policy;
+use flocker_plan::Refusal;
+use flocker_plan::StepId;
+use flocker_plan::Waiting;
+use thiserror::Error;
+
+use crate::event::Event;
+use crate::event::Listener;
+use crate::execute::Execution;
+use crate::execute::execute;
+use crate::handles::Handles;
+use crate::node::LockToken;
+use crate::node_error::NodeError;
+use crate::observe::Looking;
+use crate::observe::observe;
+use crate::report::Report;
+use crate::stop::Stop;
+
+pub use agent::{AgentTurn, agent_turn};
+use course::Course;
+pub use course::{Move, RolledBack};
+use locks::Locks;
+
+/// The longest pause between two turns.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How a push goes about it.
+#[derive(Clone, Debug)]
+pub struct PushOptions {
+    /// Who pushes, for those who find the lock taken: `ann@laptop`.
+    pub holder: String,
+    /// Since when, in seconds since 1970: for people.
+    pub since: u64,
+    /// How long to wait for a deploy lock that somebody else holds; nothing for not at all.
+    pub lock_wait: Option<Duration>,
+    /// What to do with a lock that is still held after that.
+    pub if_held: IfHeld,
+    /// How many turns to take at most.
+    pub max_turns: u32,
+    /// How many turns in a row may change nothing before it is given up.
+    pub max_idle_turns: u32,
+    /// How often a step of a cut-over may fail before the move is rolled back; nothing for never.
+    pub roll_back_after: Option<u32>,
+    /// How long to wait after a turn that changed nothing; twice as long after the next.
+    pub back_off: Duration,
+    /// How long one node may take to report.
+    pub look: Duration,
+    /// How many steps one node does at once.
+    pub per_node: usize,
+    /// How many bytes one push may send in a second, or no limit.
+    pub bandwidth: Option<ByteSize>,
+    /// What asks it to stop.
+    pub stop: Stop,
+    /// How long running steps get after that.
+    pub stop_grace: Duration,
+}
+
+impl PushOptions {
+    /// Returns what suits most, for this holder.
+    #[must_use]
+    pub fn new(holder: impl Into<String>, since: u64, stop: Stop) -> Self {
+        Self {
+            holder: holder.into(),
+            since,
+            lock_wait: None,
+            if_held: IfHeld::Refuse,
+            max_turns: 100,
+            max_idle_turns: 5,
+            roll_back_after: Some(3),
+            back_off: Duration::from_millis(500),
+            look: Duration::from_secs(15),
+            per_node: 16,
+            bandwidth: None,
+            stop,
+            stop_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What to do with a deploy lock that somebody else holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfHeld {
+    /// Give up.
+    Refuse,
+    /// Take it away: the other one's orders are refused from then on.
+    Break,
+}
+
+/// Who is asked before the first plan is carried out.
+#[async_trait]
+pub trait Confirm: Send + Sync {
+    /// Is shown a plan that has steps, and what it was made from.
+    async fn confirm(&self, plan: &Plan, actual: &ClusterState) -> Answer;
+}
+
+/// The answer to a plan that was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Carry it out, and those after it.
+    Go,
+    /// Leave everything as it is.
+    Decline,
+}
+
+/// The answer of who need not be asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Go;
+
+#[async_trait]
+impl Confirm for Go {
+    async fn confirm(&self, _: &Plan, _: &ClusterState) -> Answer {
+        Answer::Go
+    }
+}
+
+/// How a push ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// Which configuration the nodes obey now.
+    pub generation: Generation,
+    /// How the steps of every turn ended.
+    pub reports: Vec<Report>,
+    /// What the moves cost.
+    pub moves: Vec<Move>,
+    /// The moves that were given up.
+    pub rolled_back: Vec<RolledBack>,
+    /// What was seen last.
+    pub actual: ClusterState,
+}
+
+/// In what state a push left the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything is as it is to be; where a move was rolled back, as it was before it.
+    Settled,
+    /// Not everything is.
+    Partly {
+        /// What waits, and for what.
+        waiting: Vec<Waiting>,
+        /// What only a person may decide.
+        refused: Vec<Refusal>,
+        /// What failed, and why.
+        failed: BTreeMap<StepId, NodeError>,
+    },
+    /// It was asked to stop.
+    Interrupted {
+        /// The steps that were not begun or not finished.
+        left: Vec<StepId>,
+    },
+    /// The plan was shown and declined.
+    Declined,
+}
+
+/// Why a push did not take place, or was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// Somebody else deploys.
+    #[error("could not take the deploy lock of {node}: {holder} holds it")]
+    Held {
+        /// The node.
+        node: NodeName,
+        /// Who holds its lock.
+        holder: String,
+        /// Since when, in seconds since 1970.
+        since: u64,
+    },
+    /// Somebody else has deployed meanwhile, in spite of the lock.
+    #[error("{node} obeys generation {theirs} by now, which is newer than this push's {ours}")]
+    Superseded {
+        /// The node.
+        node: NodeName,
+        /// The generation of this push.
+        ours: Generation,
+        /// The generation that the node obeys.
+        theirs: Generation,
+    },
+}
+
+/// Brings a cluster to what is desired, and goes on until it is or nothing changes any more.
+///
+/// It takes the deploy lock of every node that it sees, in order of name, and
+/// gives them back at the end; a lock also ends with its connection. Dropped
+/// half way, the nodes finish or drop what they are at, and the next push goes
+/// on from there.
+///
+/// A move that fails after its cut-over, again and again, is rolled back once:
+/// the application is planned back where it came from, which the planner does
+/// by a newer ownership, so that the target can never take up the older one.
+pub async fn push(
+    desired: &Deployment,
+    handles: &Handles,
+    policy: &Policy,
+    options: &PushOptions,
+    confirm: &dyn Confirm,
+    listener: Arc<dyn Listener>,
+) -> Result<Outcome, PushError> {
+    let mut push = Push {
+        desired: desired.clone(),
+        policy: policy.clone(),
+        handles,
+        options,
+        listener,
+        locks: Locks::new(LockToken::random()),
+        looking: Looking {
+            deadline: options.look,
+            known: BTreeMap::new(),
+        },
+        generation: None,
+        seen: BTreeSet::new(),
+        course: Course::new(options.roll_back_after),
+        reports: Vec::new(),
+        actual: ClusterState::default(),
+    };
+    let end = push.run(confirm).await;
+    push.locks.give_back(handles).await;
+    let end = end?;
+    let Push {
+        generation,
+        course,
+        reports,
+        actual,
+        ..
+    } = push;
+    let (moves, rolled_back) = course.finish();
+    Ok(Outcome {
+        end,
+        generation: generation.unwrap_or_default(),
+        reports,
+        moves,
+        rolled_back,
+        actual,
+    })
+}
+
+struct Push<'a> {
+    desired: Deployment,
+    policy: Policy,
+    handles: &'a Handles,
+    options: &'a PushOptions,
+    listener: Arc<dyn Listener>,
+    locks: Locks,
+    looking: Looking,
+    generation: Option<Generation>,
+    /// The nodes that were seen at this generation or before.
+    seen: BTreeSet<NodeName>,
+    course: Course,
+    reports: Vec<Report>,
+    actual: ClusterState,
+}
+
+impl Push<'_> {
+    async fn run(&mut self, confirm: &dyn Confirm) -> Result<End, PushError> {
+        self.look().await;
+        let mut idle_turns = 0;
+        let mut failed = BTreeMap::new();
+        for turn in 1.. {
+            if self.options.stop.is_asked() {
+                return Ok(End::Interrupted { left: Vec::new() });
+            }
+            if self.take_locks().await? {
+                // Before the locks were taken somebody else may have changed what was seen.
+                self.look().await;
+            }
+            let generation = self.agree_on_generation()?;
+            if let Some(back) = self.course.roll_back(&self.actual) {
+                self.listener.on(&Event::RolledBack {
+                    application: back.application.clone(),
+                    to: back.to.clone(),
+                    cause: back.cause_text(),
+                });
+                self.desired = self.desired.clone().with_placement(&back.application, &back.to);
+                idle_turns = 0;
+            }
+            self.desired = self.desired.clone().at(generation);
+            let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
+            self.tell_plan(turn, &plan);
+            let partly = |failed| End::Partly {
+                waiting: plan.waiting().to_vec(),
+                refused: plan.refused().to_vec(),
+                failed,
+            };
+            if plan.steps().is_empty() {
+                let settled = plan.is_settled();
+                return Ok(if settled {
+                    End::Settled
+                } else {
+                    partly(BTreeMap::new())
+                });
+            }
+            if turn > self.options.max_turns || idle_turns > self.options.max_idle_turns {
+                return Ok(partly(failed));
+            }
+            if turn == 1 && confirm.confirm(&plan, &self.actual).await == Answer::Decline {
+                return Ok(End::Declined);
+            }
+            let forecast = flocker_plan::estimate(&plan, &self.actual, &self.policy);
+            let report = execute(&plan, &self.desired, self.handles, &self.execution()).await;
+            self.course.follow(&forecast, &report);
+            self.locks.doubt(&report);
+            self.policy.rates.bytes_per_second =
+                measured_rate(&report).unwrap_or(self.policy.rates.bytes_per_second);
+            failed = report
+                .failures()
+                .map(|(step, error)| (step.id(), error.clone()))
+                .collect();
+            let was_interrupted = report.was_interrupted;
+            let changed = report.changed_something();
+            let left = report.left().map(flocker_plan::Step::id).collect();
+            self.reports.push(report);
+            if was_interrupted {
+                return Ok(End::Interrupted { left });
+            }
+            if changed {
+                idle_turns = 0;
+            } else {
+                idle_turns += 1;
+                let may_pass = failed
+                    .values()
+                    .any(|error| error.class() == ErrorClass::Transient);
+                if !may_pass && !self.course.wants_back() && idle_turns > 1 {
+                    return Ok(partly(failed));
+                }
+                self.pause(idle_turns).await;
+            }
+            self.look().await;
+        }
+        Ok(End::Interrupted { left: Vec::new() })
+    }
+
+    async fn look(&mut self) {
+        self.actual = observe(&self.desired, self.handles, &self.looking).await;
+        let mut silent = Vec::new();
+        for (name, look) in &self.actual.nodes {
+            if let Observed::Unknown(silence) = look {
+                silent.push((name.clone(), silence.to_string()));
+            }
+        }
+        self.listener.on(&Event::Observed {
+            seen: self.actual.all_known().map(|(name, _)| name.clone()).collect(),
+            silent,
+        });
+    }
+
+    /// Takes the locks that are not held yet; says whether there were any.
+    async fn take_locks(&mut self) -> Result<bool, PushError> {
+        let taken = self
+            .locks
+            .take(&self.actual, self.handles, self.options, &*self.listener)
+            .await?;
+        for (name, id) in self.locks.known() {
+            self.looking.known.entry(name.clone()).or_insert(*id);
+        }
+        Ok(taken)
+    }
+
+    /// Works out which configuration this push is: newer than all that the nodes obey, and the same for its life.
+    fn agree_on_generation(&mut self) -> Result<Generation, PushError> {
+        let mut newest = self.desired.generation();
+        for (name, state) in self.actual.all_known() {
+            if let Some(ours) = self.generation
+                && self.seen.contains(name)
+                && state.generation > ours
+            {
+                return Err(PushError::Superseded {
+                    node: name.clone(),
+                    ours,
+                    theirs: state.generation,
+                });
+            }
+            newest = newest.max(state.generation);
+        }
+        self.seen
+            .extend(self.actual.all_known().map(|(name, _)| name.clone()));
+        let generation = match self.generation {
+            // A node that was silent until now may have obeyed a newer one; this push goes beyond it.
+            Some(ours) if newest <= ours => ours,
+            Some(_) | None => newest.next(),
+        };
+        self.generation = Some(generation);
+        Ok(generation)
+    }
+
+    fn tell_plan(&self, turn: u32, plan: &Plan) {
+        self.listener.on(&Event::PlanMade {
+            turn,
+            generation: plan.generation(),
+            n_steps: plan.steps().len(),
+            waiting: plan.waiting().iter().map(ToString::to_string).collect(),
+            refused: plan.refused().iter().map(ToString::to_string).collect(),
+        });
+    }
+
+    fn execution(&self) -> Execution {
+        Execution {
+            ids: self
+                .actual
+                .all_known()
+                .map(|(name, state)| (name.clone(), state.id))
+                .collect(),
+            lock: Some(self.locks.token()),
+            per_node: self.options.per_node,
+            bandwidth: self.options.bandwidth,
+            stop: self.options.stop.clone(),
+            stop_grace: self.options.stop_grace,
+            listener: Arc::clone(&self.listener),
+        }
+    }
+
+    async fn pause(&self, idle_turns: u32) {
+        let factor = 1_u32
+            .checked_shl(idle_turns.saturating_sub(1))
+            .unwrap_or(u32::MAX);
+        let pause = self.options.back_off.saturating_mul(factor).min(LONGEST_PAUSE);
+        self.listener.on(&Event::BackingOff { pause });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.options.stop.asked() => {}
+        }
+    }
+}
+
+/// Returns how much was copied in a second, by the largest transfer that is large enough to tell.
+fn measured_rate(report: &Report) -> Option<ByteSize> {
+    const ENOUGH: ByteSize = ByteSize(1 << 20);
+    let largest = report
+        .steps
+        .iter()
+        .filter(|step| step.sent >= ENOUGH && matches!(step.ending, crate::report::Ending::Done(_)))
+        .max_by_key(|step| step.sent)?;
+    let millis = largest.took().as_millis().max(1);
+    let rate = u128::from(largest.sent.0) * 1000 / millis;
+    Some(ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,185 @@
+//! The deploy locks of a push.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use flocker_model::ClusterState;
+use flocker_model::NodeId;
+use flocker_model::NodeName;
+use tokio::time::Instant;
+
+use super::IfHeld;
+use super::PushError;
+use super::PushOptions;
+use crate::clock;
+use crate::event::Event;
+use crate::event::Listener;
+use crate::handles::Handles;
+use crate::node::Claim;
+use crate::node::LockToken;
+use crate::node::NodeHandle;
+use crate::node::Peer;
+use crate::node_error::NodeError;
+use crate::report::Ending;
+use crate::report::Report;
+
+/// How long to wait before a lock that is held is asked for again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// The deploy locks that a push holds, as far as it knows.
+#[derive(Debug)]
+pub(super) struct Locks {
+    token: LockToken,
+    held: BTreeSet<NodeName>,
+    known: BTreeMap<NodeName, NodeId>,
+}
+
+impl Locks {
+    pub(super) fn new(token: LockToken) -> Self {
+        Self {
+            token,
+            held: BTreeSet::new(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn token(&self) -> LockToken {
+        self.token
+    }
+
+    /// Returns who the nodes were when others were first told of them.
+    pub(super) fn known(&self) -> &BTreeMap<NodeName, NodeId> {
+        &self.known
+    }
+
+    /// Takes the locks of the seen nodes that are not held yet; says whether any was taken.
+    ///
+    /// They are taken one after the other in order of name, so that of two
+    /// pushes one gets all of them. A node that cannot be reached is left out:
+    /// it refuses orders under a lock that it has not given.
+    pub(super) async fn take(
+        &mut self,
+        actual: &ClusterState,
+        handles: &Handles,
+        options: &PushOptions,
+        listener: &dyn Listener,
+    ) -> Result<bool, PushError> {
+        let seen: BTreeSet<NodeName> = actual.all_known().map(|(name, _)| name.clone()).collect();
+        // What is not seen now may come back as a program that knows of no lock.
+        self.held.retain(|name| seen.contains(name));
+        let end = options.lock_wait.map(|wait| clock::now() + wait);
+        let mut took_one = false;
+        for name in seen {
+            if self.held.contains(&name) {
+                continue;
+            }
+            let Some(handle) = handles.get(&name) else {
+                continue;
+            };
+            let claim = self.claim(&name, actual, handles, options);
+            took_one |= self.take_one(&*handle, &claim, end, options, listener).await?;
+        }
+        Ok(took_one)
+    }
+
+    async fn take_one(
+        &mut self,
+        handle: &dyn NodeHandle,
+        claim: &Claim,
+        end: Option<Instant>,
+        options: &PushOptions,
+        listener: &dyn Listener,
+    ) -> Result<bool, PushError> {
+        let node = handle.name().clone();
+        let mut has_told = false;
+        let mut may_break = options.if_held == IfHeld::Break;
+        loop {
+            match handle.lock(claim).await {
+                Ok(locked) => {
+                    for (name, id) in locked.known {
+                        self.known.entry(name).or_insert(id);
+                    }
+                    listener.on(&Event::LockTaken { node: node.clone() });
+                    self.held.insert(node);
+                    return Ok(true);
+                }
+                Err(NodeError::Held { holder, since }) => {
+                    if end.is_some_and(|end| clock::now() < end) && !options.stop.is_asked() {
+                        if !has_told {
+                            listener.on(&Event::LockAwaited {
+                                node: node.clone(),
+                                holder,
+                            });
+                            has_told = true;
+                        }
+                        tokio::select! {
+                            () = tokio::time::sleep(AGAIN) => {}
+                            () = options.stop.asked() => {}
+                        }
+                    } else if may_break {
+                        may_break = false;
+                        // Where it cannot be broken, the next try says who holds it.
+                        if let Err(error) = handle.break_lock().await {
+                            tracing::warn!(%node, %error, "could not break the deploy lock");
+                        }
+                    } else {
+                        return Err(PushError::Held { node, holder, since });
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%node, %error, "could not take the deploy lock");
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    fn claim(
+        &self,
+        node: &NodeName,
+        actual: &ClusterState,
+        handles: &Handles,
+        options: &PushOptions,
+    ) -> Claim {
+        let others = actual.nodes.keys().filter(|name| *name != node);
+        let peers = others
+            .filter(|name| !actual.is_forgotten(name))
+            .filter_map(|name| {
+                let peer = Peer {
+                    address: handles.get(name)?.address().clone(),
+                    id: actual.known(name).map(|state| state.id),
+                };
+                Some((name.clone(), peer))
+            });
+        Claim {
+            token: self.token,
+            holder: options.holder.clone(),
+            since: options.since,
+            peers: peers.collect(),
+        }
+    }
+
+    /// Takes a lock as no longer held where a step's end says so, or a connection broke under it.
+    pub(super) fn doubt(&mut self, report: &Report) {
+        for step in &report.steps {
+            if let Ending::Failed(
+                NodeError::LockLost | NodeError::Lost { .. } | NodeError::Unreachable { .. },
+            ) = &step.ending
+            {
+                self.held.remove(&step.step.actor);
+            }
+        }
+    }
+
+    /// Gives all locks back. One that cannot be given back ends with its connection.
+    pub(super) async fn give_back(&self, handles: &Handles) {
+        for name in &self.held {
+            if let Some(handle) = handles.get(name)
+                && let Err(error) = handle.unlock(self.token).await
+            {
+                tracing::debug!(node = %name, %error, "could not give the deploy lock back");
+            }
+        }
+    }
+}

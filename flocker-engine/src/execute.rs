@@ -1,0 +1,400 @@
+//! Doing: one plan, every ready step at once, in the order that its facts give.
+//!
+//! Which step is ready is the frontier's to say, what a step means the
+//! node's, and whether to try again the loop's. Nothing is chosen here.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use flocker_backends::Change;
+use flocker_backends::ErrorClass;
+use flocker_model::ByteSize;
+use flocker_model::Deployment;
+use flocker_model::NodeId;
+use flocker_model::NodeName;
+use flocker_plan::Action;
+use flocker_plan::Frontier;
+use flocker_plan::Outcome;
+use flocker_plan::Plan;
+use flocker_plan::Standing;
+use flocker_plan::Step;
+use flocker_plan::StepId;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::event::Event;
+use crate::event::Listener;
+use crate::fault::Fault;
+use crate::fault::one_line;
+use crate::handles::Handles;
+use crate::node::LockToken;
+use crate::node::NodeHandle;
+use crate::node::Order;
+use crate::node::Progress;
+use crate::node::Transfer;
+use crate::node_error::NodeError;
+use crate::report::Ending;
+use crate::report::Report;
+use crate::report::StepReport;
+use crate::stop::Stop;
+
+/// Everything about carrying a plan out that does not stand in it.
+#[derive(Clone, Debug)]
+pub struct Execution {
+    /// Who the nodes were when they were looked at; an order to another machine is refused.
+    pub ids: BTreeMap<NodeName, NodeId>,
+    /// Under which deploy lock the orders are given, if under one.
+    pub lock: Option<LockToken>,
+    /// How many steps one node does at once.
+    pub per_node: usize,
+    /// How many bytes one push may send in a second, or no limit.
+    pub bandwidth: Option<ByteSize>,
+    /// What asks it to stop.
+    pub stop: Stop,
+    /// How long running steps get after that.
+    pub stop_grace: Duration,
+    /// Who is told what happens.
+    pub listener: Arc<dyn Listener>,
+}
+
+/// Carries a plan out, and says how every step ended.
+///
+/// A failed step takes with it what needed its facts, and nothing else. Asked
+/// to stop, it starts nothing more, gives what runs a short time, drops it
+/// then, and reports what is left. Dropped half way, running steps are dropped.
+pub async fn execute(plan: &Plan, desired: &Deployment, handles: &Handles, execution: &Execution) -> Report {
+    let mut run = Run {
+        plan,
+        desired,
+        handles,
+        execution,
+        frontier: Frontier::new(plan),
+        queues: BTreeMap::new(),
+        running: JoinSet::new(),
+        notes: vec![Note::default(); plan.steps().len()],
+    };
+    let ready: Vec<usize> = run.frontier.ready().collect();
+    run.enqueue(ready);
+    let mut interrupted = false;
+    loop {
+        if execution.stop.is_asked() {
+            interrupted = true;
+        } else {
+            run.start_what_may();
+        }
+        if run.running.is_empty() {
+            break;
+        }
+        if interrupted {
+            execution.listener.on(&Event::Stopping);
+            run.wind_down().await;
+            break;
+        }
+        tokio::select! {
+            biased;
+            done = run.running.join_next() => run.take_in(done),
+            () = execution.stop.asked() => {}
+        }
+    }
+    run.report(interrupted)
+}
+
+/// What is noted of a step.
+#[derive(Clone, Debug, Default)]
+struct Note {
+    began: Option<Instant>,
+    ended: Option<Instant>,
+    result: Option<Result<Change, NodeError>>,
+    sent: ByteSize,
+}
+
+/// The steps of one node that may start, and how many run.
+#[derive(Debug, Default)]
+struct Queue {
+    ready: VecDeque<usize>,
+    n_running: usize,
+}
+
+/// How a step that ran ended.
+struct Done {
+    position: usize,
+    result: Result<Change, NodeError>,
+    sent: ByteSize,
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    desired: &'a Deployment,
+    handles: &'a Handles,
+    execution: &'a Execution,
+    frontier: Frontier,
+    queues: BTreeMap<NodeName, Queue>,
+    running: JoinSet<Done>,
+    notes: Vec<Note>,
+}
+
+impl Run<'_> {
+    fn enqueue(&mut self, ready: Vec<usize>) {
+        for position in ready {
+            let actor = &self.plan.steps()[position].actor;
+            let queue = self.queues.entry(actor.clone()).or_default();
+            queue.ready.push_back(position);
+        }
+    }
+
+    /// Starts as many ready steps as each node may do at once.
+    fn start_what_may(&mut self) {
+        let limit = self.execution.per_node.max(1);
+        let mut starting = Vec::new();
+        for queue in self.queues.values_mut() {
+            while queue.n_running < limit {
+                let Some(position) = queue.ready.pop_front() else {
+                    break;
+                };
+                queue.n_running += 1;
+                starting.push(position);
+            }
+        }
+        for position in starting {
+            self.start(position);
+        }
+    }
+
+    fn start(&mut self, position: usize) {
+        let step = &self.plan.steps()[position];
+        self.frontier.start(position);
+        self.notes[position].began = Some(clock::now());
+        self.execution.listener.on(&Event::StepStarted {
+            step: step.id(),
+            node: step.actor.clone(),
+        });
+        let errand = Errand {
+            step: step.clone(),
+            order: self.order(step),
+            actor: self.handles.get(&step.actor),
+            receiver: match &step.action {
+                Action::Push { to, .. } => Some((to.clone(), self.handles.get(to))),
+                Action::Create { .. }
+                | Action::Resize { .. }
+                | Action::Take { .. }
+                | Action::Release { .. }
+                | Action::Acquire { .. }
+                | Action::Renounce { .. }
+                | Action::Destroy { .. }
+                | Action::Trim { .. }
+                | Action::DropPartial { .. }
+                | Action::Restore { .. }
+                | Action::EmptyTrash { .. }
+                | Action::Prepare { .. }
+                | Action::Start { .. }
+                | Action::Stop { .. }
+                | Action::Route { .. } => None,
+            },
+            listener: Arc::clone(&self.execution.listener),
+        };
+        self.running.spawn(async move {
+            let watch = Watch {
+                step: errand.step.id(),
+                listener: Arc::clone(&errand.listener),
+                sent: Mutex::new(ByteSize(0)),
+            };
+            let result = errand.run(&watch).await;
+            Done {
+                position,
+                result,
+                sent: watch.sent(),
+            }
+        });
+    }
+
+    fn order(&self, step: &Step) -> Order {
+        let mut order = Order::new(step.action.clone(), self.plan.generation());
+        order.expects = self.execution.ids.get(&step.actor).copied();
+        order.lock = self.execution.lock;
+        order.bandwidth = self.execution.bandwidth;
+        if let Action::Start { application, .. } | Action::Prepare { application, .. } = &step.action {
+            order.application = self.desired.application(application).cloned();
+        }
+        order
+    }
+
+    /// Notes how a step ended, and lets in what it made ready.
+    fn take_in(&mut self, done: Option<Result<Done, tokio::task::JoinError>>) {
+        let Some(Ok(done)) = done else {
+            // A step that broke down settles with the others that have no ending, in the report.
+            return;
+        };
+        let Done {
+            position,
+            result,
+            sent,
+        } = done;
+        let step = &self.plan.steps()[position];
+        if let Some(queue) = self.queues.get_mut(&step.actor) {
+            queue.n_running -= 1;
+        }
+        let note = &mut self.notes[position];
+        let now = clock::now();
+        note.ended = Some(now);
+        note.sent = sent;
+        let took = note
+            .began
+            .map_or(Duration::ZERO, |began| now.duration_since(began));
+        let listener = &self.execution.listener;
+        let outcome = match &result {
+            Ok(change) => {
+                listener.on(&Event::StepDone {
+                    step: step.id(),
+                    change: *change,
+                    took,
+                });
+                Outcome::Done
+            }
+            Err(error) => {
+                listener.on(&Event::StepFailed {
+                    step: step.id(),
+                    error: one_line(error),
+                    took,
+                });
+                Outcome::Failed
+            }
+        };
+        note.result = Some(result);
+        let ready = self.frontier.settle(position, outcome);
+        self.enqueue(ready);
+        if outcome == Outcome::Failed {
+            let because = step.id();
+            for (taker, standing) in self.frontier.standings().iter().enumerate() {
+                if *standing == (Standing::Skipped { because: position }) {
+                    listener.on(&Event::StepSkipped {
+                        step: self.plan.steps()[taker].id(),
+                        because: because.clone(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Lets running steps finish for a while, and drops them then.
+    async fn wind_down(&mut self) {
+        let end = clock::now() + self.execution.stop_grace;
+        while !self.running.is_empty() {
+            match tokio::time::timeout_at(end, self.running.join_next()).await {
+                Ok(done) => self.take_in(done),
+                Err(_) => self.running.shutdown().await,
+            }
+        }
+    }
+
+    fn report(self, was_interrupted: bool) -> Report {
+        let steps = self.plan.steps();
+        let notes = self.notes.into_iter().enumerate();
+        let steps = notes.map(|(position, note)| {
+            let ending = match (note.result, self.frontier.standing(position)) {
+                (Some(Ok(change)), _) => Ending::Done(change),
+                (Some(Err(error)), _) => Ending::Failed(error),
+                (None, Standing::Skipped { because }) => Ending::Skipped {
+                    because: steps[because].id(),
+                },
+                (None, Standing::Running) if !was_interrupted => Ending::Failed(NodeError::Backend(
+                    Fault::new("the step broke down", ErrorClass::Permanent),
+                )),
+                (None, Standing::Running) => Ending::Interrupted,
+                (None, Standing::Blocked | Standing::Ready | Standing::Done | Standing::Failed) => {
+                    Ending::Left
+                }
+            };
+            StepReport {
+                step: steps[position].clone(),
+                ending,
+                began: note.began,
+                ended: note.ended,
+                sent: note.sent,
+            }
+        });
+        Report {
+            steps: steps.collect(),
+            was_interrupted,
+        }
+    }
+}
+
+/// One step on its way to its node.
+struct Errand {
+    step: Step,
+    order: Order,
+    actor: Option<Arc<dyn NodeHandle>>,
+    receiver: Option<(NodeName, Option<Arc<dyn NodeHandle>>)>,
+    listener: Arc<dyn Listener>,
+}
+
+impl Errand {
+    async fn run(mut self, watch: &Watch) -> Result<Change, NodeError> {
+        let actor = self.actor.as_ref().ok_or_else(|| no_way(&self.step.actor))?;
+        if let (Some((name, receiver)), Action::Push { .. }) = (&self.receiver, &self.step.action) {
+            let receiver = receiver.as_ref().ok_or_else(|| no_way(name))?;
+            if let Some(transfer) = transfer(&self.step.action) {
+                let ticket = receiver.admit(&transfer, self.order.generation).await;
+                self.order.ticket = Some(ticket.map_err(|error| NodeError::Receiver {
+                    node: name.clone(),
+                    source: Box::new(error),
+                })?);
+            }
+        }
+        actor.perform(&self.order, watch).await
+    }
+}
+
+fn transfer(action: &Action) -> Option<Transfer> {
+    if let Action::Push {
+        dataset,
+        snapshot,
+        base,
+        to: _,
+    } = action
+    {
+        Some(Transfer {
+            dataset: dataset.clone(),
+            snapshot: snapshot.clone(),
+            base: base.as_ref().map(|base| base.guid),
+        })
+    } else {
+        None
+    }
+}
+
+fn no_way(node: &NodeName) -> NodeError {
+    NodeError::Unreachable {
+        node: node.clone(),
+        source: Fault::new("nobody has told how to reach it", ErrorClass::Permanent),
+    }
+}
+
+/// Passes a step's progress on, and keeps the last of it.
+struct Watch {
+    step: StepId,
+    listener: Arc<dyn Listener>,
+    sent: Mutex<ByteSize>,
+}
+
+impl Watch {
+    fn sent(&self) -> ByteSize {
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Watch {
+    fn report(&self, done: ByteSize, total: Option<ByteSize>) {
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = done;
+        self.listener.on(&Event::StepProgress {
+            step: self.step.clone(),
+            done,
+            total,
+        });
+    }
+}

@@ -1,0 +1,354 @@
+//! This node: what it is told, done by the four backends.
+//!
+//! Nothing here decides what is to be. It refuses what it must never do, takes
+//! turns, and calls.
+
+mod admission;
+mod arrival;
+mod gate;
+mod lock;
+mod perform;
+mod push;
+mod turns;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flocker_backends::ByteStream;
+use flocker_backends::Change;
+use flocker_backends::ContainerRuntime;
+use flocker_backends::LogRequest;
+use flocker_backends::Router;
+use flocker_backends::Transport;
+use flocker_backends::VolumeBackend;
+use flocker_model::ApplicationName;
+use flocker_model::BootId;
+use flocker_model::ByteSize;
+use flocker_model::Generation;
+use flocker_model::NodeAddress;
+use flocker_model::NodeId;
+use flocker_model::NodeName;
+use flocker_model::NodeState;
+use flocker_model::PortNumber;
+
+use crate::clock::Deadlines;
+use crate::fault::Fault;
+use crate::node::Claim;
+use crate::node::LockToken;
+use crate::node::Locked;
+use crate::node::NodeHandle;
+use crate::node::Order;
+use crate::node::Progress;
+use crate::node::Ticket;
+use crate::node::Transfer;
+use crate::node_error::NodeError;
+use crate::record::NodeRecord;
+use crate::record::RecordError;
+use crate::record::RecordStore;
+
+use admission::Admissions;
+use gate::Entry;
+use gate::Gate;
+use lock::DeployLock;
+pub(crate) use lock::Session;
+pub(crate) use perform::stop_limit;
+use turns::Turns;
+
+/// Who can tell which ports of this node something else uses.
+#[async_trait]
+pub trait ForeignPorts: fmt::Debug + Send + Sync {
+    /// Returns the ports of the node's address that something else than Flocker uses.
+    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault>;
+}
+
+/// The answer of who does not look: none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoForeignPorts;
+
+#[async_trait]
+impl ForeignPorts for NoForeignPorts {
+    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault> {
+        Ok(BTreeSet::new())
+    }
+}
+
+/// What a node is put together from.
+#[derive(Clone, Debug)]
+pub struct NodeParts {
+    /// What it is called.
+    pub name: NodeName,
+    /// Where a program on the same machine, or a test, reaches it.
+    pub reached_at: NodeAddress,
+    /// Where the other nodes reach its applications.
+    pub address: IpAddr,
+    /// Which boot of its machine this is.
+    pub boot: BootId,
+    /// Where its datasets live.
+    pub volumes: Arc<dyn VolumeBackend>,
+    /// Where its applications run.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// What answers for every port.
+    pub router: Arc<dyn Router>,
+    /// How it reaches the receivers of its pushes.
+    pub transport: Arc<dyn Transport>,
+    /// What it remembers of itself.
+    pub record: Arc<dyn RecordStore>,
+    /// Which ports others use.
+    pub foreign_ports: Arc<dyn ForeignPorts>,
+    /// How long it waits for what.
+    pub deadlines: Deadlines,
+}
+
+/// This node.
+#[derive(Debug)]
+pub struct LocalNode {
+    parts: NodeParts,
+    record: Mutex<NodeRecord>,
+    gate: Arc<Gate>,
+    lock: DeployLock,
+    admissions: Admissions,
+    turns: Turns,
+}
+
+impl LocalNode {
+    /// Puts a node together. It draws and records its identity where it has none yet.
+    pub fn new(parts: NodeParts) -> Result<Self, RecordError> {
+        let record = match parts.record.load()? {
+            Some(record) => record,
+            None => {
+                let record = NodeRecord::random()?;
+                parts.record.save(&record)?;
+                record
+            }
+        };
+        Ok(Self {
+            gate: Arc::new(Gate::new(record.generation)),
+            record: Mutex::new(record),
+            lock: DeployLock::default(),
+            admissions: Admissions::default(),
+            turns: Turns::default(),
+            parts,
+        })
+    }
+
+    /// Returns who it is.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.remembered(|record| record.id)
+    }
+
+    pub(crate) fn deadlines(&self) -> &Deadlines {
+        &self.parts.deadlines
+    }
+
+    fn remembered<T>(&self, read: impl FnOnce(&NodeRecord) -> T) -> T {
+        read(&self.record.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the record, durably before anything goes by it.
+    fn record(&self, change: impl FnOnce(&mut NodeRecord)) -> Result<Change, NodeError> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = record.clone();
+        change(&mut changed);
+        if changed == *record {
+            return Ok(Change::AlreadySo);
+        }
+        self.parts
+            .record
+            .save(&changed)
+            .map_err(|error| NodeError::backend(&error))?;
+        *record = changed;
+        Ok(Change::Made)
+    }
+
+    /// Lets an order of this generation in, once none of an older one is under way.
+    async fn enter(&self, generation: Generation) -> Result<Entry, NodeError> {
+        self.gate
+            .enter(generation, self.parts.deadlines.answer, |generation| {
+                self.record(|record| record.generation = generation).map(drop)
+            })
+            .await
+    }
+
+    /// Waits for a backend, with a limit.
+    async fn within<T, E>(
+        &self,
+        what: impl Into<String>,
+        limit: Duration,
+        call: impl Future<Output = Result<T, E>> + Send,
+    ) -> Result<T, NodeError>
+    where
+        E: std::error::Error + flocker_backends::Classify + 'static,
+    {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|error| NodeError::backend(&error)),
+            Err(_) => Err(NodeError::Deadline {
+                what: what.into(),
+                after: limit,
+            }),
+        }
+    }
+
+    /// Takes the deploy lock for a connection; it can be given back with [`LocalNode::end_session`].
+    pub(crate) fn lock_over(&self, session: Session, claim: &Claim) -> Result<Locked, NodeError> {
+        let change = self.lock.take(claim, session)?;
+        let told = self.record(|record| {
+            for (name, peer) in &claim.peers {
+                let known = record.peers.entry(name.clone()).or_insert_with(|| peer.clone());
+                known.address = peer.address.clone();
+                // Whoever answered first stays who is expected, until the node is forgotten.
+                known.id = known.id.or(peer.id);
+            }
+        });
+        if let Err(error) = told {
+            self.lock.release(claim.token);
+            return Err(error);
+        }
+        let known = self.remembered(|record| {
+            let known = record.peers.iter();
+            known
+                .filter_map(|(name, peer)| peer.id.map(|id| (name.clone(), id)))
+                .collect()
+        });
+        Ok(Locked { change, known })
+    }
+
+    /// Gives back what was taken over a connection that has ended.
+    pub(crate) fn end_session(&self, session: Session) {
+        self.lock.release_session(session);
+    }
+}
+
+#[async_trait]
+impl NodeHandle for LocalNode {
+    fn name(&self) -> &NodeName {
+        &self.parts.name
+    }
+
+    fn address(&self) -> &NodeAddress {
+        &self.parts.reached_at
+    }
+
+    async fn observe(&self) -> Result<NodeState, NodeError> {
+        let NodeParts {
+            volumes,
+            runtime,
+            router,
+            foreign_ports,
+            deadlines,
+            ..
+        } = &self.parts;
+        let limit = deadlines.answer;
+        let (inventory, containers, routes, foreign_ports) = tokio::try_join!(
+            self.within("the list of the datasets", limit, volumes.inventory()),
+            self.within("the list of the containers", limit, runtime.list()),
+            self.within("the list of the routes", limit, router.current()),
+            self.within(
+                "the list of the ports in use",
+                limit,
+                foreign_ports.foreign_ports()
+            ),
+        )?;
+        let record = self.remembered(NodeRecord::clone);
+        Ok(NodeState {
+            id: record.id,
+            boot: self.parts.boot,
+            address: self.parts.address,
+            generation: record.generation,
+            key: record.key,
+            datasets: inventory.datasets,
+            containers,
+            routes,
+            trash: inventory.trash,
+            free: inventory.free,
+            foreign_ports,
+            peers: record
+                .peers
+                .into_iter()
+                .map(|(name, peer)| (name, peer.address))
+                .collect(),
+            forgotten: record.forgotten,
+        })
+    }
+
+    async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
+        let _entry = self.enter(generation).await?;
+        let limit = self.parts.deadlines.answer;
+        let inventory = self
+            .within("the list of the datasets", limit, self.parts.volumes.inventory())
+            .await?;
+        let partial = inventory
+            .datasets
+            .get(&transfer.dataset.id)
+            .and_then(|seen| seen.partial.as_ref())
+            .filter(|partial| partial.snapshot == transfer.snapshot);
+        let pass = self
+            .admissions
+            .open(transfer, generation, self.parts.deadlines.ticket)?;
+        Ok(Ticket {
+            address: self.parts.reached_at.clone(),
+            pass,
+            resume: partial.map(|partial| partial.token.clone()),
+            received: partial.map_or(ByteSize(0), |partial| partial.received),
+        })
+    }
+
+    async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
+        let found = self.id();
+        if let Some(expected) = order.expects.filter(|expected| *expected != found) {
+            return Err(NodeError::WrongNode { expected, found });
+        }
+        self.lock.check(order.lock)?;
+        let entry = self.enter(order.generation).await?;
+        // Whoever breaks a lock waits until nobody is inside; who comes in after that must find it broken.
+        self.lock.check(order.lock)?;
+        self.carry_out(order, progress, &entry).await
+    }
+
+    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
+        self.lock_over(Session::HERE, claim)
+    }
+
+    async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
+        Ok(self.lock.release(token))
+    }
+
+    async fn break_lock(&self) -> Result<Change, NodeError> {
+        let change = self.lock.clear();
+        self.gate.drained(self.parts.deadlines.answer).await?;
+        Ok(change)
+    }
+
+    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
+        self.record(|record| {
+            record.forgotten.insert(node.clone());
+            if let Some(peer) = record.peers.get_mut(node) {
+                peer.id = None;
+            }
+        })
+    }
+
+    async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {
+        self.record(|record| {
+            record.forgotten.remove(node);
+        })
+    }
+
+    async fn logs(
+        &self,
+        application: &ApplicationName,
+        request: LogRequest,
+    ) -> Result<ByteStream, NodeError> {
+        let what = format!("the output of `{application}`");
+        let limit = self.parts.deadlines.answer;
+        self.within(what, limit, self.parts.runtime.logs(application, request))
+            .await
+    }
+}

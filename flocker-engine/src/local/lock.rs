@@ -1,0 +1,98 @@
+//! The deploy lock: one person deploys at a time.
+
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use flocker_backends::Change;
+use uuid::Uuid;
+
+use crate::node::Claim;
+use crate::node::LockToken;
+use crate::node_error::NodeError;
+
+/// Over which connection a lock is held. A call that comes over none has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Session(Uuid);
+
+impl Session {
+    /// The session of calls that come over no connection.
+    pub(crate) const HERE: Self = Self(Uuid::nil());
+
+    pub(crate) fn new() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+#[derive(Debug)]
+struct Holder {
+    token: LockToken,
+    session: Session,
+    name: String,
+    since: u64,
+}
+
+/// The deploy lock of a node. It is not written down: it ends with the node's program.
+#[derive(Debug, Default)]
+pub(crate) struct DeployLock(Mutex<Option<Holder>>);
+
+impl DeployLock {
+    fn holder(&self) -> MutexGuard<'_, Option<Holder>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes it, or says who holds it. The same claim over a new connection moves there.
+    pub(crate) fn take(&self, claim: &Claim, session: Session) -> Result<Change, NodeError> {
+        let mut holder = self.holder();
+        let change = match holder.as_ref() {
+            Some(other) if other.token != claim.token => {
+                return Err(NodeError::Held {
+                    holder: other.name.clone(),
+                    since: other.since,
+                });
+            }
+            Some(_) => Change::AlreadySo,
+            None => Change::Made,
+        };
+        *holder = Some(Holder {
+            token: claim.token,
+            session,
+            name: claim.holder.clone(),
+            since: claim.since,
+        });
+        Ok(change)
+    }
+
+    /// Gives it back, where this claim holds it.
+    pub(crate) fn release(&self, token: LockToken) -> Change {
+        self.release_if(|holder| holder.token == token)
+    }
+
+    /// Gives back what was taken over a connection that has ended.
+    pub(crate) fn release_session(&self, session: Session) -> Change {
+        self.release_if(|holder| holder.session == session)
+    }
+
+    /// Takes it away from whoever holds it.
+    pub(crate) fn clear(&self) -> Change {
+        self.release_if(|_| true)
+    }
+
+    /// Refuses an order that was given under a lock which is no longer held.
+    pub(crate) fn check(&self, token: Option<LockToken>) -> Result<(), NodeError> {
+        match token {
+            Some(token) if self.holder().as_ref().is_none_or(|holder| holder.token != token) => {
+                Err(NodeError::LockLost)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn release_if(&self, test: impl Fn(&Holder) -> bool) -> Change {
+        if self.holder().take_if(|holder| test(holder)).is_some() {
+            Change::Made
+        } else {
+            Change::AlreadySo
+        }
+    }
+}

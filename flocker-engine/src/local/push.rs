@@ -1,0 +1,381 @@
+//! The sending end of a transfer.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use flocker_backends::ByteStream;
+use flocker_backends::Change;
+use flocker_backends::Channel;
+use flocker_backends::Purpose;
+use flocker_backends::SendRequest;
+use flocker_model::ByteSize;
+use flocker_model::DatasetId;
+use flocker_model::NodeName;
+use flocker_model::Snapshot;
+use flocker_model::SnapshotName;
+use tokio::io::ReadHalf;
+use tokio::io::WriteHalf;
+use tokio::time::Instant;
+
+use super::LocalNode;
+use crate::clock;
+use crate::fault::Fault;
+use crate::node::Progress;
+use crate::node::Ticket;
+use crate::node_error::NodeError;
+use crate::wire;
+use crate::wire::Arrival;
+use crate::wire::Frame;
+use crate::wire::FrameReader;
+use crate::wire::FrameWriter;
+use crate::wire::FromSender;
+use crate::wire::Greeting;
+use crate::wire::Incoming;
+use crate::wire::ToSender;
+use crate::wire::WireError;
+
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(200);
+
+/// How long the receiver may take to say why it broke the pipe.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// One push.
+pub(super) struct Push<'a> {
+    pub(super) dataset: DatasetId,
+    pub(super) snapshot: &'a SnapshotName,
+    pub(super) base: Option<&'a Snapshot>,
+    pub(super) to: &'a NodeName,
+    pub(super) ticket: &'a Ticket,
+    pub(super) bandwidth: Option<ByteSize>,
+}
+
+impl Push<'_> {
+    fn lost(&self, error: &WireError) -> NodeError {
+        NodeError::Lost {
+            node: self.to.clone(),
+            source: Fault::of(error),
+        }
+    }
+}
+
+impl LocalNode {
+    /// Sends one snapshot and returns what its receiver says.
+    pub(super) async fn push(&self, push: &Push<'_>, progress: &dyn Progress) -> Result<Change, NodeError> {
+        let limit = self.parts.deadlines.answer;
+        let request = SendRequest {
+            dataset: push.dataset,
+            snapshot: push.snapshot.clone(),
+            base: push.base.map(|base| base.guid),
+            resume: push.ticket.resume.clone(),
+        };
+        let opened = tokio::time::timeout(
+            limit,
+            self.parts.transport.open(&push.ticket.address, Purpose::Transfer),
+        );
+        let channel = match opened.await {
+            Ok(opened) => opened.map_err(|error| NodeError::Unreachable {
+                node: push.to.clone(),
+                source: Fault::of(&error),
+            })?,
+            Err(_) => {
+                return Err(NodeError::Deadline {
+                    what: format!("a connection to {}", push.to),
+                    after: limit,
+                });
+            }
+        };
+        let what = format!("the stream of snapshot {}", push.snapshot);
+        let stream = self
+            .within(what, self.parts.deadlines.work, self.parts.volumes.send(&request))
+            .await?;
+        let total = OnceLock::new();
+        let estimate = self.estimate(push, &total);
+        let transfer = self.transfer(push, channel, stream, progress, &total);
+        tokio::pin!(estimate, transfer);
+        // The estimate is for people and never delays the bytes.
+        tokio::select! {
+            biased;
+            change = &mut transfer => return change,
+            () = &mut estimate => {}
+        }
+        transfer.await
+    }
+
+    /// Works out how much there is to send, if that can be told.
+    async fn estimate(&self, push: &Push<'_>, total: &OnceLock<ByteSize>) {
+        let Ok(inventory) = self.parts.volumes.inventory().await else {
+            return;
+        };
+        let Some(seen) = inventory.datasets.get(&push.dataset) else {
+            return;
+        };
+        let position = |guid| {
+            let is_it = |snapshot: &Snapshot| snapshot.guid == guid;
+            seen.snapshots.iter().position(is_it)
+        };
+        let last = seen.snapshots.iter().position(|s| s.name == *push.snapshot);
+        let first = push
+            .base
+            .map_or(Some(0), |base| position(base.guid).map(|at| at + 1));
+        let range = first.zip(last).filter(|(first, last)| first <= last);
+        if let Some((first, last)) = range {
+            let written = seen.snapshots[first..=last].iter();
+            let all = written.fold(ByteSize(0), |sum, snapshot| sum.plus(snapshot.written));
+            let _ = total.set(ByteSize(all.0.saturating_sub(push.ticket.received.0)));
+        }
+    }
+
+    async fn transfer(
+        &self,
+        push: &Push<'_>,
+        channel: Channel,
+        stream: ByteStream,
+        progress: &dyn Progress,
+        total: &OnceLock<ByteSize>,
+    ) -> Result<Change, NodeError> {
+        let (reader, writer) = tokio::io::split(channel);
+        let meter = Meter::new(progress, total, push.bandwidth);
+        let stall = self.parts.deadlines.stall;
+        let send = send(push, writer, stream, &meter, stall);
+        let verdict = verdict(push, reader, &meter, self.parts.deadlines.work, stall);
+        tokio::pin!(send, verdict);
+        // The receiver may refuse, or have it already, before all was sent.
+        let sent = tokio::select! {
+            biased;
+            verdict = &mut verdict => return verdict,
+            sent = &mut send => sent,
+        };
+        match sent {
+            Ok(()) => verdict.await,
+            Err(Stopped::Here(error)) => Err(error),
+            // What broke the pipe is better told by the receiver, if it still can.
+            Err(Stopped::Pipe(error)) => match tokio::time::timeout(LAST_WORDS, verdict).await {
+                Ok(Err(error @ NodeError::Receiver { .. })) => Err(error),
+                Ok(Ok(change)) => Ok(change),
+                Ok(Err(_)) | Err(_) => Err(push.lost(&error)),
+            },
+        }
+    }
+}
+
+/// What stopped the sending.
+enum Stopped {
+    /// Something on this side.
+    Here(NodeError),
+    /// The pipe.
+    Pipe(WireError),
+}
+
+async fn send(
+    push: &Push<'_>,
+    pipe: WriteHalf<Channel>,
+    mut stream: ByteStream,
+    meter: &Meter<'_>,
+    stall: Duration,
+) -> Result<(), Stopped> {
+    let mut writer = FrameWriter::new(pipe);
+    let hello = wire::write(&wire::our_hello(Some(Greeting::Transfer))).map_err(Stopped::Pipe)?;
+    let arrival = Arrival::new(push.ticket.pass, push.dataset, push.snapshot.clone());
+    let arrival = wire::write(&FromSender::Arrival(arrival)).map_err(Stopped::Pipe)?;
+    let begin = async {
+        writer.frame(&Frame::Hello(hello.into())).await?;
+        writer.message(&arrival).await?;
+        writer.flush().await
+    };
+    let stalled = || {
+        Stopped::Here(NodeError::Deadline {
+            what: format!("{} to take the next bytes", push.to),
+            after: stall,
+        })
+    };
+    tokio::time::timeout(stall, begin)
+        .await
+        .map_err(|_| stalled())?
+        .map_err(Stopped::Pipe)?;
+    let mut chunk = BytesMut::new();
+    loop {
+        let read = tokio::time::timeout(stall, wire::read_chunk(&mut stream, &mut chunk));
+        let n_bytes = match read.await {
+            Ok(Ok(n_bytes)) => n_bytes,
+            Ok(Err(error)) => {
+                return Err(Stopped::Here(NodeError::backend(
+                    &flocker_backends::VolumeError::Io {
+                        what: format!("read snapshot {} of dataset `{}`", push.snapshot, push.dataset),
+                        source: error,
+                    },
+                )));
+            }
+            Err(_) => {
+                return Err(Stopped::Here(NodeError::Deadline {
+                    what: format!("the next bytes of snapshot {}", push.snapshot),
+                    after: stall,
+                }));
+            }
+        };
+        if n_bytes == 0 {
+            break;
+        }
+        tokio::time::timeout(stall, writer.chunk(&chunk))
+            .await
+            .map_err(|_| stalled())?
+            .map_err(Stopped::Pipe)?;
+        meter.passed(n_bytes);
+        meter.pace().await;
+    }
+    let end = wire::write(&FromSender::End { bytes: meter.done() }).map_err(Stopped::Pipe)?;
+    let finish = async {
+        writer.message(&end).await?;
+        writer.flush().await
+    };
+    tokio::time::timeout(stall, finish)
+        .await
+        .map_err(|_| stalled())?
+        .map_err(Stopped::Pipe)?;
+    meter.tell();
+    Ok(())
+}
+
+/// Waits for what the receiver says. While it works, it says so, and that counts as progress.
+async fn verdict(
+    push: &Push<'_>,
+    pipe: ReadHalf<Channel>,
+    meter: &Meter<'_>,
+    work: Duration,
+    stall: Duration,
+) -> Result<Change, NodeError> {
+    let mut reader = FrameReader::new(pipe);
+    let mut greeted = false;
+    let mut last_passed = clock::now();
+    let mut n_passed = meter.done();
+    loop {
+        let next = tokio::time::timeout(stall, reader.next());
+        let incoming = match next.await {
+            Ok(incoming) => incoming.map_err(|error| push.lost(&error))?,
+            Err(_) => return Err(push.lost(&WireError::Silent(stall))),
+        };
+        let say = match incoming {
+            Some(Incoming::Hello(text)) if !greeted => {
+                let hello = wire::read("the greeting of a receiver", &text);
+                hello
+                    .and_then(|hello| wire::check_hello(&hello))
+                    .map_err(|error| NodeError::Protocol {
+                        node: push.to.clone(),
+                        source: Fault::of(&error),
+                    })?;
+                greeted = true;
+                continue;
+            }
+            Some(Incoming::Message(text)) if greeted => wire::read::<ToSender>("what a receiver says", &text)
+                .map_err(|error| NodeError::Protocol {
+                    node: push.to.clone(),
+                    source: Fault::of(&error),
+                })?,
+            Some(_) => {
+                return Err(NodeError::Protocol {
+                    node: push.to.clone(),
+                    source: Fault::of(&WireError::Unexpected { what: "a frame" }),
+                });
+            }
+            None => return Err(push.lost(&WireError::Closed)),
+        };
+        match say {
+            ToSender::Working => {
+                let done = meter.done();
+                if done != n_passed {
+                    n_passed = done;
+                    last_passed = clock::now();
+                } else if last_passed.elapsed() > work {
+                    return Err(NodeError::Deadline {
+                        what: format!("{} to take the snapshot in", push.to),
+                        after: work,
+                    });
+                }
+                meter.tell();
+            }
+            ToSender::Received(change) => {
+                meter.tell();
+                return Ok(change);
+            }
+            ToSender::Failed(error) => {
+                return Err(NodeError::Receiver {
+                    node: push.to.clone(),
+                    source: Box::new(error),
+                });
+            }
+        }
+    }
+}
+
+/// Counts bytes, tells of them now and then, and slows them down where they are to be slow.
+struct Meter<'a> {
+    progress: &'a dyn Progress,
+    total: &'a OnceLock<ByteSize>,
+    bandwidth: Option<ByteSize>,
+    began: Instant,
+    count: std::sync::Mutex<Count>,
+}
+
+struct Count {
+    done: ByteSize,
+    told: Instant,
+}
+
+impl<'a> Meter<'a> {
+    fn new(progress: &'a dyn Progress, total: &'a OnceLock<ByteSize>, bandwidth: Option<ByteSize>) -> Self {
+        let now = clock::now();
+        Self {
+            progress,
+            total,
+            bandwidth,
+            began: now,
+            count: std::sync::Mutex::new(Count {
+                done: ByteSize(0),
+                told: now,
+            }),
+        }
+    }
+
+    fn count(&self) -> std::sync::MutexGuard<'_, Count> {
+        self.count
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn done(&self) -> ByteSize {
+        self.count().done
+    }
+
+    fn passed(&self, n_bytes: usize) {
+        let is_due = {
+            let mut count = self.count();
+            count.done = count.done.plus(ByteSize(n_bytes as u64));
+            let now = clock::now();
+            let is_due = now.duration_since(count.told) >= TELL;
+            if is_due {
+                count.told = now;
+            }
+            is_due
+        };
+        if is_due {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.progress.report(self.done(), self.total.get().copied());
+    }
+
+    /// Waits until so many bytes may have been sent.
+    async fn pace(&self) {
+        let Some(rate) = self.bandwidth else {
+            return;
+        };
+        let millis = u128::from(self.done().0) * 1000 / u128::from(rate.0.max(1));
+        let due = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+        // A moment too far away to be written down is waited for a day at a time.
+        let due = due.min(self.began.elapsed() + Duration::from_secs(24 * 60 * 60));
+        tokio::time::sleep_until(self.began + due).await;
+    }
+}

@@ -1,0 +1,85 @@
+//! Taking turns: one action at a time on one dataset, one application, the routes and the trash.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use flocker_model::ApplicationName;
+use flocker_model::DatasetId;
+use tokio::sync::OwnedRwLockReadGuard;
+use tokio::sync::OwnedRwLockWriteGuard;
+use tokio::sync::RwLock;
+
+use crate::node_error::NodeError;
+
+/// What actions take turns on. An action that needs two takes them in this order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    Application(ApplicationName),
+    Dataset(DatasetId),
+    Routes,
+    Trash,
+}
+
+impl Subject {
+    fn wait(&self) -> String {
+        match self {
+            Self::Application(application) => format!("another order about `{application}`"),
+            Self::Dataset(dataset) => format!("another order about dataset `{dataset}`"),
+            Self::Routes => "another change of the routes".into(),
+            Self::Trash => "another order about the trash".into(),
+        }
+    }
+}
+
+/// How an action uses its subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// It only relies on it: others that do may go on at once.
+    Shared,
+    /// It changes it.
+    Alone,
+}
+
+/// A turn; it ends when this is dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the guards are held, never read")]
+pub(crate) enum Turn {
+    Shared(OwnedRwLockReadGuard<()>),
+    Alone(OwnedRwLockWriteGuard<()>),
+}
+
+/// Gives turns.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<BTreeMap<Subject, Arc<RwLock<()>>>>);
+
+impl Turns {
+    /// Returns when it is this order's turn.
+    pub(crate) async fn take(
+        &self,
+        subject: Subject,
+        how: Use,
+        patience: Duration,
+    ) -> Result<Turn, NodeError> {
+        let what = subject.wait();
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(subject).or_default())
+        };
+        let turn = async {
+            match how {
+                Use::Shared => Turn::Shared(lock.read_owned().await),
+                Use::Alone => Turn::Alone(lock.write_owned().await),
+            }
+        };
+        tokio::time::timeout(patience, turn)
+            .await
+            .map_err(|_| NodeError::Deadline {
+                what,
+                after: patience,
+            })
+    }
+}

@@ -1,0 +1,209 @@
+//! A node as whoever commands it sees it: it can be looked at, and told to do one thing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use async_trait::async_trait;
+use flocker_backends::ByteStream;
+use flocker_backends::Change;
+use flocker_backends::LogRequest;
+use flocker_model::Application;
+use flocker_model::ApplicationName;
+use flocker_model::ByteSize;
+use flocker_model::Dataset;
+use flocker_model::Generation;
+use flocker_model::NodeAddress;
+use flocker_model::NodeId;
+use flocker_model::NodeName;
+use flocker_model::NodeState;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+use flocker_plan::Action;
+use serde::Deserialize;
+use serde::Serialize;
+use uuid::Uuid;
+
+pub use crate::node_error::NodeError;
+
+/// A node, here or elsewhere.
+///
+/// Every method may be dropped half way. What a dropped
+/// [`perform`](NodeHandle::perform) leaves behind is what the backend's method
+/// says; a look tells.
+#[async_trait]
+pub trait NodeHandle: fmt::Debug + Send + Sync {
+    /// Returns what the deployment calls it.
+    fn name(&self) -> &NodeName;
+
+    /// Returns where it is reached, by who holds this handle.
+    fn address(&self) -> &NodeAddress;
+
+    /// Looks at everything that the node has. Changes nothing.
+    async fn observe(&self) -> Result<NodeState, NodeError>;
+
+    /// Announces a transfer to its receiver, and returns what the sender needs.
+    ///
+    /// The ticket is good for one transfer of one snapshot of one dataset into
+    /// this node, for minutes; it replaces an unused one for the same dataset.
+    async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError>;
+
+    /// Carries one action out.
+    ///
+    /// Refuses an older generation than it has obeyed. Records a newer one
+    /// durably first, and waits until no order of an older one is under way.
+    /// Done twice it is as if done once.
+    async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError>;
+
+    /// Takes the deploy lock and tells the node which others there are.
+    ///
+    /// `AlreadySo` where this very claim holds it. The lock of a remote node
+    /// ends with the connection it was taken on.
+    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError>;
+
+    /// Gives the deploy lock back. `AlreadySo` where the claim does not hold it.
+    async fn unlock(&self, token: LockToken) -> Result<Change, NodeError>;
+
+    /// Takes the deploy lock away from whoever holds it, once no order is under way.
+    async fn break_lock(&self) -> Result<Change, NodeError>;
+
+    /// Records durably that another node is lost for ever.
+    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError>;
+
+    /// Takes that back.
+    async fn remember(&self, node: &NodeName) -> Result<Change, NodeError>;
+
+    /// Opens the output of an application.
+    async fn logs(&self, application: &ApplicationName, request: LogRequest)
+    -> Result<ByteStream, NodeError>;
+}
+
+/// One thing that a node is told to do.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What.
+    pub action: Action,
+    /// By which configuration.
+    pub generation: Generation,
+    /// Who must be told: any other node refuses. Nothing where whoever answers is meant.
+    pub expects: Option<NodeId>,
+    /// By whose lock: refused when that lock is no longer held. Nothing for agents, which hold none.
+    pub lock: Option<LockToken>,
+    /// The definition of the application that is started or prepared, secrets and all.
+    pub application: Option<Application>,
+    /// What the receiver of a push has given.
+    pub ticket: Option<Ticket>,
+    /// How many bytes a push may send in a second, or no limit.
+    pub bandwidth: Option<ByteSize>,
+}
+
+impl Order {
+    /// Returns an order with nothing but an action and its configuration.
+    #[must_use]
+    pub fn new(action: Action, generation: Generation) -> Self {
+        Self {
+            action,
+            generation,
+            expects: None,
+            lock: None,
+            application: None,
+            ticket: None,
+            bandwidth: None,
+        }
+    }
+}
+
+/// A transfer, as it is announced to its receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transfer {
+    /// The dataset, as it is to be set up where it is new.
+    pub dataset: Dataset,
+    /// The snapshot.
+    pub snapshot: SnapshotName,
+    /// The snapshot that the receiver has already; nothing for a full copy.
+    pub base: Option<SnapshotGuid>,
+}
+
+/// What the receiver of a transfer gives to its sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Where the receiver is reached. It is filled in by the handle, never by the receiver itself.
+    pub address: NodeAddress,
+    /// What lets the sender in, once.
+    pub pass: Pass,
+    /// Where an earlier try stopped; its meaning is the backend's own.
+    pub resume: Option<String>,
+    /// How much of it has arrived already.
+    pub received: ByteSize,
+}
+
+/// 128 random bits that let one transfer in. They are never shown.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pass(pub u128);
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[pass]")
+    }
+}
+
+/// What makes two claims on the deploy lock the same claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LockToken(pub Uuid);
+
+impl LockToken {
+    /// Draws a new one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+/// A claim on a node's deploy lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Which claim this is.
+    pub token: LockToken,
+    /// Who claims it, for people: `ann@laptop`.
+    pub holder: String,
+    /// Since when, in seconds since 1970: for people.
+    pub since: u64,
+    /// The other nodes that there are.
+    pub peers: BTreeMap<NodeName, Peer>,
+}
+
+/// Another node, as a node is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Where it is reached.
+    pub address: NodeAddress,
+    /// Who answered there first. It stays until the node is forgotten.
+    pub id: Option<NodeId>,
+}
+
+/// A deploy lock that was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locked {
+    /// Whether it was taken now.
+    pub change: Change,
+    /// Who the other nodes were when this one was first told of them.
+    pub known: BTreeMap<NodeName, NodeId>,
+}
+
+/// Who is told how far a long action is.
+pub trait Progress: Send + Sync {
+    /// Takes note: so many bytes are done, of so many where that is known.
+    fn report(&self, done: ByteSize, total: Option<ByteSize>);
+}
+
+/// Progress that nobody wants to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unwatched;
+
+impl Progress for Unwatched {
+    fn report(&self, _: ByteSize, _: Option<ByteSize>) {}
+}

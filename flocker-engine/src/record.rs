@@ -1,0 +1,314 @@
+//! What a node remembers of itself: who it is, what it obeys, whom it was told of.
+//!
+//! What it *has* is never written down here; that is read from the world.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use flocker_backends::Classify;
+use flocker_backends::ErrorClass;
+use flocker_model::BootId;
+use flocker_model::DefinitionKey;
+use flocker_model::Generation;
+use flocker_model::NodeId;
+use flocker_model::NodeName;
+use serde::Deserialize;
+use serde::Serialize;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::node::Peer;
+
+/// How large a written record may be; a larger file is not one of ours.
+const MAX_LENGTH: u64 = 16 << 20;
+
+/// What a node remembers of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Who it is.
+    pub id: NodeId,
+    /// The key of its definition hashes.
+    pub key: DefinitionKey,
+    /// The newest generation that it has obeyed.
+    pub generation: Generation,
+    /// The other nodes that it was told of.
+    pub peers: BTreeMap<NodeName, Peer>,
+    /// The nodes that a person has declared lost for ever.
+    pub forgotten: BTreeSet<NodeName>,
+}
+
+impl NodeRecord {
+    /// Draws a new identity.
+    pub fn random() -> Result<Self, RecordError> {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| RecordError {
+            what: "draw a random key".into(),
+            source: io::Error::other(error),
+        })?;
+        Ok(Self {
+            id: NodeId(Uuid::new_v4()),
+            key: DefinitionKey::new(key),
+            generation: Generation::default(),
+            peers: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+        })
+    }
+}
+
+/// Where a node's record is kept.
+pub trait RecordStore: fmt::Debug + Send + Sync {
+    /// Reads it, or nothing where there is none yet.
+    fn load(&self) -> Result<Option<NodeRecord>, RecordError>;
+
+    /// Writes it whole and durably: after a crash it is the old one or the new one.
+    fn save(&self, record: &NodeRecord) -> Result<(), RecordError>;
+}
+
+/// Why a record could not be read or written.
+#[derive(Debug, Error)]
+#[error("could not {what}")]
+pub struct RecordError {
+    what: String,
+    source: io::Error,
+}
+
+impl Classify for RecordError {
+    fn class(&self) -> ErrorClass {
+        ErrorClass::Transient
+    }
+}
+
+/// A record that lives as long as this value.
+#[derive(Debug, Default)]
+pub struct MemoryRecord(Mutex<Option<NodeRecord>>);
+
+impl RecordStore for MemoryRecord {
+    fn load(&self) -> Result<Option<NodeRecord>, RecordError> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn save(&self, record: &NodeRecord) -> Result<(), RecordError> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.clone());
+        Ok(())
+    }
+}
+
+/// A record in a file of a directory that belongs to the node alone.
+#[derive(Debug)]
+pub struct FileRecord {
+    directory: PathBuf,
+}
+
+impl FileRecord {
+    /// Takes the directory; it is made, for its owner alone, where it is missing.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join("node.json")
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)?;
+        let new = self.directory.join("node.json.new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, self.file())?;
+        fs::File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl RecordStore for FileRecord {
+    fn load(&self) -> Result<Option<NodeRecord>, RecordError> {
+        let path = self.file();
+        let read = || -> io::Result<Option<NodeRecord>> {
+            let text = match fs::metadata(&path) {
+                Ok(metadata) if metadata.len() > MAX_LENGTH => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too large"));
+                }
+                Ok(_) => fs::read_to_string(&path)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let written: Written = serde_json::from_str(&text)?;
+            NodeRecord::try_from(written)
+                .map(Some)
+                .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))
+        };
+        read().map_err(|source| RecordError {
+            what: format!("read {}", path.display()),
+            source,
+        })
+    }
+
+    fn save(&self, record: &NodeRecord) -> Result<(), RecordError> {
+        serde_json::to_string_pretty(&Written::from(record))
+            .map_err(io::Error::from)
+            .and_then(|text| self.write(&text))
+            .map_err(|source| RecordError {
+                what: format!("write {}", self.file().display()),
+                source,
+            })
+    }
+}
+
+/// A record as it stands in its file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u32,
+    id: NodeId,
+    key: String,
+    generation: Generation,
+    peers: BTreeMap<NodeName, Peer>,
+    forgotten: BTreeSet<NodeName>,
+}
+
+impl From<&NodeRecord> for Written {
+    fn from(record: &NodeRecord) -> Self {
+        let NodeRecord {
+            id,
+            key,
+            generation,
+            peers,
+            forgotten,
+        } = record;
+        Self {
+            version: 1,
+            id: *id,
+            key: to_hex(key.reveal()),
+            generation: *generation,
+            peers: peers.clone(),
+            forgotten: forgotten.clone(),
+        }
+    }
+}
+
+impl TryFrom<Written> for NodeRecord {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, &'static str> {
+        let Written {
+            version,
+            id,
+            key,
+            generation,
+            peers,
+            forgotten,
+        } = written;
+        if version != 1 {
+            return Err("it was written by another version of Flocker");
+        }
+        Ok(Self {
+            id,
+            key: DefinitionKey::new(from_hex(&key).ok_or("its key is not 64 hexadecimal digits")?),
+            generation,
+            peers,
+            forgotten,
+        })
+    }
+}
+
+/// Writes bytes as hexadecimal digits.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads exactly 32 bytes from hexadecimal digits.
+pub(crate) fn from_hex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (position, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * position..2 * position + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Reads which boot of this machine this is.
+pub fn this_boot() -> Result<BootId, RecordError> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let read = || -> io::Result<BootId> {
+        fs::read_to_string(Path::new(PATH))?
+            .trim()
+            .parse()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    };
+    read().map_err(|source| RecordError {
+        what: format!("read {PATH}"),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flocker_model::NodeAddress;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_record_survives_and_is_for_its_owner_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let store = FileRecord::new(place.path().join("node"));
+        assert_eq!(store.load().unwrap(), None);
+        let mut record = NodeRecord::random().unwrap();
+        store.save(&record).unwrap();
+        record.generation = Generation(7);
+        record.forgotten.insert("gamma".parse().unwrap());
+        record.peers.insert(
+            "beta".parse().unwrap(),
+            Peer {
+                address: NodeAddress::Local {
+                    directory: "/tmp/beta".into(),
+                },
+                id: Some(NodeId(Uuid::new_v4())),
+            },
+        );
+        store.save(&record).unwrap();
+        assert_eq!(store.load().unwrap(), Some(record));
+        let mode = fs::metadata(store.file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_record_is_an_error_and_never_a_new_identity() {
+        let place = tempfile::tempdir().unwrap();
+        let store = FileRecord::new(place.path());
+        fs::write(store.file(), "{").unwrap();
+        assert!(store.load().is_err());
+    }
+
+    #[test]
+    fn this_machine_has_a_boot() {
+        assert_eq!(this_boot().unwrap(), this_boot().unwrap());
+    }
+}

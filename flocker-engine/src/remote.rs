@@ -1,0 +1,286 @@
+//! A node elsewhere, told over a transport what to do.
+
+mod connection;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flocker_backends::ByteStream;
+use flocker_backends::Change;
+use flocker_backends::LogRequest;
+use flocker_backends::Transport;
+use flocker_model::ApplicationName;
+use flocker_model::Generation;
+use flocker_model::NodeAddress;
+use flocker_model::NodeName;
+use flocker_model::NodeState;
+use flocker_plan::Action;
+use tokio::task::JoinSet;
+
+use crate::clock::Deadlines;
+use crate::fault::Fault;
+use crate::local::stop_limit;
+use crate::node::Claim;
+use crate::node::LockToken;
+use crate::node::Locked;
+use crate::node::NodeHandle;
+use crate::node::Order;
+use crate::node::Progress;
+use crate::node::Ticket;
+use crate::node::Transfer;
+use crate::node_error::NodeError;
+use crate::wire;
+use crate::wire::Ask;
+use crate::wire::Say;
+use crate::wire::WireError;
+use connection::Call;
+use connection::Connection;
+use connection::Said;
+
+/// How many chunks of an output are read ahead of who reads it.
+const AHEAD: usize = 8;
+
+/// A node elsewhere.
+///
+/// All calls share one connection, which is opened by the first and opened
+/// again by the next one after it broke. A deploy lock that was taken over it
+/// ends with it, and with this value.
+pub struct RemoteNode {
+    name: NodeName,
+    address: NodeAddress,
+    transport: Arc<dyn Transport>,
+    deadlines: Deadlines,
+    // Held while a connection is opened, so that calls at the same time open one and not several.
+    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+}
+
+impl fmt::Debug for RemoteNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteNode")
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RemoteNode {
+    /// Names a node and how to reach it. Nothing is opened yet.
+    #[must_use]
+    pub fn new(
+        name: NodeName,
+        address: NodeAddress,
+        transport: Arc<dyn Transport>,
+        deadlines: Deadlines,
+    ) -> Self {
+        Self {
+            name,
+            address,
+            transport,
+            deadlines,
+            connection: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    async fn open(&self) -> Result<Connection, NodeError> {
+        Connection::open(&self.name, &self.address, &*self.transport, &self.deadlines).await
+    }
+
+    async fn call(&self, ask: Ask) -> Result<Call, NodeError> {
+        let mut current = self.connection.lock().await;
+        let connection = match current.as_ref() {
+            Some(connection) if connection.is_alive() => Arc::clone(connection),
+            Some(_) | None => {
+                let connection = Arc::new(self.open().await?);
+                *current = Some(Arc::clone(&connection));
+                connection
+            }
+        };
+        drop(current);
+        Call::begin(connection, &self.name, ask)
+    }
+
+    /// Asks something that is answered at once.
+    async fn ask(&self, what: &str, ask: Ask) -> Result<Say, NodeError> {
+        // The node itself may wait as long before it gives up and says so.
+        let limit = self.deadlines.answer.saturating_mul(2);
+        match self.call(ask).await?.next(what, limit).await? {
+            Said::Say(Say::Failed(error)) => Err(error),
+            Said::Say(say) => Ok(say),
+            Said::Output(_) => Err(self.unexpected()),
+        }
+    }
+
+    async fn ask_change(&self, what: &str, ask: Ask) -> Result<Change, NodeError> {
+        match self.ask(what, ask).await? {
+            Say::Changed(change) => Ok(change),
+            _other => Err(self.unexpected()),
+        }
+    }
+
+    fn unexpected(&self) -> NodeError {
+        self.protocol(&WireError::Unexpected { what: "an answer" })
+    }
+
+    fn protocol(&self, error: &WireError) -> NodeError {
+        NodeError::Protocol {
+            node: self.name.clone(),
+            source: Fault::of(error),
+        }
+    }
+
+    /// Returns how long to wait for the first word about an action, and for each after that.
+    ///
+    /// The node has its own limits and says when one is reached; these are
+    /// longer, for a node that lives and says nothing.
+    fn patience(&self, action: &Action) -> (Duration, Duration) {
+        let Deadlines {
+            answer, work, stall, ..
+        } = self.deadlines;
+        let turn = work.saturating_add(answer.saturating_mul(2));
+        match action {
+            Action::Push { .. } => {
+                let first = turn.saturating_add(work);
+                (first, stall.saturating_mul(2))
+            }
+            Action::Stop { grace, .. } => {
+                let limit = turn.saturating_add(stop_limit(*grace, answer));
+                (limit, limit)
+            }
+            Action::Create { .. }
+            | Action::Resize { .. }
+            | Action::Take { .. }
+            | Action::Release { .. }
+            | Action::Acquire { .. }
+            | Action::Renounce { .. }
+            | Action::Destroy { .. }
+            | Action::Trim { .. }
+            | Action::DropPartial { .. }
+            | Action::Restore { .. }
+            | Action::EmptyTrash { .. }
+            | Action::Prepare { .. }
+            | Action::Start { .. }
+            | Action::Route { .. } => {
+                let limit = turn.saturating_add(work);
+                (limit, limit)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl NodeHandle for RemoteNode {
+    fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    fn address(&self) -> &NodeAddress {
+        &self.address
+    }
+
+    async fn observe(&self) -> Result<NodeState, NodeError> {
+        match self.ask("a report", Ask::Observe).await? {
+            Say::State(state) => NodeState::try_from(*state).map_err(|error| self.protocol(&error)),
+            _other => Err(self.unexpected()),
+        }
+    }
+
+    async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
+        let ask = Ask::Admit {
+            transfer: transfer.clone(),
+            generation,
+        };
+        match self.ask("the admission of a transfer", ask).await? {
+            // A node that said where it is could send its data elsewhere; it is where it was asked.
+            Say::Admitted(ticket) => ticket
+                .read(self.address.clone())
+                .map_err(|error| self.protocol(&error)),
+            _other => Err(self.unexpected()),
+        }
+    }
+
+    async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
+        let what = format!("`{} {}` on {}", order.action.verb(), order.action, self.name);
+        let (first, later) = self.patience(&order.action);
+        let mut call = self.call(Ask::Perform(Box::new(order.into()))).await?;
+        let mut limit = first;
+        loop {
+            match call.next(&what, limit).await? {
+                Said::Say(Say::Progress { done, total }) => {
+                    progress.report(done, total);
+                    limit = later;
+                }
+                Said::Say(Say::Changed(change)) => return Ok(change),
+                Said::Say(Say::Failed(error)) => return Err(error),
+                Said::Say(_) | Said::Output(_) => return Err(self.unexpected()),
+            }
+        }
+    }
+
+    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
+        match self.ask("the deploy lock", Ask::Lock(claim.clone())).await? {
+            Say::Locked(locked) => Ok(locked),
+            _other => Err(self.unexpected()),
+        }
+    }
+
+    async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
+        self.ask_change("the deploy lock to be given back", Ask::Unlock(token))
+            .await
+    }
+
+    async fn break_lock(&self) -> Result<Change, NodeError> {
+        self.ask_change("the deploy lock to be broken", Ask::BreakLock)
+            .await
+    }
+
+    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
+        let what = format!("{node} to be forgotten");
+        self.ask_change(&what, Ask::Forget(node.clone())).await
+    }
+
+    async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {
+        let what = format!("{node} to be remembered");
+        self.ask_change(&what, Ask::Remember(node.clone())).await
+    }
+
+    /// Opens the output over a connection of its own, so that one who reads slowly holds up nobody.
+    async fn logs(
+        &self,
+        application: &ApplicationName,
+        request: LogRequest,
+    ) -> Result<ByteStream, NodeError> {
+        let what = format!("the output of `{application}`");
+        let ask = Ask::Logs {
+            application: application.clone(),
+            request,
+        };
+        let connection = Arc::new(self.open().await?);
+        let mut call = Call::begin(connection, &self.name, ask)?;
+        match call.next(&what, self.deadlines.answer.saturating_mul(2)).await? {
+            Said::Say(Say::Opened) => {}
+            Said::Say(Say::Failed(error)) => return Err(error),
+            Said::Say(_) | Said::Output(_) => return Err(self.unexpected()),
+        }
+        let (sender, reader) = wire::chunk_pipe(AHEAD);
+        let mut pump = JoinSet::new();
+        let unexpected = self.unexpected();
+        pump.spawn(async move {
+            let broken = loop {
+                match call.unhurried().await {
+                    Ok(Said::Output(bytes)) => {
+                        if sender.send(Ok(bytes)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(Said::Say(Say::Ended(None))) => return,
+                    Ok(Said::Say(Say::Ended(Some(error)) | Say::Failed(error))) | Err(error) => break error,
+                    Ok(Said::Say(_)) => break unexpected,
+                }
+            };
+            drop(sender.send(Err(std::io::Error::other(broken))).await);
+        });
+        Ok(Box::pin(connection::Output::new(reader, pump)))
+    }
+}

@@ -1,0 +1,46 @@
+//! The other end: a node that is told what to do over a byte pipe.
+
+mod control;
+
+use std::sync::Arc;
+
+use flocker_backends::Channel;
+
+use crate::local::LocalNode;
+use crate::wire;
+use crate::wire::Frame;
+use crate::wire::FrameReader;
+use crate::wire::FrameWriter;
+use crate::wire::Greeting;
+use crate::wire::Hello;
+use crate::wire::Incoming;
+use crate::wire::WireError;
+
+/// Serves one connection until it ends.
+///
+/// When a control connection ends, its orders get a short time to be finished
+/// and are dropped then; after that, what it held of the deploy lock is given
+/// back. Whatever comes in, only this connection can end by it.
+pub async fn serve(channel: Channel, node: Arc<LocalNode>) -> Result<(), WireError> {
+    let (reader, writer) = tokio::io::split(channel);
+    let mut reader = FrameReader::new(reader);
+    let mut writer = FrameWriter::new(writer);
+    let limit = node.deadlines().answer;
+    let greeted = tokio::time::timeout(limit, async {
+        let ours = wire::write(&wire::our_hello(None))?;
+        writer.frame(&Frame::Hello(ours.into())).await?;
+        writer.flush().await?;
+        match reader.next().await? {
+            Some(Incoming::Hello(text)) => wire::read::<Hello>("a greeting", &text),
+            Some(_) => Err(WireError::Unexpected { what: "a frame" }),
+            None => Err(WireError::Closed),
+        }
+    });
+    let theirs = greeted.await.map_err(|_| WireError::Silent(limit))??;
+    wire::check_hello(&theirs)?;
+    match theirs.greeting {
+        Some(Greeting::Control) => control::serve(reader, writer, node).await,
+        Some(Greeting::Transfer) => node.arrive(reader, writer).await,
+        None => Err(WireError::Invalid { what: "a greeting" }),
+    }
+}

@@ -1,0 +1,127 @@
+//! What two of our programs say to each other, and the one door through which it comes in.
+//!
+//! Frames have a length and a kind; what they carry is JSON, except the bytes
+//! of snapshots and logs. Nothing here trusts a length before the bytes are
+//! there, panics on any input, or repeats in an error what it has read: it may
+//! be a secret.
+
+mod definition;
+mod frame;
+mod io;
+mod message;
+mod state;
+
+use thiserror::Error;
+
+use flocker_backends::Classify;
+use flocker_backends::ErrorClass;
+
+pub use definition::WrittenApplication;
+pub use frame::{Decoder, Frame, MAX_CHUNK, MAX_FRAME, MAX_MESSAGE};
+pub(crate) use io::{ChunkReader, FrameReader, FrameWriter, Incoming, chunk_pipe, read_chunk};
+pub use message::{Arrival, Ask, FromSender, Greeting, Hello, Reply, Request, Say, ToSender, WrittenOrder};
+pub(crate) use message::{check_hello, our_hello};
+pub use state::WrittenState;
+
+/// The versions of the protocol that this program speaks, oldest and newest.
+pub const PROTOCOL: (u32, u32) = (1, 1);
+
+/// Why what came in was not understood.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// A frame is longer than its kind may be.
+    #[error("a frame of {length} bytes is longer than the {limit} that are allowed")]
+    TooLong {
+        /// How long it says it is.
+        length: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// A frame has a kind that there is not.
+    #[error("there are no frames of kind {0}")]
+    UnknownKind(u8),
+    /// A frame is shorter than its kind must be.
+    #[error("a frame is shorter than it must be")]
+    TooShort,
+    /// The text of a frame does not say anything that can be said.
+    #[error("{what} could not be understood, at line {line}, column {column}")]
+    Malformed {
+        /// What it was to be.
+        what: &'static str,
+        /// Where it went wrong.
+        line: usize,
+        /// Where in that line.
+        column: usize,
+    },
+    /// A value is one that cannot be.
+    #[error("{what} is not valid")]
+    Invalid {
+        /// Which value.
+        what: &'static str,
+    },
+    /// It is no time to say that.
+    #[error("{what} came where it was not expected")]
+    Unexpected {
+        /// What came.
+        what: &'static str,
+    },
+    /// The two programs have no version of the protocol in common.
+    #[error(
+        "this program, {our_program}, speaks versions {} to {} of the protocol; the other, {their_program}, versions {} to {}",
+        ours.0, ours.1, theirs.0, theirs.1
+    )]
+    Version {
+        /// What this program speaks.
+        ours: (u32, u32),
+        /// This program's own version.
+        our_program: String,
+        /// What the other speaks.
+        theirs: (u32, u32),
+        /// The other's own version.
+        their_program: String,
+    },
+    /// The bytes end in the middle of something.
+    #[error("the connection ended in the middle of a message")]
+    Cut,
+    /// The connection ended where it might, and something was still awaited.
+    #[error("the other side closed the connection")]
+    Closed,
+    /// The other side was silent for too long.
+    #[error("nothing was heard for {} s", .0.as_secs())]
+    Silent(std::time::Duration),
+    /// The operating system refused.
+    #[error("the connection broke")]
+    Io(#[source] std::io::Error),
+}
+
+impl Classify for WireError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Cut | Self::Closed | Self::Silent(_) | Self::Io(_) => ErrorClass::Transient,
+            // The same bytes would come again.
+            Self::TooLong { .. }
+            | Self::UnknownKind(_)
+            | Self::TooShort
+            | Self::Malformed { .. }
+            | Self::Invalid { .. }
+            | Self::Unexpected { .. }
+            | Self::Version { .. } => ErrorClass::Permanent,
+        }
+    }
+}
+
+/// Reads one message of a kind. Everything that a peer says passes here.
+pub fn read<T: serde::de::DeserializeOwned>(what: &'static str, text: &[u8]) -> Result<T, WireError> {
+    // The words of the parser's own error could repeat a secret; only its place is kept.
+    serde_json::from_slice(text).map_err(|error| WireError::Malformed {
+        what,
+        line: error.line(),
+        column: error.column(),
+    })
+}
+
+/// Writes one message.
+pub(crate) fn write<T: serde::Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
+    serde_json::to_vec(message).map_err(|error| WireError::Io(error.into()))
+}

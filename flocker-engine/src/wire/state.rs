@@ -1,0 +1,122 @@
+//! What a node has, as it reports it to who commands it.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use flocker_model::ApplicationName;
+use flocker_model::BootId;
+use flocker_model::ByteSize;
+use flocker_model::ContainerState;
+use flocker_model::DatasetId;
+use flocker_model::DefinitionKey;
+use flocker_model::Generation;
+use flocker_model::Manifestation;
+use flocker_model::NodeAddress;
+use flocker_model::NodeId;
+use flocker_model::NodeName;
+use flocker_model::NodeState;
+use flocker_model::PortNumber;
+use flocker_model::RouteTable;
+use flocker_model::Trashed;
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::WireError;
+use super::definition::Revealed;
+use crate::record::from_hex;
+use crate::record::to_hex;
+
+/// A node's state as it is written, with the key that only those who command it may know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenState {
+    id: NodeId,
+    boot: BootId,
+    address: IpAddr,
+    generation: Generation,
+    key: Revealed,
+    datasets: BTreeMap<DatasetId, Manifestation>,
+    containers: BTreeMap<ApplicationName, ContainerState>,
+    routes: RouteTable,
+    trash: Vec<Trashed>,
+    free: Option<ByteSize>,
+    foreign_ports: BTreeSet<PortNumber>,
+    peers: BTreeMap<NodeName, NodeAddress>,
+    forgotten: BTreeSet<NodeName>,
+}
+
+impl From<NodeState> for WrittenState {
+    fn from(state: NodeState) -> Self {
+        let NodeState {
+            id,
+            boot,
+            address,
+            generation,
+            key,
+            datasets,
+            containers,
+            routes,
+            trash,
+            free,
+            foreign_ports,
+            peers,
+            forgotten,
+        } = state;
+        Self {
+            id,
+            boot,
+            address,
+            generation,
+            key: Revealed::new(to_hex(key.reveal())),
+            datasets,
+            containers,
+            routes,
+            trash,
+            free,
+            foreign_ports,
+            peers,
+            forgotten,
+        }
+    }
+}
+
+impl TryFrom<WrittenState> for NodeState {
+    type Error = WireError;
+
+    fn try_from(state: WrittenState) -> Result<Self, WireError> {
+        let WrittenState {
+            id,
+            boot,
+            address,
+            generation,
+            key,
+            datasets,
+            containers,
+            routes,
+            trash,
+            free,
+            foreign_ports,
+            peers,
+            forgotten,
+        } = state;
+        let key = from_hex(key.as_str()).ok_or(WireError::Invalid {
+            what: "the key of a node",
+        })?;
+        Ok(Self {
+            id,
+            boot,
+            address,
+            generation,
+            key: DefinitionKey::new(key),
+            datasets,
+            containers,
+            routes,
+            trash,
+            free,
+            foreign_ports,
+            peers,
+            forgotten,
+        })
+    }
+}
