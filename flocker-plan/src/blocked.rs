@@ -25,6 +25,13 @@ pub enum Waiting {
         /// The silent nodes.
         nodes: Vec<NodeName>,
     },
+    /// An application runs where it is to run, and nobody is served by it; where it was, it goes on.
+    ForHealth {
+        /// The application.
+        application: ApplicationName,
+        /// Where it is not healthy.
+        on: Vec<NodeName>,
+    },
     /// Copies are made while the application still runs; the cut-over comes when they are close enough.
     PreCopy {
         /// The application that moves.
@@ -76,7 +83,8 @@ impl Waiting {
                 dataset: _,
                 nodes: _,
             } => application.as_ref(),
-            Self::PreCopy { application, .. }
+            Self::ForHealth { application, .. }
+            | Self::PreCopy { application, .. }
             | Self::Held { application, .. }
             | Self::NotConverging { application, .. } => Some(application),
         }
@@ -94,6 +102,10 @@ impl Waiting {
                 "bring {} back and deploy again; if a node is lost for ever, `flocker node forget {}` says so",
                 list(nodes),
                 nodes.first().map_or("NODE", NodeName::as_str)
+            ),
+            Self::ForHealth { application, on } => format!(
+                "`flocker logs {application}` on {} shows why; the next deploy looks again",
+                list(on)
             ),
             Self::PreCopy { .. } => {
                 "nothing to do: the cut-over follows when the copies are close enough".into()
@@ -125,6 +137,11 @@ impl fmt::Display for Waiting {
                     Ok(())
                 }
             }
+            Self::ForHealth { application, on } => write!(
+                f,
+                "{application} stays where it was until it is healthy on {}",
+                list(on)
+            ),
             Self::PreCopy {
                 application,
                 from,

@@ -229,12 +229,9 @@ fn perform(node: &mut NodeState, action: &Action, desired: &Deployment) -> Resul
                 stop_grace: Duration::ZERO,
                 restarts: 0,
             };
-            let old = node
-                .containers
-                .entry(application.clone())
-                .or_insert_with(|| prepared.clone());
-            if old.status == ContainerStatus::Prepared {
-                *old = prepared;
+            let old = node.containers.get(application);
+            if !old.is_some_and(ContainerState::is_alive) {
+                node.containers.insert(application.clone(), prepared);
             }
         }
         Action::Start {

@@ -2,12 +2,13 @@
 //!
 //! One pass finds the applications of which anything is not as it is to be;
 //! only those are looked at by rule. The rules are [`dataset`] (the table of
-//! what is wanted against what is seen), [`handoff`] (how data changes hands),
+//! what is wanted against what is seen), [`handoff`] and [`offer`] (how data changes hands),
 //! [`application`] (start, restart, stop), [`route`] and [`tidy`].
 
 mod application;
 mod dataset;
 mod handoff;
+mod offer;
 mod order;
 pub mod request;
 mod route;
@@ -21,6 +22,7 @@ use flocker_model::ByteSize;
 use flocker_model::ClusterState;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
+use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::NodeName;
 use flocker_model::Role;
@@ -53,6 +55,7 @@ pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy)
         }
     }
     rules.stop_undefined();
+    rules.start_again_last();
     rules.delete();
     rules.route();
     rules.tidy();
@@ -82,10 +85,12 @@ struct Rules<'a> {
     may_stop: bool,
     /// Where the applications serve of which anything changes.
     serving: BTreeMap<u32, Serving>,
-    /// What is started, and by which step.
+    /// What is started, and by which step; in order of application.
     started: Vec<(u32, usize)>,
     /// What is stopped, and where.
     stopped: BTreeSet<(u32, ApplicationName)>,
+    /// What stops once nobody is sent there, and by which step.
+    leaving: Vec<(u32, usize)>,
     /// How much of each node's free space is promised to data on its way.
     promised: BTreeMap<u32, ByteSize>,
     steps: Vec<Step>,
@@ -108,6 +113,7 @@ impl<'a> Rules<'a> {
             serving: BTreeMap::new(),
             started: Vec::new(),
             stopped: BTreeSet::new(),
+            leaving: Vec::new(),
             promised: BTreeMap::new(),
             steps: Vec::new(),
             waiting: Vec::new(),
@@ -218,6 +224,28 @@ impl<'a> Rules<'a> {
         &self.extras[start..start + n_extras]
     }
 
+    /// Returns the placed application that claims the data with which another one is left running: its new name.
+    fn heir(&self, extra: &Extra<'_>) -> Option<u32> {
+        let placements = self.view.desired.placements();
+        let claims = placements.datasets();
+        let dataset = extra.container.dataset?;
+        let position = claims
+            .binary_search_by_key(&dataset, |(claimed, _)| *claimed)
+            .ok()?;
+        let (_, heir) = claims[position];
+        (Some(heir) != extra.application && !placements.homes(heir).is_empty()).then_some(heir)
+    }
+
+    /// Says whether the rules of another application decide when this container stops: it has its data.
+    fn is_left_to_heir(&self, extra: &Extra<'_>) -> bool {
+        self.heir(extra).is_some_and(|heir| !self.is_settled(heir))
+    }
+
+    /// Says whether this plan starts an application on a node.
+    fn starts(&self, application: u32, node: u32) -> bool {
+        self.find_start(application, self.view.node(node).name).is_some()
+    }
+
     /// More than half of what runs is not stopped by what may be an empty file or a mistyped name.
     fn guard_stop_all(&mut self) {
         let listed = |node: u32| self.view.node(node).member.is_some();
@@ -226,6 +254,7 @@ impl<'a> Rules<'a> {
             .extras
             .iter()
             .filter(|extra| listed(extra.node) && alive(extra.container))
+            .filter(|extra| self.heir(extra).is_none())
             .filter(|extra| match extra.application {
                 Some(application) => self.view.desired.placements().homes(application).is_empty(),
                 None => true,
@@ -282,6 +311,30 @@ impl<'a> Rules<'a> {
     fn container(&self, application: u32, node: u32) -> Option<&'a ContainerState> {
         let state = self.view.node(node).seen?;
         state.containers.get(self.view.names[application as usize])
+    }
+
+    /// Returns every container on a node that obeys which has a dataset or an application's name; in order of node, then name.
+    fn users(
+        &self,
+        application: u32,
+        dataset: DatasetId,
+    ) -> Vec<(u32, &'a ApplicationName, &'a ContainerState)> {
+        let users = self.view.users_of(dataset).iter();
+        let extras = self.extras_of(application).iter();
+        let name = self.view.names[application as usize];
+        let at_home = self.view.homes(application).filter_map(|home| {
+            let container = self.container(application, home)?;
+            Some((home, name, container))
+        });
+        let mut users: Vec<_> = users
+            .map(|user| (user.node, user.name, user.container))
+            .chain(extras.map(|extra| (extra.node, extra.name, extra.container)))
+            .chain(at_home)
+            .filter(|(node, ..)| self.obeys(*node))
+            .collect();
+        users.sort_unstable_by_key(|(node, name, _)| (*node, *name));
+        users.dedup_by_key(|(node, name, _)| (*node, *name));
+        users
     }
 
     fn wait_for_sight(&mut self, application: u32, dataset: bool, nodes: Vec<NodeName>) {

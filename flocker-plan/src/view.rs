@@ -71,6 +71,8 @@ pub(crate) struct View<'a> {
     trashed: Vec<(DatasetId, u32)>,
     /// All containers with a dataset, in order of dataset, node and name; made when the first move asks.
     users: OnceCell<Vec<UserView<'a>>>,
+    /// Nodes that a person has declared lost, whether anybody else speaks of them or not; in order.
+    lost: Vec<&'a NodeName>,
 }
 
 impl<'a> View<'a> {
@@ -149,7 +151,13 @@ impl<'a> View<'a> {
             silent,
             trashed,
             users: OnceCell::new(),
+            lost: forgotten,
         }
+    }
+
+    /// Says whether a person has declared a node lost for ever.
+    pub(crate) fn is_lost(&self, name: &NodeName) -> bool {
+        self.lost.binary_search(&name).is_ok()
     }
 
     pub(crate) fn node(&self, node: u32) -> &NodeView<'a> {

@@ -1,9 +1,12 @@
 //! What runs: start, restart when and only when the definition changed, stop.
 
 use flocker_model::Application;
+use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
+use flocker_model::Health;
 use flocker_model::Manifestation;
+use flocker_model::NodeName;
 use flocker_model::RestartPolicy;
 
 use super::Rules;
@@ -11,6 +14,7 @@ use super::Serving;
 use super::need;
 use crate::action::Action;
 use crate::blocked::Refusal;
+use crate::blocked::Waiting;
 use crate::fact::Fact;
 use crate::step::Because;
 use crate::step::Need;
@@ -46,27 +50,94 @@ impl<'a> Rules<'a> {
                 None => self.resize(application, home, what, Vec::new()),
             }
         }
-        // One left elsewhere without its data, by whatever accident, goes first.
-        let name = self.application(application);
-        let elsewhere: Vec<u32> = self
-            .extras_of(application)
-            .iter()
-            .map(|extra| extra.node)
-            .collect();
-        let mut needs = Vec::new();
-        for node in elsewhere {
-            if self.obeys(node) {
-                let reason = Reason::Stops {
-                    application: name.clone(),
-                    on: self.node(node),
-                };
-                needs.push(need(
-                    self.stop(&name, node, &reason, Vec::new()),
-                    Because::OneWriter,
-                ));
-            }
+        let blocked = self.is_to_start(application, home) && self.port_is_taken(application, home);
+        // One left elsewhere without its data, by whatever accident, goes first,
+        // and so does one that has the data under another name.
+        let needs = self.stop_other_users(application, home, blocked);
+        if blocked {
+            return self.stays(application);
+        }
+        let restarts = needs.iter().any(|need| match &need.fact {
+            Fact::Stopped {
+                application: user,
+                on,
+            } => self.is_placed(user, on),
+            Fact::Prepared { .. }
+            | Fact::Running { .. }
+            | Fact::Healthy { .. }
+            | Fact::Primary { .. }
+            | Fact::Released { .. }
+            | Fact::Renounced { .. }
+            | Fact::Snapshot { .. }
+            | Fact::Gone { .. }
+            | Fact::Routed { .. }
+            | Fact::Obeys { .. } => false,
+        });
+        if restarts {
+            // What has its data is to run there itself, with other data. Two that
+            // exchange their data would wait for each other: both stop first,
+            // and the next plan starts them.
+            return self.stays(application);
         }
         self.run(application, home, needs);
+    }
+
+    /// Stops what has the data of an application or its name, but the application at home.
+    ///
+    /// Where the application cannot start, what has its data at home goes on.
+    fn stop_other_users(&mut self, application: u32, home: u32, blocked: bool) -> Vec<Need> {
+        let Some(dataset) = self.dataset(application) else {
+            return Vec::new();
+        };
+        let mut needs = Vec::new();
+        let mut prepared = None;
+        for (node, user, container) in self.users(application, dataset.id) {
+            let is_named = *user == dataset.owner;
+            let is_other = (node != home || !is_named) && (container.is_alive() || is_named);
+            if !is_other || (blocked && node == home) {
+                continue;
+            }
+            let reason = Reason::Stops {
+                application: user.clone(),
+                on: self.node(node),
+            };
+            if node == home && prepared.is_none() && !self.stopped.contains(&(node, user.clone())) {
+                prepared = self.prepare_beside(application, home, &reason);
+            }
+            let at_home = prepared.clone().filter(|_| node == home);
+            let before = at_home.map(|fact| need(fact, Because::NothingStopsInVain));
+            let stopped = self.stop(user, node, &reason, before.into_iter().collect());
+            needs.push(need(stopped, Because::OneWriter));
+        }
+        needs
+    }
+
+    /// Gets everything in place before anything stops for it, unless something of that name runs there.
+    pub(super) fn prepare_beside(&mut self, application: u32, home: u32, reason: &Reason) -> Option<Fact> {
+        let there = self.container(application, home);
+        if there.is_some_and(ContainerState::is_alive) {
+            return None;
+        }
+        self.prepare(application, home, reason)
+    }
+
+    fn is_placed(&self, name: &ApplicationName, on: &NodeName) -> bool {
+        let number = self.view.desired.placements().find(name, &self.view.names);
+        number.is_some_and(|number| {
+            self.view
+                .homes(number)
+                .any(|home| self.view.node(home).name == on)
+        })
+    }
+
+    /// Says whether making a home run an application starts it there, now or again.
+    fn is_to_start(&self, application: u32, home: u32) -> bool {
+        let seen = self.view.node(home).seen;
+        let (Some(state), Some(container)) = (seen, self.container(application, home)) else {
+            return true;
+        };
+        container.definition != self.view.definition_on(application, state)
+            || !runs_as_wanted(self.view.definitions[application as usize], container)
     }
 
     pub(super) fn resize(&mut self, application: u32, on: u32, what: &Manifestation, needs: Vec<Need>) {
@@ -92,36 +163,83 @@ impl<'a> Rules<'a> {
         let extras: Vec<u32> = self
             .extras_of(application)
             .iter()
+            .filter(|extra| self.view.node(extra.node).member.is_some() && self.obeys(extra.node))
+            .filter(|extra| !self.is_left_to_heir(extra))
             .map(|extra| extra.node)
-            .filter(|&node| self.view.node(node).member.is_some() && self.obeys(node))
             .collect();
+        let mut serving = Vec::new();
         for &home in homes {
             if silent.contains(&home) {
                 self.wait_for_sight(application, false, vec![self.node(home)]);
-            } else {
+                // Others may be sent there: its silence changes nothing.
+                serving.extend(self.address(home).map(|_| home));
+            } else if !(self.is_to_start(application, home) && self.port_is_taken(application, home)) {
                 self.run(application, home, Vec::new());
+                serving.push(home);
             }
         }
-        if !silent.is_empty() && silent.len() == homes.len() {
+        let seen: Vec<u32> = serving
+            .iter()
+            .copied()
+            .filter(|home| !silent.contains(home))
+            .collect();
+        if seen.is_empty() {
             return self.stays(application);
         }
+        let begins = seen.iter().any(|&home| self.starts(application, home));
+        let unhealthy: Vec<u32> = seen
+            .iter()
+            .copied()
+            .filter(|&home| !self.starts(application, home) && self.is_unhealthy(application, home))
+            .collect();
+        let serves = unhealthy.len() < seen.len();
+        if begins || seen.len() + silent.len() < homes.len() {
+            self.serving.insert(
+                application,
+                Serving {
+                    homes: serving,
+                    begins,
+                },
+            );
+        }
+        if !serves && !extras.is_empty() {
+            let on = unhealthy.iter().map(|&home| self.node(home)).collect();
+            self.waiting.push(Waiting::ForHealth {
+                application: name,
+                on,
+            });
+            self.serving.insert(
+                application,
+                Serving {
+                    homes: extras,
+                    begins: false,
+                },
+            );
+            return;
+        }
         for node in extras {
-            let mut needs = Vec::new();
-            for &home in homes.iter().filter(|home| !silent.contains(home)) {
-                needs.push(need(
-                    Fact::Healthy {
-                        application: name.clone(),
-                        on: self.node(home),
-                    },
-                    Because::NobodySentThere,
-                ));
-            }
+            let healthy = seen.iter().filter(|&&home| self.starts(application, home));
+            let needs = healthy
+                .map(|&home| Fact::Healthy {
+                    application: name.clone(),
+                    on: self.node(home),
+                })
+                .map(|fact| need(fact, Because::NobodySentThere))
+                .collect();
             let reason = Reason::Stops {
                 application: name.clone(),
                 on: self.node(node),
             };
+            if !self.stopped.contains(&(node, name.clone())) {
+                self.leaving.push((application, self.steps.len()));
+            }
             self.stop(&name, node, &reason, needs);
         }
+    }
+
+    fn is_unhealthy(&self, application: u32, node: u32) -> bool {
+        self.container(application, node)
+            .is_some_and(|container| container.health == Health::Unhealthy)
     }
 
     /// Makes one home run an application as it is defined.
@@ -136,12 +254,7 @@ impl<'a> Rules<'a> {
             on: self.node(home),
         };
         match self.container(application, home) {
-            None => {
-                if self.port_is_taken(application, home) {
-                    return self.stays(application);
-                }
-                self.start(application, home, &started, needs);
-            }
+            None => self.start(application, home, &started, needs),
             Some(container) if container.definition == definition => {
                 if runs_as_wanted(self.view.definitions[application as usize], container) {
                     return;
@@ -252,7 +365,8 @@ impl<'a> Rules<'a> {
     fn stop_extras(&mut self, extras: &[crate::view::Extra<'a>]) {
         for extra in extras {
             // The files are complete for the nodes that they list, and say nothing of others.
-            if self.view.node(extra.node).member.is_some() && self.obeys(extra.node) {
+            let listed = self.view.node(extra.node).member.is_some();
+            if listed && self.obeys(extra.node) && !self.is_left_to_heir(extra) {
                 let reason = Reason::Stops {
                     application: extra.name.clone(),
                     on: self.node(extra.node),

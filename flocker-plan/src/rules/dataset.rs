@@ -1,5 +1,8 @@
 //! The table of what is wanted of a dataset against what is seen of it. The two great dangers come first.
 
+use std::collections::BTreeSet;
+
+use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
@@ -82,6 +85,10 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             on: primary.node,
             what: primary.what,
         },
+        // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
+        ([], Some((_, epoch, ..))) if copies.iter().any(|copy| copy.what.fence > epoch) => {
+            without_owner(view, copies)
+        }
         ([], Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
@@ -89,6 +96,9 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             let same: Vec<(&CopyView<'a>, Epoch)> = same.map(|copy| (copy, epoch)).collect();
             if same.len() > 1 {
                 return split(&same);
+            }
+            if !view.silent.is_empty() && has_moved_on(view, dataset, release.what, to) {
+                return Seen::OwnerHidden;
             }
             Seen::Released {
                 by: release.node,
@@ -99,12 +109,38 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
                 guid,
             }
         }
-        ([], None) if !view.silent.is_empty() => Seen::OwnerHidden,
-        ([], None) if !copies.is_empty() => Seen::CopiesOnly {
-            nodes: copies.iter().map(|copy| view.name(copy.node)).collect(),
-        },
-        ([], None) => Seen::Nowhere,
+        ([], None) => without_owner(view, copies),
     }
+}
+
+/// No owner is seen, and no release that counts.
+fn without_owner<'a>(view: &View<'a>, copies: &[CopyView<'a>]) -> Seen<'a> {
+    if !view.silent.is_empty() {
+        Seen::OwnerHidden
+    } else if copies.is_empty() {
+        Seen::Nowhere
+    } else {
+        Seen::CopiesOnly {
+            nodes: copies.iter().map(|copy| view.name(copy.node)).collect(),
+        }
+    }
+}
+
+/// Says whether the node that a release was made to may have owned the dataset since, and let go again.
+///
+/// Its fence tells while it keeps its copy. What tells besides is data that
+/// did not come from this release, and a copy that it has thrown away.
+fn has_moved_on(view: &View<'_>, dataset: DatasetId, released: &Manifestation, to: &NodeName) -> bool {
+    let Some(taker) = view.find(to).and_then(|node| view.node(node).seen) else {
+        return false;
+    };
+    let is_foreign = |copy: &Manifestation| {
+        let mut sent = released.snapshots.iter().map(|snapshot| snapshot.guid);
+        let newest = copy.snapshots.last();
+        newest.is_some_and(|newest| !sent.any(|sent| sent == newest.guid))
+    };
+    taker.datasets.get(&dataset).is_some_and(is_foreign)
+        || taker.trash.iter().any(|trash| trash.dataset == dataset)
 }
 
 /// Returns the ownership after the newest that any seen node knows of.
@@ -155,7 +191,7 @@ impl Rules<'_> {
                         last,
                         guid,
                     } => {
-                        let offer = super::handoff::Offer {
+                        let offer = super::offer::Offer {
                             by,
                             what,
                             epoch,
@@ -243,6 +279,7 @@ impl Rules<'_> {
     /// Destroys what is to be deleted by name; everything else is kept, and said to be.
     pub(super) fn delete(&mut self) {
         let datasets: Vec<DatasetId> = self.view.desired.deleted().iter().copied().collect();
+        let mut in_use = BTreeSet::new();
         for dataset in datasets {
             let reason = Reason::Deletes { dataset };
             for copy in self.view.copies_of(dataset).to_vec() {
@@ -258,16 +295,14 @@ impl Rules<'_> {
                     .flat_map(|state| &state.containers);
                 let users =
                     users.filter(|(_, container)| container.dataset == Some(dataset) && container.is_alive());
-                let needs = users
-                    .map(|(name, _)| {
-                        need(
-                            Fact::Stopped {
-                                application: name.clone(),
-                                on: on.clone(),
-                            },
-                            Because::NotInUse,
-                        )
-                    })
+                let ended: Option<Vec<_>> = users.map(|(name, _)| self.ended(name, copy.node)).collect();
+                let Some(ended) = ended else {
+                    in_use.insert(dataset);
+                    continue;
+                };
+                let needs = ended
+                    .into_iter()
+                    .map(|fact| need(fact, Because::NotInUse))
                     .collect();
                 let gone = Fact::Gone { dataset, on };
                 self.step(copy.node, Action::Destroy { dataset }, &reason, needs, vec![gone]);
@@ -281,11 +316,26 @@ impl Rules<'_> {
                 });
             }
         }
-        self.keep();
+        self.keep(&in_use);
     }
 
-    /// Reports the data that no placed application uses.
-    fn keep(&mut self) {
+    /// Returns the fact that tells when this plan has ended what runs now, or nothing where it does not.
+    pub(super) fn ended(&self, name: &ApplicationName, node: u32) -> Option<Fact> {
+        if !self.stopped.contains(&(node, name.clone())) {
+            return None;
+        }
+        let on = self.node(node);
+        let application = name.clone();
+        let number = self.view.desired.placements().find(name, &self.view.names);
+        Some(if number.is_some_and(|number| self.starts(number, node)) {
+            Fact::Healthy { application, on }
+        } else {
+            Fact::Stopped { application, on }
+        })
+    }
+
+    /// Reports the data that no placed application uses, and what is to be deleted and is in use.
+    fn keep(&mut self, in_use: &BTreeSet<DatasetId>) {
         let view = &self.view;
         let mut claims = view.desired.placements().datasets().iter().peekable();
         let mut copies = view.copies.as_slice();
@@ -299,7 +349,8 @@ impl Rules<'_> {
                 .next_if(|(claimed, _)| *claimed == dataset)
                 .map(|(_, application)| *application);
             let placed = claim.is_some_and(|number| !view.desired.placements().homes(number).is_empty());
-            if placed || view.desired.deleted().contains(&dataset) {
+            let goes = view.desired.deleted().contains(&dataset) && !in_use.contains(&dataset);
+            if placed || goes {
                 continue;
             }
             let application = claim.map(|number| view.names[number as usize].clone());

@@ -3,13 +3,11 @@
 //! The original asked the receiver to take ownership first, and for a moment
 //! both nodes had it; a lost answer made the moment last for ever.
 
-use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::ContainerState;
 use flocker_model::Dataset;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
-use flocker_model::NodeName;
 use flocker_model::Snapshot;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
@@ -31,16 +29,6 @@ use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
 
-/// A release that nobody is seen to have taken up.
-pub(super) struct Offer<'a> {
-    pub(super) by: u32,
-    pub(super) what: &'a Manifestation,
-    pub(super) epoch: Epoch,
-    pub(super) to: &'a NodeName,
-    pub(super) last: &'a SnapshotName,
-    pub(super) guid: SnapshotGuid,
-}
-
 /// What a move still lacks before the application may be stopped for it.
 enum Readiness {
     /// A copy made while it still runs.
@@ -58,14 +46,14 @@ enum Readiness {
 }
 
 /// A move of one application's data.
-struct Move<'a> {
-    application: u32,
-    dataset: Dataset,
-    from: u32,
-    source: &'a Manifestation,
-    to: u32,
-    epoch: Epoch,
-    reason: Reason,
+pub(super) struct Move<'a> {
+    pub(super) application: u32,
+    pub(super) dataset: Dataset,
+    pub(super) from: u32,
+    pub(super) source: &'a Manifestation,
+    pub(super) to: u32,
+    pub(super) epoch: Epoch,
+    pub(super) reason: Reason,
 }
 
 impl<'a> Rules<'a> {
@@ -148,16 +136,14 @@ impl<'a> Rules<'a> {
             .node(move_.to)
             .seen
             .and_then(|state| state.datasets.get(&id));
-        let arrived = target
-            .and_then(|copy| copy.partial.as_ref())
-            .map_or(ByteSize(0), |partial| partial.received);
+        let snapshot = SnapshotName::warm(move_.epoch, number);
+        let arrived = arrived(target, &snapshot);
         self.stays(move_.application);
         if !self.has_room(move_, bytes, arrived) {
             return;
         }
-        self.prepare(move_.application, move_.to, &move_.reason);
+        self.prepare_beside(move_.application, move_.to, &move_.reason);
         let set_aside = self.set_aside(move_, base);
-        let snapshot = SnapshotName::warm(move_.epoch, number);
         let mut needs = Vec::new();
         if take {
             let on = self.node(move_.from);
@@ -200,11 +186,15 @@ impl<'a> Rules<'a> {
             .unwrap_or(0);
         let unsent_round =
             newest.filter(|newest| rounds > 0 && base_of(base).map(|base| base.guid) != Some(newest.guid));
-        if let Some(snapshot) = unsent_round {
+        if unsent_round.is_some() {
             return Readiness::Round {
                 number: rounds,
                 take: false,
-                bytes: snapshot.written,
+                bytes: match base {
+                    // All rounds that the copy has missed, without what no round holds yet.
+                    Common::Base(_) => ByteSize(delta.0.saturating_sub(move_.source.unsent.0)),
+                    Common::Nothing | Common::Diverged => delta,
+                },
             };
         }
         let next = Readiness::Round {
@@ -233,7 +223,7 @@ impl<'a> Rules<'a> {
         let id = move_.dataset.id;
         let (from, to) = (self.node(move_.from), self.node(move_.to));
         let set_aside = self.set_aside(move_, base);
-        let prepared = self.prepare(move_.application, move_.to, &move_.reason);
+        let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
         let mut before_stop: Vec<Need> = prepared
             .into_iter()
             .map(|fact| need(fact, Because::NothingStopsInVain))
@@ -276,112 +266,8 @@ impl<'a> Rules<'a> {
         self.take_over(move_, &last, None, needs);
     }
 
-    /// A release is seen and nobody has taken it up: finish it, redirect it, or take it back.
-    pub(super) fn finish_hand_off(&mut self, application: u32, offer: &Offer<'a>, home: u32) {
-        let Some(dataset) = self.dataset(application) else {
-            return;
-        };
-        let taker = self.view.find(offer.to);
-        let taker_is_lost = taker.is_some_and(|node| self.view.node(node).forgotten);
-        let seen_taker = taker.filter(|&node| self.obeys(node));
-        let blind = if seen_taker.is_none() && !taker_is_lost {
-            // The taker may have acquired already.
-            Some(offer.to.clone())
-        } else if self.obeys(offer.by) {
-            None
-        } else {
-            Some(self.node(offer.by))
-        };
-        if let Some(node) = blind {
-            self.wait_for_sight(application, true, vec![node]);
-            return self.stays(application);
-        }
-        if self.port_is_taken(application, home) {
-            return self.stays(application);
-        }
-        let name = self.application(application);
-        let reason = if home == offer.by {
-            Reason::Starts {
-                application: name,
-                on: self.node(home),
-            }
-        } else {
-            Reason::Moves {
-                application: name,
-                from: self.node(offer.by),
-                to: self.node(home),
-            }
-        };
-        let redirected = *offer.to != self.node(home);
-        let epoch = if redirected {
-            next_epoch(&self.view, dataset.id)
-        } else {
-            offer.epoch
-        };
-        let id = dataset.id;
-        let move_ = Move {
-            application,
-            dataset,
-            from: offer.by,
-            source: offer.what,
-            to: home,
-            epoch,
-            reason,
-        };
-        let target = self
-            .view
-            .node(home)
-            .seen
-            .and_then(|state| state.datasets.get(&id));
-        let base = common(offer.what, target);
-        let arrived = target.is_some_and(|copy| {
-            copy.snapshots
-                .last()
-                .is_some_and(|newest| newest.guid == offer.guid)
-        });
-        let mut needs = Vec::new();
-        if redirected && let Some(taker) = seen_taker {
-            needs.extend(self.renounce(&move_, offer, taker));
-        }
-        needs.extend(self.stop_users(&move_, &[]));
-        if home == offer.by {
-            return self.take_over(&move_, offer.last, Some(offer.guid), needs);
-        }
-        let delta = written_since(offer.what, base_of(&base));
-        let resumed = target
-            .and_then(|copy| copy.partial.as_ref())
-            .map_or(ByteSize(0), |partial| partial.received);
-        if !arrived && !self.has_room(&move_, delta, resumed) {
-            return self.stays(application);
-        }
-        let by = self.node(offer.by);
-        if redirected {
-            let released = Fact::Released {
-                dataset: id,
-                by,
-                epoch,
-            };
-            let to = self.node(home);
-            let action = Action::Release {
-                dataset: id,
-                epoch,
-                to,
-                last: offer.last.clone(),
-            };
-            self.step(offer.by, action, &move_.reason, needs, vec![released.clone()]);
-            needs = vec![need(released, Because::OneWriter)];
-        }
-        if !arrived {
-            let mut before_push = needs.clone();
-            before_push.extend(self.set_aside(&move_, &base));
-            let complete = self.push(&move_, offer.last, &base, before_push);
-            needs.push(need(complete, Because::DataComplete));
-        }
-        self.take_over(&move_, offer.last, Some(offer.guid), needs);
-    }
-
     /// Acquire and start: from here on the new home is the only one.
-    fn take_over(
+    pub(super) fn take_over(
         &mut self,
         move_: &Move<'a>,
         from: &SnapshotName,
@@ -415,61 +301,15 @@ impl<'a> Rules<'a> {
         );
     }
 
-    /// The node to which the dataset was offered gives the offer up, so that it can be made to another.
-    fn renounce(&mut self, move_: &Move<'a>, offer: &Offer<'_>, taker: u32) -> Vec<Need> {
-        let id = move_.dataset.id;
-        let node = self.node(taker);
-        let generation = self.view.desired.generation();
-        let renounced = Fact::Renounced {
-            dataset: id,
-            by: node.clone(),
-            epoch: offer.epoch,
-        };
-        let obeys = Fact::Obeys { node, generation };
-        let state = self.view.node(taker).seen;
-        let is_fenced = state.is_some_and(|state| {
-            state.generation >= generation
-                && state
-                    .datasets
-                    .get(&id)
-                    .is_none_or(|copy| copy.fence >= offer.epoch)
-        });
-        if !is_fenced {
-            let action = Action::Renounce {
-                dataset: id,
-                epoch: offer.epoch,
-            };
-            self.step(
-                taker,
-                action,
-                &move_.reason,
-                Vec::new(),
-                vec![renounced.clone(), obeys],
-            );
-        }
-        vec![need(renounced, Because::OfferWithdrawn)]
-    }
-
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
         let id = move_.dataset.id;
-        let name = self.view.names[move_.application as usize];
         let mut needs = Vec::new();
-        let users = self.view.users_of(id).iter().map(|user| (user.node, user.name));
-        let extras = self.extras_of(move_.application).iter();
-        let named = extras
-            .map(|extra| extra.node)
-            .chain(self.view.homes(move_.application));
-        let mut users: Vec<(u32, &ApplicationName)> = users.chain(named.map(|node| (node, name))).collect();
-        users.sort_unstable();
-        users.dedup();
-        for (node, user) in users {
-            let state = self.view.node(node).seen.filter(|_| self.obeys(node));
-            let Some(container) = state.and_then(|state| state.containers.get(user)) else {
-                continue;
-            };
-            let only_prepared = super::is_prepared(container) && node == move_.to;
-            if !only_prepared {
+        for (node, user, container) in self.users(move_.application, id) {
+            // What does not run at the target is replaced by the start.
+            let is_replaced = node == move_.to && !container.is_alive();
+            if !is_replaced {
+                let before = if node == move_.to { &[] } else { before };
                 let stopped = self.stop(user, node, &move_.reason, before.to_vec());
                 needs.push(need(stopped, Because::OneWriter));
             }
@@ -478,7 +318,7 @@ impl<'a> Rules<'a> {
     }
 
     /// A copy at the target from which no increment fits is set aside, not written over.
-    fn set_aside(&mut self, move_: &Move<'a>, base: &Common<'_>) -> Option<Need> {
+    pub(super) fn set_aside(&mut self, move_: &Move<'a>, base: &Common<'_>) -> Option<Need> {
         let id = move_.dataset.id;
         match base {
             Common::Nothing | Common::Base(_) => None,
@@ -487,14 +327,20 @@ impl<'a> Rules<'a> {
                     dataset: id,
                     on: self.node(move_.to),
                 };
+                let users = self.view.users_of(id).to_vec().into_iter();
+                let needs = users
+                    .filter(|user| user.node == move_.to && user.container.is_alive())
+                    .map(|user| self.stop(user.name, move_.to, &move_.reason, Vec::new()))
+                    .map(|stopped| need(stopped, Because::NotInUse))
+                    .collect();
                 let action = Action::Destroy { dataset: id };
-                self.step(move_.to, action, &move_.reason, Vec::new(), vec![gone.clone()]);
+                self.step(move_.to, action, &move_.reason, needs, vec![gone.clone()]);
                 Some(need(gone, Because::PlaceFree))
             }
         }
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         move_: &Move<'a>,
         snapshot: &SnapshotName,
@@ -535,7 +381,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Promises space at the target, or refuses with numbers. Both copies stay, so swaps need room for both.
-    fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
+    pub(super) fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
         let Some(free) = self.view.node(move_.to).seen.and_then(|state| state.free) else {
             return true;
         };
@@ -574,7 +420,15 @@ impl<'a> Rules<'a> {
     }
 }
 
-fn base_of<'a>(base: &Common<'a>) -> Option<&'a Snapshot> {
+/// Returns how much of a snapshot has arrived: only what is to become that very snapshot counts.
+pub(super) fn arrived(target: Option<&Manifestation>, snapshot: &SnapshotName) -> ByteSize {
+    target
+        .and_then(|copy| copy.partial.as_ref())
+        .filter(|partial| partial.snapshot == *snapshot)
+        .map_or(ByteSize(0), |partial| partial.received)
+}
+
+pub(super) fn base_of<'a>(base: &Common<'a>) -> Option<&'a Snapshot> {
     match base {
         Common::Base(base) => Some(base),
         Common::Nothing | Common::Diverged => None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flocker_model::NodeName;
 use flocker_model::PortNumber;
 
 use super::Rules;
@@ -66,6 +67,43 @@ impl Rules<'_> {
                 }
             }
         }
+    }
+
+    /// What a step needs to be stopped starts again after that step, not between the stop and it.
+    pub(super) fn start_again_last(&mut self) {
+        let mut waits = Vec::new();
+        for step in &self.steps {
+            for need in &step.needs {
+                let Fact::Stopped { application, on } = &need.fact else {
+                    continue;
+                };
+                let number = self.view.desired.placements().find(application, &self.view.names);
+                let start = number.and_then(|number| self.find_start(number, on));
+                let own = step.action.application() == Some(application) && step.actor == *on;
+                // Where its own data is on its way, it starts last already.
+                let volume = number.and_then(|number| self.dataset(number));
+                let moves = volume.is_some_and(|dataset| step.action.dataset() == Some(dataset.id));
+                let Some(start) = start.filter(|_| !own && !moves) else {
+                    continue;
+                };
+                waits.extend(step.makes.first().map(|made| (start, made.clone())));
+            }
+        }
+        for (start, made) in waits {
+            self.steps[start].needs.push(need(made, Because::NotInUse));
+        }
+    }
+
+    /// Finds the step that starts an application on a node.
+    pub(super) fn find_start(&self, application: u32, on: &NodeName) -> Option<usize> {
+        let first = self
+            .started
+            .partition_point(|(started, _)| *started < application);
+        let own = self.started[first..]
+            .iter()
+            .take_while(|(started, _)| *started == application);
+        own.map(|&(_, position)| position)
+            .find(|&position| self.steps[position].actor == *on)
     }
 
     fn port_owners(&self) -> BTreeMap<PortNumber, u32> {

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use flocker_model::ApplicationName;
+use flocker_model::ContainerState;
 use flocker_model::Home;
 use flocker_model::NodeName;
 use flocker_model::PortNumber;
@@ -57,8 +59,35 @@ impl Rules<'_> {
                 changes.push((node, change));
             }
         }
+        let first = self.steps.len();
         for (node, change) in changes {
             self.route_node(&wanted, node, change, &turning);
+        }
+        self.leave_last(first);
+    }
+
+    /// What leaves a node stops when the routes to it have changed: the steps from `first` on.
+    fn leave_last(&mut self, first: usize) {
+        for (application, position) in std::mem::take(&mut self.leaving) {
+            let ports = &self.view.definitions[application as usize].ports;
+            let facts = self.steps[first..].iter().flat_map(|step| &step.makes);
+            let routed = facts.filter(|fact| match fact {
+                Fact::Routed { port, .. } => ports.iter().any(|own| own.external == *port),
+                Fact::Prepared { .. }
+                | Fact::Running { .. }
+                | Fact::Stopped { .. }
+                | Fact::Healthy { .. }
+                | Fact::Primary { .. }
+                | Fact::Released { .. }
+                | Fact::Renounced { .. }
+                | Fact::Snapshot { .. }
+                | Fact::Gone { .. }
+                | Fact::Obeys { .. } => false,
+            });
+            let needs: Vec<Need> = routed
+                .map(|fact| need(fact.clone(), Because::NobodySentThere))
+                .collect();
+            self.steps[position].needs.extend(needs);
         }
     }
 
@@ -111,7 +140,7 @@ impl Rules<'_> {
     }
 
     /// Where the other nodes reach a node: as it says itself, or as somebody's routes have it.
-    fn address(&self, node: u32) -> Option<IpAddr> {
+    pub(super) fn address(&self, node: u32) -> Option<IpAddr> {
         let view = self.view.node(node);
         if let Some(state) = view.seen {
             return Some(state.address);
@@ -154,13 +183,30 @@ impl Rules<'_> {
         }
         let dropped = current
             .entries()
-            .keys()
-            .filter(|port| wanted.table.get(**port).is_none());
+            .iter()
+            .filter(|(port, _)| wanted.table.get(**port).is_none() && !wanted.left.contains(port));
         change.drop = dropped
-            .filter(|port| !wanted.left.contains(port))
-            .copied()
+            .filter(|(_, target)| !self.goes_on(target))
+            .map(|(port, _)| *port)
             .collect();
         change
+    }
+
+    /// Says whether a target serves where it is not to, and this plan leaves it: nobody is cut off from it.
+    fn goes_on(&self, target: &RouteTarget) -> bool {
+        let name = &target.application;
+        target.homes.iter().any(|home| {
+            let Some(node) = self.view.find(&home.node) else {
+                return false;
+            };
+            let state = self.view.node(node).seen;
+            let container = state.and_then(|state| state.containers.get(name));
+            let number = self.view.desired.placements().find(name, &self.view.names);
+            let placed = number.is_some_and(|number| self.view.homes(number).any(|home| home == node));
+            !placed
+                && container.is_some_and(ContainerState::is_alive)
+                && !self.stopped.contains(&(node, name.clone()))
+        })
     }
 
     /// What is served already changes in one step; what this plan starts follows application by application.
@@ -171,10 +217,8 @@ impl Rules<'_> {
         change: RouteChange,
         turning: &BTreeSet<(PortNumber, u32)>,
     ) {
-        let mut at_once = RouteChange {
-            set: BTreeMap::new(),
-            drop: change.drop,
-        };
+        let mut at_once = RouteChange::default();
+        self.drop_routes(node, change.drop, &mut at_once);
         let mut later: BTreeMap<u32, RouteChange> = BTreeMap::new();
         for (port, target) in change.set {
             let application = wanted.owners[&port];
@@ -193,8 +237,7 @@ impl Rules<'_> {
             group.set.insert(port, target);
         }
         if !at_once.is_empty() {
-            let needs = self.stopped_first(&at_once, node);
-            self.route_step(node, at_once, needs);
+            self.route_step(node, at_once, Vec::new());
         }
         for (application, change) in later {
             let mut needs: Vec<Need> = Vec::new();
@@ -210,7 +253,8 @@ impl Rules<'_> {
                 let Some(home) = here.or(target.homes.first()) else {
                     continue;
                 };
-                if begins {
+                let number = self.view.find(&home.node);
+                if begins && number.is_some_and(|home| self.starts(application, home)) {
                     let healthy = Fact::Healthy {
                         application: target.application.clone(),
                         on: home.node.clone(),
@@ -219,7 +263,6 @@ impl Rules<'_> {
                         needs.push(need(healthy, Because::ServedThere));
                     }
                 }
-                let number = self.view.find(&home.node);
                 if here.is_none() && number.is_some_and(|home| turning.contains(&(*port, home))) {
                     let routed = Fact::Routed {
                         port: *port,
@@ -240,27 +283,35 @@ impl Rules<'_> {
             .any(|home| home.node == *self.view.node(node).name)
     }
 
-    /// A port that is dropped because its application stops is dropped after the stop.
-    fn stopped_first(&self, change: &RouteChange, node: u32) -> Vec<Need> {
+    /// A port that is dropped because its application stops is dropped after the stop, and holds up no other.
+    fn drop_routes(&mut self, node: u32, ports: BTreeSet<PortNumber>, at_once: &mut RouteChange) {
         let Some(state) = self.view.node(node).seen else {
-            return Vec::new();
+            return;
         };
-        let mut needs: Vec<Need> = Vec::new();
-        for target in change.drop.iter().filter_map(|port| state.routes.get(*port)) {
-            for home in &target.homes {
-                let stopped = Fact::Stopped {
-                    application: target.application.clone(),
-                    on: home.node.clone(),
-                };
-                let number = self.view.find(&home.node);
-                let is_made =
-                    number.is_some_and(|home| self.stopped.contains(&(home, target.application.clone())));
-                if is_made && !needs.iter().any(|need| need.fact == stopped) {
-                    needs.push(need(stopped, Because::ServedThere));
+        let mut later: BTreeMap<&ApplicationName, (RouteChange, Vec<Need>)> = BTreeMap::new();
+        for port in ports {
+            let Some(target) = state.routes.get(port) else {
+                continue;
+            };
+            let homes = target.homes.iter().filter_map(|home| self.view.find(&home.node));
+            let ended: Vec<Fact> = homes
+                .filter_map(|home| self.ended(&target.application, home))
+                .collect();
+            if ended.is_empty() {
+                at_once.drop.insert(port);
+                continue;
+            }
+            let (change, needs) = later.entry(&target.application).or_default();
+            change.drop.insert(port);
+            for fact in ended {
+                if !needs.iter().any(|need| need.fact == fact) {
+                    needs.push(need(fact, Because::ServedThere));
                 }
             }
         }
-        needs
+        for (change, needs) in later.into_values() {
+            self.route_step(node, change, needs);
+        }
     }
 
     fn route_step(&mut self, node: u32, change: RouteChange, needs: Vec<Need>) {

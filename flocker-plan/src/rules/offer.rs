@@ -1,0 +1,173 @@
+//! A release that nobody has taken up: the hand-off is finished, made to another node, or taken back.
+
+use flocker_model::Epoch;
+use flocker_model::Manifestation;
+use flocker_model::NodeName;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+
+use super::Rules;
+use super::dataset::next_epoch;
+use super::handoff::Move;
+use super::handoff::arrived;
+use super::handoff::base_of;
+use super::need;
+use crate::action::Action;
+use crate::fact::Fact;
+use crate::replicate::common;
+use crate::replicate::written_since;
+use crate::step::Because;
+use crate::step::Need;
+use crate::step::Reason;
+
+/// A release that nobody is seen to have taken up.
+pub(super) struct Offer<'a> {
+    pub(super) by: u32,
+    pub(super) what: &'a Manifestation,
+    pub(super) epoch: Epoch,
+    pub(super) to: &'a NodeName,
+    pub(super) last: &'a SnapshotName,
+    pub(super) guid: SnapshotGuid,
+}
+
+impl<'a> Rules<'a> {
+    /// A release is seen and nobody has taken it up: finish it, redirect it, or take it back.
+    pub(super) fn finish_hand_off(&mut self, application: u32, offer: &Offer<'a>, home: u32) {
+        let Some(dataset) = self.dataset(application) else {
+            return;
+        };
+        let taker = self.view.find(offer.to);
+        let taker_is_lost = self.view.is_lost(offer.to);
+        let seen_taker = taker.filter(|&node| self.obeys(node));
+        let blind = if seen_taker.is_none() && !taker_is_lost {
+            // The taker may have acquired already.
+            Some(offer.to.clone())
+        } else if self.obeys(offer.by) {
+            None
+        } else {
+            Some(self.node(offer.by))
+        };
+        if let Some(node) = blind {
+            self.wait_for_sight(application, true, vec![node]);
+            return self.stays(application);
+        }
+        if self.port_is_taken(application, home) {
+            return self.stays(application);
+        }
+        let name = self.application(application);
+        let reason = if home == offer.by {
+            Reason::Starts {
+                application: name,
+                on: self.node(home),
+            }
+        } else {
+            Reason::Moves {
+                application: name,
+                from: self.node(offer.by),
+                to: self.node(home),
+            }
+        };
+        let id = dataset.id;
+        let target = self
+            .view
+            .node(home)
+            .seen
+            .and_then(|state| state.datasets.get(&id));
+        // Who has given an offer up needs a newer one.
+        let has_renounced = target.is_some_and(|copy| copy.fence >= offer.epoch);
+        let offered_elsewhere = *offer.to != self.node(home);
+        let redirected = offered_elsewhere || has_renounced;
+        let epoch = if redirected {
+            next_epoch(&self.view, dataset.id)
+        } else {
+            offer.epoch
+        };
+        let move_ = Move {
+            application,
+            dataset,
+            from: offer.by,
+            source: offer.what,
+            to: home,
+            epoch,
+            reason,
+        };
+        let base = common(offer.what, target);
+        let is_complete = target.is_some_and(|copy| {
+            copy.snapshots
+                .last()
+                .is_some_and(|newest| newest.guid == offer.guid)
+        });
+        let delta = written_since(offer.what, base_of(&base));
+        let resumed = arrived(target, offer.last);
+        if home != offer.by && !is_complete && !self.has_room(&move_, delta, resumed) {
+            return self.stays(application);
+        }
+        let mut needs = Vec::new();
+        if offered_elsewhere && let Some(taker) = seen_taker {
+            needs.extend(self.renounce(&move_, offer, taker));
+        }
+        needs.extend(self.stop_users(&move_, &[]));
+        if home == offer.by {
+            return self.take_over(&move_, offer.last, Some(offer.guid), needs);
+        }
+        let by = self.node(offer.by);
+        if redirected {
+            let released = Fact::Released {
+                dataset: id,
+                by,
+                epoch,
+            };
+            let to = self.node(home);
+            let action = Action::Release {
+                dataset: id,
+                epoch,
+                to,
+                last: offer.last.clone(),
+            };
+            self.step(offer.by, action, &move_.reason, needs, vec![released.clone()]);
+            needs = vec![need(released, Because::OneWriter)];
+        }
+        if !is_complete {
+            let mut before_push = needs.clone();
+            before_push.extend(self.set_aside(&move_, &base));
+            let complete = self.push(&move_, offer.last, &base, before_push);
+            needs.push(need(complete, Because::DataComplete));
+        }
+        self.take_over(&move_, offer.last, Some(offer.guid), needs);
+    }
+
+    /// The node to which the dataset was offered gives the offer up, so that it can be made to another.
+    fn renounce(&mut self, move_: &Move<'a>, offer: &Offer<'_>, taker: u32) -> Vec<Need> {
+        let id = move_.dataset.id;
+        let node = self.node(taker);
+        let generation = self.view.desired.generation();
+        let renounced = Fact::Renounced {
+            dataset: id,
+            by: node.clone(),
+            epoch: offer.epoch,
+        };
+        let obeys = Fact::Obeys { node, generation };
+        let state = self.view.node(taker).seen;
+        let is_fenced = state.is_some_and(|state| {
+            state.generation >= generation
+                && state
+                    .datasets
+                    .get(&id)
+                    .is_none_or(|copy| copy.fence >= offer.epoch)
+        });
+        if !is_fenced {
+            let action = Action::Renounce {
+                dataset: id,
+                epoch: offer.epoch,
+            };
+            self.step(
+                taker,
+                action,
+                &move_.reason,
+                Vec::new(),
+                vec![renounced.clone(), obeys],
+            );
+        }
+        vec![need(renounced, Because::OfferWithdrawn)]
+    }
+}

@@ -1,0 +1,293 @@
+//! What holds for every cluster: random ones, with everything that can be wrong, and random histories.
+//!
+//! A case is a string of bytes from which every choice is drawn; when it is
+//! used up every choice is the first, so that a shorter string is a simpler
+//! case. `PROPTEST_CASES` asks for more of them.
+
+#[path = "support/dice.rs"]
+mod dice;
+#[path = "support/history.rs"]
+mod history;
+#[path = "support/walk.rs"]
+mod walk;
+#[path = "support/world.rs"]
+mod world;
+
+use std::collections::BTreeSet;
+
+use flocker_model::{ApplicationName, ClusterState, Deployment, NodeName, RouteTarget};
+use flocker_plan::{Action, Frontier, Outcome, Plan, Policy, Standing, Waiting, check, plan};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use dice::{Dice, any_cluster, any_deployment, any_policy};
+use walk::{Witness, settle, walk, walk_in_order};
+use world::in_one_order;
+
+/// How many turns bring about what can be: warm rounds, the cut-over, what follows it, and tidying up.
+const TURNS: usize = 14;
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..240)
+}
+
+/// A random cluster with what is wanted of it.
+fn case(bytes: Vec<u8>) -> (Dice, Deployment, ClusterState, Policy) {
+    let mut dice = Dice::new(bytes);
+    let n_nodes = 1 + dice.roll(4);
+    let n_applications = 1 + dice.roll(5);
+    let desired = any_deployment(&mut dice, n_nodes, n_applications, 2);
+    let actual = any_cluster(&mut dice, n_nodes, n_applications, &desired);
+    let policy = any_policy(&mut dice);
+    (dice, desired, actual, policy)
+}
+
+fn config() -> ProptestConfig {
+    let seeds = "proptest-regressions/laws.txt";
+    ProptestConfig {
+        max_shrink_iters: 20_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
+        ..ProptestConfig::default()
+    }
+}
+
+fn unhindered(plan: &Plan) -> bool {
+    plan.waiting().is_empty() && plan.refused().is_empty()
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn planning_is_total_and_the_same_input_gives_the_same_bytes(bytes in bytes()) {
+        let (_, desired, actual, policy) = case(bytes);
+        let first = plan(&desired, &actual, &policy);
+        let again = plan(&desired.clone(), &actual.clone(), &policy.clone());
+        let written = serde_json::to_string(&first).unwrap();
+        prop_assert_eq!(&written, &serde_json::to_string(&again).unwrap());
+        let read: Plan = serde_json::from_str(&written).unwrap();
+        prop_assert_eq!(read, first);
+    }
+
+    #[test]
+    fn no_plan_breaks_an_invariant(bytes in bytes()) {
+        let (_, desired, actual, policy) = case(bytes);
+        let made = plan(&desired, &actual, &policy);
+        if let Err(violation) = check::plan(&made, &desired, &actual) {
+            return Err(TestCaseError::fail(violation.to_string()));
+        }
+    }
+
+    #[test]
+    fn any_order_of_ready_steps_is_safe_and_ends_the_same(bytes in bytes()) {
+        let (mut dice, desired, actual, policy) = case(bytes);
+        let made = plan(&desired, &actual, &policy);
+        let mut in_order = actual.clone();
+        walk_in_order(&made, &desired, &mut in_order).map_err(TestCaseError::fail)?;
+        let mut shuffled = actual;
+        let mut witness = Witness {
+            choose: &mut |n_ready| dice.roll(n_ready),
+            see: &mut |_, _| Ok(()),
+        };
+        walk(&made, &desired, &mut shuffled, usize::MAX, &mut witness).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(in_one_order(in_order), in_one_order(shuffled));
+    }
+
+    #[test]
+    fn stopped_anywhere_planning_again_converges(bytes in bytes()) {
+        let (mut dice, desired, mut state, policy) = case(bytes);
+        for _ in 0..2 {
+            let made = plan(&desired, &state, &policy);
+            let n_steps = dice.roll(made.steps().len() + 1);
+            let mut order = dice.fork();
+            let mut witness = Witness {
+                choose: &mut |n_ready| order.roll(n_ready),
+                see: &mut |_, state| {
+                    dice.write_somewhere(state);
+                    Ok(())
+                },
+            };
+            walk(&made, &desired, &mut state, n_steps, &mut witness).map_err(TestCaseError::fail)?;
+        }
+        let (last, _) = settle(&desired, &policy, &mut state, TURNS).map_err(TestCaseError::fail)?;
+        let copying = |waiting: &Waiting| matches!(waiting, Waiting::PreCopy { .. });
+        prop_assert!(!last.waiting().iter().any(copying), "waits for a copy that nobody makes");
+        if unhindered(&last) && last.kept().iter().all(|kept| !desired.deleted().contains(&kept.dataset)) {
+            // Nothing is left undone without a word.
+            prop_assert_eq!(world::amiss(&desired, &state), None);
+        }
+        // A settled cluster stays as it is, whoever looks again.
+        prop_assert!(plan(&desired, &state, &policy).steps().is_empty());
+    }
+
+    #[test]
+    fn a_then_b_ends_as_b(bytes in bytes()) {
+        let (mut dice, first, actual, mut policy) = case(bytes);
+        policy.not_converging = flocker_plan::NotConverging::Accept;
+        policy.cut_over = flocker_plan::CutOver::WhenReady;
+        policy.stop_all = flocker_plan::StopAll::Allow;
+        let (n_nodes, n_applications) = (actual.nodes.len(), first.applications().len());
+        let second = any_deployment(&mut dice, n_nodes, n_applications, 3);
+        let mut detour = actual.clone();
+        let _first = settle(&first, &policy, &mut detour, TURNS).map_err(TestCaseError::fail)?;
+        let (by_detour, _) = settle(&second, &policy, &mut detour, TURNS).map_err(TestCaseError::fail)?;
+        let mut straight = actual;
+        let (by_itself, _) = settle(&second, &policy, &mut straight, TURNS).map_err(TestCaseError::fail)?;
+        if unhindered(&by_detour) && unhindered(&by_itself) {
+            prop_assert_eq!(running(&second, &detour), running(&second, &straight));
+        }
+    }
+
+    #[test]
+    fn nothing_is_told_to_a_node_that_is_silent_or_lost(bytes in bytes()) {
+        let (_, desired, actual, policy) = case(bytes);
+        let obeys = |node: &NodeName| actual.known(node).is_some() && !actual.is_forgotten(node);
+        for step in plan(&desired, &actual, &policy).steps() {
+            prop_assert!(obeys(&step.actor), "{}", step.id());
+            if let Action::Push { to, .. } = &step.action {
+                prop_assert!(obeys(to), "{}", step.id());
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_step_skips_its_dependants_and_nothing_else(bytes in bytes()) {
+        let (mut dice, desired, actual, policy) = case(bytes);
+        let made = plan(&desired, &actual, &policy);
+        prop_assume!(!made.steps().is_empty());
+        let failing = dice.roll(made.steps().len());
+        let mut lost: BTreeSet<usize> = BTreeSet::from([failing]);
+        for (position, step) in made.steps().iter().enumerate() {
+            let makers = |fact| made.steps().iter().position(|maker| maker.makes.contains(fact));
+            if step.needs.iter().filter_map(|need| makers(&need.fact)).any(|maker| lost.contains(&maker)) {
+                lost.insert(position);
+            }
+        }
+        let mut frontier = Frontier::new(&made);
+        let mut state = actual;
+        while let Some(position) = { let next = frontier.ready().next(); next } {
+            frontier.start(position);
+            let step = &made.steps()[position];
+            if position == failing {
+                frontier.settle(position, Outcome::Failed);
+            } else {
+                prop_assert!(flocker_plan::predict(&mut state, step, &desired).is_ok(), "{}", step.id());
+                frontier.settle(position, Outcome::Done);
+            }
+        }
+        prop_assert!(frontier.is_finished());
+        for (position, standing) in frontier.standings().iter().enumerate() {
+            let expected = match (position == failing, lost.contains(&position)) {
+                (true, _) => Standing::Failed,
+                (false, true) => Standing::Skipped { because: failing },
+                (false, false) => Standing::Done,
+            };
+            prop_assert_eq!(*standing, expected, "{}", made.steps()[position].id());
+        }
+    }
+
+    #[test]
+    fn in_any_history_one_node_writes_and_nothing_written_is_lost(bytes in bytes()) {
+        history::live(Dice::new(bytes), TURNS).map_err(TestCaseError::fail)?;
+    }
+}
+
+/// What runs and what is routed on the nodes that a deployment lists.
+type Running = Vec<(NodeName, Vec<ApplicationName>, Vec<RouteTarget>)>;
+
+fn running(desired: &Deployment, state: &ClusterState) -> Running {
+    let listed = state
+        .all_known()
+        .filter(|(node, _)| desired.members().contains_key(*node));
+    let each = listed.map(|(node, seen)| {
+        let containers = seen
+            .containers
+            .iter()
+            .filter(|(_, container)| container.is_alive());
+        let routes = seen.routes.entries().values().cloned().collect();
+        (
+            node.clone(),
+            containers.map(|(name, _)| name.clone()).collect(),
+            routes,
+        )
+    });
+    each.collect()
+}
+
+#[test]
+fn zz_show() {
+    let Some(text) = std::env::var_os("SHOW") else {
+        return;
+    };
+    let bytes = text
+        .to_str()
+        .unwrap()
+        .split([',', ' ', '\n'])
+        .filter(|t| !t.trim().is_empty())
+        .map(|t| t.trim().parse().unwrap())
+        .collect();
+    let (_, desired, actual, policy) = case(bytes);
+    println!("deleted {:?}", desired.deleted());
+    for (n, m) in desired.members() {
+        println!("on {n}: {:?}", m.applications);
+    }
+    for (n, a) in desired.applications() {
+        println!(
+            "app {n} {} vol={:?} dep={:?}",
+            a.image,
+            a.volume.as_ref().map(|v| (v.dataset, v.maximum_size)),
+            a.depends_on
+        );
+    }
+    for (n, s) in &actual.nodes {
+        let Some(s) = s.known() else {
+            println!("{n} silent");
+            continue;
+        };
+        println!(
+            "{n} free={:?} foreign={:?} forgot={:?}",
+            s.free, s.foreign_ports, s.forgotten
+        );
+        for (d, c) in &s.datasets {
+            println!(
+                "   {d} {:?} fence {} unsent {} partial {:?} snaps {:?}",
+                c.role,
+                c.fence,
+                c.unsent,
+                c.partial.as_ref().map(|p| p.snapshot.clone()),
+                c.snapshots
+                    .iter()
+                    .map(|s| (s.name.clone(), s.guid.0 % 1000))
+                    .collect::<Vec<_>>()
+            );
+        }
+        for (d, c) in &s.containers {
+            println!(
+                "   run {d} {:?} {:?} ds {:?} right={}",
+                c.status,
+                c.health,
+                c.dataset,
+                desired
+                    .application(d)
+                    .is_some_and(|a| a.definition_hash(&s.key) == c.definition)
+            );
+        }
+        for (p, t) in s.routes.entries() {
+            println!(
+                "   route {p} {} {:?}",
+                t.application,
+                t.homes.iter().map(|h| h.node.clone()).collect::<Vec<_>>()
+            );
+        }
+    }
+    let p = plan(&desired, &actual, &policy);
+    for s in p.steps() {
+        println!(
+            "> {}  {:?}",
+            s.id(),
+            s.needs.iter().map(|n| n.fact.to_string()).collect::<Vec<_>>()
+        );
+    }
+    println!("{:#?} {:#?} {:?}", p.waiting(), p.refused(), policy.stop_all);
+    println!("{:?}", check::plan(&p, &desired, &actual));
+}

@@ -1,0 +1,167 @@
+//! What is wanted and what is seen, to the plan that is expected: one file each, read by people first.
+//!
+//! `FLOCKER_UPDATE_SCENARIOS=1 cargo test -p flocker-plan --test scenarios`
+//! rewrites what is expected; read the difference before it is committed.
+
+#[path = "support/scenario.rs"]
+mod scenario;
+#[path = "support/walk.rs"]
+mod walk;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use flocker_model::{ClusterState, Deployment};
+use flocker_plan::{Action, Plan, Policy, Waiting, check, plan};
+
+use scenario::Scenario;
+use walk::settle;
+
+/// How many turns a plan may take to bring about what it can.
+const TURNS: usize = 5;
+
+#[test]
+fn every_scenario_has_the_plan_that_is_expected() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut paths: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 110, "only {} scenarios were found", paths.len());
+    let mut wrong = String::new();
+    for path in &paths {
+        check(path, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+fn check(path: &Path, wrong: &mut String) {
+    let name = path.file_stem().unwrap().to_string_lossy();
+    let scenario: Scenario = fs::read_to_string(path).unwrap().parse().unwrap();
+    let Scenario {
+        desired,
+        actual,
+        policy,
+        given,
+        expected,
+    } = &scenario;
+    let made = plan(desired, actual, policy);
+    if let Err(violation) = check::plan(&made, desired, actual) {
+        writeln!(wrong, "{name}: {violation}").unwrap();
+    }
+    assert_eq!(made, plan(desired, actual, policy), "{name}: planned twice");
+    let mut found = written(&made);
+    found.push_str(&follow(&name, desired, actual, policy, wrong));
+    if found == *expected {
+        return;
+    }
+    if std::env::var_os("FLOCKER_UPDATE_SCENARIOS").is_some() {
+        fs::write(path, format!("{given}\n\nplan\n{found}")).unwrap();
+    } else {
+        writeln!(wrong, "{name}: expected\n{expected}\nfound\n{found}").unwrap();
+    }
+}
+
+/// Carries out plan after plan on a value and says how it ends.
+fn follow(
+    name: &str,
+    desired: &Deployment,
+    actual: &ClusterState,
+    policy: &Policy,
+    wrong: &mut String,
+) -> String {
+    let mut state = actual.clone();
+    let (last, turns) = match settle(desired, policy, &mut state, TURNS) {
+        Ok(end) => end,
+        Err(error) => {
+            writeln!(wrong, "{name}: {error}").unwrap();
+            return String::new();
+        }
+    };
+    let moving = |waiting: &Waiting| matches!(waiting, Waiting::PreCopy { .. });
+    if last.waiting().iter().any(moving) {
+        writeln!(wrong, "{name}: waits for a copy that nobody makes").unwrap();
+    }
+    if last.is_settled() {
+        format!("settled after {turns} turns\n")
+    } else {
+        format!("nothing left to do after {turns} turns\n")
+    }
+}
+
+/// Writes a plan: a line for each step, what it comes after below it, then what is left undone.
+fn written(plan: &Plan) -> String {
+    let mut text = String::new();
+    for step in plan.steps() {
+        let object = match &step.action {
+            Action::Push {
+                dataset,
+                snapshot,
+                base,
+                to,
+            } => {
+                let base = base
+                    .as_ref()
+                    .map_or("full".into(), |base| format!("from {}", base.name));
+                format!("{}@{snapshot} to {to}, {base}", dataset.id)
+            }
+            Action::Release {
+                dataset,
+                epoch,
+                to,
+                last,
+            } => {
+                format!("{dataset} for epoch {epoch} to {to}, last {last}")
+            }
+            Action::Acquire {
+                dataset,
+                epoch,
+                from,
+                guid: _,
+            } => {
+                format!("{dataset} as epoch {epoch} from {from}")
+            }
+            Action::Resize { dataset, to } => {
+                format!(
+                    "{dataset} to {}",
+                    to.map_or("no limit".into(), |to| to.to_string())
+                )
+            }
+            other @ (Action::Create { .. }
+            | Action::Take { .. }
+            | Action::Renounce { .. }
+            | Action::Destroy { .. }
+            | Action::Trim { .. }
+            | Action::DropPartial { .. }
+            | Action::Restore { .. }
+            | Action::EmptyTrash { .. }
+            | Action::Prepare { .. }
+            | Action::Start { .. }
+            | Action::Stop { .. }
+            | Action::Route { .. }) => other.to_string(),
+        };
+        writeln!(text, "{} {} {object}", step.actor, step.action.verb()).unwrap();
+        for need in &step.needs {
+            writeln!(text, "    after {} ({:?})", need.fact, need.because).unwrap();
+        }
+    }
+    for waiting in plan.waiting() {
+        writeln!(text, "waiting: {waiting}").unwrap();
+    }
+    for refusal in plan.refused() {
+        writeln!(text, "refused: {refusal}").unwrap();
+    }
+    for kept in plan.kept() {
+        let application = kept.application.as_ref().map_or("nobody", |name| name.as_str());
+        let nodes = flocker_plan::blocked::list(&kept.nodes);
+        writeln!(
+            text,
+            "kept: {} of {application} on {nodes}, {}",
+            kept.dataset, kept.used
+        )
+        .unwrap();
+    }
+    text.replace("00000000-0000-0000-0000-00000000000", "d")
+}
