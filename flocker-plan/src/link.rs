@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::hash::Hash as _;
+use std::hash::Hasher as _;
+use std::mem::Discriminant;
+use std::mem::discriminant;
 
 use crate::fact::Fact;
 use crate::step::Step;
+use crate::view::number;
 
 /// How many steps to look back before the index of all facts is asked: the steps of one move stand together.
 const NEIGHBOURS: usize = 12;
@@ -47,34 +52,95 @@ pub fn link(steps: Vec<Step>) -> (Vec<Step>, Edges) {
 }
 
 fn find(steps: &[Step]) -> Edges {
-    let mut index: Option<BTreeMap<&Fact, usize>> = None;
     let mut edges = Edges {
         starts: Vec::with_capacity(steps.len() + 1),
         makers: Vec::new(),
     };
+    let mut distant = Distant::default();
     edges.starts.push(0);
     for (position, step) in steps.iter().enumerate() {
         for need in &step.needs {
             let nearby = (position.saturating_sub(NEIGHBOURS)..position)
                 .rev()
                 .find(|&earlier| steps[earlier].makes.contains(&need.fact));
-            let maker = nearby.or_else(|| {
-                let index = index.get_or_insert_with(|| {
-                    let all = steps.iter().enumerate().rev();
-                    all.flat_map(|(maker, step)| step.makes.iter().map(move |fact| (fact, maker)))
-                        .collect()
-                });
-                index.get(&need.fact).copied()
+            edges.makers.push(match nearby {
+                Some(maker) => number(maker),
+                None => distant.ask(&need.fact, edges.makers.len()),
             });
-            if let Some(maker) = maker.filter(|&maker| maker != position) {
-                edges.makers.push(u32::try_from(maker).unwrap_or(u32::MAX));
+        }
+        edges.starts.push(number(edges.makers.len()));
+    }
+    distant.answer(steps, &mut edges);
+    edges
+}
+
+/// No step, or none that is known yet.
+const NONE: u32 = u32::MAX;
+
+/// The needs that no neighbour makes: few different facts, each needed by many. Only these are looked for in all steps.
+#[derive(Default)]
+struct Distant<'a> {
+    /// The facts by their hash, which is compared before they are, each with its maker.
+    makers: BTreeMap<(u64, &'a Fact), u32>,
+    /// Which kinds of facts are among them.
+    kinds: Vec<Discriminant<Fact>>,
+    /// Where in the list of all makers which fact's is missing.
+    missing: Vec<(usize, u64, &'a Fact)>,
+}
+
+impl<'a> Distant<'a> {
+    /// Notes that the maker of a fact is missing, and returns what stands for it.
+    fn ask(&mut self, fact: &'a Fact, place: usize) -> u32 {
+        let hash = hash(fact);
+        let kind = discriminant(fact);
+        if !self.kinds.contains(&kind) {
+            self.kinds.push(kind);
+        }
+        self.makers.insert((hash, fact), NONE);
+        self.missing.push((place, hash, fact));
+        NONE
+    }
+
+    /// Finds the first maker of each missing fact, and leaves out the needs that no other step makes.
+    fn answer(mut self, steps: &'a [Step], edges: &mut Edges) {
+        if self.missing.is_empty() {
+            return;
+        }
+        for (maker, step) in steps.iter().enumerate() {
+            for fact in step
+                .makes
+                .iter()
+                .filter(|fact| self.kinds.contains(&discriminant(fact)))
+            {
+                if let Some(first) = self.makers.get_mut(&(hash(fact), fact)) {
+                    *first = (*first).min(number(maker));
+                }
             }
         }
-        edges
-            .starts
-            .push(u32::try_from(edges.makers.len()).unwrap_or(u32::MAX));
+        for (place, hash, fact) in self.missing {
+            edges.makers[place] = self.makers[&(hash, fact)];
+        }
+        let mut n_kept = 0;
+        for position in 0..steps.len() {
+            let range = edges.starts[position] as usize..edges.starts[position + 1] as usize;
+            edges.starts[position] = number(n_kept);
+            for place in range {
+                let maker = edges.makers[place];
+                if maker != NONE && maker != number(position) {
+                    edges.makers[n_kept] = maker;
+                    n_kept += 1;
+                }
+            }
+        }
+        edges.makers.truncate(n_kept);
+        edges.starts[steps.len()] = number(n_kept);
     }
-    edges
+}
+
+fn hash(fact: &Fact) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    fact.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Kahn's algorithm; among the steps that may come next, the one that came first.

@@ -10,7 +10,6 @@ use flocker_model::NodeName;
 use flocker_model::RestartPolicy;
 
 use super::Rules;
-use super::Serving;
 use super::need;
 use crate::action::Action;
 use crate::blocked::Refusal;
@@ -101,7 +100,7 @@ impl<'a> Rules<'a> {
                 application: user.clone(),
                 on: self.node(node),
             };
-            if node == home && prepared.is_none() && !self.stopped.contains(&(node, user.clone())) {
+            if node == home && prepared.is_none() && !self.is_stopped(user, node) {
                 prepared = self.prepare_beside(application, home, &reason);
             }
             let at_home = prepared.clone().filter(|_| node == home);
@@ -194,13 +193,7 @@ impl<'a> Rules<'a> {
             .collect();
         let serves = unhealthy.len() < seen.len();
         if begins || seen.len() + silent.len() < homes.len() {
-            self.serving.insert(
-                application,
-                Serving {
-                    homes: serving,
-                    begins,
-                },
-            );
+            self.serve(application, serving, begins);
         }
         if !serves && !extras.is_empty() {
             let on = unhealthy.iter().map(|&home| self.node(home)).collect();
@@ -208,13 +201,7 @@ impl<'a> Rules<'a> {
                 application: name,
                 on,
             });
-            self.serving.insert(
-                application,
-                Serving {
-                    homes: extras,
-                    begins: false,
-                },
-            );
+            self.serve(application, extras, false);
             return;
         }
         for node in extras {
@@ -230,7 +217,7 @@ impl<'a> Rules<'a> {
                 application: name.clone(),
                 on: self.node(node),
             };
-            if !self.stopped.contains(&(node, name.clone())) {
+            if !self.is_stopped(&name, node) {
                 self.leaving.push((application, self.steps.len()));
             }
             self.stop(&name, node, &reason, needs);
@@ -341,7 +328,7 @@ impl<'a> Rules<'a> {
             .homes(application)
             .filter(|&home| self.obeys(home))
             .collect();
-        self.serving.insert(application, Serving { homes, begins: true });
+        self.serve(application, homes, true);
     }
 
     /// It is placed nowhere: its containers go, its data stays.

@@ -321,7 +321,7 @@ impl Rules<'_> {
 
     /// Returns the fact that tells when this plan has ended what runs now, or nothing where it does not.
     pub(super) fn ended(&self, name: &ApplicationName, node: u32) -> Option<Fact> {
-        if !self.stopped.contains(&(node, name.clone())) {
+        if !self.is_stopped(name, node) {
             return None;
         }
         let on = self.node(node);
@@ -338,7 +338,7 @@ impl Rules<'_> {
     fn keep(&mut self, in_use: &BTreeSet<DatasetId>) {
         let view = &self.view;
         let mut claims = view.desired.placements().datasets().iter().peekable();
-        let mut copies = view.copies.as_slice();
+        let mut copies = view.copies.all();
         while let Some(first) = copies.first() {
             let dataset = first.dataset;
             let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();

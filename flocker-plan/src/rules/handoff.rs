@@ -13,7 +13,6 @@ use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
 use super::Rules;
-use super::Serving;
 use super::dataset::next_epoch;
 use super::need;
 use crate::action::Action;
@@ -416,7 +415,7 @@ impl<'a> Rules<'a> {
             }))
             .collect();
         homes.sort_unstable();
-        self.serving.insert(application, Serving { homes, begins: false });
+        self.serve(application, homes, false);
     }
 }
 

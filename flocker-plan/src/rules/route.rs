@@ -68,25 +68,24 @@ impl Rules<'_> {
 
     /// What leaves a node stops when the routes to it have changed: the steps from `first` on.
     fn leave_last(&mut self, first: usize) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let mut routed: BTreeMap<PortNumber, Vec<(usize, Fact)>> = BTreeMap::new();
+        let made = self.steps[first..].iter().flat_map(|step| &step.makes);
+        for (order, fact) in made.enumerate() {
+            if let Fact::Routed { port, .. } = fact {
+                routed.entry(*port).or_default().push((order, fact.clone()));
+            }
+        }
         for (application, position) in std::mem::take(&mut self.leaving) {
             let ports = &self.view.definitions[application as usize].ports;
-            let facts = self.steps[first..].iter().flat_map(|step| &step.makes);
-            let routed = facts.filter(|fact| match fact {
-                Fact::Routed { port, .. } => ports.iter().any(|own| own.external == *port),
-                Fact::Prepared { .. }
-                | Fact::Running { .. }
-                | Fact::Stopped { .. }
-                | Fact::Healthy { .. }
-                | Fact::Primary { .. }
-                | Fact::Released { .. }
-                | Fact::Renounced { .. }
-                | Fact::Snapshot { .. }
-                | Fact::Gone { .. }
-                | Fact::Obeys { .. } => false,
-            });
-            let needs: Vec<Need> = routed
-                .map(|fact| need(fact.clone(), Because::NobodySentThere))
-                .collect();
+            let own = ports.iter().filter_map(|own| routed.get(&own.external));
+            let mut facts: Vec<&(usize, Fact)> = own.flatten().collect();
+            facts.sort_unstable_by_key(|(order, _)| *order);
+            let needs = facts
+                .into_iter()
+                .map(|(_, fact)| need(fact.clone(), Because::NobodySentThere));
             self.steps[position].needs.extend(needs);
         }
     }
@@ -95,10 +94,8 @@ impl Rules<'_> {
         let mut entries = BTreeMap::new();
         let mut owners = BTreeMap::new();
         let mut left = BTreeSet::new();
-        for (application, definition) in (0_u32..).zip(&self.view.definitions) {
-            if definition.ports.is_empty() {
-                continue;
-            }
+        for &application in self.view.desired.placements().ported() {
+            let definition = self.view.definitions[application as usize];
             let homes: Vec<u32> = match self.serving.get(&application) {
                 Some(serving) => serving.homes.clone(),
                 None => self.view.homes(application).collect(),
@@ -203,9 +200,7 @@ impl Rules<'_> {
             let container = state.and_then(|state| state.containers.get(name));
             let number = self.view.desired.placements().find(name, &self.view.names);
             let placed = number.is_some_and(|number| self.view.homes(number).any(|home| home == node));
-            !placed
-                && container.is_some_and(ContainerState::is_alive)
-                && !self.stopped.contains(&(node, name.clone()))
+            !placed && container.is_some_and(ContainerState::is_alive) && !self.is_stopped(name, node)
         })
     }
 
