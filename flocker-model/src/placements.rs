@@ -27,7 +27,9 @@ pub struct Placements {
     /// Applications with more than one home, and all their homes.
     more_homes: BTreeMap<u32, Vec<u32>>,
     /// By number of application: its definition hash, where it has no secrets.
-    definitions: Vec<Option<DefinitionHash>>,
+    definitions: Vec<DefinitionHash>,
+    /// Applications that have secrets, in order.
+    secretive: Vec<u32>,
     /// By number of application: whether how much its data may hold is limited.
     limited: Vec<bool>,
     /// Applications that have ports, in order.
@@ -56,6 +58,7 @@ impl Placements {
             first_homes: vec![NONE; applications.len()],
             more_homes: BTreeMap::new(),
             definitions: Vec::with_capacity(applications.len()),
+            secretive: Vec::new(),
             limited: Vec::with_capacity(applications.len()),
             ported: Vec::new(),
             datasets: Vec::new(),
@@ -65,8 +68,10 @@ impl Placements {
         let key = DefinitionKey::new([0; 32]);
         let names: Vec<&ApplicationName> = applications.keys().collect();
         for (number, (name, application)) in (0_u32..).zip(applications) {
-            made.definitions
-                .push((!application.has_secrets()).then(|| application.definition_hash(&key)));
+            made.definitions.push(application.definition_hash(&key));
+            if application.has_secrets() {
+                made.secretive.push(number);
+            }
             let volume = application.volume.as_ref();
             made.limited
                 .push(volume.is_some_and(|volume| volume.maximum_size.is_some()));
@@ -145,7 +150,10 @@ impl Placements {
     /// Returns the definition hash of an application, or nothing where secrets make it depend on the node's key.
     #[must_use]
     pub fn definition(&self, application: u32) -> Option<DefinitionHash> {
-        self.definitions.get(application as usize).copied().flatten()
+        if self.secretive.binary_search(&application).is_ok() {
+            return None;
+        }
+        self.definitions.get(application as usize).copied()
     }
 
     /// Says whether how much an application's data may hold is limited.
