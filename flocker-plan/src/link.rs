@@ -1,6 +1,5 @@
 //! Facts become edges: a step that needs a fact comes after the step that makes it.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::hash::Hash as _;
 use std::hash::Hasher as _;
@@ -60,9 +59,11 @@ fn find(steps: &[Step]) -> Edges {
     edges.starts.push(0);
     for (position, step) in steps.iter().enumerate() {
         for need in &step.needs {
+            let kind = discriminant(&need.fact);
+            let is_it = |made: &Fact| discriminant(made) == kind && *made == need.fact;
             let nearby = (position.saturating_sub(NEIGHBOURS)..position)
                 .rev()
-                .find(|&earlier| steps[earlier].makes.contains(&need.fact));
+                .find(|&earlier| steps[earlier].makes.iter().any(is_it));
             edges.makers.push(match nearby {
                 Some(maker) => number(maker),
                 None => distant.ask(&need.fact, edges.makers.len()),
@@ -74,51 +75,87 @@ fn find(steps: &[Step]) -> Edges {
     edges
 }
 
-/// No step, or none that is known yet.
+/// No step, no fact, or none that is known yet.
 const NONE: u32 = u32::MAX;
 
 /// The needs that no neighbour makes: few different facts, each needed by many. Only these are looked for in all steps.
 #[derive(Default)]
 struct Distant<'a> {
-    /// The facts by their hash, which is compared before they are, each with its maker.
-    makers: BTreeMap<(u64, &'a Fact), u32>,
+    /// The different facts, each with its hash and its maker.
+    facts: Vec<(u64, &'a Fact, u32)>,
+    /// Open addressing: hash of a fact to its place in `facts`.
+    slots: Vec<u32>,
     /// Which kinds of facts are among them.
     kinds: Vec<Discriminant<Fact>>,
-    /// Where in the list of all makers which fact's is missing.
-    missing: Vec<(usize, u64, &'a Fact)>,
+    /// Where in the list of all makers the maker of which fact is missing.
+    missing: Vec<(usize, u32)>,
 }
 
 impl<'a> Distant<'a> {
-    /// Notes that the maker of a fact is missing, and returns what stands for it.
+    /// Notes that the maker of a fact is missing at a place, and returns what stands for it.
     fn ask(&mut self, fact: &'a Fact, place: usize) -> u32 {
-        let hash = hash(fact);
-        let kind = discriminant(fact);
-        if !self.kinds.contains(&kind) {
-            self.kinds.push(kind);
+        if self.slots.len() < self.facts.len() * 2 + 2 {
+            self.grow();
         }
-        self.makers.insert((hash, fact), NONE);
-        self.missing.push((place, hash, fact));
+        let hash = hash(fact);
+        let (slot, mut found) = self.find(hash, fact);
+        if found == NONE {
+            found = number(self.facts.len());
+            self.facts.push((hash, fact, NONE));
+            self.slots[slot] = found;
+            let kind = discriminant(fact);
+            if !self.kinds.contains(&kind) {
+                self.kinds.push(kind);
+            }
+        }
+        self.missing.push((place, found));
         NONE
     }
 
+    fn grow(&mut self) {
+        self.slots = vec![NONE; (self.facts.len() * 4 + 2).next_power_of_two()];
+        for place in 0..self.facts.len() {
+            let (hash, fact, _) = self.facts[place];
+            let (slot, _) = self.find(hash, fact);
+            self.slots[slot] = number(place);
+        }
+    }
+
+    /// Returns the slot of a fact and its place in `facts`.
+    fn find(&self, hash: u64, fact: &Fact) -> (usize, u32) {
+        let mask = self.slots.len() - 1;
+        let mut slot = usize::try_from(hash & 0xffff_ffff).unwrap_or(0) & mask;
+        loop {
+            let found = self.slots[slot];
+            if found == NONE {
+                return (slot, NONE);
+            }
+            let (own_hash, own, _) = self.facts[found as usize];
+            if own_hash == hash && own == fact {
+                return (slot, found);
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
     /// Finds the first maker of each missing fact, and leaves out the needs that no other step makes.
-    fn answer(mut self, steps: &'a [Step], edges: &mut Edges) {
+    fn answer(mut self, steps: &[Step], edges: &mut Edges) {
         if self.missing.is_empty() {
             return;
         }
         for (maker, step) in steps.iter().enumerate() {
-            for fact in step
-                .makes
-                .iter()
-                .filter(|fact| self.kinds.contains(&discriminant(fact)))
-            {
-                if let Some(first) = self.makers.get_mut(&(hash(fact), fact)) {
-                    *first = (*first).min(number(maker));
+            for fact in &step.makes {
+                if self.kinds.contains(&discriminant(fact)) {
+                    let (_, found) = self.find(hash(fact), fact);
+                    if found != NONE {
+                        let (_, _, first) = &mut self.facts[found as usize];
+                        *first = (*first).min(number(maker));
+                    }
                 }
             }
         }
-        for (place, hash, fact) in self.missing {
-            edges.makers[place] = self.makers[&(hash, fact)];
+        for (place, fact) in self.missing {
+            edges.makers[place] = self.facts[fact as usize].2;
         }
         let mut n_kept = 0;
         for position in 0..steps.len() {
