@@ -79,7 +79,9 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
     ///
     /// Fails where the image or program is missing, so that nothing is stopped
     /// for what cannot be started. `AlreadySo` where a container of this
-    /// definition is prepared or runs. Dropped half way: prepared or not.
+    /// definition is prepared or runs. Where another definition is alive, that
+    /// one is left as it is and only looked past: what can be checked is
+    /// checked, and the answer is `AlreadySo`. Dropped half way: prepared or not.
     async fn prepare(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError>;
 
     /// Starts a container and returns when it is healthy by its own check.

@@ -9,6 +9,9 @@
 //! [acquires](VolumeBackend::acquire) the dataset. A node never takes an epoch
 //! at or below its fence.
 
+#[cfg(feature = "directory")]
+pub mod directory;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;

@@ -13,6 +13,7 @@ use flocker_backends::TransportError;
 use flocker_backends::transport::local::ListenError;
 use flocker_backends::transport::local::LocalListener;
 use flocker_backends::transport::local::LocalTransport;
+use flocker_backends::transport::local::serving_process;
 use flocker_model::NodeAddress;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -53,6 +54,23 @@ async fn a_pipe_goes_both_ways() {
     let directory = tempfile::tempdir().unwrap();
     let listener = LocalListener::bind(directory.path()).unwrap();
     talk(&listener, directory.path()).await;
+}
+
+#[tokio::test]
+async fn the_process_behind_a_socket_is_known_and_a_dead_socket_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(serving_process(directory.path()).unwrap(), None);
+    assert_eq!(serving_process(&directory.path().join("missing")).unwrap(), None);
+    let listener = LocalListener::bind(directory.path()).unwrap();
+    assert_eq!(
+        serving_process(directory.path()).unwrap(),
+        Some(std::process::id())
+    );
+    drop(listener);
+    assert_eq!(serving_process(directory.path()).unwrap(), None);
+    // What a killed node leaves: a socket that nobody listens on.
+    drop(std::os::unix::net::UnixListener::bind(directory.path().join("node.sock")).unwrap());
+    assert_eq!(serving_process(directory.path()).unwrap(), None);
 }
 
 #[tokio::test]

@@ -353,3 +353,26 @@ async fn two_applications_with_one_internal_port_have_two_addresses() {
     let bound = [one, two].map(|address| std::net::TcpListener::bind((address, 8080)).unwrap());
     assert_eq!(bound.len(), 2);
 }
+
+#[tokio::test]
+async fn supervisors_that_have_left_are_collected() {
+    let world = World::new();
+    let spec = world.script("short", "exec sleep 1000");
+    for _ in 0..3 {
+        world.runtime.start(&spec).await.unwrap();
+        world.runtime.stop(&spec.name, GRACE).await.unwrap();
+    }
+    let me = std::process::id().to_string();
+    let is_zombie_of_ours = |stat: &str| {
+        let (_, rest) = stat.rsplit_once(')').unwrap_or_default();
+        let mut fields = rest.split_ascii_whitespace();
+        stat.contains("(flocker-superv") && fields.next() == Some("Z") && fields.next() == Some(&me)
+    };
+    eventually("no dead supervisor is left", || {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let mut stats =
+            processes.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+        !stats.any(|stat| is_zombie_of_ours(&stat))
+    })
+    .await;
+}

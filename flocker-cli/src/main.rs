@@ -1,1 +1,75 @@
-fn main() {}
+//! The command line of Flocker: what a person types and reads.
+//!
+//! Each verb is a file under `commands/`. [`cli`] says what can be typed,
+//! [`error`] who must act when something goes wrong, and [`ui`] is the only
+//! place that prints. Nothing here decides what happens to data: that is the
+//! planner's, and how it is done is the engine's.
+
+mod cli;
+mod cluster;
+mod commands;
+mod demo;
+mod deploy;
+mod error;
+mod files;
+mod json;
+mod local;
+mod policy;
+mod progress;
+mod runtime;
+mod shown;
+mod state_file;
+mod table;
+mod ui;
+
+use std::process::ExitCode;
+
+use crate::cli::Called;
+use crate::cli::Cli;
+use crate::error::Who;
+use crate::ui::Ui;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let what = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        let what = what.unwrap_or("it does not say what");
+        let place = panic
+            .location()
+            .map_or_else(|| "an unknown place".into(), ToString::to_string);
+        ui::breakdown(what, &place);
+    }));
+    match std::panic::catch_unwind(run) {
+        Ok(status) => status,
+        Err(_) => Who::Us.exit_code(),
+    }
+}
+
+fn run() -> ExitCode {
+    match cli::read(std::env::args_os()) {
+        Ok(Called::Flocker(cli)) => flocker(*cli),
+        Ok(Called::Seed(seed)) => commands::seed::run(seed),
+        Ok(Called::Supervise(supervise)) => supervise.run(),
+        Err(error) => {
+            ui::clap(&error);
+            if error.use_stderr() {
+                Who::User.exit_code()
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}
+
+fn flocker(cli: Cli) -> ExitCode {
+    let Cli { global, command } = cli;
+    let ui = Ui::new(command.name(), global.json, global.color);
+    match commands::run(command, &global, &ui) {
+        Ok(ending) => ending.exit_code(),
+        Err(failure) => {
+            ui.failure(&failure);
+            failure.who.exit_code()
+        }
+    }
+}

@@ -239,7 +239,7 @@ pub async fn push(
         actual: ClusterState::default(),
     };
     let end = push.run(confirm).await;
-    push.locks.give_back(handles).await;
+    push.locks.give_back(handles, options.look).await;
     let end = end?;
     let Push {
         generation,
@@ -307,12 +307,17 @@ impl Push<'_> {
                 failed,
             };
             if plan.steps().is_empty() {
-                let settled = plan.is_settled();
-                return Ok(if settled {
-                    End::Settled
-                } else {
-                    partly(BTreeMap::new())
-                });
+                if plan.is_settled() {
+                    return Ok(End::Settled);
+                }
+                // A node that this push has seen may only have been started again: it gets a while to come back.
+                if idle_turns < self.options.max_idle_turns && self.waits_for_who_was_seen(&plan) {
+                    idle_turns += 1;
+                    self.pause(idle_turns).await;
+                    self.look().await;
+                    continue;
+                }
+                return Ok(partly(failed));
             }
             if turn > self.options.max_turns || idle_turns > self.options.max_idle_turns {
                 return Ok(partly(failed));
@@ -405,6 +410,16 @@ impl Push<'_> {
         };
         self.generation = Some(generation);
         Ok(generation)
+    }
+
+    fn waits_for_who_was_seen(&self, plan: &Plan) -> bool {
+        plan.waiting().iter().any(|waiting| match waiting {
+            Waiting::ForSight { nodes, .. } => nodes.iter().any(|node| self.seen.contains(node)),
+            Waiting::PreCopy { .. }
+            | Waiting::Held { .. }
+            | Waiting::NotConverging { .. }
+            | Waiting::ForHealth { .. } => false,
+        })
     }
 
     fn tell_plan(&self, turn: u32, plan: &Plan) {

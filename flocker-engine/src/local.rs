@@ -120,13 +120,12 @@ pub struct LocalNode {
 impl LocalNode {
     /// Puts a node together. It draws and records its identity where it has none yet.
     pub fn new(parts: NodeParts) -> Result<Self, RecordError> {
-        let record = match parts.record.load()? {
-            Some(record) => record,
-            None => {
-                let record = NodeRecord::random()?;
-                parts.record.save(&record)?;
-                record
-            }
+        let record = if let Some(record) = parts.record.load()? {
+            record
+        } else {
+            let record = NodeRecord::random()?;
+            parts.record.save(&record)?;
+            record
         };
         Ok(Self {
             gate: Arc::new(Gate::new(record.generation)),

@@ -18,7 +18,9 @@ use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_plan::Action;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::clock;
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::local::stop_limit;
@@ -33,6 +35,7 @@ use crate::node::Transfer;
 use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Ask;
+use crate::wire::Piece;
 use crate::wire::Say;
 use crate::wire::WireError;
 use connection::Call;
@@ -53,7 +56,14 @@ pub struct RemoteNode {
     transport: Arc<dyn Transport>,
     deadlines: Deadlines,
     // Held while a connection is opened, so that calls at the same time open one and not several.
-    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    link: tokio::sync::Mutex<Link>,
+}
+
+/// What became of the newest try to open a connection.
+#[derive(Default)]
+struct Link {
+    connection: Option<Arc<Connection>>,
+    failure: Option<(Instant, NodeError)>,
 }
 
 impl fmt::Debug for RemoteNode {
@@ -79,7 +89,7 @@ impl RemoteNode {
             address,
             transport,
             deadlines,
-            connection: tokio::sync::Mutex::new(None),
+            link: tokio::sync::Mutex::new(Link::default()),
         }
     }
 
@@ -88,16 +98,25 @@ impl RemoteNode {
     }
 
     async fn call(&self, ask: Ask) -> Result<Call, NodeError> {
-        let mut current = self.connection.lock().await;
-        let connection = match current.as_ref() {
-            Some(connection) if connection.is_alive() => Arc::clone(connection),
-            Some(_) | None => {
-                let connection = Arc::new(self.open().await?);
-                *current = Some(Arc::clone(&connection));
-                connection
-            }
+        let began = clock::now();
+        let mut link = self.link.lock().await;
+        let alive = link
+            .connection
+            .as_ref()
+            .filter(|connection| connection.is_alive());
+        let connection = match (alive, &link.failure) {
+            (Some(connection), _) => Arc::clone(connection),
+            // Who waited while another call tried in vain does not try the same again.
+            (None, Some((when, error))) if *when > began => return Err(error.clone()),
+            (None, _) => match self.open().await {
+                Ok(connection) => Arc::clone(link.connection.insert(Arc::new(connection))),
+                Err(error) => {
+                    link.failure = Some((clock::now(), error.clone()));
+                    return Err(error);
+                }
+            },
         };
-        drop(current);
+        drop(link);
         Call::begin(connection, &self.name, ask)
     }
 
@@ -113,10 +132,10 @@ impl RemoteNode {
     }
 
     async fn ask_change(&self, what: &str, ask: Ask) -> Result<Change, NodeError> {
-        match self.ask(what, ask).await? {
-            Say::Changed(change) => Ok(change),
-            _other => Err(self.unexpected()),
-        }
+        let Say::Changed(change) = self.ask(what, ask).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(change)
     }
 
     fn unexpected(&self) -> NodeError {
@@ -180,10 +199,10 @@ impl NodeHandle for RemoteNode {
     }
 
     async fn observe(&self) -> Result<NodeState, NodeError> {
-        match self.ask("a report", Ask::Observe).await? {
-            Say::State(state) => NodeState::try_from(*state).map_err(|error| self.protocol(&error)),
-            _other => Err(self.unexpected()),
-        }
+        let Say::State(state) = self.ask("a report", Ask::Observe).await? else {
+            return Err(self.unexpected());
+        };
+        NodeState::try_from(*state).map_err(|error| self.protocol(&error))
     }
 
     async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
@@ -191,13 +210,13 @@ impl NodeHandle for RemoteNode {
             transfer: transfer.clone(),
             generation,
         };
-        match self.ask("the admission of a transfer", ask).await? {
-            // A node that said where it is could send its data elsewhere; it is where it was asked.
-            Say::Admitted(ticket) => ticket
-                .read(self.address.clone())
-                .map_err(|error| self.protocol(&error)),
-            _other => Err(self.unexpected()),
-        }
+        let Say::Admitted(ticket) = self.ask("the admission of a transfer", ask).await? else {
+            return Err(self.unexpected());
+        };
+        // A node that said where it is could send its data elsewhere; it is where it was asked.
+        ticket
+            .read(self.address.clone())
+            .map_err(|error| self.protocol(&error))
     }
 
     async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
@@ -219,10 +238,10 @@ impl NodeHandle for RemoteNode {
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
-        match self.ask("the deploy lock", Ask::Lock(claim.clone())).await? {
-            Say::Locked(locked) => Ok(locked),
-            _other => Err(self.unexpected()),
-        }
+        let Say::Locked(locked) = self.ask("the deploy lock", Ask::Lock(claim.clone())).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(locked)
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
@@ -270,16 +289,19 @@ impl NodeHandle for RemoteNode {
             let broken = loop {
                 match call.unhurried().await {
                     Ok(Said::Output(bytes)) => {
-                        if sender.send(Ok(bytes)).await.is_err() {
+                        if sender.send(Piece::Bytes(bytes)).await.is_err() {
                             return;
                         }
                     }
-                    Ok(Said::Say(Say::Ended(None))) => return,
+                    Ok(Said::Say(Say::Ended(None))) => {
+                        drop(sender.send(Piece::End).await);
+                        return;
+                    }
                     Ok(Said::Say(Say::Ended(Some(error)) | Say::Failed(error))) | Err(error) => break error,
                     Ok(Said::Say(_)) => break unexpected,
                 }
             };
-            drop(sender.send(Err(std::io::Error::other(broken))).await);
+            drop(sender.send(Piece::Broken(std::io::Error::other(broken))).await);
         });
         Ok(Box::pin(connection::Output::new(reader, pump)))
     }

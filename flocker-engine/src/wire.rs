@@ -18,7 +18,7 @@ use flocker_backends::ErrorClass;
 
 pub use definition::WrittenApplication;
 pub use frame::{Decoder, Frame, MAX_CHUNK, MAX_FRAME, MAX_MESSAGE};
-pub(crate) use io::{ChunkReader, FrameReader, FrameWriter, Incoming, chunk_pipe, read_chunk};
+pub(crate) use io::{ChunkReader, FrameReader, FrameWriter, Incoming, Piece, chunk_pipe, read_chunk};
 pub use message::{Arrival, Ask, FromSender, Greeting, Hello, Reply, Request, Say, ToSender, WrittenOrder};
 pub(crate) use message::{check_hello, our_hello};
 pub use state::WrittenState;

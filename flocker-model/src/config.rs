@@ -54,3 +54,17 @@ pub use load::Loaded;
 pub use load::SecretSources;
 pub use load::WantedSecret;
 pub use load::load;
+
+use std::time::Duration;
+
+use crate::number::ByteSize;
+
+/// Reads a size as the files write it: `1048576`, `500M`, `2.5G`. What is wrong is said as the rest of a sentence about the text.
+pub fn size(text: &str) -> Result<ByteSize, String> {
+    quantity::size(text, quantity::Units::Docker).map_err(|error| error.to_string())
+}
+
+/// Reads a duration as the files write it: `90`, `1m30s`, `500ms`. What is wrong is said as the rest of a sentence about the text.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    quantity::duration(text).map_err(|error| error.to_string())
+}

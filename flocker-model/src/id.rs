@@ -205,6 +205,17 @@ impl SnapshotName {
     pub fn warm_round(&self, epoch: Epoch) -> Option<u32> {
         self.0.strip_prefix(&format!("warm-{epoch}-"))?.parse().ok()
     }
+
+    /// Returns the ownership on the way to which the snapshot was taken.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        let rest = self
+            .0
+            .strip_prefix("warm-")
+            .or_else(|| self.0.strip_prefix("handoff-"))?;
+        let digits = rest.split('-').next()?;
+        digits.parse().ok().map(Epoch)
+    }
 }
 
 /// The identity of a node: generated once by the node itself, kept for its life.
@@ -349,5 +360,7 @@ mod tests {
         assert_eq!(SnapshotName::warm(epoch, 3).warm_round(Epoch(9)), None);
         assert_eq!(SnapshotName::handoff(epoch).warm_round(epoch), None);
         assert_eq!(SnapshotName::handoff(epoch).as_str(), "handoff-8");
+        assert_eq!(SnapshotName::handoff(epoch).epoch(), Some(epoch));
+        assert_eq!(SnapshotName::warm(epoch, 3).epoch(), Some(epoch));
     }
 }

@@ -16,7 +16,7 @@ use crate::action::Action;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::policy::Rates;
-use crate::replicate::written_since;
+use crate::replicate::expected_since;
 use crate::step::Reason;
 
 /// What a plan is expected to cost.
@@ -81,7 +81,8 @@ pub fn estimate(plan: &Plan, actual: &ClusterState, policy: &Policy) -> Estimate
                     .and_then(|node| node.datasets.get(&dataset.id)?.partial.as_ref())
                     .filter(|partial| partial.snapshot == *snapshot)
                     .map_or(0, |partial| partial.received.0);
-                let delta = source.map_or(ByteSize(0), |source| written_since(source, base.as_ref()));
+                let epoch = snapshot.epoch().unwrap_or_default();
+                let delta = source.map_or(ByteSize(0), |source| expected_since(source, base.as_ref(), epoch));
                 let bytes = ByteSize(delta.0.saturating_sub(arrived));
                 made.bytes = made.bytes.plus(bytes);
                 let is_ahead = plan

@@ -156,6 +156,7 @@ fn receive(
     }
     if let Role::Released { epoch, .. } = copy.role {
         copy.fence = copy.fence.max(epoch);
+        copy.age = Duration::ZERO;
     }
     copy.role = Role::Replica;
     copy.maximum_size = dataset.maximum_size;
@@ -294,6 +295,7 @@ fn release(
         guid,
     };
     copy.fence = copy.fence.max(own);
+    copy.age = Duration::ZERO;
     Ok(())
 }
 
@@ -315,6 +317,7 @@ fn acquire(
     }
     copy.role = Role::Primary { epoch };
     copy.fence = epoch;
+    copy.age = Duration::ZERO;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What two copies of a dataset have in common, by identity and never by name or time.
 
 use flocker_model::ByteSize;
+use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::Snapshot;
 
@@ -43,4 +44,27 @@ pub fn written_since(source: &Manifestation, base: Option<&Snapshot>) -> ByteSiz
         .rev()
         .take_while(|snapshot| snapshot.guid != base.guid);
     later.fold(source.unsent, |sum, snapshot| sum.plus(snapshot.written))
+}
+
+/// Returns how much is expected to be sent after `base`, on the way to `epoch`.
+///
+/// How much is unsent may be an upper bound: a directory knows that a large
+/// file has changed, and not how much of it. How much the last of several warm
+/// rounds held is exact, and what is written until the next one is hardly
+/// twice that.
+#[must_use]
+pub fn expected_since(source: &Manifestation, base: Option<&Snapshot>, epoch: Epoch) -> ByteSize {
+    let written = written_since(source, base);
+    let newest = source.snapshots.last();
+    match (base, newest) {
+        (Some(base), Some(newest)) if base.guid == newest.guid => {
+            let is_increment = newest.name.warm_round(epoch).is_some_and(|round| round > 1);
+            if is_increment {
+                written.min(ByteSize(newest.written.0.saturating_mul(2)))
+            } else {
+                written
+            }
+        }
+        (_, _) => written,
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! One pass finds the applications of which anything is not as it is to be;
 //! only those are looked at by rule. The rules are [`dataset`] (the table of
-//! what is wanted against what is seen), [`handoff`] and [`offer`] (how data changes hands),
-//! [`application`] (start, restart, stop), [`route`] and [`tidy`].
+//! what is wanted against what is seen), [`handoff`], [`warm`] and [`offer`]
+//! (how data changes hands), [`writers`] (one at a time), [`application`]
+//! (start, restart, stop), [`order`], [`route`] and [`tidy`].
 
 mod application;
 mod dataset;
@@ -13,6 +14,8 @@ mod order;
 pub mod request;
 mod route;
 mod tidy;
+mod warm;
+mod writers;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -49,7 +52,9 @@ pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy)
     rules.refuse_returned();
     rules.find_settled_data();
     rules.find_containers();
-    rules.guard_stop_all();
+    if rules.stops_too_much() {
+        return rules.finish();
+    }
     for application in 0..number(rules.view.names.len()) {
         if !rules.is_settled(application) {
             rules.apply(application);
@@ -82,8 +87,6 @@ struct Rules<'a> {
     runs_settled: Vec<bool>,
     /// Containers where they are not placed, in order of application.
     extras: Vec<Extra<'a>>,
-    /// Whether applications that are placed nowhere may be stopped.
-    may_stop: bool,
     /// Where the applications serve of which anything changes.
     serving: BTreeMap<u32, Serving>,
     /// What is started, and by which step; in order of application.
@@ -110,7 +113,6 @@ impl<'a> Rules<'a> {
             data_settled: vec![true; n_applications],
             runs_settled: vec![false; n_applications],
             extras: Vec::new(),
-            may_stop: true,
             serving: BTreeMap::new(),
             started: Vec::new(),
             stopped: vec![BTreeSet::new(); n_nodes],
@@ -246,8 +248,11 @@ impl<'a> Rules<'a> {
         self.find_start(application, self.view.node(node).name).is_some()
     }
 
-    /// More than half of what runs is not stopped by what may be an empty file or a mistyped name.
-    fn guard_stop_all(&mut self) {
+    /// Refuses everything where more than half of what runs would be stopped: the file may be empty, or a name mistyped.
+    ///
+    /// Nothing of such a file is carried out. What it starts would make what
+    /// it stops less than half, and the same file typed again would be obeyed.
+    fn stops_too_much(&mut self) -> bool {
         let listed = |node: u32| self.view.node(node).member.is_some();
         let alive = |container: &ContainerState| container.is_alive();
         let n_stopping = self
@@ -261,7 +266,7 @@ impl<'a> Rules<'a> {
             })
             .count();
         if n_stopping == 0 || self.policy.stop_all == StopAll::Allow {
-            return;
+            return false;
         }
         let states = self
             .view
@@ -273,13 +278,14 @@ impl<'a> Rules<'a> {
             .flat_map(|state| state.containers.values())
             .filter(|container| alive(container))
             .count();
-        if n_stopping * 2 > n_running {
-            self.may_stop = false;
+        let too_much = n_stopping * 2 > n_running;
+        if too_much {
             self.refused.push(Refusal::StopAll {
                 stopping: n_stopping,
                 running: n_running,
             });
         }
+        too_much
     }
 
     fn finish(self) -> Plan {

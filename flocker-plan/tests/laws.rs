@@ -4,6 +4,11 @@
 //! used up every choice is the first, so that a shorter string is a simpler
 //! case. `PROPTEST_CASES` asks for more of them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where it stopped"
+)]
+
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "support/history.rs"]
@@ -21,6 +26,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use dice::{Dice, any_cluster, any_deployment, any_policy};
+use history::Plot;
 use walk::{Witness, settle, walk, walk_in_order};
 use world::in_one_order;
 
@@ -44,10 +50,13 @@ fn case(bytes: Vec<u8>) -> (Dice, Deployment, ClusterState, Policy) {
 
 fn config() -> ProptestConfig {
     let seeds = "proptest-regressions/laws.txt";
+    let asked_for = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
     ProptestConfig {
+        cases: if asked_for { default.cases } else { 2000 },
         max_shrink_iters: 20_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
-        ..ProptestConfig::default()
+        ..default
     }
 }
 
@@ -60,7 +69,7 @@ proptest! {
 
     #[test]
     fn planning_is_total_and_the_same_input_gives_the_same_bytes(bytes in bytes()) {
-        let (_, desired, actual, policy) = case(bytes);
+        let (_, desired, actual, policy) = case(bytes.clone());
         let first = plan(&desired, &actual, &policy);
         let again = plan(&desired.clone(), &actual.clone(), &policy.clone());
         let written = serde_json::to_string(&first).unwrap();
@@ -71,7 +80,7 @@ proptest! {
 
     #[test]
     fn no_plan_breaks_an_invariant(bytes in bytes()) {
-        let (_, desired, actual, policy) = case(bytes);
+        let (_, desired, actual, policy) = case(bytes.clone());
         let made = plan(&desired, &actual, &policy);
         if let Err(violation) = check::plan(&made, &desired, &actual) {
             return Err(TestCaseError::fail(violation.to_string()));
@@ -80,7 +89,7 @@ proptest! {
 
     #[test]
     fn any_order_of_ready_steps_is_safe_and_ends_the_same(bytes in bytes()) {
-        let (mut dice, desired, actual, policy) = case(bytes);
+        let (mut dice, desired, actual, policy) = case(bytes.clone());
         let made = plan(&desired, &actual, &policy);
         let mut in_order = actual.clone();
         walk_in_order(&made, &desired, &mut in_order).map_err(TestCaseError::fail)?;
@@ -95,7 +104,7 @@ proptest! {
 
     #[test]
     fn stopped_anywhere_planning_again_converges(bytes in bytes()) {
-        let (mut dice, desired, mut state, policy) = case(bytes);
+        let (mut dice, desired, mut state, policy) = case(bytes.clone());
         for _ in 0..2 {
             let made = plan(&desired, &state, &policy);
             let n_steps = dice.roll(made.steps().len() + 1);
@@ -122,7 +131,7 @@ proptest! {
 
     #[test]
     fn a_then_b_ends_as_b(bytes in bytes()) {
-        let (mut dice, first, actual, mut policy) = case(bytes);
+        let (mut dice, first, actual, mut policy) = case(bytes.clone());
         policy.not_converging = flocker_plan::NotConverging::Accept;
         policy.cut_over = flocker_plan::CutOver::WhenReady;
         policy.stop_all = flocker_plan::StopAll::Allow;
@@ -133,14 +142,16 @@ proptest! {
         let (by_detour, _) = settle(&second, &policy, &mut detour, TURNS).map_err(TestCaseError::fail)?;
         let mut straight = actual;
         let (by_itself, _) = settle(&second, &policy, &mut straight, TURNS).map_err(TestCaseError::fail)?;
-        if unhindered(&by_detour) && unhindered(&by_itself) {
+        // What the first put on a node that the second does not list is none of the second's business.
+        let lists_all = second.members().len() == n_nodes;
+        if lists_all && unhindered(&by_detour) && unhindered(&by_itself) {
             prop_assert_eq!(running(&second, &detour), running(&second, &straight));
         }
     }
 
     #[test]
     fn nothing_is_told_to_a_node_that_is_silent_or_lost(bytes in bytes()) {
-        let (_, desired, actual, policy) = case(bytes);
+        let (_, desired, actual, policy) = case(bytes.clone());
         let obeys = |node: &NodeName| actual.known(node).is_some() && !actual.is_forgotten(node);
         for step in plan(&desired, &actual, &policy).steps() {
             prop_assert!(obeys(&step.actor), "{}", step.id());
@@ -152,9 +163,11 @@ proptest! {
 
     #[test]
     fn a_failed_step_skips_its_dependants_and_nothing_else(bytes in bytes()) {
-        let (mut dice, desired, actual, policy) = case(bytes);
+        let (mut dice, desired, actual, policy) = case(bytes.clone());
         let made = plan(&desired, &actual, &policy);
-        prop_assume!(!made.steps().is_empty());
+        if made.steps().is_empty() {
+            return Ok(());
+        }
         let failing = dice.roll(made.steps().len());
         let mut lost: BTreeSet<usize> = BTreeSet::from([failing]);
         for (position, step) in made.steps().iter().enumerate() {
@@ -165,7 +178,9 @@ proptest! {
         }
         let mut frontier = Frontier::new(&made);
         let mut state = actual;
-        while let Some(position) = { let next = frontier.ready().next(); next } {
+        loop {
+            let next = frontier.ready().next();
+            let Some(position) = next else { break };
             frontier.start(position);
             let step = &made.steps()[position];
             if position == failing {
@@ -187,8 +202,17 @@ proptest! {
     }
 
     #[test]
-    fn in_any_history_one_node_writes_and_nothing_written_is_lost(bytes in bytes()) {
-        history::live(Dice::new(bytes), TURNS).map_err(TestCaseError::fail)?;
+    fn in_any_history_one_node_writes_and_nothing_written_is_lost(
+        bytes in proptest::collection::vec(any::<u8>(), 0..1000)
+    ) {
+        history::live(Dice::new(bytes), Plot::Anything, TURNS).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn however_often_data_moves_an_old_owner_never_comes_back(
+        bytes in proptest::collection::vec(any::<u8>(), 200..1500)
+    ) {
+        history::live(Dice::new(bytes), Plot::Moves, TURNS).map_err(TestCaseError::fail)?;
     }
 }
 
@@ -200,94 +224,9 @@ fn running(desired: &Deployment, state: &ClusterState) -> Running {
         .all_known()
         .filter(|(node, _)| desired.members().contains_key(*node));
     let each = listed.map(|(node, seen)| {
-        let containers = seen
-            .containers
-            .iter()
-            .filter(|(_, container)| container.is_alive());
+        let containers = seen.containers.keys().cloned().collect();
         let routes = seen.routes.entries().values().cloned().collect();
-        (
-            node.clone(),
-            containers.map(|(name, _)| name.clone()).collect(),
-            routes,
-        )
+        (node.clone(), containers, routes)
     });
     each.collect()
-}
-
-#[test]
-fn zz_show() {
-    let Some(text) = std::env::var_os("SHOW") else {
-        return;
-    };
-    let bytes = text
-        .to_str()
-        .unwrap()
-        .split([',', ' ', '\n'])
-        .filter(|t| !t.trim().is_empty())
-        .map(|t| t.trim().parse().unwrap())
-        .collect();
-    let (_, desired, actual, policy) = case(bytes);
-    println!("deleted {:?}", desired.deleted());
-    for (n, m) in desired.members() {
-        println!("on {n}: {:?}", m.applications);
-    }
-    for (n, a) in desired.applications() {
-        println!(
-            "app {n} {} vol={:?} dep={:?}",
-            a.image,
-            a.volume.as_ref().map(|v| (v.dataset, v.maximum_size)),
-            a.depends_on
-        );
-    }
-    for (n, s) in &actual.nodes {
-        let Some(s) = s.known() else {
-            println!("{n} silent");
-            continue;
-        };
-        println!(
-            "{n} free={:?} foreign={:?} forgot={:?}",
-            s.free, s.foreign_ports, s.forgotten
-        );
-        for (d, c) in &s.datasets {
-            println!(
-                "   {d} {:?} fence {} unsent {} partial {:?} snaps {:?}",
-                c.role,
-                c.fence,
-                c.unsent,
-                c.partial.as_ref().map(|p| p.snapshot.clone()),
-                c.snapshots
-                    .iter()
-                    .map(|s| (s.name.clone(), s.guid.0 % 1000))
-                    .collect::<Vec<_>>()
-            );
-        }
-        for (d, c) in &s.containers {
-            println!(
-                "   run {d} {:?} {:?} ds {:?} right={}",
-                c.status,
-                c.health,
-                c.dataset,
-                desired
-                    .application(d)
-                    .is_some_and(|a| a.definition_hash(&s.key) == c.definition)
-            );
-        }
-        for (p, t) in s.routes.entries() {
-            println!(
-                "   route {p} {} {:?}",
-                t.application,
-                t.homes.iter().map(|h| h.node.clone()).collect::<Vec<_>>()
-            );
-        }
-    }
-    let p = plan(&desired, &actual, &policy);
-    for s in p.steps() {
-        println!(
-            "> {}  {:?}",
-            s.id(),
-            s.needs.iter().map(|n| n.fact.to_string()).collect::<Vec<_>>()
-        );
-    }
-    println!("{:#?} {:#?} {:?}", p.waiting(), p.refused(), policy.stop_all);
-    println!("{:?}", check::plan(&p, &desired, &actual));
 }

@@ -3,6 +3,11 @@
 //! `FLOCKER_UPDATE_SCENARIOS=1 cargo test -p flocker-plan --test scenarios`
 //! rewrites what is expected; read the difference before it is committed.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where it stopped"
+)]
+
 #[path = "support/scenario.rs"]
 mod scenario;
 #[path = "support/walk.rs"]

@@ -1,6 +1,6 @@
 //! What the tests of host programs need a process of their own for.
 //!
-//! - `flocker-trial listen ADDRESS:PORT` accepts connections and says nothing.
+//! - `flocker-trial listen ADDRESS:PORT` says `hello` to every connection and ends it.
 //! - `flocker-trial start|stop STATE ADDRESS SUPERVISOR NAME VOLUME PROGRAM [ARGUMENT]...` is a node
 //!   that does one thing with one host program, so that it can be killed while it does.
 
@@ -15,6 +15,7 @@ use flocker_backends::runtime::process::ProcessRuntime;
 use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::DefinitionHash;
+use tokio::io::AsyncWriteExt as _;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -24,7 +25,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if verb == "listen" {
         let listener = tokio::net::TcpListener::bind(next()?).await?;
         loop {
-            drop(listener.accept().await?);
+            let (mut client, _) = listener.accept().await?;
+            // Who left early, as a health check does, misses it.
+            drop(client.write_all(b"hello").await);
         }
     }
     let state = PathBuf::from(next()?);

@@ -73,6 +73,7 @@ macro_rules! runtime_conformance {
             nothing_is_listed_where_nothing_is
             starting_twice_is_starting_once
             another_definition_is_refused_while_one_is_alive
+            another_definition_is_prepared_beside_one_that_is_alive
             another_definition_is_started_after_the_end
             a_prepared_container_is_listed_and_does_not_run
             preparing_what_runs_changes_nothing

@@ -158,7 +158,7 @@ impl Containers {
         let prepared = self.by_name.get(&spec.name).is_some_and(|container| {
             container.status == ContainerStatus::Prepared && container.spec.definition == spec.definition
         });
-        if prepared || self.is_current(spec)? {
+        if prepared || self.alive(&spec.name).is_some() {
             return Ok(Change::AlreadySo);
         }
         self.insert(spec, ContainerStatus::Prepared, address);

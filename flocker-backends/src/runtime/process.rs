@@ -13,11 +13,14 @@ mod host;
 mod kin;
 mod launch;
 mod log;
+mod orders;
 mod place;
 mod probe;
 mod reaper;
 mod stage;
+mod steps;
 mod supervisor;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -21,6 +21,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use flocker_model::NodeAddress;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Uid;
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -65,6 +67,26 @@ async fn connect(directory: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(socket_in(&directory)).await?;
     check_peer(&stream)?;
     Ok(stream)
+}
+
+/// Returns the process that answers at the state directory of a node, or nothing where none does.
+///
+/// It is the one that began to listen; it may be about to end. Nothing is said to it.
+pub fn serving_process(directory: &Path) -> io::Result<Option<u32>> {
+    let nobody = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        )
+    };
+    let connect = || std::os::unix::net::UnixStream::connect(socket_in(&File::open(directory)?));
+    let stream = match connect() {
+        Ok(stream) => stream,
+        Err(error) if nobody(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let peer = getsockopt(&stream, PeerCredentials)?;
+    Ok(u32::try_from(peer.pid()).ok().filter(|process| *process != 0))
 }
 
 /// Returns a path of the socket that is short enough for a socket address, however deep its directory is.

@@ -278,15 +278,12 @@ impl Track {
             // A newer configuration is no reason to go back, and neither is a lost lock.
             concerns && !error.is_stale() && **error != NodeError::LockLost
         });
-        match failure {
-            Some((_, error)) => {
-                self.n_failures += 1;
-                self.cause = Some(error.clone());
-            }
-            None => {
-                self.n_failures = 0;
-                self.cause = None;
-            }
+        if let Some((_, error)) = failure {
+            self.n_failures += 1;
+            self.cause = Some(error.clone());
+        } else {
+            self.n_failures = 0;
+            self.cause = None;
         }
     }
 }

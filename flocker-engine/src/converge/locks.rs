@@ -7,6 +7,7 @@ use std::time::Duration;
 use flocker_model::ClusterState;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::IfHeld;
@@ -172,14 +173,18 @@ impl Locks {
         }
     }
 
-    /// Gives all locks back. One that cannot be given back ends with its connection.
-    pub(super) async fn give_back(&self, handles: &Handles) {
+    /// Gives all locks back, within a limit. One that cannot be given back ends with its connection.
+    pub(super) async fn give_back(&self, handles: &Handles, limit: Duration) {
+        let mut giving = JoinSet::new();
         for name in &self.held {
-            if let Some(handle) = handles.get(name)
-                && let Err(error) = handle.unlock(self.token).await
-            {
-                tracing::debug!(node = %name, %error, "could not give the deploy lock back");
+            if let Some(handle) = handles.get(name) {
+                let token = self.token;
+                giving.spawn(async move { handle.unlock(token).await });
             }
+        }
+        let all = async { while giving.join_next().await.is_some() {} };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::debug!("not every deploy lock could be given back");
         }
     }
 }

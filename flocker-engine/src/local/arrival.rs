@@ -22,6 +22,7 @@ use crate::wire::FrameReader;
 use crate::wire::FrameWriter;
 use crate::wire::FromSender;
 use crate::wire::Incoming;
+use crate::wire::Piece;
 use crate::wire::ToSender;
 use crate::wire::WireError;
 
@@ -98,19 +99,26 @@ impl LocalNode {
         // What arrives is handed over until the volume has all it wants. A
         // stream that ends does not end the transfer: the volume says when it
         // is durable. A sender that is gone ends the stream with an error.
-        let work = async {
+        let limit = self.parts.deadlines.work;
+        let take = async {
             tokio::pin!(receive);
             tokio::select! {
                 biased;
-                received = &mut receive => return received,
+                received = &mut receive => return Ok(received),
                 () = &mut pump => {}
             }
-            receive.await
+            tokio::time::timeout(limit, receive).await
         };
         let work = async {
             tokio::select! {
                 biased;
-                received = work => received.map_err(|error| NodeError::backend(&error)),
+                taken = take => match taken {
+                    Ok(received) => received.map_err(|error| NodeError::backend(&error)),
+                    Err(_) => Err(NodeError::Deadline {
+                        what: format!("the volume to take snapshot {} in", arrival.snapshot),
+                        after: limit,
+                    }),
+                },
                 refusal = entry.superseded() => Err(refusal),
             }
         };
@@ -128,11 +136,7 @@ impl LocalNode {
     }
 
     /// Hands chunks over until the sender says that all was sent, or something goes wrong.
-    async fn pump(
-        &self,
-        reader: &mut FrameReader<ReadHalf<Channel>>,
-        sender: mpsc::Sender<io::Result<bytes::Bytes>>,
-    ) {
+    async fn pump(&self, reader: &mut FrameReader<ReadHalf<Channel>>, sender: mpsc::Sender<Piece>) {
         let stall = self.parts.deadlines.stall;
         let mut n_bytes = ByteSize(0);
         let cut = loop {
@@ -145,12 +149,17 @@ impl LocalNode {
             match incoming {
                 Incoming::Chunk(chunk) => {
                     n_bytes = n_bytes.plus(ByteSize(chunk.len() as u64));
-                    if sender.send(Ok(chunk)).await.is_err() {
+                    let hand_over = sender.send(Piece::Bytes(chunk));
+                    // A volume that takes no more has said why, or never will.
+                    let Ok(Ok(())) = tokio::time::timeout(self.parts.deadlines.work, hand_over).await else {
                         return;
-                    }
+                    };
                 }
                 Incoming::Message(text) => match wire::read("the end of a transfer", &text) {
-                    Ok(FromSender::End { bytes }) if bytes == n_bytes => return,
+                    Ok(FromSender::End { bytes }) if bytes == n_bytes => {
+                        drop(sender.send(Piece::End).await);
+                        return;
+                    }
                     Ok(FromSender::End { .. }) => {
                         break WireError::Invalid {
                             what: "the length of a transfer",
@@ -169,7 +178,7 @@ impl LocalNode {
             }
         };
         // Who reads it may have stopped reading; then it is of no use to anybody.
-        drop(sender.send(Err(io::Error::other(cut))).await);
+        drop(sender.send(Piece::Broken(io::Error::other(cut))).await);
     }
 
     /// Tells the sender now and then that this side still works; returns when it cannot be told, or when all is done.

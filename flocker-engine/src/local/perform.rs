@@ -14,6 +14,8 @@ use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionHash;
+use flocker_model::Epoch;
+use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
@@ -21,6 +23,7 @@ use flocker_plan::Action;
 
 use super::LocalNode;
 use super::gate::Entry;
+use super::push::Push;
 use super::turns::Subject;
 use super::turns::Turn;
 use super::turns::Use;
@@ -56,7 +59,7 @@ impl LocalNode {
                 base,
                 to,
             } => {
-                let push = super::push::Push {
+                let push = Push {
                     dataset: dataset.id,
                     snapshot,
                     base: base.as_ref(),
@@ -64,11 +67,7 @@ impl LocalNode {
                     ticket: order.ticket.as_ref().ok_or_else(|| lacks("a ticket"))?,
                     bandwidth: order.bandwidth,
                 };
-                tokio::select! {
-                    biased;
-                    change = self.push(&push, progress) => change,
-                    refusal = entry.superseded() => Err(refusal),
-                }
+                self.push_unless_superseded(&push, progress, entry).await
             }
             Action::Release {
                 dataset,
@@ -77,12 +76,7 @@ impl LocalNode {
                 last,
             } => {
                 self.check_unused(*dataset).await?;
-                let handoff = Handoff {
-                    dataset: *dataset,
-                    epoch: *epoch,
-                    to: to.clone(),
-                    last: last.clone(),
-                };
+                let handoff = handoff(*dataset, *epoch, to, last);
                 self.within(what, limit, volumes.release(&handoff)).await
             }
             Action::Acquire {
@@ -91,15 +85,7 @@ impl LocalNode {
                 from,
                 guid,
             } => {
-                let acquisition = Acquisition {
-                    dataset: *dataset,
-                    epoch: *epoch,
-                    from: from.clone(),
-                    guid: match guid {
-                        Some(guid) => *guid,
-                        None => self.own_guid(*dataset, from).await?,
-                    },
-                };
+                let acquisition = self.acquisition(*dataset, *epoch, from, *guid).await?;
                 self.within(what, limit, volumes.acquire(&acquisition)).await
             }
             Action::Renounce { dataset, epoch } => {
@@ -110,10 +96,9 @@ impl LocalNode {
                 self.within(what, limit, volumes.destroy(*dataset)).await
             }
             Action::Trim { dataset, snapshots } => {
-                let names = snapshots.clone();
                 let reclaim = Reclaim::Snapshots {
                     dataset: *dataset,
-                    names,
+                    names: snapshots.clone(),
                 };
                 self.within(what, limit, volumes.reclaim(&reclaim)).await
             }
@@ -229,6 +214,40 @@ impl LocalNode {
         }
     }
 
+    /// Pushes, and leaves what can be resumed as soon as a newer generation wants in.
+    async fn push_unless_superseded(
+        &self,
+        push: &Push<'_>,
+        progress: &dyn Progress,
+        entry: &Entry,
+    ) -> Result<Change, NodeError> {
+        tokio::select! {
+            biased;
+            change = self.push(push, progress) => change,
+            refusal = entry.superseded() => Err(refusal),
+        }
+    }
+
+    /// Returns how this node becomes the primary. Where the plan knew no identity, its own snapshot of that name has it.
+    async fn acquisition(
+        &self,
+        dataset: DatasetId,
+        epoch: Epoch,
+        from: &SnapshotName,
+        guid: Option<SnapshotGuid>,
+    ) -> Result<Acquisition, NodeError> {
+        let guid = match guid {
+            Some(guid) => guid,
+            None => self.own_guid(dataset, from).await?,
+        };
+        Ok(Acquisition {
+            dataset,
+            epoch,
+            from: from.clone(),
+            guid,
+        })
+    }
+
     /// Returns the identity of a snapshot as it is here.
     async fn own_guid(&self, dataset: DatasetId, name: &SnapshotName) -> Result<SnapshotGuid, NodeError> {
         let limit = self.parts.deadlines.answer;
@@ -257,6 +276,15 @@ impl LocalNode {
             .into_iter()
             .filter_map(|(name, container)| container.address.map(|address| (name, address)))
             .collect())
+    }
+}
+
+fn handoff(dataset: DatasetId, epoch: Epoch, to: &NodeName, last: &SnapshotName) -> Handoff {
+    Handoff {
+        dataset,
+        epoch,
+        to: to.clone(),
+        last: last.clone(),
     }
 }
 

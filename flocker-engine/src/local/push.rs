@@ -138,16 +138,16 @@ impl LocalNode {
         let (reader, writer) = tokio::io::split(channel);
         let meter = Meter::new(progress, total, push.bandwidth);
         let stall = self.parts.deadlines.stall;
-        let send = send(push, writer, stream, &meter, stall);
+        let sending = send(push, writer, stream, &meter, stall);
         let verdict = verdict(push, reader, &meter, self.parts.deadlines.work, stall);
-        tokio::pin!(send, verdict);
+        tokio::pin!(sending, verdict);
         // The receiver may refuse, or have it already, before all was sent.
-        let sent = tokio::select! {
+        let end = tokio::select! {
             biased;
             verdict = &mut verdict => return verdict,
-            sent = &mut send => sent,
+            end = &mut sending => end,
         };
-        match sent {
+        match end {
             Ok(()) => verdict.await,
             Err(Stopped::Here(error)) => Err(error),
             // What broke the pipe is better told by the receiver, if it still can.
@@ -195,8 +195,9 @@ async fn send(
         .map_err(|_| stalled())?
         .map_err(Stopped::Pipe)?;
     let mut chunk = BytesMut::new();
+    let most = meter.most_at_once();
     loop {
-        let read = tokio::time::timeout(stall, wire::read_chunk(&mut stream, &mut chunk));
+        let read = tokio::time::timeout(stall, wire::read_chunk(&mut stream, most, &mut chunk));
         let n_bytes = match read.await {
             Ok(Ok(n_bytes)) => n_bytes,
             Ok(Err(error)) => {
@@ -365,6 +366,12 @@ impl<'a> Meter<'a> {
 
     fn tell(&self) {
         self.progress.report(self.done(), self.total.get().copied());
+    }
+
+    /// Returns how many bytes may go in one piece: what is slow goes in small ones, so that it never seems to stand still.
+    fn most_at_once(&self) -> usize {
+        let second = self.bandwidth.map_or(u64::MAX, |rate| rate.0.max(1024));
+        usize::try_from(second).unwrap_or(usize::MAX)
     }
 
     /// Waits until so many bytes may have been sent.

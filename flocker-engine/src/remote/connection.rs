@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flocker_backends::Channel;
+use flocker_backends::Classify as _;
 use flocker_backends::ErrorClass;
 use flocker_backends::Purpose;
 use flocker_backends::Transport;
@@ -99,10 +100,7 @@ impl Connection {
         tokio::time::timeout(limit, greet(&mut reader, &mut writer))
             .await
             .map_err(late)?
-            .map_err(|error| NodeError::Protocol {
-                node: name.clone(),
-                source: Fault::of(&error),
-            })?;
+            .map_err(|error| not_greeted(name, &error))?;
         let (asks, queue) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         let mut task = JoinSet::new();
@@ -128,6 +126,16 @@ impl Connection {
 
     pub(super) fn is_alive(&self) -> bool {
         lock(&self.waiting).ended.is_none()
+    }
+}
+
+/// A pipe that ends before a word was said leads to no node; a wrong word comes from a strange one.
+fn not_greeted(name: &NodeName, error: &WireError) -> NodeError {
+    let node = name.clone();
+    let source = Fault::of(error);
+    match error.class() {
+        ErrorClass::Transient => NodeError::Unreachable { node, source },
+        ErrorClass::Permanent => NodeError::Protocol { node, source },
     }
 }
 

@@ -157,17 +157,18 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     }
 }
 
-/// Reads bytes of a snapshot into `frame`, behind the header of their frame, and returns how many there were.
+/// Reads at most `most` bytes of a snapshot into `frame`, behind the header of their frame, and returns how many there were.
 ///
 /// They are read where they are sent from, so that bulk data is copied once.
 pub(crate) async fn read_chunk(
     stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    most: usize,
     frame: &mut BytesMut,
 ) -> io::Result<usize> {
     frame.clear();
     frame.reserve(frame::HEADER + MAX_CHUNK);
     frame.extend_from_slice(&frame::chunk_header(0));
-    let limit = frame::HEADER + MAX_CHUNK;
+    let limit = frame::HEADER + most.clamp(1, MAX_CHUNK);
     let mut n_bytes = 0;
     // A stream that trickles is sent as it comes, one that flows in full frames.
     while frame.len() < limit {
@@ -182,21 +183,34 @@ pub(crate) async fn read_chunk(
     Ok(n_bytes)
 }
 
-/// Makes a byte stream of chunks that are handed over one by one, at most `depth` ahead.
-pub(crate) fn chunk_pipe(depth: usize) -> (mpsc::Sender<io::Result<Bytes>>, ChunkReader) {
-    let (sender, chunks) = mpsc::channel(depth);
+/// One piece of a byte stream that is handed over.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// Some of its bytes.
+    Bytes(Bytes),
+    /// That was all.
+    End,
+    /// The rest never comes.
+    Broken(io::Error),
+}
+
+/// Makes a byte stream of pieces that are handed over one by one, at most `depth` ahead.
+pub(crate) fn chunk_pipe(depth: usize) -> (mpsc::Sender<Piece>, ChunkReader) {
+    let (sender, pieces) = mpsc::channel(depth);
     let reader = ChunkReader {
-        chunks,
+        pieces,
         current: Bytes::new(),
+        has_ended: false,
     };
     (sender, reader)
 }
 
-/// The reading end of a [`chunk_pipe`]. It ends where the sender is dropped.
+/// The reading end of a [`chunk_pipe`]. Where the other end is dropped before it said that this was all, reading fails.
 #[derive(Debug)]
 pub(crate) struct ChunkReader {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    pieces: mpsc::Receiver<Piece>,
     current: Bytes,
+    has_ended: bool,
 }
 
 impl AsyncRead for ChunkReader {
@@ -205,16 +219,59 @@ impl AsyncRead for ChunkReader {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.current.is_empty() {
-            match ready!(self.chunks.poll_recv(context)) {
-                Some(Ok(chunk)) => self.current = chunk,
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => return Poll::Ready(Ok(())),
+        while self.current.is_empty() && !self.has_ended {
+            match ready!(self.pieces.poll_recv(context)) {
+                Some(Piece::Bytes(bytes)) => self.current = bytes,
+                Some(Piece::End) => self.has_ended = true,
+                Some(Piece::Broken(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             }
         }
         let n_bytes = self.current.len().min(buffer.remaining());
         buffer.put_slice(&self.current[..n_bytes]);
         self.current.advance(n_bytes);
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_was_not_ended_is_not_taken_for_whole() {
+        let (sender, mut reader) = chunk_pipe(4);
+        sender.send(Piece::Bytes("abc".into())).await.unwrap();
+        sender.send(Piece::Bytes(Bytes::new())).await.unwrap();
+        drop(sender);
+        let mut text = String::new();
+        assert!(reader.read_to_string(&mut text).await.is_err());
+
+        let (sender, mut reader) = chunk_pipe(4);
+        sender.send(Piece::Bytes("abc".into())).await.unwrap();
+        sender.send(Piece::End).await.unwrap();
+        let mut text = String::new();
+        assert_eq!(reader.read_to_string(&mut text).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_long_message_is_put_together_and_an_endless_one_is_refused() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let text = vec![b'x'; 3 * MAX_FRAME];
+        let mut writer = FrameWriter::new(ours);
+        let mut reader = FrameReader::new(theirs);
+        let (written, read) = tokio::join!(writer.message(&text), reader.next());
+        written.unwrap();
+        assert!(matches!(read, Ok(Some(Incoming::Message(message))) if message == text));
+
+        let part = Frame::Part(vec![b'x'; MAX_FRAME - 1].into());
+        let endless = async { while writer.frame(&part).await.is_ok() {} };
+        let read = async {
+            let read = reader.next().await;
+            drop(reader);
+            read
+        };
+        let ((), read) = tokio::join!(endless, read);
+        assert!(matches!(read, Err(WireError::TooLong { .. })));
     }
 }

@@ -131,6 +131,9 @@ async fn i11_no_event_error_or_report_shows_a_secret() {
     );
     assert!(!everything.contains(CANARY));
     let key = outcome.actual.known(&name("alpha")).unwrap().key.clone();
-    let digits: String = key.reveal().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = key
+        .reveal()
+        .iter()
+        .fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"));
     assert!(!everything.contains(&digits));
 }

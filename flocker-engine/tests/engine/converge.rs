@@ -28,6 +28,7 @@ use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::Generation;
 use flocker_model::Observed;
+use flocker_model::Role;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 
@@ -92,7 +93,7 @@ async fn i3_a_move_takes_the_data_along() {
     let cluster = Cluster::new(["alpha", "beta", "gamma"]);
     push_to(&cluster, "alpha").await;
     for number in 0..40 {
-        cluster.write("alpha", &format!("part-{number}"), &[number; 100_000]);
+        cluster.write("alpha", &format!("part-{number}"), &vec![number; 100_000]);
     }
     let outcome = push_to(&cluster, "beta").await;
     assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
@@ -108,7 +109,7 @@ async fn i3_a_move_takes_the_data_along() {
     for number in 0..40 {
         let volumes = cluster.machine("beta").memory.volumes();
         let part = volumes.read(dataset().id, &format!("part-{number}")).unwrap();
-        assert_eq!(part, [number; 100_000]);
+        assert_eq!(part, vec![number; 100_000]);
     }
     cluster.assert_nothing_bad();
     let again = push_to(&cluster, "beta").await;
@@ -317,11 +318,33 @@ async fn a_permanent_failure_is_not_tried_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_is_out_of_sight_for_a_moment_is_waited_for() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    push_to(&cluster, "alpha").await;
+    let network = cluster.network.clone();
+    cluster.machine("alpha").memory.faults().decide(move |attempt| {
+        if matches!(attempt.effect, Effect::Release(..)) {
+            network.part(OPERATOR, directory("alpha"));
+            let network = network.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                network.join(OPERATOR, directory("alpha"));
+            });
+        }
+        None
+    });
+    let outcome = push_to(&cluster, "beta").await;
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    assert!(runs(&cluster, "beta"));
+    cluster.assert_nothing_bad();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_survives_connections_that_break_under_it() {
     let cluster = Cluster::new(["alpha", "beta"]);
     push_to(&cluster, "alpha").await;
     for number in 0..20 {
-        cluster.write("alpha", &format!("part-{number}"), &[number; 100_000]);
+        cluster.write("alpha", &format!("part-{number}"), &vec![number; 100_000]);
     }
     let network = cluster.network.clone();
     cluster.machine("beta").memory.faults().decide(move |attempt| {
@@ -351,6 +374,45 @@ async fn two_pushes_at_once_do_not_cross() {
     assert_eq!(other.unwrap().end, End::Settled);
     assert!(runs(&cluster, "alpha") != runs(&cluster, "beta"));
     cluster.assert_nothing_bad();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_whose_lock_is_broken_does_nothing_more() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    push_to(&cluster, "alpha").await;
+    let faults = cluster.machine("alpha").memory.faults().clone();
+    faults.decide(|attempt| matches!(attempt.effect, Effect::Stop(_)).then_some(Fault::Hang));
+    let bob = cluster.remote("alpha");
+    let claim = Claim {
+        token: LockToken::random(),
+        holder: "bob@desk".into(),
+        since: 5,
+        peers: [].into(),
+    };
+    let breaking = async {
+        while faults.n_hanging() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let (broken, ()) = tokio::join!(bob.break_lock(), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            faults.let_go();
+        });
+        broken.unwrap();
+        bob.lock(&claim).await.unwrap();
+    };
+    let recorder = Recorder::default();
+    let ann = options();
+    let (pushed, ()) = tokio::join!(push_with(&cluster, "beta", &ann, &recorder), breaking);
+    assert!(
+        matches!(&pushed, Err(PushError::Held { holder, .. }) if holder == "bob@desk"),
+        "{pushed:#?}"
+    );
+    let state = cluster.remote("alpha").observe().await.unwrap();
+    let role = &state.datasets[&dataset().id].role;
+    assert!(
+        matches!(role, Role::Primary { .. }),
+        "nothing was released: {role:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,9 +36,9 @@ use crate::cluster::execution;
 use crate::cluster::name;
 use crate::cluster::port;
 
-fn step(actor: &str, action: Action, needs: &[Fact], makes: &[Fact]) -> Step {
-    let need = |fact: &Fact| Need {
-        fact: fact.clone(),
+fn step(actor: &str, action: Action, needs: &[&Fact], makes: &[&Fact]) -> Step {
+    let need = |fact: &&Fact| Need {
+        fact: (*fact).clone(),
         because: Because::OneWriter,
     };
     Step {
@@ -50,7 +50,7 @@ fn step(actor: &str, action: Action, needs: &[Fact], makes: &[Fact]) -> Step {
             to: name("beta"),
         },
         needs: needs.iter().map(need).collect(),
-        makes: makes.to_vec(),
+        makes: makes.iter().map(|&fact| fact.clone()).collect(),
     }
 }
 
@@ -127,24 +127,16 @@ async fn hand_off(cluster: &Cluster) -> Plan {
         dataset: other,
         epoch: Epoch::FIRST,
     };
+    let (here, there) = (snapshot("alpha"), snapshot("beta"));
+    let start = cluster.start("beta").await;
     let steps = vec![
-        step("alpha", stop, &[], &[stopped.clone()]),
-        step(
-            "alpha",
-            release,
-            &[stopped],
-            &[released.clone(), snapshot("alpha")],
-        ),
-        step("alpha", push, &[released.clone()], &[snapshot("beta")]),
-        step("beta", acquire, &[released, snapshot("beta")], &[primary.clone()]),
-        step(
-            "beta",
-            cluster.start("beta").await,
-            &[primary],
-            &[healthy.clone()],
-        ),
-        step("alpha", route.clone(), &[healthy.clone()], &[]),
-        step("beta", route, &[healthy], &[]),
+        step("alpha", stop, &[], &[&stopped]),
+        step("alpha", release, &[&stopped], &[&released, &here]),
+        step("alpha", push, &[&released], &[&there]),
+        step("beta", acquire, &[&released, &there], &[&primary]),
+        step("beta", start, &[&primary], &[&healthy]),
+        step("alpha", route.clone(), &[&healthy], &[]),
+        step("beta", route, &[&healthy], &[]),
         step("gamma", unrelated, &[], &[]),
     ];
     Plan::new(Generation(2), steps, Vec::new(), Vec::new(), Vec::new())

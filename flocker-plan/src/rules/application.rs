@@ -1,12 +1,10 @@
 //! What runs: start, restart when and only when the definition changed, stop.
 
 use flocker_model::Application;
-use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::Health;
 use flocker_model::Manifestation;
-use flocker_model::NodeName;
 use flocker_model::RestartPolicy;
 
 use super::Rules;
@@ -52,81 +50,17 @@ impl<'a> Rules<'a> {
         let blocked = self.is_to_start(application, home) && self.port_is_taken(application, home);
         // One left elsewhere without its data, by whatever accident, goes first,
         // and so does one that has the data under another name.
-        let needs = self.stop_other_users(application, home, blocked);
+        let needs = self.stop_other_users(application, home, blocked, None);
         if blocked {
             return self.stays(application);
         }
-        let restarts = needs.iter().any(|need| match &need.fact {
-            Fact::Stopped {
-                application: user,
-                on,
-            } => self.is_placed(user, on),
-            Fact::Prepared { .. }
-            | Fact::Running { .. }
-            | Fact::Healthy { .. }
-            | Fact::Primary { .. }
-            | Fact::Released { .. }
-            | Fact::Renounced { .. }
-            | Fact::Snapshot { .. }
-            | Fact::Gone { .. }
-            | Fact::Routed { .. }
-            | Fact::Obeys { .. } => false,
-        });
-        if restarts {
+        if self.restarts_any(&needs) {
             // What has its data is to run there itself, with other data. Two that
             // exchange their data would wait for each other: both stop first,
             // and the next plan starts them.
             return self.stays(application);
         }
         self.run(application, home, needs);
-    }
-
-    /// Stops what has the data of an application or its name, but the application at home.
-    ///
-    /// Where the application cannot start, what has its data at home goes on.
-    fn stop_other_users(&mut self, application: u32, home: u32, blocked: bool) -> Vec<Need> {
-        let Some(dataset) = self.dataset(application) else {
-            return Vec::new();
-        };
-        let mut needs = Vec::new();
-        let mut prepared = None;
-        for (node, user, container) in self.users(application, dataset.id) {
-            let is_named = *user == dataset.owner;
-            let is_other = (node != home || !is_named) && (container.is_alive() || is_named);
-            if !is_other || (blocked && node == home) {
-                continue;
-            }
-            let reason = Reason::Stops {
-                application: user.clone(),
-                on: self.node(node),
-            };
-            if node == home && prepared.is_none() && !self.is_stopped(user, node) {
-                prepared = self.prepare_beside(application, home, &reason);
-            }
-            let at_home = prepared.clone().filter(|_| node == home);
-            let before = at_home.map(|fact| need(fact, Because::NothingStopsInVain));
-            let stopped = self.stop(user, node, &reason, before.into_iter().collect());
-            needs.push(need(stopped, Because::OneWriter));
-        }
-        needs
-    }
-
-    /// Gets everything in place before anything stops for it, unless something of that name runs there.
-    pub(super) fn prepare_beside(&mut self, application: u32, home: u32, reason: &Reason) -> Option<Fact> {
-        let there = self.container(application, home);
-        if there.is_some_and(ContainerState::is_alive) {
-            return None;
-        }
-        self.prepare(application, home, reason)
-    }
-
-    fn is_placed(&self, name: &ApplicationName, on: &NodeName) -> bool {
-        let number = self.view.desired.placements().find(name, &self.view.names);
-        number.is_some_and(|number| {
-            self.view
-                .homes(number)
-                .any(|home| self.view.node(home).name == on)
-        })
     }
 
     /// Says whether making a home run an application starts it there, now or again.
@@ -333,9 +267,6 @@ impl<'a> Rules<'a> {
 
     /// It is placed nowhere: its containers go, its data stays.
     pub(super) fn stop_everywhere(&mut self, application: u32) {
-        if !self.may_stop {
-            return self.stays(application);
-        }
         let extras = self.extras_of(application).to_vec();
         self.stop_extras(&extras);
     }
@@ -343,10 +274,8 @@ impl<'a> Rules<'a> {
     /// Containers of applications that the files no longer define.
     pub(super) fn stop_undefined(&mut self) {
         let start = self.extras.partition_point(|extra| extra.application.is_some());
-        if self.may_stop {
-            let undefined = self.extras[start..].to_vec();
-            self.stop_extras(&undefined);
-        }
+        let undefined = self.extras[start..].to_vec();
+        self.stop_extras(&undefined);
     }
 
     fn stop_extras(&mut self, extras: &[crate::view::Extra<'a>]) {

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use flocker_model::ApplicationName;
+use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
+use flocker_model::NodeState;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
@@ -19,6 +21,7 @@ use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
 use crate::step::Because;
+use crate::step::Need;
 use crate::step::Reason;
 use crate::view::CopyView;
 use crate::view::View;
@@ -97,8 +100,11 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             if same.len() > 1 {
                 return split(&same);
             }
-            if !view.silent.is_empty() && has_moved_on(view, dataset, release.what, to) {
-                return Seen::OwnerHidden;
+            let taker = view.find(to).and_then(|node| view.node(node).seen);
+            let threw_away = taker.is_some_and(|taker| has_thrown_away(taker, dataset, release.what));
+            let hidden = !view.silent.is_empty();
+            if threw_away || (hidden && taker.is_some_and(|taker| has_more(taker, dataset, release.what))) {
+                return without_owner(view, copies);
             }
             Seen::Released {
                 by: release.node,
@@ -126,21 +132,20 @@ fn without_owner<'a>(view: &View<'a>, copies: &[CopyView<'a>]) -> Seen<'a> {
     }
 }
 
-/// Says whether the node that a release was made to may have owned the dataset since, and let go again.
+/// Says whether the node that a release was made to has thrown a copy away since: it may have been the owner's.
 ///
-/// Its fence tells while it keeps its copy. What tells besides is data that
-/// did not come from this release, and a copy that it has thrown away.
-fn has_moved_on(view: &View<'_>, dataset: DatasetId, released: &Manifestation, to: &NodeName) -> bool {
-    let Some(taker) = view.find(to).and_then(|node| view.node(node).seen) else {
-        return false;
-    };
-    let is_foreign = |copy: &Manifestation| {
-        let mut sent = released.snapshots.iter().map(|snapshot| snapshot.guid);
-        let newest = copy.snapshots.last();
-        newest.is_some_and(|newest| !sent.any(|sent| sent == newest.guid))
-    };
-    taker.datasets.get(&dataset).is_some_and(is_foreign)
-        || taker.trash.iter().any(|trash| trash.dataset == dataset)
+/// One that was set aside before the release is older than it.
+fn has_thrown_away(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> bool {
+    let mut trash = taker.trash.iter().filter(|trash| trash.dataset == dataset);
+    !taker.datasets.contains_key(&dataset) && trash.any(|trash| trash.age < released.age)
+}
+
+/// Says whether the node that a release was made to has data that did not come from it.
+fn has_more(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> bool {
+    let copy = taker.datasets.get(&dataset);
+    let newest = copy.and_then(|copy| copy.snapshots.last());
+    let mut sent = released.snapshots.iter().map(|snapshot| snapshot.guid);
+    newest.is_some_and(|newest| !sent.any(|sent| sent == newest.guid))
 }
 
 /// Returns the ownership after the newest that any seen node knows of.
@@ -247,22 +252,36 @@ impl Rules<'_> {
             on: self.node(home),
             epoch: Epoch::FIRST,
         };
-        let prepared = self.prepare(application, home, &reason);
-        let needs = prepared
-            .into_iter()
-            .map(|fact| need(fact, Because::NothingStopsInVain))
+        let goes_anyway = self.is_stopped(self.view.names[application as usize], home);
+        let prepared = (!goes_anyway)
+            .then(|| self.prepare(application, home, &reason))
+            .flatten();
+        let before: Vec<Need> = prepared
+            .iter()
+            .map(|fact| need(fact.clone(), Because::NothingStopsInVain))
             .collect();
-        self.step(
-            home,
-            Action::Create {
-                dataset,
-                epoch: Epoch::FIRST,
-            },
-            &reason,
-            needs,
-            vec![made.clone()],
-        );
-        self.start(application, home, &reason, vec![need(made, Because::DataThere)]);
+        // What runs already, here or elsewhere, runs without the data that it is to have.
+        let there = self.container(application, home);
+        let is_alive = there.is_some_and(ContainerState::is_alive);
+        let prepared = prepared.filter(|_| !is_alive);
+        let mut needs = self.stop_other_users(application, home, false, prepared);
+        if self.restarts_any(&needs) {
+            return self.stays(application);
+        }
+        let action = Action::Create {
+            dataset,
+            epoch: Epoch::FIRST,
+        };
+        self.step(home, action, &reason, before.clone(), vec![made.clone()]);
+        needs.push(need(made.clone(), Because::DataThere));
+        if is_alive {
+            let mut before = before;
+            before.push(need(made, Because::DataThere));
+            let name = self.application(application);
+            let stopped = self.stop(&name, home, &reason, before);
+            needs.push(need(stopped, Because::OneCopy));
+        }
+        self.start(application, home, &reason, needs);
     }
 
     /// Returns the dataset of an application as a backend is asked for it.

@@ -15,34 +15,18 @@ use flocker_model::SnapshotName;
 use super::Rules;
 use super::dataset::next_epoch;
 use super::need;
+use super::warm::Readiness;
 use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
-use crate::policy::CutOver;
-use crate::policy::NotConverging;
 use crate::replicate::Common;
 use crate::replicate::common;
+use crate::replicate::expected_since;
 use crate::replicate::written_since;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
-
-/// What a move still lacks before the application may be stopped for it.
-enum Readiness {
-    /// A copy made while it still runs.
-    Round {
-        number: u32,
-        take: bool,
-        bytes: ByteSize,
-    },
-    /// Nothing.
-    Ready,
-    /// The operator's word.
-    Held,
-    /// A way to catch up.
-    NotConverging { rounds: u32 },
-}
 
 /// A move of one application's data.
 pub(super) struct Move<'a> {
@@ -87,9 +71,13 @@ impl<'a> Rules<'a> {
         };
         let target = self.view.node(to).seen.and_then(|state| state.datasets.get(&id));
         let base = common(source, target);
+        if base == Common::Diverged && self.clear_target(&move_) {
+            return self.stays(application);
+        }
         let runs = self.is_in_use(id, from);
         let delta = written_since(source, base_of(&base));
-        let downtime = self.policy.rates.downtime(delta);
+        let expected = expected_since(source, base_of(&base), epoch);
+        let downtime = self.policy.rates.downtime(expected);
         match if runs {
             self.readiness(&move_, &base, delta)
         } else {
@@ -118,7 +106,7 @@ impl<'a> Rules<'a> {
                 self.stays(application);
             }
             Readiness::Ready => {
-                if self.has_room(&move_, delta, ByteSize(0)) {
+                if self.has_room(&move_, expected, ByteSize(0)) {
                     self.cut_over(&move_, &base);
                 } else {
                     self.stays(application);
@@ -127,94 +115,12 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// One more copy while the application still runs.
-    fn warm_round(&mut self, move_: &Move<'a>, base: &Common<'_>, number: u32, take: bool, bytes: ByteSize) {
-        let id = move_.dataset.id;
-        let target = self
-            .view
-            .node(move_.to)
-            .seen
-            .and_then(|state| state.datasets.get(&id));
-        let snapshot = SnapshotName::warm(move_.epoch, number);
-        let arrived = arrived(target, &snapshot);
-        self.stays(move_.application);
-        if !self.has_room(move_, bytes, arrived) {
-            return;
-        }
-        self.prepare_beside(move_.application, move_.to, &move_.reason);
-        let set_aside = self.set_aside(move_, base);
-        let mut needs = Vec::new();
-        if take {
-            let on = self.node(move_.from);
-            let taken = Fact::Snapshot {
-                dataset: id,
-                on,
-                name: snapshot.clone(),
-            };
-            let action = Action::Take {
-                dataset: id,
-                snapshot: snapshot.clone(),
-            };
-            self.step(move_.from, action, &move_.reason, Vec::new(), vec![taken.clone()]);
-            needs.push(need(taken, Because::TakenFirst));
-        }
-        needs.extend(set_aside);
-        self.push(move_, &snapshot, base, needs);
-        self.waiting.push(Waiting::PreCopy {
-            application: self.application(move_.application),
-            from: self.node(move_.from),
-            to: self.node(move_.to),
-            round: number,
-            bytes,
-        });
-    }
-
     /// Says whether an application, of whatever name, runs with the dataset on a node.
     fn is_in_use(&self, dataset: flocker_model::DatasetId, node: u32) -> bool {
         let users = self.view.users_of(dataset).iter();
         users
             .filter(|user| user.node == node)
             .any(|user| user.container.is_alive())
-    }
-
-    /// Another round, or the cut-over: as many rounds as bring the pause under the budget, while they shrink.
-    fn readiness(&self, move_: &Move<'_>, base: &Common<'_>, delta: ByteSize) -> Readiness {
-        let newest = move_.source.snapshots.last();
-        let rounds = newest
-            .and_then(|snapshot| snapshot.name.warm_round(move_.epoch))
-            .unwrap_or(0);
-        let unsent_round =
-            newest.filter(|newest| rounds > 0 && base_of(base).map(|base| base.guid) != Some(newest.guid));
-        if unsent_round.is_some() {
-            return Readiness::Round {
-                number: rounds,
-                take: false,
-                bytes: match base {
-                    // All rounds that the copy has missed, without what no round holds yet.
-                    Common::Base(_) => ByteSize(delta.0.saturating_sub(move_.source.unsent.0)),
-                    Common::Nothing | Common::Diverged => delta,
-                },
-            };
-        }
-        let next = Readiness::Round {
-            number: rounds + 1,
-            take: true,
-            bytes: delta,
-        };
-        if base_of(base).is_none() {
-            return next;
-        }
-        let fits = self.policy.rates.downtime(delta) <= self.policy.max_downtime;
-        let shrinks = rounds == 0
-            || newest.is_some_and(|last| u128::from(delta.0) * 4 <= u128::from(last.written.0) * 3);
-        match (fits, self.policy.cut_over, self.policy.not_converging) {
-            (true, CutOver::Hold, _) => Readiness::Held,
-            (false, _, _) if shrinks && rounds < self.policy.max_rounds => next,
-            (true, CutOver::WhenReady, _) | (false, CutOver::WhenReady, NotConverging::Accept) => {
-                Readiness::Ready
-            }
-            (false, _, _) => Readiness::NotConverging { rounds },
-        }
     }
 
     /// Stop, release, last increment, acquire, start: what is inside the pause, and nothing else.
@@ -316,6 +222,20 @@ impl<'a> Rules<'a> {
         needs
     }
 
+    /// Stops what runs beside a copy that is to be set aside, and says whether anything did: the rest is for the next plan.
+    pub(super) fn clear_target(&mut self, move_: &Move<'_>) -> bool {
+        let state = self.view.node(move_.to).seen;
+        let containers = state.into_iter().flat_map(|state| &state.containers);
+        let uses =
+            |container: &ContainerState| container.is_alive() && container.dataset == Some(move_.dataset.id);
+        let mut any = false;
+        for (user, _) in containers.filter(|(_, container)| uses(container)) {
+            self.stop(user, move_.to, &move_.reason, Vec::new());
+            any = true;
+        }
+        any
+    }
+
     /// A copy at the target from which no increment fits is set aside, not written over.
     pub(super) fn set_aside(&mut self, move_: &Move<'a>, base: &Common<'_>) -> Option<Need> {
         let id = move_.dataset.id;
@@ -326,14 +246,8 @@ impl<'a> Rules<'a> {
                     dataset: id,
                     on: self.node(move_.to),
                 };
-                let users = self.view.users_of(id).to_vec().into_iter();
-                let needs = users
-                    .filter(|user| user.node == move_.to && user.container.is_alive())
-                    .map(|user| self.stop(user.name, move_.to, &move_.reason, Vec::new()))
-                    .map(|stopped| need(stopped, Because::NotInUse))
-                    .collect();
                 let action = Action::Destroy { dataset: id };
-                self.step(move_.to, action, &move_.reason, needs, vec![gone.clone()]);
+                self.step(move_.to, action, &move_.reason, Vec::new(), vec![gone.clone()]);
                 Some(need(gone, Because::PlaceFree))
             }
         }
@@ -417,14 +331,6 @@ impl<'a> Rules<'a> {
         homes.sort_unstable();
         self.serve(application, homes, false);
     }
-}
-
-/// Returns how much of a snapshot has arrived: only what is to become that very snapshot counts.
-pub(super) fn arrived(target: Option<&Manifestation>, snapshot: &SnapshotName) -> ByteSize {
-    target
-        .and_then(|copy| copy.partial.as_ref())
-        .filter(|partial| partial.snapshot == *snapshot)
-        .map_or(ByteSize(0), |partial| partial.received)
 }
 
 pub(super) fn base_of<'a>(base: &Common<'a>) -> Option<&'a Snapshot> {

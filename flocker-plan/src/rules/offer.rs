@@ -9,11 +9,13 @@ use flocker_model::SnapshotName;
 use super::Rules;
 use super::dataset::next_epoch;
 use super::handoff::Move;
-use super::handoff::arrived;
 use super::handoff::base_of;
 use super::need;
+use super::warm::arrived;
 use crate::action::Action;
+use crate::blocked::Refusal;
 use crate::fact::Fact;
+use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::written_since;
 use crate::step::Because;
@@ -36,19 +38,19 @@ impl<'a> Rules<'a> {
         let Some(dataset) = self.dataset(application) else {
             return;
         };
-        let taker = self.view.find(offer.to);
-        let taker_is_lost = self.view.is_lost(offer.to);
-        let seen_taker = taker.filter(|&node| self.obeys(node));
-        let blind = if seen_taker.is_none() && !taker_is_lost {
-            // The taker may have acquired already.
-            Some(offer.to.clone())
-        } else if self.obeys(offer.by) {
-            None
-        } else {
-            Some(self.node(offer.by))
-        };
-        if let Some(node) = blind {
+        let taker = self.view.find(offer.to).filter(|&node| self.obeys(node));
+        if let Some(node) = self.unseen_of(offer, taker) {
             self.wait_for_sight(application, true, vec![node]);
+            return self.stays(application);
+        }
+        if taker.is_none() {
+            // The taker is lost for ever, and may have acquired and written before. That the copy left here is
+            // good enough is for a person to say.
+            self.refused.push(Refusal::NoOwner {
+                application: self.application(application),
+                dataset: dataset.id,
+                nodes: vec![self.node(offer.by)],
+            });
             return self.stays(application);
         }
         if self.port_is_taken(application, home) {
@@ -102,8 +104,11 @@ impl<'a> Rules<'a> {
         if home != offer.by && !is_complete && !self.has_room(&move_, delta, resumed) {
             return self.stays(application);
         }
+        if base == Common::Diverged && self.clear_target(&move_) {
+            return self.stays(application);
+        }
         let mut needs = Vec::new();
-        if offered_elsewhere && let Some(taker) = seen_taker {
+        if offered_elsewhere && let Some(taker) = taker {
             needs.extend(self.renounce(&move_, offer, taker));
         }
         needs.extend(self.stop_users(&move_, &[]));
@@ -134,6 +139,17 @@ impl<'a> Rules<'a> {
             needs.push(need(complete, Because::DataComplete));
         }
         self.take_over(&move_, offer.last, Some(offer.guid), needs);
+    }
+
+    /// Returns the node without which nothing can be said of an offer: its taker, who may have acquired already, or its maker.
+    fn unseen_of(&self, offer: &Offer<'_>, seen_taker: Option<u32>) -> Option<NodeName> {
+        if seen_taker.is_none() && !self.view.is_lost(offer.to) {
+            Some(offer.to.clone())
+        } else if self.obeys(offer.by) {
+            None
+        } else {
+            Some(self.node(offer.by))
+        }
     }
 
     /// The node to which the dataset was offered gives the offer up, so that it can be made to another.

@@ -57,8 +57,12 @@ pub fn promote(
     };
     match seen {
         Seen::Split { .. } => rules.settle_split(dataset, node),
-        Seen::CopiesOnly { .. } | Seen::Released { .. } => rules.promote_copy(dataset, node, Vec::new()),
-        Seen::Primary { .. } | Seen::OwnerHidden | Seen::Nowhere => {}
+        Seen::CopiesOnly { .. } => rules.promote_copy(dataset, node, Vec::new()),
+        // While its taker is there, a release is finished or taken back by deploying, never by force.
+        Seen::Released { to, .. } if rules.view.is_lost(to) => {
+            rules.promote_copy(dataset, node, Vec::new());
+        }
+        Seen::Released { .. } | Seen::Primary { .. } | Seen::OwnerHidden | Seen::Nowhere => {}
     }
     rules.finish()
 }

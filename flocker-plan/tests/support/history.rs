@@ -3,18 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flocker_model::{
-    ClusterState, ContainerStatus, DatasetId, Deployment, NodeName, Observed, Role, SnapshotGuid,
+    ClusterState, ContainerStatus, DatasetId, Deployment, Generation, Member, NodeName, Observed, Role,
+    SnapshotGuid,
 };
 use flocker_plan::rules::request;
-use flocker_plan::{Action, NotConverging, Plan, Policy, Step, StopAll, check, plan};
+use flocker_plan::{Action, NotConverging, Plan, Policy, Refusal, Step, StopAll, check, plan};
 
 use crate::dice::{Dice, any_deployment};
 use crate::walk::{Witness, settle, walk};
-use crate::world::{amiss, node, node_name, silent};
+use crate::world::{amiss, application, application_name, node, node_name, silent};
 
 const N_NODES: usize = 3;
 const N_APPLICATIONS: usize = 3;
 const N_TURNS: usize = 12;
+const N_MOVES: usize = 30;
+
+/// What a history is mostly made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plot {
+    /// Whatever can be wanted, of several applications.
+    Anything,
+    /// One application moves to and fro: long chains of ownerships.
+    Moves,
+}
 
 /// What nobody in the cluster knows: how often each dataset was written, and which snapshot holds how much of it.
 #[derive(Default)]
@@ -47,6 +58,10 @@ impl Truth {
                 }
             }
             Action::Acquire { dataset, .. } => {
+                if self.deleted.contains(dataset) {
+                    // It was to be destroyed, and an older copy was out of reach: it is the newest there is.
+                    return Ok(());
+                }
                 let held = newest(dataset).and_then(|guid| self.held.get(&(*dataset, guid)));
                 if held != self.written.get(dataset) {
                     return Err(format!(
@@ -91,7 +106,7 @@ impl Truth {
 }
 
 /// Lives through a history, and at the end brings about what was wanted last, with all nodes seen.
-pub(crate) fn live(mut dice: Dice, turns: usize) -> Result<(), String> {
+pub(crate) fn live(mut dice: Dice, plot: Plot, turns: usize) -> Result<(), String> {
     let policy = Policy {
         stop_all: StopAll::Allow,
         not_converging: NotConverging::Accept,
@@ -106,15 +121,19 @@ pub(crate) fn live(mut dice: Dice, turns: usize) -> Result<(), String> {
             .insert(node_name(number), Observed::Known(node(number)));
     }
     let mut generation = 2;
-    let mut desired = deployment(&mut dice, generation);
-    for _ in 0..N_TURNS {
+    let mut desired = deployment(&mut dice, plot, generation);
+    let n_turns = match plot {
+        Plot::Anything => N_TURNS,
+        Plot::Moves => N_MOVES,
+    };
+    for _ in 0..n_turns {
         if dice.once_in(3) {
             generation += 1;
-            desired = deployment(&mut dice, generation);
+            desired = deployment(&mut dice, plot, generation);
         }
         truth.deleted.extend(desired.deleted());
         let hidden = hide(&mut dice, &mut state);
-        let made = if dice.once_in(5) {
+        let made = if plot == Plot::Anything && dice.once_in(5) {
             request::reclaim(&desired, &state, &policy)
         } else {
             plan(&desired, &state, &policy)
@@ -125,13 +144,23 @@ pub(crate) fn live(mut dice: Dice, turns: usize) -> Result<(), String> {
         check::state(&state).map_err(|violation| violation.to_string())?;
         crash(&mut dice, &mut state);
         truth.write(&mut dice, &mut state);
+        pass_an_hour(&mut state);
     }
     // The last word is said with every node there.
-    let desired = desired.at(flocker_model::Generation(generation + 1));
+    let desired = desired.at(Generation(generation + 1));
     let (last, _) = settle(&desired, &policy, &mut state, turns)?;
-    let excused = last.refused().iter().any(|refusal| {
-        // What was deleted by name is in the trash until somebody empties it.
-        matches!(refusal, flocker_plan::Refusal::InTrash { .. })
+    let excused = last.refused().iter().any(|refusal| match refusal {
+        // What was deleted by name is not brought back by wanting it again: it is in the trash,
+        // or on a node that was silent then.
+        Refusal::InTrash { dataset, .. } | Refusal::NoOwner { dataset, .. } => {
+            truth.deleted.contains(dataset)
+        }
+        Refusal::SplitOwnership { .. }
+        | Refusal::NoRoom { .. }
+        | Refusal::LargerThanLimit { .. }
+        | Refusal::PortTaken { .. }
+        | Refusal::StopAll { .. }
+        | Refusal::Returned { .. } => false,
     });
     if excused {
         return Ok(());
@@ -145,7 +174,16 @@ pub(crate) fn live(mut dice: Dice, turns: usize) -> Result<(), String> {
     }
 }
 
-fn deployment(dice: &mut Dice, generation: u64) -> Deployment {
+fn deployment(dice: &mut Dice, plot: Plot, generation: u64) -> Deployment {
+    if plot == Plot::Moves {
+        let name = application_name(0);
+        let mut builder = Deployment::builder().application(name.clone(), application(0, 0, true));
+        for number in 0..N_NODES {
+            builder = builder.node(node_name(number), Member::empty());
+        }
+        let builder = builder.place(&name, &node_name(dice.roll(N_NODES)));
+        return builder.build().unwrap().at(Generation(generation));
+    }
     loop {
         let desired = any_deployment(dice, N_NODES, N_APPLICATIONS, generation);
         let listed = desired.members().len() == N_NODES;
@@ -197,6 +235,17 @@ fn half_do(
         },
     };
     walk(made, desired, state, n_steps, &mut witness)
+}
+
+fn pass_an_hour(state: &mut ClusterState) {
+    let hour = std::time::Duration::from_secs(3600);
+    for seen in state.nodes.values_mut() {
+        let Observed::Known(seen) = seen else { continue };
+        let copies = seen.datasets.values_mut().map(|copy| &mut copy.age);
+        for age in copies.chain(seen.trash.iter_mut().map(|trash| &mut trash.age)) {
+            *age += hour;
+        }
+    }
 }
 
 /// Lets a container end by itself, now and then.

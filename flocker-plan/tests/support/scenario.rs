@@ -229,6 +229,7 @@ fn manifestation(words: &[&str]) -> Manifestation {
             "max" => copy.maximum_size = Some(size(text)),
             "used" => copy.used = size(text),
             "unsent" => copy.unsent = size(text),
+            "age" => copy.age = Duration::from_secs(value(text)),
             "fence" => copy.fence = Epoch(value(text)),
             "partial" => {
                 let (name, received) = text.split_once(':').unwrap();

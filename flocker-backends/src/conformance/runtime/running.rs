@@ -59,6 +59,20 @@ pub async fn another_definition_is_refused_while_one_is_alive(harness: &dyn Runt
     made(harness.runtime().stop(&name(), GRACE).await);
 }
 
+/// What is to replace a running container is checked while that one runs on: nothing is stopped for what cannot start.
+pub async fn another_definition_is_prepared_beside_one_that_is_alive(harness: &dyn RuntimeHarness) {
+    let first = spec(harness, &Program::RunsForEver);
+    let other = spec(harness, &Program::Prints("other".into()));
+    let missing = spec(harness, &Program::IsMissing);
+    made(harness.runtime().start(&first).await);
+    let running = seen(harness).await;
+    already_so(harness.runtime().prepare(&other).await);
+    let refusal = harness.runtime().prepare(&missing).await.unwrap_err();
+    assert!(matches!(refusal, RuntimeError::NoImage { .. }), "{refusal}");
+    assert_eq!(seen(harness).await, running);
+    made(harness.runtime().stop(&name(), GRACE).await);
+}
+
 /// A container that has ended by itself stands in nobody's way.
 pub async fn another_definition_is_started_after_the_end(harness: &dyn RuntimeHarness) {
     // Ended before it was healthy, or a moment later: its own time decides.

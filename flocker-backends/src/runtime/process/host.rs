@@ -1,26 +1,22 @@
 //! The node's side: which applications there are, and orders to their supervisors.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::fs::OpenOptions;
+use std::fs::DirBuilder;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
-use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::ProcessOptions;
-use super::SUPERVISE;
 use super::address::application_address;
-use super::kin;
 use super::launch;
 use super::launch::Launch;
-use super::launch::MARKER;
 use super::launch::Resolved;
 use super::launch::Surroundings;
 use super::log::LogReader;
@@ -32,19 +28,16 @@ use super::place::Place;
 use super::place::Probing;
 use super::place::Status;
 use super::place::StopOrder;
-use super::probe;
+use super::steps::LOOK_INTERVAL;
+use super::steps::failed;
+use super::steps::is_prepared;
+use super::steps::look;
 use crate::change::Change;
-use crate::deadline;
-use crate::process::Program;
-use crate::process::Stream;
 use crate::runtime::ContainerRuntime;
 use crate::runtime::ContainerSpec;
 use crate::runtime::LogRequest;
 use crate::runtime::RuntimeError;
 use crate::volume::ByteStream;
-
-/// How often the state of a supervisor is looked at while somebody waits for it.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Runs programs of this machine as applications.
 ///
@@ -75,7 +68,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// [`ContainerRuntime::start`] before it returns.
 #[derive(Clone, Debug)]
 pub struct ProcessRuntime {
-    options: ProcessOptions,
+    pub(super) options: ProcessOptions,
     /// Tells our processes from those of other state directories.
     identity: String,
 }
@@ -85,7 +78,7 @@ impl ProcessRuntime {
     pub fn new(options: ProcessOptions) -> Result<Self, RuntimeError> {
         let directory = &options.state_directory;
         let open = || {
-            std::fs::create_dir_all(directory)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             std::fs::canonicalize(directory)
         };
         let canonical = open().map_err(failed(|| format!("open `{}`", directory.display())))?;
@@ -98,11 +91,11 @@ impl ProcessRuntime {
         Ok(Self { options, identity })
     }
 
-    fn place(&self, application: &ApplicationName) -> Place {
+    pub(super) fn place(&self, application: &ApplicationName) -> Place {
         Place::new(&self.options.state_directory, application)
     }
 
-    fn marker(&self, application: &ApplicationName) -> String {
+    pub(super) fn marker(&self, application: &ApplicationName) -> String {
         format!("{}/{application}", self.identity)
     }
 
@@ -154,189 +147,6 @@ impl ProcessRuntime {
             stage_arguments: self.options.supervisor_arguments.clone(),
         }
     }
-
-    /// Kills what a killed supervisor left, until nothing is left. The lock must be held.
-    async fn kill_strays(
-        &self,
-        application: &ApplicationName,
-        container: &Container,
-    ) -> Result<(), RuntimeError> {
-        // A supervisor that came to its end has seen to it that nothing is left. Else it is
-        // looked for twice: who is just becoming another program has no mark for an instant.
-        let status = look(container, Container::status)?;
-        let was_buried = status.is_some_and(|status| matches!(status.phase, Phase::Ended { .. }));
-        let n_wanted = if was_buried { 1 } else { 2 };
-        let deadline = deadline::after(self.options.supervisor_margin);
-        let mut n_clean = 0;
-        loop {
-            let n_killed = self.kill_marked(application).await?;
-            n_clean = if n_killed == 0 { n_clean + 1 } else { 0 };
-            if n_clean == n_wanted {
-                return Ok(());
-            }
-            if n_killed > 0 && Instant::now() >= deadline {
-                return Err(RuntimeError::NotGone {
-                    application: application.clone(),
-                    reason: format!("{n_killed} of its processes do not end although they were killed"),
-                });
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    }
-
-    /// Kills every process of an application, and says how many there were.
-    async fn kill_marked(&self, application: &ApplicationName) -> Result<usize, RuntimeError> {
-        let marker = self.marker(application);
-        // It reads a file of every process of the machine.
-        let killed = tokio::task::spawn_blocking(move || kin::kill_marked(&marker)).await;
-        let killed = killed.map_err(io::Error::other).and_then(|killed| killed);
-        killed.map_err(failed(|| "look for processes in `/proc`".into()))
-    }
-
-    /// Starts the supervisor, which inherits the lock.
-    async fn start_supervisor(
-        &self,
-        container: &Container,
-        launch: &Launch,
-        lock: File,
-    ) -> Result<(), RuntimeError> {
-        let program = &self.options.supervisor;
-        let what = || format!("start the supervisor `{}`", program.display());
-        let mut options = OpenOptions::new();
-        options.create(true).write(true).truncate(true);
-        let words = options.open(container.supervisor_log()).map_err(failed(what))?;
-        let marker = launch.environment.get(MARKER).cloned().unwrap_or_default();
-        let started = Program::new(program)
-            .arguments(&self.options.supervisor_arguments)
-            .argument(SUPERVISE)
-            .argument(&container.0)
-            .variable(MARKER, marker)
-            .directory("/")
-            .stdin(Stream::Piped)
-            .stdout(Stream::Descriptor(lock.into()))
-            .stderr(Stream::Descriptor(words.into()))
-            .spawn_detached()
-            .map_err(|error| io::Error::other(probe::chain(&error)))
-            .map_err(failed(what))?;
-        let order = serde_json::to_vec(launch).map_err(|error| failed(what)(error.into()))?;
-        if let Some(mut stdin) = started.stdin {
-            stdin.write_all(&order).await.map_err(failed(what))?;
-            stdin.shutdown().await.map_err(failed(what))?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the supervisor says that the application serves, or that it will not.
-    async fn wait_until_serving(
-        &self,
-        spec: &ContainerSpec,
-        container: &Container,
-        restarts_before: u32,
-    ) -> Result<(), RuntimeError> {
-        let name = &spec.name;
-        let ended = |status: &Status| RuntimeError::Ended {
-            application: name.clone(),
-            status: status
-                .last_end
-                .clone()
-                .unwrap_or_else(|| "that nobody saw".into()),
-        };
-        let check = spec.application.health_check.as_deref();
-        let patience = check.map_or(self.options.settle, |check| {
-            // The verdict comes after the last try, which may take its whole time.
-            let once = check.interval.saturating_add(check.timeout);
-            once.saturating_mul(check.retries.get().saturating_add(1))
-        });
-        let deadline = deadline::after(patience.saturating_add(self.options.supervisor_margin));
-        loop {
-            // Asked first, so that the last words of a supervisor are not missed.
-            let is_supervised = look(container, Container::is_supervised)?;
-            let status = look(container, Container::status)?.unwrap_or_else(Status::starting);
-            match (&status.phase, &status.probing) {
-                (Phase::Ended { .. } | Phase::Restarting, _) => return Err(ended(&status)),
-                _ if status.restarts > restarts_before => return Err(ended(&status)),
-                (Phase::Running { .. }, Probing::Settled | Probing::Passed) => return Ok(()),
-                (Phase::Running { .. }, Probing::Failed { reason }) => {
-                    return Err(RuntimeError::Unhealthy {
-                        application: name.clone(),
-                        reason: reason.clone(),
-                    });
-                }
-                (Phase::Starting | Phase::Running { .. }, _) if !is_supervised => return Err(ended(&status)),
-                (Phase::Starting, _) | (Phase::Running { .. }, Probing::Pending) => {}
-            }
-            if Instant::now() >= deadline {
-                return Err(RuntimeError::Unhealthy {
-                    application: name.clone(),
-                    reason: "its supervisor does not answer".into(),
-                });
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    }
-
-    /// Takes the lock, or finds the supervisor of a container that is alive.
-    ///
-    /// Whoever has the lock for another reason is waited for: a supervisor
-    /// whose application has ended or is to end, somebody who prepares or
-    /// removes the container, or who only looks. So is a supervisor that has
-    /// not started anything yet: where its node was killed before it had told
-    /// it all, it leaves without ever starting anything.
-    async fn claim(
-        &self,
-        application: &ApplicationName,
-        container: &Container,
-    ) -> Result<Claim, RuntimeError> {
-        let deadline = deadline::after(self.options.supervisor_margin);
-        loop {
-            match look(container, Container::claim)? {
-                Claim::Supervised => {}
-                claim @ (Claim::Free(_) | Claim::Nothing) => return Ok(claim),
-            }
-            let is_held = look(container, Container::is_supervised)?;
-            let status = look(container, Container::status)?;
-            let is_alive = status.is_some_and(|status| match status.phase {
-                Phase::Running { .. } | Phase::Restarting => true,
-                Phase::Starting | Phase::Ended { .. } => false,
-            });
-            if is_held && is_alive && look(container, Container::stop_order)?.is_none() {
-                return Ok(Claim::Supervised);
-            }
-            if Instant::now() >= deadline {
-                return Err(RuntimeError::NotGone {
-                    application: application.clone(),
-                    reason: "it is still being started or stopped".into(),
-                });
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    }
-
-    /// Makes a container that does not run and returns its lock; nothing where one of this definition is alive.
-    async fn take(&self, spec: &ContainerSpec) -> Result<Option<File>, RuntimeError> {
-        let place = self.place(&spec.name);
-        let container = place.container();
-        loop {
-            look(&container, |_| place.create())?;
-            match self.claim(&spec.name, &container).await? {
-                Claim::Free(lock) => return Ok(Some(lock)),
-                // It was removed under our hands.
-                Claim::Nothing => {}
-                Claim::Supervised => {
-                    return match look(&container, Container::definition)? {
-                        Some(there) if there.hash == spec.definition => Ok(None),
-                        Some(_) => Err(RuntimeError::OtherDefinition {
-                            application: spec.name.clone(),
-                        }),
-                        None => Err(RuntimeError::Io {
-                            what: format!("read `{}`", container.0.display()),
-                            source: io::ErrorKind::NotFound.into(),
-                        }),
-                    };
-                }
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -367,8 +177,11 @@ impl ContainerRuntime for ProcessRuntime {
 
     async fn prepare(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError> {
         self.resolve(spec)?;
-        let Some(lock) = self.take(spec).await? else {
-            return Ok(Change::AlreadySo);
+        let lock = match self.take(spec).await {
+            Ok(Some(lock)) => lock,
+            // It runs, as this definition or as one that is about to be stopped for it.
+            Ok(None) | Err(RuntimeError::OtherDefinition { .. }) => return Ok(Change::AlreadySo),
+            Err(error) => return Err(error),
         };
         let container = self.place(&spec.name).container();
         let definition = self.definition(spec);
@@ -532,21 +345,4 @@ fn order_to_stop(container: &Container, order: &StopOrder) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// Says whether a container was prepared from just this and never started.
-fn is_prepared(container: &Container, definition: &Definition) -> Result<bool, RuntimeError> {
-    let there = look(container, Container::definition)?;
-    Ok(there.as_ref() == Some(definition) && look(container, Container::status)?.is_none())
-}
-
-/// Looks at or changes the files of a container.
-fn look<T>(container: &Container, act: impl FnOnce(&Container) -> io::Result<T>) -> Result<T, RuntimeError> {
-    act(container).map_err(failed(|| {
-        format!("use the container in `{}`", container.0.display())
-    }))
-}
-
-fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> RuntimeError {
-    move |source| RuntimeError::Io { what: what(), source }
 }

@@ -4,7 +4,6 @@
 //! adopts every orphan of the program, and leaves only when none of them is
 //! left. Where it is itself killed, the program dies with it.
 
-use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::io::Read;
@@ -13,18 +12,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
-use flocker_model::HealthCheck;
 use flocker_model::RestartPolicy;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -35,6 +30,7 @@ use super::kin;
 use super::launch::Launch;
 use super::launch::MARKER;
 use super::log::LogWriter;
+use super::orders::Orders;
 use super::place::Container;
 use super::place::Phase;
 use super::place::Probing;
@@ -43,19 +39,15 @@ use super::probe;
 use super::reaper::Children;
 use super::reaper::Ending;
 use super::reaper::Reaper;
-use super::stage::Stage;
+use super::watch::Book;
+use super::watch::append;
+use super::watch::watch;
 use crate::deadline;
 use crate::process::Program;
 use crate::process::Stream;
 
 /// The order to a supervisor is never longer than this.
 const LONGEST_ORDER: u64 = 64 * 1024 * 1024;
-
-/// How often a supervisor looks for what nobody tells it.
-const ORDER_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How soon an application that has never served yet is probed again, at first.
-const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Supervises the application of a container directory until it has ended for good.
 pub(super) fn supervise(directory: &Path) -> ExitCode {
@@ -286,78 +278,6 @@ impl Supervisor {
     }
 }
 
-/// Watches over a started program: whether it took over, and then whether it serves.
-async fn watch(
-    launch: &Launch,
-    reaper: &Reaper,
-    book: &mut Book,
-    socket: std::os::unix::net::UnixStream,
-    log: &Mutex<LogWriter>,
-) -> Infallible {
-    let reason = match hand_over(launch, socket).await {
-        Ok(reason) => reason,
-        Err(error) => error.to_string(),
-    };
-    if !reason.is_empty() {
-        append(log, format!("flocker: {reason}\n").as_bytes());
-        book.update(|status| status.last_end = Some(reason));
-        return std::future::pending().await;
-    }
-    match &launch.health_check {
-        None => {
-            tokio::time::sleep(launch.settle).await;
-            book.update(|status| status.probing = Probing::Settled);
-            std::future::pending().await
-        }
-        Some(check) => watch_health(check, launch, reaper, book).await,
-    }
-}
-
-/// Tells the new process what to become. Returns nothing once it has, or why it could not.
-async fn hand_over(launch: &Launch, socket: std::os::unix::net::UnixStream) -> io::Result<String> {
-    socket.set_nonblocking(true)?;
-    let mut socket = UnixStream::from_std(socket)?;
-    socket
-        .write_all(&serde_json::to_vec(&Stage::new(launch))?)
-        .await?;
-    socket.shutdown().await?;
-    let mut reason = String::new();
-    socket.take(4096).read_to_string(&mut reason).await?;
-    Ok(reason)
-}
-
-/// Probes for ever: in quick succession until it serves for the first time, then at its interval.
-async fn watch_health(check: &HealthCheck, launch: &Launch, reaper: &Reaper, book: &mut Book) -> Infallible {
-    let began = Instant::now();
-    let patience = check.interval.saturating_mul(check.retries.get());
-    let mut pause = FIRST_PROBE_INTERVAL;
-    let mut n_failed = 0_u32;
-    let mut has_served = false;
-    loop {
-        match probe::probe(&check.probe, check.timeout, launch, reaper).await {
-            Ok(()) => {
-                n_failed = 0;
-                has_served = true;
-                book.update(|status| status.probing = Probing::Passed);
-            }
-            Err(reason) => {
-                n_failed = n_failed.saturating_add(1);
-                // Quick probes at the start must not use up the tries that the interval allows it.
-                let is_too_long = has_served || began.elapsed() >= patience;
-                if n_failed >= check.retries.get() && is_too_long {
-                    book.update(|status| status.probing = Probing::Failed { reason });
-                }
-            }
-        }
-        if has_served {
-            tokio::time::sleep(check.interval).await;
-        } else {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(check.interval.max(FIRST_PROBE_INTERVAL));
-        }
-    }
-}
-
 fn wants_restart(policy: RestartPolicy, code: Option<i32>, failures_in_a_row: u32) -> bool {
     match policy {
         RestartPolicy::Never => false,
@@ -383,98 +303,5 @@ async fn pump(mut reader: pipe::Receiver, log: Arc<Mutex<LogWriter>>) {
             break;
         }
         append(&log, &buffer[..n_read]);
-    }
-}
-
-/// Writes to the log. On a full disk the output is lost: the program is worth more than what it says.
-fn append(log: &Mutex<LogWriter>, bytes: &[u8]) {
-    let written = log.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
-    if let Err(error) = written {
-        tracing::warn!(%error, "output was lost");
-    }
-}
-
-/// What is known, in memory and on disk.
-struct Book {
-    container: Container,
-    status: Status,
-}
-
-impl Book {
-    /// Changes what is known. Where it cannot be written, readers go on with what they knew.
-    fn update(&mut self, change: impl FnOnce(&mut Status)) {
-        let before = self.status.clone();
-        change(&mut self.status);
-        if self.status != before
-            && let Err(error) = self.container.set_status(&self.status)
-        {
-            tracing::warn!(%error, "the status could not be written");
-        }
-    }
-}
-
-/// Where the order to stop comes from.
-struct Orders {
-    container: Container,
-    lock: File,
-    control: pipe::Receiver,
-    terminate: tokio::signal::unix::Signal,
-    own_grace: Duration,
-    was_told_to_end: bool,
-    seen: Option<Duration>,
-}
-
-impl Orders {
-    /// Listens before it looks, so that no order falls in between.
-    fn open(container: Container, lock: File, own_grace: Duration) -> io::Result<Self> {
-        // Open for writing as well, so that it never ends.
-        let control = pipe::OpenOptions::new()
-            .read_write(true)
-            .open_receiver(container.control())?;
-        Ok(Self {
-            control,
-            terminate: signal(SignalKind::terminate())?,
-            container,
-            lock,
-            own_grace,
-            was_told_to_end: false,
-            seen: None,
-        })
-    }
-
-    /// Returns the grace of an order to stop, if there is one.
-    ///
-    /// Where somebody has removed the container, it is to end as well: nobody
-    /// could find it any more, and the next node would start a second one.
-    fn stop(&mut self) -> io::Result<Option<Duration>> {
-        if !self.container.is_locked_by(&self.lock)? {
-            return Ok(Some(self.own_grace));
-        }
-        let order = self.container.stop_order()?.map(|order| order.grace);
-        Ok(order.or(self.was_told_to_end.then_some(self.own_grace)))
-    }
-
-    /// Waits for an order that was not seen yet. Safe to drop.
-    async fn wait(&mut self) -> io::Result<Duration> {
-        let mut buffer = [0; 64];
-        loop {
-            let order = self.stop()?;
-            if let Some(grace) = order.filter(|_| order != self.seen) {
-                self.seen = order;
-                return Ok(grace);
-            }
-            tokio::select! {
-                read = self.control.read(&mut buffer) => drop(read?),
-                _ = self.terminate.recv() => self.was_told_to_end = true,
-                () = tokio::time::sleep(ORDER_INTERVAL) => {}
-            }
-        }
-    }
-
-    async fn stop_within(&mut self, time: Duration) -> io::Result<Option<Duration>> {
-        match tokio::time::timeout(time, self.wait()).await {
-            Ok(grace) => grace.map(Some),
-            Err(_) => Ok(None),
-        }
     }
 }

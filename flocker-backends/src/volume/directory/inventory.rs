@@ -1,0 +1,168 @@
+//! What is here, read from the directories themselves.
+
+use flocker_model::ByteSize;
+use flocker_model::DatasetId;
+use flocker_model::Manifestation;
+use flocker_model::PartialReceive;
+use flocker_model::Snapshot;
+use flocker_model::Trashed;
+
+use super::Shared;
+use super::context::Context as _;
+use super::context::broken;
+use super::dir::Dir;
+use super::home::Home;
+use super::incoming;
+use super::lock::Scope;
+use super::record::Record;
+use super::scan;
+use super::scan::Scanned;
+use super::stream::Token;
+use crate::volume::Inventory;
+use crate::volume::VolumeError;
+
+/// How often a dataset is read again that changes while it is read.
+const TRIES: u32 = 5;
+
+/// Lists everything.
+pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
+    let mut inventory = Inventory {
+        free: Some(ByteSize(shared.free()?)),
+        ..Inventory::default()
+    };
+    let names = shared.datasets.names().to(|| "list the datasets".into())?;
+    for name in names {
+        let dataset = parse_id(&name).ok_or_else(|| {
+            let what = format!("read the dataset {}", super::codec::show(&name));
+            broken(what, "its name is not the id of a dataset")
+        })?;
+        if let Some(manifestation) = look(shared, dataset)? {
+            inventory.datasets.insert(dataset, manifestation);
+        }
+    }
+    for name in shared.trash.names().to(|| "list the trash".into())? {
+        // Emptied or brought back meanwhile: not there any more.
+        if let Some(trashed) = look_at_trash(shared, &name)? {
+            inventory.trash.push(trashed);
+        }
+    }
+    Ok(inventory)
+}
+
+/// Looks at one dataset, and does not wait for a change of it that takes long.
+fn look(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+    let mut tries = 0;
+    loop {
+        let Some(home) = Home::open(&shared.datasets, dataset)? else {
+            return Ok(None);
+        };
+        let state = shared
+            .locks
+            .try_lock(dataset, Scope::State)
+            .to(|| format!("lock dataset {dataset}"))?;
+        let seen = match &state {
+            Some(_) => shared.settle(&home),
+            None => home.record(),
+        }
+        .and_then(|record| describe(shared, &home, &record));
+        tries += 1;
+        match seen {
+            // Somebody changes it just now; what we read may have been between two steps.
+            Err(_) if state.is_none() && tries < TRIES => {}
+            other => return other.map(Some),
+        }
+    }
+}
+
+fn describe(shared: &Shared, home: &Home, record: &Record) -> Result<Manifestation, VolumeError> {
+    let dataset = home.dataset;
+    let snapshots: Vec<Snapshot> = home
+        .snapshots()?
+        .into_iter()
+        .map(|(name, heading)| Snapshot {
+            name,
+            guid: heading.guid,
+            written: ByteSize(heading.written),
+        })
+        .collect();
+    let newest = if record.is_primary() { home.newest()? } else { None };
+    let newest = newest.map(|(_, stored)| stored.scanned);
+    let (used, unsent) =
+        measure(&home.dir, newest.as_ref()).to(|| format!("measure the data of dataset {dataset}"))?;
+    let partial = partial(home).to(|| format!("find what has arrived of dataset {dataset}"))?;
+    Ok(Manifestation {
+        role: record.role.clone(),
+        snapshots,
+        maximum_size: record.maximum_size,
+        used: ByteSize(used),
+        unsent: ByteSize(if record.is_primary() { unsent } else { 0 }),
+        partial,
+        fence: record.fence,
+        age: shared.since(record.since)?,
+    })
+}
+
+fn partial(home: &Home) -> std::io::Result<Option<PartialReceive>> {
+    let Some(label) = incoming::label(&home.dir)? else {
+        return Ok(None);
+    };
+    let progress = incoming::progress(&home.dir)?;
+    let token = Token::new(label.plan, progress.next, &progress.torn);
+    Ok(Some(PartialReceive {
+        snapshot: label.name,
+        received: ByteSize(progress.received),
+        token: token.to_text(),
+    }))
+}
+
+/// How much the data of a dataset is, and how much of it is not in its newest snapshot.
+pub(super) fn measure(home: &Dir, newest: Option<&Scanned>) -> std::io::Result<(u64, u64)> {
+    for place in [&b"data"[..], b"copy"] {
+        match home.dir(place) {
+            Ok(data) => return scan::measure(&data, newest),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((0, 0))
+}
+
+fn look_at_trash(shared: &Shared, name: &[u8]) -> Result<Option<Trashed>, VolumeError> {
+    let what = || format!("look at the trash {}", super::codec::show(name));
+    let Some((entry, dataset, since)) = parse_trash(name) else {
+        return Err(broken(what(), "its name is not one of trash"));
+    };
+    let measured = shared.trash.dir(name).and_then(|home| measure(&home, None));
+    let (used, _) = match measured {
+        Ok(measured) => measured,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).to(what),
+    };
+    Ok(Some(Trashed {
+        entry,
+        dataset,
+        used: ByteSize(used),
+        age: shared.since(since)?,
+    }))
+}
+
+/// Names a piece of trash: the dataset, when it was thrown away, and which of several that is.
+pub(super) fn trash_name(dataset: DatasetId, since: i64, number: u32) -> String {
+    format!("{dataset}.{since}.{number}")
+}
+
+/// Reads the name of a piece of trash: itself, the dataset, and when it was thrown away.
+pub(super) fn parse_trash(name: &[u8]) -> Option<(String, DatasetId, i64)> {
+    let text = std::str::from_utf8(name).ok()?;
+    let mut parts = text.split('.');
+    let dataset: DatasetId = parts.next()?.parse().ok()?;
+    let since: i64 = parts.next()?.parse().ok()?;
+    let number: u32 = parts.next()?.parse().ok()?;
+    (trash_name(dataset, since, number) == text).then(|| (text.into(), dataset, since))
+}
+
+fn parse_id(name: &[u8]) -> Option<DatasetId> {
+    let text = std::str::from_utf8(name).ok()?;
+    let dataset: DatasetId = text.parse().ok()?;
+    (dataset.to_string() == text).then_some(dataset)
+}

@@ -1,0 +1,371 @@
+//! The plug is pulled at every durable change, and the old kernel's way of opening is tried.
+
+use std::path::Path;
+
+use flocker_model::Dataset;
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use flocker_model::Manifestation;
+use flocker_model::Role;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+use tokio::io::AsyncReadExt as _;
+
+use super::DirectoryOptions;
+use super::DirectoryVolumes;
+use super::dir::Dir;
+use super::effects::Effects;
+use crate::change::Change;
+use crate::volume::Acquisition;
+use crate::volume::Handoff;
+use crate::volume::ReceiveRequest;
+use crate::volume::Reclaim;
+use crate::volume::SendRequest;
+use crate::volume::VolumeBackend as _;
+use crate::volume::VolumeError;
+
+const ID: DatasetId = DatasetId(uuid::Uuid::from_u128(0x00c0_ffee));
+
+fn open(root: &Path, effects: Effects) -> Result<DirectoryVolumes, VolumeError> {
+    DirectoryVolumes::open_with(root, &DirectoryOptions::cautious(), effects)
+}
+
+fn dataset() -> Dataset {
+    Dataset {
+        id: ID,
+        owner: "mongodb".parse().unwrap(),
+        maximum_size: None,
+    }
+}
+
+fn name(text: &str) -> SnapshotName {
+    text.parse().unwrap()
+}
+
+fn handoff() -> Handoff {
+    Handoff {
+        dataset: ID,
+        epoch: Epoch(2),
+        to: "beta".parse().unwrap(),
+        last: name("handoff-2"),
+    }
+}
+
+/// Gives a copy the times of what it is a copy of: they are part of a snapshot, and of its guid.
+fn keep_times(from: &Path, to: &Path) {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = from.symlink_metadata().unwrap();
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec {
+            tv_sec: metadata.atime(),
+            tv_nsec: metadata.atime_nsec(),
+        },
+        last_modification: rustix::fs::Timespec {
+            tv_sec: metadata.mtime(),
+            tv_nsec: metadata.mtime_nsec(),
+        },
+    };
+    rustix::fs::utimensat(rustix::fs::CWD, to, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// Copies a root with everything that counts, so that each try starts from the same.
+fn copy_of(from: &Path) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                std::fs::create_dir(&to).unwrap();
+                copy(&entry.path(), &to);
+            } else if kind.is_symlink() {
+                std::os::unix::fs::symlink(entry.path().read_link().unwrap(), &to).unwrap();
+            } else {
+                std::fs::copy(entry.path(), &to).unwrap();
+            }
+            keep_times(&entry.path(), &to);
+        }
+    }
+    let to = tempfile::tempdir().unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(to.path(), mode).unwrap();
+    copy(from, to.path());
+    to
+}
+
+/// What is promised of a root: roles, snapshots and fences, and the data byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    role: Option<Role>,
+    fence: Option<Epoch>,
+    snapshots: Vec<(SnapshotName, SnapshotGuid)>,
+    trash: usize,
+    files: Vec<(String, String)>,
+}
+
+async fn state(volumes: &DirectoryVolumes) -> State {
+    fn read(dir: &Path, files: &mut Vec<(String, String)>) {
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            return;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let text = path.display().to_string();
+            if path.is_symlink() {
+                files.push((text, "link".into()));
+            } else if path.is_dir() {
+                files.push((text, "directory".into()));
+                read(&path, files);
+            } else {
+                let content = std::fs::read(&path).unwrap();
+                files.push((text, blake3::hash(&content).to_string()));
+            }
+        }
+    }
+    let inventory = volumes.inventory().await.unwrap();
+    let seen: Option<&Manifestation> = inventory.datasets.get(&ID);
+    let mut files = Vec::new();
+    let data = volumes.path(ID);
+    read(&data, &mut files);
+    read(&data.with_file_name("copy"), &mut files);
+    let root = volumes.shared.path.display().to_string();
+    for (path, _) in &mut files {
+        *path = path.replace(&root, "");
+    }
+    files.sort();
+    State {
+        role: seen.map(|seen| seen.role.clone()),
+        fence: seen.map(|seen| seen.fence),
+        snapshots: seen.map_or_else(Vec::new, |seen| {
+            let snapshots = seen.snapshots.iter();
+            snapshots.map(|known| (known.name.clone(), known.guid)).collect()
+        }),
+        trash: inventory.trash.len(),
+        files,
+    }
+}
+
+/// Pulls the plug before each durable change of an operation, and looks what a fresh start finds.
+///
+/// It finds the state before or the state after, and the operation done again makes it the state after.
+async fn pull_the_plug(
+    start: &Path,
+    operation: impl AsyncFn(&DirectoryVolumes) -> Result<Change, VolumeError>,
+) {
+    let calm = copy_of(start);
+    let volumes = open(calm.path(), Effects::default()).unwrap();
+    let before = state(&volumes).await;
+    operation(&volumes).await.unwrap();
+    let after = state(&volumes).await;
+    assert_ne!(before, after, "the operation does nothing");
+    let mut n_effects = 0;
+    loop {
+        let root = copy_of(start);
+        let effects = Effects::only(n_effects);
+        let tried = match open(root.path(), effects.clone()) {
+            Ok(volumes) => operation(&volumes).await,
+            Err(error) => Err(error),
+        };
+        if !effects.is_spent() {
+            tried.unwrap();
+            break;
+        }
+        let volumes = open(root.path(), Effects::default()).unwrap();
+        let found = state(&volumes).await;
+        let mut same_but_for_nothing_yet = before.clone();
+        // A place for a copy that begins to arrive is no copy.
+        if before.role.is_none() && found.role == Some(Role::Replica) && found.snapshots.is_empty() {
+            same_but_for_nothing_yet.role = found.role.clone();
+            same_but_for_nothing_yet.fence = found.fence;
+        }
+        // A release that has taken its last snapshot may die before it lets go.
+        if found.role == before.role && found.snapshots.len() == before.snapshots.len() + 1 {
+            same_but_for_nothing_yet.snapshots.clone_from(&found.snapshots);
+        }
+        assert!(
+            found == same_but_for_nothing_yet || found == after,
+            "after {n_effects} changes ({tried:?}): {found:#?} is neither {before:#?} nor {after:#?}"
+        );
+        match operation(&volumes).await {
+            Ok(_) => {}
+            // What was in the trash is back already.
+            Err(VolumeError::NoTrash { .. }) if found == after => {}
+            Err(error) => panic!("again after {n_effects} changes: {error:?}"),
+        }
+        assert_eq!(state(&volumes).await, after, "again after {n_effects} changes");
+        n_effects += 1;
+    }
+    assert!(n_effects > 2, "only {n_effects} changes were seen");
+}
+
+async fn primary() -> (tempfile::TempDir, DirectoryVolumes) {
+    let root = tempfile::tempdir().unwrap();
+    let volumes = open(root.path(), Effects::default()).unwrap();
+    volumes.create(&dataset(), Epoch::FIRST).await.unwrap();
+    let data = volumes.path(ID);
+    std::fs::create_dir_all(data.join("a/b")).unwrap();
+    std::fs::write(data.join("a/b/table"), vec![7; 300_000]).unwrap();
+    std::fs::write(data.join("file"), b"first").unwrap();
+    std::os::unix::fs::symlink("file", data.join("link")).unwrap();
+    (root, volumes)
+}
+
+async fn stream(volumes: &DirectoryVolumes, snapshot: &str, base: Option<SnapshotGuid>) -> Vec<u8> {
+    let request = SendRequest {
+        dataset: ID,
+        snapshot: name(snapshot),
+        base,
+        resume: None,
+    };
+    let mut bytes = Vec::new();
+    let mut stream = volumes.send(&request).await.unwrap();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+async fn receive(
+    volumes: &DirectoryVolumes,
+    snapshot: &str,
+    base: Option<SnapshotGuid>,
+    bytes: &[u8],
+) -> Result<Change, VolumeError> {
+    let request = ReceiveRequest {
+        dataset: dataset(),
+        snapshot: name(snapshot),
+        base,
+    };
+    let stream = std::io::Cursor::new(bytes.to_vec());
+    volumes.receive(&request, Box::pin(stream)).await
+}
+
+async fn newest(volumes: &DirectoryVolumes) -> SnapshotGuid {
+    let inventory = volumes.inventory().await.unwrap();
+    inventory.datasets[&ID].snapshots.last().unwrap().guid
+}
+
+#[tokio::test]
+async fn a_crash_while_creating_leaves_nothing_or_the_whole() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open(root.path(), Effects::default()).unwrap());
+    pull_the_plug(root.path(), async |volumes| {
+        volumes.create(&dataset(), Epoch::FIRST).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crash_while_taking_a_snapshot_leaves_none_or_the_whole() {
+    let (root, _) = primary().await;
+    pull_the_plug(root.path(), async |volumes| {
+        volumes.snapshot(ID, &name("fixed")).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crash_while_releasing_leaves_a_primary_or_a_released_copy() {
+    let (root, volumes) = primary().await;
+    volumes.snapshot(ID, &name("warm-2-1")).await.unwrap();
+    std::fs::write(volumes.path(ID).join("file"), b"second").unwrap();
+    pull_the_plug(root.path(), async |volumes| volumes.release(&handoff()).await).await;
+}
+
+#[tokio::test]
+async fn a_crash_while_receiving_a_full_copy_leaves_no_copy_or_the_whole() {
+    let (_root, alpha) = primary().await;
+    alpha.release(&handoff()).await.unwrap();
+    let bytes = stream(&alpha, "handoff-2", None).await;
+    let root = tempfile::tempdir().unwrap();
+    drop(open(root.path(), Effects::default()).unwrap());
+    pull_the_plug(root.path(), async |volumes| {
+        receive(volumes, "handoff-2", None, &bytes).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crash_while_receiving_an_increment_leaves_the_last_copy_or_the_next() {
+    let (_root, alpha) = primary().await;
+    alpha.snapshot(ID, &name("warm-2-1")).await.unwrap();
+    let first = stream(&alpha, "warm-2-1", None).await;
+    let base = newest(&alpha).await;
+    let data = alpha.path(ID);
+    let mut table = vec![7; 300_000];
+    table[200_000] = 8;
+    table.truncate(280_000);
+    std::fs::write(data.join("a/b/table"), table).unwrap();
+    std::fs::remove_file(data.join("link")).unwrap();
+    std::fs::create_dir(data.join("link")).unwrap();
+    std::fs::write(data.join("link/new"), b"new").unwrap();
+    std::fs::remove_file(data.join("file")).unwrap();
+    std::fs::hard_link(data.join("link/new"), data.join("file")).unwrap();
+    alpha.release(&handoff()).await.unwrap();
+    let second = stream(&alpha, "handoff-2", Some(base)).await;
+    let root = tempfile::tempdir().unwrap();
+    let beta = open(root.path(), Effects::default()).unwrap();
+    receive(&beta, "warm-2-1", None, &first).await.unwrap();
+    pull_the_plug(root.path(), async |volumes| {
+        receive(volumes, "handoff-2", Some(base), &second).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crash_while_acquiring_leaves_a_replica_or_a_primary() {
+    let (root, alpha) = primary().await;
+    alpha.release(&handoff()).await.unwrap();
+    let acquisition = Acquisition {
+        dataset: ID,
+        epoch: Epoch(3),
+        from: name("handoff-2"),
+        guid: newest(&alpha).await,
+    };
+    pull_the_plug(root.path(), async |volumes| volumes.acquire(&acquisition).await).await;
+}
+
+#[tokio::test]
+async fn a_crash_on_the_way_to_the_trash_and_back_leaves_the_whole_on_one_side() {
+    let (root, volumes) = primary().await;
+    pull_the_plug(root.path(), async |volumes| volumes.destroy(ID).await).await;
+    volumes.destroy(ID).await.unwrap();
+    let entry = volumes.inventory().await.unwrap().trash.remove(0).entry;
+    pull_the_plug(root.path(), async |volumes| volumes.restore(&entry).await).await;
+    let reclaim = Reclaim::Trash { entry };
+    pull_the_plug(root.path(), async |volumes| volumes.reclaim(&reclaim).await).await;
+}
+
+#[test]
+fn without_the_kernels_help_nothing_leads_out_either() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("canary"), b"canary").unwrap();
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+    std::fs::write(root.path().join("a/b/file"), b"inside").unwrap();
+    std::os::unix::fs::symlink(outside.path(), root.path().join("a/out")).unwrap();
+    std::os::unix::fs::symlink("b", root.path().join("a/in")).unwrap();
+    let open = Dir::open(root.path(), Effects::default()).unwrap();
+    for dir in [open.clone(), open.stepwise()] {
+        assert!(dir.read(b"a/b/file").is_ok());
+        assert!(dir.stat(b"a/b/file").unwrap().is_some());
+        for path in [
+            &b"a/out/canary"[..],
+            b"a/in/file",
+            b"a/../a/b/file",
+            b"../x",
+            b"/etc/passwd",
+            b"a//b",
+            b"a/b\0",
+            b"a/./b",
+        ] {
+            assert!(dir.read(path).is_err(), "{}", path.escape_ascii());
+            assert!(dir.write(path).is_err(), "{}", path.escape_ascii());
+            assert!(dir.stat(path).is_err(), "{}", path.escape_ascii());
+            assert!(dir.remove_file(path).is_err(), "{}", path.escape_ascii());
+            assert!(dir.make_dir(path, 0o700).is_err(), "{}", path.escape_ascii());
+            assert!(dir.rename(b"a/b", &dir, path).is_err(), "{}", path.escape_ascii());
+        }
+        assert!(dir.dir(b"a/out").is_err());
+        assert!(dir.write(b"a/out").is_err());
+    }
+    assert_eq!(std::fs::read(outside.path().join("canary")).unwrap(), b"canary");
+}

@@ -1,0 +1,93 @@
+//! What does not fit is refused before it is begun, with numbers.
+
+use flocker_backends::Change;
+use flocker_backends::ReceiveRequest;
+use flocker_backends::VolumeBackend as _;
+use flocker_backends::VolumeError;
+use flocker_model::ByteSize;
+use flocker_model::Dataset;
+
+use crate::node::ID;
+use crate::node::Node;
+use crate::node::dataset;
+use crate::node::name;
+use crate::node::noise;
+
+const LIMIT: ByteSize = ByteSize(1_000_000);
+
+#[track_caller]
+fn assert_no_space(refused: &VolumeError) {
+    let VolumeError::NoSpace {
+        needed, available, ..
+    } = refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((*needed, *available), (ByteSize(1_500_000), LIMIT));
+}
+
+#[tokio::test]
+async fn a_source_that_holds_more_than_it_may_is_not_sent() {
+    let alpha = Node::primary().await;
+    assert_eq!(alpha.volumes.resize(ID, Some(LIMIT)).await.unwrap(), Change::Made);
+    assert_eq!(
+        alpha.volumes.resize(ID, Some(LIMIT)).await.unwrap(),
+        Change::AlreadySo
+    );
+    alpha.write("table", noise(1, 1_500_000));
+    alpha.snapshot("warm-2-1").await;
+    assert_no_space(&alpha.send("warm-2-1", None, None).await.unwrap_err());
+    alpha.volumes.resize(ID, None).await.unwrap();
+    alpha.send("warm-2-1", None, None).await.unwrap();
+    let refused = alpha.volumes.resize(ID, Some(LIMIT)).await;
+    assert!(matches!(refused, Err(VolumeError::NoSpace { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_takes_no_more_than_the_dataset_may_hold() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("table", noise(1, 1_500_000));
+    alpha.snapshot("warm-2-1").await;
+    let request = ReceiveRequest {
+        dataset: Dataset {
+            maximum_size: Some(LIMIT),
+            ..dataset()
+        },
+        snapshot: name("warm-2-1"),
+        base: None,
+    };
+    let stream = alpha.open("warm-2-1", None, None).await.unwrap();
+    assert_no_space(&beta.volumes.receive(&request, stream).await.unwrap_err());
+    assert!(beta.volumes.inventory().await.unwrap().datasets.is_empty());
+}
+
+#[tokio::test]
+async fn what_the_receivers_filesystem_cannot_hold_is_refused_and_the_last_copy_stays() {
+    // No filesystem holds a file of all the bytes that a number can count.
+    const TOO_LARGE: u64 = i64::MAX as u64;
+    for has_base in [false, true] {
+        let (alpha, beta) = (Node::primary().await, Node::new());
+        let mut base = None;
+        if has_base {
+            base = Some(alpha.snapshot("warm-2-1").await);
+            alpha.push(&beta, "warm-2-1", None).await;
+        }
+        let sparse = std::fs::File::create(alpha.data().join("sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        alpha.snapshot("warm-2-2").await;
+        let mut bytes = alpha.send("warm-2-2", base, None).await.unwrap();
+        let place = bytes
+            .windows(8)
+            .position(|window| window == (1_u64 << 40).to_le_bytes())
+            .unwrap();
+        bytes[place..place + 8].copy_from_slice(&TOO_LARGE.to_le_bytes());
+        crate::hostile::sign(&mut bytes, b"warm-2-2");
+        let refused = beta.receive("warm-2-2", base, bytes).await;
+        assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
+        let snapshots = beta.manifestation().await.snapshots;
+        assert_eq!(snapshots.len(), usize::from(has_base));
+        if has_base {
+            alpha.push(&beta, "warm-2-2", base).await;
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What plain directories promise as volumes, on real files.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod confinement;
+mod content;
+mod hostile;
+mod increments;
+mod interruption;
+mod limits;
+mod node;
+mod roles;

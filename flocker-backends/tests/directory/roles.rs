@@ -1,0 +1,202 @@
+//! Who may write, and what is kept of whom.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use flocker_backends::Change;
+use flocker_backends::Handoff;
+use flocker_backends::Reclaim;
+use flocker_backends::VolumeBackend as _;
+use flocker_backends::VolumeError;
+use flocker_backends::volume::directory::DirectoryOptions;
+use flocker_backends::volume::directory::DirectoryVolumes;
+use flocker_model::Epoch;
+use flocker_model::Role;
+
+use crate::node::ID;
+use crate::node::Node;
+use crate::node::dataset;
+use crate::node::name;
+use crate::node::noise;
+
+#[tokio::test]
+async fn a_new_dataset_is_open_to_its_application_and_to_nobody_through_the_root() {
+    let node = Node::primary().await;
+    assert_eq!(node.data().metadata().unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(node.root.path().metadata().unwrap().mode() & 0o7777, 0o700);
+}
+
+#[tokio::test]
+async fn a_root_that_others_may_enter_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("something"), b"of somebody").unwrap();
+    std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let refused = DirectoryVolumes::open(root.path(), &DirectoryOptions::cautious());
+    assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn data_goes_there_and_back_again() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("file", b"from alpha");
+    alpha.hand_over(&beta, 2, None).await;
+    beta.write("file", b"from beta");
+    let base = beta.guid("handoff-2").await;
+    beta.hand_over(&alpha, 3, base).await;
+    assert_eq!(std::fs::read(alpha.data().join("file")).unwrap(), b"from beta");
+    assert!(!beta.data().exists());
+    let fences = [
+        alpha.manifestation().await.fence,
+        beta.manifestation().await.fence,
+    ];
+    assert_eq!(fences, [Epoch(3), Epoch(3)]);
+}
+
+#[tokio::test]
+async fn nobody_can_write_by_path_to_a_copy() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("file", b"content");
+    alpha.snapshot("warm-2-1").await;
+    alpha.push(&beta, "warm-2-1", None).await;
+    alpha.release(2).await.unwrap();
+    for node in [&alpha, &beta] {
+        assert!(std::fs::write(node.data().join("file"), b"stray").is_err());
+        assert_eq!(std::fs::read(node.copy().join("file")).unwrap(), b"content");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_place_that_a_program_made_for_itself_does_no_harm() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("file", b"content");
+    let guid = alpha.release(2).await.unwrap();
+    alpha.push(&beta, "handoff-2", None).await;
+    std::fs::create_dir(beta.data()).unwrap();
+    beta.acquire(2, guid).await.unwrap();
+    assert_eq!(std::fs::read(beta.data().join("file")).unwrap(), b"content");
+}
+
+#[tokio::test]
+async fn what_a_stray_program_wrote_is_neither_taken_for_data_nor_removed() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("file", b"content");
+    let guid = alpha.release(2).await.unwrap();
+    alpha.push(&beta, "handoff-2", None).await;
+    beta.write("stray", b"written too early");
+    let refused = beta.acquire(2, guid).await;
+    assert!(
+        matches!(refused, Err(VolumeError::Diverged { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(beta.manifestation().await.role, Role::Replica);
+    assert_eq!(
+        std::fs::read(beta.data().join("stray")).unwrap(),
+        b"written too early"
+    );
+}
+
+#[tokio::test]
+async fn trash_keeps_everything_until_it_is_emptied() {
+    let alpha = Node::primary().await;
+    alpha.write("file", noise(1, 5000));
+    let before = alpha.manifestation().await;
+    assert_eq!(alpha.volumes.destroy(ID).await.unwrap(), Change::Made);
+    assert_eq!(alpha.volumes.destroy(ID).await.unwrap(), Change::AlreadySo);
+    let inventory = alpha.volumes.inventory().await.unwrap();
+    assert!(inventory.datasets.is_empty());
+    let [trashed] = inventory.trash.as_slice() else {
+        panic!("{:?}", inventory.trash)
+    };
+    assert_eq!((trashed.dataset, trashed.used), (ID, before.used));
+
+    // The name of a destroyed dataset is free, and its trash comes back only where it hides nothing.
+    alpha.volumes.create(&dataset(), Epoch(5)).await.unwrap();
+    let refused = alpha.volumes.restore(&trashed.entry).await;
+    assert!(
+        matches!(refused, Err(VolumeError::AlreadyHere { .. })),
+        "{refused:?}"
+    );
+    alpha.volumes.destroy(ID).await.unwrap();
+    assert_eq!(alpha.volumes.restore(&trashed.entry).await.unwrap(), Change::Made);
+    let after = alpha.manifestation().await;
+    assert_eq!((after.role, after.used), (before.role, before.used));
+    assert_eq!(std::fs::read(alpha.data().join("file")).unwrap(), noise(1, 5000));
+
+    let other = alpha.volumes.inventory().await.unwrap().trash.remove(0).entry;
+    let reclaim = Reclaim::Trash { entry: other };
+    assert_eq!(alpha.volumes.reclaim(&reclaim).await.unwrap(), Change::Made);
+    assert_eq!(alpha.volumes.reclaim(&reclaim).await.unwrap(), Change::AlreadySo);
+    for entry in ["", "..", "../datasets", "nothing"] {
+        let refused = alpha.volumes.restore(entry).await;
+        assert!(matches!(refused, Err(VolumeError::NoTrash { .. })), "{refused:?}");
+        let reclaim = Reclaim::Trash { entry: entry.into() };
+        assert_eq!(alpha.volumes.reclaim(&reclaim).await.unwrap(), Change::AlreadySo);
+    }
+    assert!(alpha.data().join("file").exists());
+}
+
+#[tokio::test]
+async fn the_newest_snapshot_is_never_dropped() {
+    let alpha = Node::primary().await;
+    for snapshot in ["warm-2-1", "warm-2-2", "warm-2-3"] {
+        alpha.snapshot(snapshot).await;
+    }
+    let reclaim = Reclaim::Snapshots {
+        dataset: ID,
+        names: ["warm-2-1", "warm-2-3", "warm-9-9"].map(name).to_vec(),
+    };
+    assert_eq!(alpha.volumes.reclaim(&reclaim).await.unwrap(), Change::Made);
+    let kept: Vec<_> = alpha.manifestation().await.snapshots;
+    let kept: Vec<_> = kept.iter().map(|snapshot| snapshot.name.as_str()).collect();
+    assert_eq!(kept, ["warm-2-2", "warm-2-3"]);
+    assert_eq!(alpha.volumes.reclaim(&reclaim).await.unwrap(), Change::AlreadySo);
+}
+
+#[tokio::test]
+async fn two_calls_at_once_are_as_two_one_after_the_other() {
+    let alpha = Node::primary().await;
+    alpha.write("table", noise(1, 3_000_000));
+    let again = DirectoryVolumes::open(alpha.root.path(), &DirectoryOptions::cautious()).unwrap();
+    let handoff = |to: &str| Handoff {
+        dataset: ID,
+        epoch: Epoch(2),
+        to: to.parse().unwrap(),
+        last: name("handoff-2"),
+    };
+    let (to_beta, to_gamma) = (handoff("beta"), handoff("gamma"));
+    let (one, two, three) = tokio::join!(
+        alpha.volumes.release(&to_beta),
+        again.release(&to_gamma),
+        alpha.volumes.release(&to_beta),
+    );
+    let made = |done: &Result<Change, VolumeError>| matches!(done, Ok(Change::Made));
+    let n_made = [&one, &two, &three].into_iter().filter(|done| made(done)).count();
+    assert_eq!(n_made, 1, "{one:?} {two:?} {three:?}");
+    assert_ne!(made(&one) || made(&three), made(&two));
+}
+
+#[tokio::test]
+async fn a_dataset_whose_record_is_damaged_is_an_error_and_never_an_absence() {
+    let alpha = Node::primary().await;
+    let record = alpha.data().with_file_name("record.json");
+    std::fs::write(&record, b"{}").unwrap();
+    let refused = alpha.volumes.inventory().await;
+    assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
+    let refused = alpha.volumes.create(&dataset(), Epoch(9)).await;
+    assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_was_written_since_the_last_snapshot_is_estimated() {
+    let alpha = Node::primary().await;
+    alpha.write("one", noise(1, 1_000_000));
+    alpha.write("two", noise(2, 500_000));
+    let manifestation = alpha.manifestation().await;
+    assert_eq!(manifestation.unsent, manifestation.used);
+    assert!(manifestation.used.0 >= 1_500_000, "{}", manifestation.used);
+    alpha.snapshot("warm-2-1").await;
+    assert_eq!(alpha.manifestation().await.unsent.0, 0);
+    alpha.write("two", noise(3, 500_000));
+    let unsent = alpha.manifestation().await.unsent.0;
+    assert!((500_000..600_000).contains(&unsent), "{unsent}");
+}

@@ -1,0 +1,100 @@
+//! `flocker logs`: what an application has printed.
+
+use clap::Args;
+use flocker_backends::LogRequest;
+use flocker_model::ApplicationName;
+use flocker_model::NodeName;
+use tokio::io::AsyncReadExt as _;
+
+use crate::cli::Global;
+use crate::cluster;
+use crate::error::Ending;
+use crate::error::Failure;
+use crate::runtime;
+use crate::ui::Ui;
+
+/// Print what an application has printed, wherever it runs
+///
+/// The output is passed on byte for byte, with or without `--json`.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The application
+    #[arg(value_name = "APP")]
+    application: ApplicationName,
+    /// Only the last so many lines
+    #[arg(long, value_name = "N")]
+    tail: Option<u32>,
+    /// Go on with what is still to come
+    #[arg(short, long)]
+    follow: bool,
+    /// On which node, where it runs on several
+    #[arg(long, value_name = "NODE")]
+    on: Option<NodeName>,
+}
+
+impl Logs {
+    pub(crate) fn run(self, global: &Global) -> Result<Ending, Failure> {
+        runtime::block_on(async {
+            let cluster = cluster::connect_all(global)?;
+            let node = match &self.on {
+                Some(node) => node.clone(),
+                None => self.home(&cluster.observe().await)?,
+            };
+            let request = LogRequest {
+                tail: self.tail,
+                follow: self.follow,
+            };
+            let stream = cluster.handle(&node)?.logs(&self.application, request).await;
+            let mut stream = stream.map_err(|error| {
+                Failure::failed(format!(
+                    "could not read the output of `{}` on {node}",
+                    self.application
+                ))
+                .because(&error)
+                .hint(format!("`flocker why {node}` shows what is known of the node"))
+            })?;
+            let mut chunk = vec![0; 64 * 1024];
+            loop {
+                let read = tokio::select! {
+                    read = stream.read(&mut chunk) => read,
+                    _ = tokio::signal::ctrl_c() => return Ok(Ending::Done),
+                };
+                match read {
+                    Ok(0) => return Ok(Ending::Done),
+                    Ok(n_bytes) if Ui::bytes(&chunk[..n_bytes]) => {}
+                    // Nobody reads any more.
+                    Ok(_) => return Ok(Ending::Done),
+                    Err(error) => {
+                        return Err(Failure::failed(format!(
+                            "the output of `{}` on {node} broke off",
+                            self.application
+                        ))
+                        .because(&error));
+                    }
+                }
+            }
+        })
+    }
+
+    /// Returns the one node that has the application; its output outlives the container, so one that had it will do.
+    fn home(&self, actual: &flocker_model::ClusterState) -> Result<NodeName, Failure> {
+        let has = actual
+            .all_known()
+            .filter(|(_, state)| state.containers.contains_key(&self.application));
+        let nodes: Vec<NodeName> = has.map(|(node, _)| node.clone()).collect();
+        match nodes.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(
+                Failure::usage(format!("no seen node runs `{}`", self.application)).hint(
+                    "`flocker status` shows what runs where; `--on NODE` prints what it printed there before it was stopped",
+                ),
+            ),
+            several => Err(Failure::usage(format!(
+                "`{}` runs on {}",
+                self.application,
+                flocker_plan::blocked::list(several)
+            ))
+            .hint("`--on NODE` says which is meant")),
+        }
+    }
+}

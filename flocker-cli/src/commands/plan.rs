@@ -1,0 +1,140 @@
+//! `flocker plan`: what would be done, and why.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use flocker_model::ApplicationName;
+use flocker_model::ClusterState;
+use flocker_model::Deployment;
+use flocker_model::NodeName;
+use flocker_plan::Policy;
+use flocker_plan::SavedPlan;
+use serde::Serialize;
+
+use crate::cli::Files;
+use crate::cli::Global;
+use crate::cluster;
+use crate::cluster::Start;
+use crate::cluster::at_next_generation;
+use crate::error::Ending;
+use crate::error::Failure;
+use crate::files;
+use crate::policy::Allowed;
+use crate::runtime;
+use crate::shown;
+use crate::shown::Shown;
+use crate::state_file;
+use crate::ui::Ui;
+
+/// Show what would be done, in which order and why, and what it would cost
+///
+/// Changes nothing. With `--state`, contacts no node either: the plan is made from reports that were saved before.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    files: Files,
+    /// Save the plan, for `flocker deploy --plan FILE`
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// End with status 3 if there is something to do, and with 1 if all of it is blocked
+    #[arg(long)]
+    exit_code: bool,
+    /// Plan from what `flocker report-state --json` printed, instead of asking nodes; may be given several times
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    state: Vec<PathBuf>,
+    #[command(flatten)]
+    allowed: Allowed,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    plan: shown::Body<'a>,
+    unknown: Vec<Unknown>,
+}
+
+/// Something that the plan could not be made from, because a saved report does not have it.
+#[derive(Serialize)]
+struct Unknown {
+    application: ApplicationName,
+    node: NodeName,
+    what: &'static str,
+}
+
+const SECRETS: &str = "whether its secrets have changed";
+
+impl Plan {
+    pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        let configuration = files::read(self.files.paths())?;
+        if !ui.is_json() {
+            ui.diagnostics(configuration.warnings(), configuration.sources());
+        }
+        let policy = self.allowed.policy();
+        if self.state.is_empty() {
+            let desired = configuration.resolve()?;
+            let (desired, actual) = runtime::block_on(async {
+                let cluster = cluster::connect(desired, global, Start::Nothing).await?;
+                let actual = cluster.observe().await;
+                Ok((cluster.desired, actual))
+            })?;
+            return self.show(desired, &actual, &policy, &[], ui);
+        }
+        let desired = configuration.without_secrets()?;
+        let (actual, assumed) = state_file::read_all(&self.state, &desired)?;
+        self.show(desired, &actual, &policy, &assumed, ui)
+    }
+
+    fn show(
+        &self,
+        desired: Deployment,
+        actual: &ClusterState,
+        policy: &Policy,
+        assumed: &[(ApplicationName, NodeName)],
+        ui: &Ui,
+    ) -> Result<Ending, Failure> {
+        let desired = at_next_generation(desired, actual);
+        let plan = flocker_plan::plan(&desired, actual, policy);
+        let shown = Shown {
+            plan: &plan,
+            desired: &desired,
+            actual,
+            policy,
+        };
+        if ui.is_json() {
+            let unknown = assumed.iter().map(|(application, node)| Unknown {
+                application: application.clone(),
+                node: node.clone(),
+                what: SECRETS,
+            });
+            ui.document(&Body {
+                plan: shown.body(),
+                unknown: unknown.collect(),
+            })?;
+        } else {
+            shown.text(ui);
+            for (application, node) in assumed {
+                ui.data(&format!("unknown: {SECRETS}: {application} on {node}\n"));
+            }
+        }
+        let ending = match (self.exit_code, plan.is_settled(), plan.steps().is_empty()) {
+            (false, _, _) | (true, true, _) => Ending::Done,
+            (true, false, false) => Ending::WorkFound,
+            (true, false, true) => Ending::Blocked,
+        };
+        if let Some(path) = &self.out {
+            let saved = SavedPlan::new(plan, policy.clone(), actual);
+            let text = saved
+                .write()
+                .map_err(|error| Failure::bug("the plan could not be written down").because(&error))?;
+            files::write(path, &text)?;
+            if !ui.is_json() {
+                let [one, other] = self.files.paths().map(std::path::Path::display);
+                ui.hint(&format!(
+                    "`flocker deploy --plan {} {one} {other}` carries this plan out, or says what is different",
+                    path.display()
+                ));
+            }
+        }
+        Ok(ending)
+    }
+}

@@ -1,0 +1,201 @@
+//! The programs of Flocker 0.1 to 0.4 under their old names.
+//!
+//! They take what they took. What they did wrong is put right: a node that
+//! failed makes the exit status say so, and each is reported on standard
+//! error; nothing is printed where all went well.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use flocker_engine::IfHeld;
+use flocker_model::NodeName;
+use flocker_model::config::Source;
+use flocker_plan::Policy;
+
+use super::change_state::Orders;
+use super::change_state::take_turn;
+use crate::cli::Global;
+use crate::cluster;
+use crate::cluster::Start;
+use crate::deploy;
+use crate::deploy::Consent;
+use crate::deploy::Wish;
+use crate::error::Ending;
+use crate::error::Failure;
+use crate::files;
+use crate::progress::Loudness;
+use crate::runtime;
+use crate::shown;
+use crate::state_file;
+use crate::ui::Ui;
+
+/// One of the old programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Deploy,
+    ReportState,
+    ChangeState,
+}
+
+/// One of the old programs, with what was typed.
+#[derive(Debug)]
+pub(crate) enum Seed {
+    Deploy(Deploy),
+    ReportState(ReportState),
+    ChangeState(Box<ChangeState>),
+}
+
+/// Bring the nodes to what the files say.
+#[derive(Debug, Parser)]
+#[command(name = "flocker-deploy", version, max_term_width = 100)]
+pub(crate) struct Deploy {
+    /// The deployment file
+    #[arg(value_name = "DEPLOYMENT_CONFIGURATION_PATH")]
+    deployment: PathBuf,
+    /// The application file
+    #[arg(value_name = "APPLICATION_CONFIGURATION_PATH")]
+    application: PathBuf,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// Print what a node has, as JSON, which is YAML.
+#[derive(Debug, Parser)]
+#[command(name = "flocker-reportstate", version, max_term_width = 100)]
+pub(crate) struct ReportState {
+    /// Which node; all local ones if not given
+    #[arg(value_name = "HOSTNAME")]
+    node: Option<NodeName>,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// Let one node do its own part of what the configuration says.
+#[derive(Debug, Parser)]
+#[command(name = "flocker-changestate", version, max_term_width = 100)]
+pub(crate) struct ChangeState {
+    /// The deployment configuration itself
+    #[arg(value_name = "DEPLOYMENT")]
+    deployment: String,
+    /// The application configuration itself
+    #[arg(value_name = "APPLICATION")]
+    application: String,
+    /// What the nodes have, as `flocker-reportstate` prints it
+    #[arg(value_name = "CURRENT")]
+    current: String,
+    /// What the deployment configuration calls this node
+    #[arg(value_name = "HOSTNAME")]
+    hostname: NodeName,
+    #[command(flatten)]
+    global: Global,
+}
+
+impl Program {
+    /// Returns the program of this name.
+    pub(crate) fn named(called: &str) -> Option<Self> {
+        match called {
+            "flocker-deploy" => Some(Self::Deploy),
+            "flocker-reportstate" => Some(Self::ReportState),
+            "flocker-changestate" => Some(Self::ChangeState),
+            _ => None,
+        }
+    }
+}
+
+/// Reads what was typed for one of them.
+pub(crate) fn read(program: Program, arguments: impl Iterator<Item = OsString>) -> Result<Seed, clap::Error> {
+    match program {
+        Program::Deploy => Deploy::try_parse_from(arguments).map(Seed::Deploy),
+        Program::ReportState => ReportState::try_parse_from(arguments).map(Seed::ReportState),
+        Program::ChangeState => {
+            ChangeState::try_parse_from(arguments).map(|change| Seed::ChangeState(Box::new(change)))
+        }
+    }
+}
+
+/// Does what one of them did.
+pub(crate) fn run(seed: Seed) -> ExitCode {
+    let (global, name) = match &seed {
+        Seed::Deploy(deploy) => (deploy.global.clone(), "deploy"),
+        Seed::ReportState(report) => (report.global.clone(), "report-state"),
+        Seed::ChangeState(change) => (change.global.clone(), "change-state"),
+    };
+    let ui = Ui::new(name, global.json, global.color);
+    let ended = match seed {
+        Seed::Deploy(deploy) => deploy.run(&global, &ui),
+        Seed::ReportState(report) => report.run(&global, &ui),
+        Seed::ChangeState(change) => change.run(&global, &ui),
+    };
+    match ended {
+        Ok(ending) => ending.exit_code(),
+        Err(failure) => {
+            ui.failure(&failure);
+            failure.who.exit_code()
+        }
+    }
+}
+
+impl Deploy {
+    fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        let paths = [self.deployment.as_path(), self.application.as_path()];
+        let configuration = files::read(paths)?;
+        let desired = configuration.resolve()?;
+        let wish = Wish {
+            policy: Policy::default(),
+            bandwidth: None,
+            lock_wait: None,
+            if_held: IfHeld::Refuse,
+            consent: Consent::Given,
+            loudness: Loudness::Failures,
+        };
+        runtime::block_on(async {
+            let cluster = cluster::connect(desired, global, Start::Nothing).await?;
+            // As it always was: where a node does not report, nothing is changed.
+            let actual = cluster.observe().await;
+            let mut silent = shown::silent(&actual)
+                .filter(|(node, _)| cluster.desired.members().contains_key(*node))
+                .peekable();
+            if silent.peek().is_some() {
+                let mut failure = Failure::failed("Error connecting to cluster node: nothing was changed")
+                    .hint("`flocker status` shows which nodes answer");
+                failure.causes = silent.map(|(node, why)| format!("{node}: {why}")).collect();
+                return Err(failure);
+            }
+            files::remember(&global.state_dir(), paths);
+            deploy::carry_out(&cluster, &wish, ui).await
+        })
+    }
+}
+
+impl ReportState {
+    fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        let nodes: Vec<NodeName> = self.node.into_iter().collect();
+        let seen = super::report_state::look(&nodes, global)?;
+        let silent: Vec<String> = shown::silent(&seen)
+            .map(|(node, why)| format!("{node} was not seen: {why}"))
+            .collect();
+        ui.document(&state_file::Report::with_seed(seen))?;
+        for line in &silent {
+            ui.warn(line);
+        }
+        Ok(if silent.is_empty() {
+            Ending::Done
+        } else {
+            Ending::Blocked
+        })
+    }
+}
+
+impl ChangeState {
+    fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        let orders = Orders {
+            deployment: Source::new("DEPLOYMENT", self.deployment),
+            application: Source::new("APPLICATION", self.application),
+            current: Source::new("CURRENT", self.current),
+            hostname: self.hostname,
+        };
+        take_turn(orders, Loudness::Failures, global, ui)
+    }
+}

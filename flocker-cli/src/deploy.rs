@@ -1,0 +1,284 @@
+//! Carrying out: asks, watches, stops when asked to, and says afterwards how it went.
+//!
+//! The engine's push does the work. This is the person's side of it, shared by
+//! every command that brings the files about.
+
+mod aftermath;
+mod once;
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flocker_engine::Answer;
+use flocker_engine::Confirm;
+use flocker_engine::End;
+use flocker_engine::IfHeld;
+use flocker_engine::PushError;
+use flocker_engine::PushOptions;
+use flocker_engine::Stop;
+use flocker_engine::Stopper;
+use flocker_engine::clock;
+use flocker_engine::stopper;
+use flocker_model::ByteSize;
+use flocker_model::ClusterState;
+use flocker_model::Deployment;
+use flocker_plan::CutOver;
+use flocker_plan::Plan;
+use flocker_plan::Policy;
+use flocker_plan::SavedPlan;
+use flocker_plan::Waiting;
+use flocker_plan::saved::Difference;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+use crate::cli;
+use crate::cluster::Cluster;
+use crate::cluster::at_next_generation;
+use crate::error::Ending;
+use crate::error::Failure;
+use crate::progress::Loudness;
+use crate::progress::Progress;
+use crate::shown::Shown;
+use crate::ui::Ui;
+
+pub(crate) use once::Once;
+pub(crate) use once::carry_out_once;
+
+/// How the operator wants it done.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub(crate) policy: Policy,
+    pub(crate) bandwidth: Option<ByteSize>,
+    pub(crate) lock_wait: Option<Duration>,
+    pub(crate) if_held: IfHeld,
+    pub(crate) consent: Consent,
+    pub(crate) loudness: Loudness,
+}
+
+/// Who has agreed to the plan.
+#[derive(Clone, Debug)]
+pub(crate) enum Consent {
+    /// It is shown, and asked about.
+    Ask,
+    /// It is shown, and carried out.
+    Given,
+    /// It is carried out if it is the one that was saved.
+    Saved(Box<SavedPlan>),
+}
+
+impl Wish {
+    /// Refuses where a question would have to be asked and nobody is there to answer it.
+    pub(crate) fn check(&self, ui: &Ui) -> Result<(), Failure> {
+        match self.consent {
+            Consent::Ask if !ui.can_ask() => Err(nobody_to_ask()),
+            Consent::Ask | Consent::Given | Consent::Saved(_) => Ok(()),
+        }
+    }
+}
+
+/// What to say where a question cannot be asked.
+pub(crate) fn nobody_to_ask() -> Failure {
+    Failure::usage("this needs a yes, and there is nobody to ask: input or output is not a terminal")
+        .hint("`--yes` agrees beforehand; `flocker plan` shows what would be done")
+}
+
+/// Brings a cluster to what is desired, and says how it went.
+pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result<Ending, Failure> {
+    let (stopper, stop) = stopper();
+    let options = options(wish, stop);
+    let progress = Arc::new(Progress::new(ui.clone(), &cluster.desired, wish.loudness));
+    let asking = Asking::new(ui, &cluster.desired, wish, &progress);
+    let push = flocker_engine::push(
+        &cluster.desired,
+        &cluster.handles,
+        &wish.policy,
+        &options,
+        &asking,
+        progress.clone(),
+    );
+    let outcome = tokio::select! {
+        outcome = push => outcome.map_err(|error| refused(&error))?,
+        () = interrupts(&stopper) => return Err(stopped_at_once()),
+    };
+    ui.clear_status();
+    asking.verdict(&outcome.actual)?;
+    let aftermath = aftermath::Aftermath::new(&outcome, &progress);
+    if ui.is_json() {
+        ui.line(&aftermath)?;
+    } else {
+        aftermath.tell(ui, wish.loudness);
+    }
+    Ok(ending(&outcome.end, &wish.policy, outcome.rolled_back.is_empty()))
+}
+
+fn options(wish: &Wish, stop: Stop) -> PushOptions {
+    let mut options = PushOptions::new(cli::person(), clock::time_of_day(), stop);
+    options.lock_wait = wish.lock_wait;
+    options.if_held = wish.if_held;
+    options.bandwidth = wish.bandwidth;
+    options
+}
+
+fn ending(end: &End, policy: &Policy, went_forward: bool) -> Ending {
+    match end {
+        End::Settled if went_forward => Ending::Done,
+        // It was asked for, so it is no obstacle.
+        End::Partly {
+            waiting,
+            refused,
+            failed,
+        } if policy.cut_over == CutOver::Hold
+            && refused.is_empty()
+            && failed.is_empty()
+            && waiting
+                .iter()
+                .all(|waiting| matches!(waiting, Waiting::Held { .. })) =>
+        {
+            Ending::Done
+        }
+        End::Settled | End::Partly { .. } | End::Interrupted { .. } | End::Declined => Ending::Blocked,
+    }
+}
+
+/// Passes the first request to end on, and returns at the second.
+pub(crate) async fn interrupts(stopper: &Stopper) {
+    if asked_to_end().await.is_ok() {
+        stopper.stop();
+        if asked_to_end().await.is_ok() {
+            return;
+        }
+    }
+    // Where signals cannot be listened to, they end the program as they always did.
+    std::future::pending::<()>().await;
+}
+
+async fn asked_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+pub(crate) fn stopped_at_once() -> Failure {
+    Failure::failed("stopped at once: steps that were running may be half done")
+        .hint("nothing is lost by it: the same command looks at what there is and goes on from there")
+}
+
+/// Says why a push did not take place.
+fn refused(error: &PushError) -> Failure {
+    let failure = Failure::failed("nothing more is done").because(error);
+    match error {
+        PushError::Held { since, .. } => {
+            let ago = Duration::from_secs(clock::time_of_day().saturating_sub(*since));
+            failure.hint(format!(
+                "it has been held for {}; `--lock-wait 5m` waits for it, `--break-lock` takes it away from a deploy that is gone",
+                flocker_plan::blocked::seconds(ago)
+            ))
+        }
+        PushError::Superseded { .. } => failure
+            .hint("somebody has deployed newer files; look at them, and deploy again if yours are right"),
+        _ => failure,
+    }
+}
+
+/// Shows the plan under the deploy locks, and gets an answer.
+struct Asking<'a> {
+    ui: &'a Ui,
+    desired: &'a Deployment,
+    wish: &'a Wish,
+    progress: &'a Progress,
+    /// What the saved plan was found to differ in, once it was held against what is there.
+    differences: Mutex<Option<Vec<Difference>>>,
+}
+
+impl<'a> Asking<'a> {
+    fn new(ui: &'a Ui, desired: &'a Deployment, wish: &'a Wish, progress: &'a Progress) -> Self {
+        Self {
+            ui,
+            desired,
+            wish,
+            progress,
+            differences: Mutex::new(None),
+        }
+    }
+
+    fn compare(&self, saved: &SavedPlan, actual: &ClusterState) -> Answer {
+        let desired = at_next_generation(self.desired.clone(), actual);
+        let differences = saved.check(&desired, actual).err().unwrap_or_default();
+        let answer = if differences.is_empty() {
+            Answer::Go
+        } else {
+            Answer::Decline
+        };
+        *self.differences.lock().unwrap_or_else(PoisonError::into_inner) = Some(differences);
+        answer
+    }
+
+    /// Refuses a saved plan that no longer holds, also where there was nothing to ask about.
+    fn verdict(&self, actual: &ClusterState) -> Result<(), Failure> {
+        let Consent::Saved(saved) = &self.wish.consent else {
+            return Ok(());
+        };
+        let compared = |asking: &Self| {
+            asking
+                .differences
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
+        let differences = compared(self).unwrap_or_else(|| {
+            let _nothing_to_do = self.compare(saved, actual);
+            compared(self).unwrap_or_default()
+        });
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let mut failure = Failure::failed("the saved plan no longer holds, and nothing was done")
+            .hint("`flocker plan --out` makes a new one of what is there now");
+        failure.causes = differences.iter().map(ToString::to_string).collect();
+        Err(failure)
+    }
+}
+
+#[async_trait]
+impl Confirm for Asking<'_> {
+    async fn confirm(&self, plan: &Plan, actual: &ClusterState) -> Answer {
+        let shown = Shown {
+            plan,
+            desired: self.desired,
+            actual,
+            policy: &self.wish.policy,
+        };
+        self.progress.forecast(&shown.estimate());
+        let show = || {
+            if !self.ui.is_json() && self.wish.loudness == Loudness::All {
+                self.ui.say(shown.to_text().trim_end());
+            }
+        };
+        match &self.wish.consent {
+            Consent::Given => {
+                show();
+                Answer::Go
+            }
+            Consent::Saved(saved) => {
+                let answer = self.compare(saved, actual);
+                if answer == Answer::Go {
+                    show();
+                }
+                answer
+            }
+            Consent::Ask => {
+                show();
+                if self.ui.confirm("carry this out?") {
+                    Answer::Go
+                } else {
+                    Answer::Decline
+                }
+            }
+        }
+    }
+}

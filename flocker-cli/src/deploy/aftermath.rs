@@ -1,0 +1,340 @@
+//! How a deploy went: what it forecast and what it cost, what is left and what to do about it.
+
+use std::time::Duration;
+
+use flocker_engine::End;
+use flocker_engine::Move;
+use flocker_engine::Outcome;
+use flocker_engine::one_line;
+use flocker_model::ApplicationName;
+use flocker_model::ByteSize;
+use flocker_model::NodeName;
+use flocker_plan::Refusal;
+use flocker_plan::StepId;
+use flocker_plan::Waiting;
+use flocker_plan::blocked::seconds;
+use serde::Serialize;
+
+use crate::progress::Loudness;
+use crate::progress::Progress;
+use crate::shown;
+use crate::shown::Blocked;
+use crate::ui::Ui;
+
+/// How a deploy went. It is the last document of `deploy --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Aftermath<'a> {
+    #[serde(rename = "result")]
+    ending: Word,
+    generation: u64,
+    moves: Vec<Moved<'a>>,
+    rolled_back: Vec<Back<'a>>,
+    waiting: Vec<Blocked<&'a Waiting>>,
+    refused: Vec<Blocked<&'a Refusal>>,
+    failed: Vec<Failed>,
+    left: Vec<StepId>,
+    silent: Vec<Silent<'a>>,
+    #[serde(skip)]
+    lines: Vec<String>,
+}
+
+/// How it ended, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Settled,
+    Partly,
+    Interrupted,
+    Declined,
+}
+
+#[derive(Debug, Serialize)]
+struct Moved<'a> {
+    application: &'a ApplicationName,
+    from: &'a NodeName,
+    to: &'a NodeName,
+    /// How many bytes each copy sent that was made while it still ran.
+    rounds: &'a [ByteSize],
+    /// How many the last one sent.
+    last_round: Option<ByteSize>,
+    forecast_ms: Option<u64>,
+    downtime_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Back<'a> {
+    application: &'a ApplicationName,
+    to: &'a NodeName,
+    cause: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Failed {
+    step: StepId,
+    error: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Silent<'a> {
+    node: &'a NodeName,
+    reason: String,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<'a> Aftermath<'a> {
+    pub(super) fn new(outcome: &'a Outcome, progress: &Progress) -> Self {
+        let mut aftermath = Self {
+            ending: Word::Settled,
+            generation: outcome.generation.0,
+            moves: outcome.moves.iter().map(Moved::new).collect(),
+            rolled_back: Vec::new(),
+            waiting: Vec::new(),
+            refused: Vec::new(),
+            failed: Vec::new(),
+            left: Vec::new(),
+            silent: shown::silent(&outcome.actual)
+                .map(|(node, silence)| Silent {
+                    node,
+                    reason: silence.to_string(),
+                })
+                .collect(),
+            lines: outcome
+                .moves
+                .iter()
+                .filter_map(|moved| told(moved, outcome.end == End::Settled))
+                .collect(),
+        };
+        for back in &outcome.rolled_back {
+            let cause = back.cause_text();
+            let line = format!(
+                "{} was moved back to {}: {cause}\n   hint: `flocker why {}` shows what it could not do on {}",
+                back.application, back.to, back.application, back.from
+            );
+            aftermath.lines.push(line);
+            aftermath.rolled_back.push(Back {
+                application: &back.application,
+                to: &back.to,
+                cause,
+            });
+        }
+        match &outcome.end {
+            End::Settled => {}
+            End::Partly {
+                waiting,
+                refused,
+                failed,
+            } => {
+                aftermath.ending = Word::Partly;
+                aftermath.waiting = waiting.iter().map(Blocked::waiting).collect();
+                aftermath.refused = refused.iter().map(Blocked::refused).collect();
+                for waiting in waiting {
+                    let line = format!("waiting: {waiting}\n   hint: {}", waiting.hint());
+                    aftermath.lines.push(line);
+                }
+                for refusal in refused {
+                    let line = format!("refused: {refusal}\n   hint: {}", refusal.hint());
+                    aftermath.lines.push(line);
+                }
+                for (step, error) in failed {
+                    let error = one_line(error);
+                    let line = format!(
+                        "failed: {}: {error}\n   hint: `flocker why {step}` shows what it needs; deploying again goes on from here",
+                        progress.readable(step)
+                    );
+                    aftermath.lines.push(line);
+                    aftermath.failed.push(Failed {
+                        step: step.clone(),
+                        error,
+                    });
+                }
+            }
+            End::Interrupted { left } => {
+                aftermath.ending = Word::Interrupted;
+                aftermath.left.clone_from(left);
+                let left = left
+                    .iter()
+                    .map(|step| format!("left: {}", progress.readable(step)));
+                aftermath.lines.extend(left);
+                let last = "stopped; the same command looks at what there is and goes on from there";
+                aftermath.lines.push(last.into());
+            }
+            End::Declined => {
+                aftermath.ending = Word::Declined;
+                aftermath.lines.push("nothing was done".into());
+            }
+        }
+        aftermath
+    }
+
+    /// Tells people.
+    pub(super) fn tell(&self, ui: &Ui, loudness: Loudness) {
+        let is_settled = self.ending == Word::Settled && self.rolled_back.is_empty();
+        if loudness == Loudness::Failures && is_settled {
+            return;
+        }
+        for line in &self.lines {
+            ui.say(line);
+        }
+        if is_settled {
+            ui.say("everything is as it is to be");
+        }
+    }
+}
+
+impl<'a> Moved<'a> {
+    fn new(moved: &'a Move) -> Self {
+        Self {
+            application: &moved.application,
+            from: &moved.from,
+            to: &moved.to,
+            rounds: &moved.rounds,
+            last_round: moved.last_round,
+            forecast_ms: moved.forecast.map(millis),
+            downtime_ms: moved.downtime.map(millis),
+        }
+    }
+}
+
+/// Says what a move cost, if it got so far.
+fn told(moved: &Move, is_settled: bool) -> Option<String> {
+    let Move {
+        application,
+        from,
+        to,
+        rounds,
+        last_round,
+        forecast,
+        downtime,
+    } = moved;
+    let sent = |bytes: &ByteSize| bytes.to_string();
+    let ahead: Vec<String> = rounds.iter().map(sent).collect();
+    let copied = match (ahead.as_slice(), last_round) {
+        ([], None) => String::new(),
+        ([], Some(last)) => format!("; copied {last} after it was stopped"),
+        (ahead, None) => format!("; copied {} while it ran", ahead.join(", ")),
+        (ahead, Some(last)) => format!("; copied {} while it ran, then {last}", ahead.join(", ")),
+    };
+    match downtime {
+        Some(downtime) => {
+            let forecast = forecast.map_or_else(String::new, |forecast| {
+                format!(", where {} were forecast", seconds(forecast))
+            });
+            let away = seconds(*downtime);
+            Some(format!(
+                "{application} moved from {from} to {to}: away for {away}{forecast}{copied}"
+            ))
+        }
+        None if copied.is_empty() => None,
+        None if is_settled => Some(format!(
+            "{application} moved from {from} to {to}: for how long it was away was not measured{copied}"
+        )),
+        None => Some(format!("{application} is on its way from {from} to {to}{copied}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use flocker_engine::NodeError;
+    use flocker_model::ClusterState;
+    use flocker_model::Deployment;
+    use flocker_model::Generation;
+
+    use super::*;
+
+    fn outcome(end: End) -> Outcome {
+        let moved = Move {
+            application: "mongodb".parse().unwrap(),
+            from: "alpha".parse().unwrap(),
+            to: "beta".parse().unwrap(),
+            rounds: vec![ByteSize(1 << 30), ByteSize(3 << 20)],
+            last_round: Some(ByteSize(40 << 10)),
+            forecast: Some(Duration::from_millis(900)),
+            downtime: Some(Duration::from_millis(640)),
+        };
+        Outcome {
+            end,
+            generation: Generation(4),
+            reports: Vec::new(),
+            moves: vec![moved],
+            rolled_back: Vec::new(),
+            actual: ClusterState::default(),
+        }
+    }
+
+    fn lines(outcome: &Outcome) -> Vec<String> {
+        let ui = Ui::new("deploy", false, crate::cli::Colour::Never);
+        let progress = Progress::new(ui, &Deployment::default(), Loudness::All);
+        Aftermath::new(outcome, &progress).lines
+    }
+
+    #[test]
+    fn a_move_is_told_with_its_forecast_and_every_copy() {
+        assert_eq!(
+            lines(&outcome(End::Settled)),
+            [
+                "mongodb moved from alpha to beta: away for 0.7 s, where 0.9 s were forecast; copied 1.0 GiB, 3.0 MiB while it ran, then 40.0 KiB"
+            ]
+        );
+        let mut early = outcome(End::Interrupted { left: Vec::new() });
+        early.moves[0].downtime = None;
+        early.moves[0].last_round = None;
+        assert_eq!(
+            lines(&early),
+            [
+                "mongodb is on its way from alpha to beta; copied 1.0 GiB, 3.0 MiB while it ran",
+                "stopped; the same command looks at what there is and goes on from there",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_failed_and_what_waits_comes_with_what_to_do() {
+        let step = StepId("beta/start/mongodb".into());
+        let end = End::Partly {
+            waiting: vec![Waiting::ForSight {
+                application: None,
+                dataset: None,
+                nodes: vec!["gamma".parse().unwrap()],
+            }],
+            refused: Vec::new(),
+            failed: BTreeMap::from([(step, NodeError::LockLost)]),
+        };
+        let mut outcome = outcome(end);
+        outcome.moves.clear();
+        let lines = lines(&outcome);
+        assert!(lines[0].starts_with("waiting: waiting to see gamma\n   hint: bring gamma back"));
+        assert!(
+            lines[1].starts_with(
+                "failed: beta start mongodb: the deploy lock of this order is no longer held\n   hint: `flocker why beta/start/mongodb`"
+            ),
+            "{}",
+            lines[1]
+        );
+    }
+
+    #[test]
+    fn the_last_document_of_a_deploy_has_what_is_described() {
+        let ui = Ui::new("deploy", true, crate::cli::Colour::Never);
+        let progress = Progress::new(ui, &Deployment::default(), Loudness::All);
+        let outcome = outcome(End::Settled);
+        let aftermath = Aftermath::new(&outcome, &progress);
+        let document = crate::json::Document::new("deploy", &aftermath);
+        let written = serde_json::to_value(&document).unwrap();
+        let described = include_str!("../../../docs/json.md");
+        let described = described
+            .lines()
+            .find(|line| line.contains(r#""result":"settled""#));
+        let described: serde_json::Value = serde_json::from_str(described.unwrap()).unwrap();
+        let keys = |value: &serde_json::Value| {
+            let keys = value.as_object().unwrap().keys();
+            keys.cloned().collect::<Vec<String>>()
+        };
+        assert_eq!(keys(&written), keys(&described));
+        assert_eq!(keys(&written["moves"][0]), keys(&described["moves"][0]));
+    }
+}

@@ -1,0 +1,141 @@
+//! Which ports of a node's address something else than Flocker listens on.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flocker_backends::ErrorClass;
+use flocker_backends::router::proxy::ProxyRouter;
+use flocker_engine::Fault;
+use flocker_engine::ForeignPorts;
+use flocker_model::PortNumber;
+
+/// How a listening socket is marked in the kernel's tables.
+const LISTENING: &str = "0A";
+
+/// Looks at the kernel's tables, and leaves out what our own router listens on.
+pub(super) struct Listening {
+    pub(super) address: Ipv4Addr,
+    pub(super) router: Arc<ProxyRouter>,
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl ForeignPorts for Listening {
+    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault> {
+        let mut ports = listening_at(self.address).and_then(|mut ports| {
+            // Who listens at every address has the port here as well.
+            ports.extend(listening_at(Ipv4Addr::UNSPECIFIED)?);
+            Ok(ports)
+        });
+        let ports = ports
+            .as_mut()
+            .map_err(|error| Fault::with_class(error, ErrorClass::Transient))?;
+        // It knows its own, and tries the others: a socket for IPv6 alone leaves the port free.
+        Ok(self.router.foreign_ports(std::mem::take(ports)).await)
+    }
+}
+
+/// Returns the ports on which anybody listens at exactly this address.
+pub(super) fn listening_at(address: Ipv4Addr) -> io::Result<BTreeSet<PortNumber>> {
+    let mut ports = listed("/proc/net/tcp", address)?;
+    ports.extend(listed("/proc/net/tcp6", address)?);
+    Ok(ports)
+}
+
+fn listed(table: &str, address: Ipv4Addr) -> io::Result<BTreeSet<PortNumber>> {
+    match std::fs::read_to_string(table) {
+        Ok(text) => Ok(parse(&text, address)),
+        // A machine without IPv6 has no table of it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(table: &str, wanted: Ipv4Addr) -> BTreeSet<PortNumber> {
+    let listening = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (address, port) = fields.next()?.split_once(':')?;
+        let is_listening = fields.nth(1)? == LISTENING;
+        let here = match read_address(address)? {
+            IpAddr::V4(v4) => v4 == wanted,
+            IpAddr::V6(v6) if v6.is_unspecified() => wanted.is_unspecified(),
+            IpAddr::V6(v6) => v6.to_ipv4_mapped() == Some(wanted),
+        };
+        let port = PortNumber::new(u16::from_str_radix(port, 16).ok()?)?;
+        (is_listening && here).then_some(port)
+    };
+    table.lines().skip(1).filter_map(listening).collect()
+}
+
+/// Reads an address as the kernel writes it: words of 32 bits, each in the order of this machine.
+fn read_address(text: &str) -> Option<IpAddr> {
+    let word = |position: usize| {
+        let digits = text.get(8 * position..8 * position + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut octets = [0; 16];
+            for (position, four) in octets.chunks_exact_mut(4).enumerate() {
+                four.copy_from_slice(&word(position)?);
+            }
+            Some(Ipv6Addr::from(octets).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+
+    const TCP: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0B00007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 123 1
+   1: 0B00007F:1F91 0100007F:C000 01 00000000:00000000 00:00000000 00000000  1000        0 124 1
+   2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 125 1
+";
+    const TCP6: &str = "\
+  sl  local_address                         remote_address                        st tx_queue rx_queue
+   0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000
+   1: 0000000000000000FFFF00000B00007F:1F92 00000000000000000000000000000000:0000 0A 00000000:00000000
+   2: 00000000000000000000000001000000:1F93 00000000000000000000000000000000:0000 0A 00000000:00000000
+";
+
+    fn ports(table: &str, address: &str) -> Vec<u16> {
+        let ports = parse(table, address.parse().unwrap());
+        ports.into_iter().map(PortNumber::get).collect()
+    }
+
+    #[test]
+    fn only_who_listens_at_the_address_has_the_port() {
+        assert_eq!(ports(TCP, "127.0.0.11"), [8080]);
+        assert_eq!(ports(TCP, "0.0.0.0"), [22]);
+        assert_eq!(ports(TCP6, "127.0.0.11"), [8082]);
+        assert_eq!(ports(TCP6, "0.0.0.0"), [80]);
+        assert!(ports("", "127.0.0.11").is_empty());
+    }
+
+    #[test]
+    fn a_listener_of_this_machine_is_found() {
+        let address = Ipv4Addr::new(127, 113, 9, 1);
+        let listener = std::net::TcpListener::bind((address, 0)).unwrap();
+        let port = PortNumber::new(listener.local_addr().unwrap().port()).unwrap();
+        assert_eq!(listening_at(address).unwrap(), BTreeSet::from([port]));
+    }
+}

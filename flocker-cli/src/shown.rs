@@ -1,0 +1,143 @@
+//! A plan as it is shown: as text, and as the body of a JSON document.
+
+use flocker_model::ClusterState;
+use flocker_model::Deployment;
+use flocker_model::NodeName;
+use flocker_model::Observed;
+use flocker_model::Silence;
+use flocker_plan::Estimate;
+use flocker_plan::Kept;
+use flocker_plan::Plan;
+use flocker_plan::Policy;
+use flocker_plan::Refusal;
+use flocker_plan::Step;
+use flocker_plan::StepId;
+use flocker_plan::Waiting;
+use serde::Serialize;
+
+use crate::ui::Ui;
+
+/// A plan with what it was made from.
+#[derive(Debug)]
+pub(crate) struct Shown<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) desired: &'a Deployment,
+    pub(crate) actual: &'a ClusterState,
+    pub(crate) policy: &'a Policy,
+}
+
+impl Shown<'_> {
+    /// Prints the plan for people, and says which nodes were not seen.
+    pub(crate) fn text(&self, ui: &Ui) {
+        ui.data(&self.to_text());
+        for (node, silence) in silent(self.actual) {
+            ui.warn(&format!("{node} was not seen: {silence}"));
+        }
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        flocker_plan::render::text(self.plan, self.desired, &self.estimate())
+    }
+
+    pub(crate) fn estimate(&self) -> Estimate {
+        flocker_plan::estimate(self.plan, self.actual, self.policy)
+    }
+
+    /// Returns the plan as the body of a JSON document.
+    pub(crate) fn body(&self) -> Body<'_> {
+        Body {
+            generation: self.plan.generation().0,
+            settled: self.plan.is_settled(),
+            steps: self.plan.steps().iter().map(ShownStep::new).collect(),
+            waiting: self.plan.waiting().iter().map(Blocked::waiting).collect(),
+            refused: self.plan.refused().iter().map(Blocked::refused).collect(),
+            kept: self.plan.kept(),
+            estimate: self.estimate(),
+            silent: silent(self.actual)
+                .map(|(node, cause)| Silent { node, cause })
+                .collect(),
+        }
+    }
+}
+
+/// Returns the nodes that were not seen, and why.
+pub(crate) fn silent(actual: &ClusterState) -> impl Iterator<Item = (&NodeName, &Silence)> {
+    actual.nodes.iter().filter_map(|(node, look)| match look {
+        Observed::Known(_) => None,
+        Observed::Unknown(silence) => Some((node, silence)),
+    })
+}
+
+/// Says whether a plan leaves something undone that no next plan does by itself.
+pub(crate) fn is_blocked(plan: &Plan) -> bool {
+    // Another copy round follows by itself.
+    let waits = |waiting: &Waiting| !matches!(waiting, Waiting::PreCopy { .. });
+    plan.waiting().iter().any(waits) || !plan.refused().is_empty()
+}
+
+/// The body of a JSON document that has a plan in it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Body<'a> {
+    generation: u64,
+    settled: bool,
+    steps: Vec<ShownStep<'a>>,
+    waiting: Vec<Blocked<&'a Waiting>>,
+    refused: Vec<Blocked<&'a Refusal>>,
+    kept: &'a [Kept],
+    estimate: Estimate,
+    silent: Vec<Silent<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownStep<'a> {
+    id: StepId,
+    why: String,
+    #[serde(flatten)]
+    step: &'a Step,
+}
+
+impl<'a> ShownStep<'a> {
+    fn new(step: &'a Step) -> Self {
+        Self {
+            id: step.id(),
+            why: step.reason.to_string(),
+            step,
+        }
+    }
+}
+
+/// Something left undone, with the sentence and the hint that people read.
+#[derive(Debug, Serialize)]
+pub(crate) struct Blocked<T> {
+    #[serde(flatten)]
+    what: T,
+    message: String,
+    hint: String,
+}
+
+impl<'a> Blocked<&'a Waiting> {
+    pub(crate) fn waiting(what: &'a Waiting) -> Self {
+        Self {
+            what,
+            message: what.to_string(),
+            hint: what.hint(),
+        }
+    }
+}
+
+impl<'a> Blocked<&'a Refusal> {
+    pub(crate) fn refused(what: &'a Refusal) -> Self {
+        Self {
+            what,
+            message: what.to_string(),
+            hint: what.hint(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Silent<'a> {
+    node: &'a NodeName,
+    #[serde(flatten)]
+    cause: &'a Silence,
+}

@@ -1,0 +1,262 @@
+//! Commands on nodes: real processes on this machine, real files, real TCP.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, helper functions and all"
+)]
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::Value;
+use snapbox::cmd::Command;
+use snapbox::cmd::cargo_bin;
+
+/// Two nodes with one application, and its files.
+struct Machine {
+    home: tempfile::TempDir,
+}
+
+/// What a command has printed, and how it ended.
+#[derive(Debug)]
+struct Ended {
+    status: i32,
+    data: String,
+    talk: String,
+}
+
+impl Machine {
+    /// Starts both nodes with the application on alpha. Each test has addresses of its own to choose from.
+    fn new(addresses: u8) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let machine = Self { home };
+        let program = cargo_bin!("flocker");
+        machine.write(
+            "app.yml",
+            &format!(
+                "version: 1
+applications:
+  ledger:
+    image: {}
+    command_line: [demo-program, --listen, '{{address}}:{{port}}', --volume, '{{volume}}', --fill, '50']
+    ports: [{{internal: 7000, external: 7000}}]
+    volume: {{mountpoint: /data}}
+    health_check: {{tcp: 7000, interval: 100ms, retries: 50}}
+",
+                program.display()
+            ),
+        );
+        machine.write("alpha.yml", "version: 1\nnodes: {alpha: [ledger], beta: []}\n");
+        machine.write("beta.yml", "version: 1\nnodes: {alpha: [], beta: [ledger]}\n");
+        for name in ["flocker-deploy", "flocker-reportstate", "flocker-changestate"] {
+            std::os::unix::fs::symlink(program, machine.path(name)).unwrap();
+        }
+        let first = format!("127.{addresses}.{}.1", std::process::id() % 250);
+        machine
+            .flocker(&["local", "up", "alpha", "beta", "--first-address", &first])
+            .ended_with(0);
+        machine
+            .flocker(&["deploy", "--yes", "alpha.yml", "app.yml"])
+            .ended_with(0);
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn run(&self, program: &Path, arguments: &[&str]) -> Ended {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(self.home.path())
+            .env("FLOCKER_STATE_DIR", self.path("state"))
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        Ended {
+            status: output.status.code().unwrap(),
+            data: String::from_utf8(output.stdout).unwrap(),
+            talk: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn flocker(&self, arguments: &[&str]) -> Ended {
+        self.run(cargo_bin!("flocker"), arguments)
+    }
+
+    fn seed(&self, name: &str, arguments: &[&str]) -> Ended {
+        self.run(&self.path(name), arguments)
+    }
+
+    /// Returns on which node the application runs, if everything is as the files say.
+    fn settled_home(&self, deployment: &str) -> Option<String> {
+        let status = self.flocker(&["status", "--json", deployment, "app.yml"]).json();
+        let is_settled = status["plan"]["settled"] == true;
+        let home = &status["applications"][0]["node"];
+        is_settled.then(|| home.as_str().unwrap().to_owned())
+    }
+
+    /// Ends the process of a node as a power cut would.
+    fn kill(&self, node: &str) {
+        let status = self.flocker(&["local", "status", "--json"]).json();
+        let nodes = status["nodes"].as_array().unwrap();
+        let node = nodes.iter().find(|found| found["name"] == node).unwrap();
+        let process = node["pid"].as_u64().unwrap().to_string();
+        let killed = Command::new("kill").args(["-9", &process]).output().unwrap();
+        assert!(killed.status.success());
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let ended = self.flocker(&["local", "down", "--delete-data", "--yes"]);
+        if !std::thread::panicking() {
+            ended.ended_with(0);
+        }
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    fn ended_with(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "{}\n{}", self.data, self.talk);
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.data)
+            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.data, self.talk))
+    }
+}
+
+#[test]
+fn a_saved_plan_is_carried_out_exactly_or_not_at_all() {
+    let machine = Machine::new(60);
+    let planned = machine.flocker(&["plan", "--exit-code", "--out", "move.plan", "beta.yml", "app.yml"]);
+    assert!(
+        planned
+            .ended_with(3)
+            .data
+            .contains("ledger moves from alpha to beta")
+    );
+    let deploy = ["deploy", "--yes", "--plan", "move.plan", "beta.yml", "app.yml"];
+    let deployed = machine.flocker(&deploy).ended_with(0);
+    assert!(
+        deployed.talk.contains("ledger moved from alpha to beta"),
+        "{}",
+        deployed.talk
+    );
+    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
+    // Done, it no longer holds; and a third party that moved things would be found out the same way.
+    let again = machine.flocker(&deploy).ended_with(1);
+    assert!(
+        again
+            .talk
+            .contains("the saved plan no longer holds, and nothing was done"),
+        "{}",
+        again.talk
+    );
+    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
+}
+
+#[test]
+fn a_plan_from_saved_reports_is_the_plan_from_the_nodes() {
+    let machine = Machine::new(61);
+    let report = machine.flocker(&["report-state", "--json"]).ended_with(0);
+    machine.write("state.json", &report.data);
+    let from_nodes = machine.flocker(&["plan", "--json", "beta.yml", "app.yml"]).json();
+    let arguments = ["plan", "--json", "--state", "state.json", "beta.yml", "app.yml"];
+    let from_report = machine.flocker(&arguments).json();
+    assert!(from_nodes["steps"].as_array().unwrap().len() >= 3);
+    assert_eq!(from_nodes["steps"], from_report["steps"]);
+    assert_eq!(from_nodes["generation"], from_report["generation"]);
+    assert!(!report.data.contains("definition_key"));
+    assert_eq!(report.json()["nodes"]["alpha"]["seen"]["key"], "withheld");
+}
+
+#[test]
+fn the_old_programs_do_their_work_silently_and_say_what_failed() {
+    let machine = Machine::new(62);
+    let deployed = machine
+        .seed("flocker-deploy", &["beta.yml", "app.yml"])
+        .ended_with(0);
+    assert_eq!((deployed.data.as_str(), deployed.talk.as_str()), ("", ""));
+    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
+
+    let reported = machine
+        .seed("flocker-reportstate", &["beta"])
+        .ended_with(0)
+        .json();
+    assert_eq!(reported["version"], 1);
+    assert_eq!(reported["applications"]["ledger"]["ports"][0]["external"], 7000);
+
+    // Each node does its own part; nobody tells them anything but the files and what was reported.
+    let read = |name: &str| std::fs::read_to_string(machine.path(name)).unwrap();
+    let (deployment, application) = (read("alpha.yml"), read("app.yml"));
+    let mut n_turns = 0;
+    while machine.settled_home("alpha.yml").is_none() {
+        n_turns += 1;
+        assert!(n_turns < 12, "the nodes do not get there by themselves");
+        for node in ["alpha", "beta"] {
+            let current = machine.seed("flocker-reportstate", &[]).ended_with(0).data;
+            let turn = machine.seed(
+                "flocker-changestate",
+                &[&deployment, &application, &current, node],
+            );
+            assert_eq!(turn.data, "");
+            turn.ended_with(0);
+        }
+    }
+    assert_eq!(machine.settled_home("alpha.yml").unwrap(), "alpha");
+
+    machine.kill("beta");
+    let failed = machine
+        .seed("flocker-deploy", &["beta.yml", "app.yml"])
+        .ended_with(1);
+    assert!(
+        failed.talk.contains("nothing was changed") && failed.talk.contains("caused by: beta:"),
+        "{}",
+        failed.talk
+    );
+    assert_eq!(failed.data, "");
+}
+
+#[test]
+fn what_is_dropped_is_shown_first_and_silence_is_no_leave_to_drop() {
+    let machine = Machine::new(63);
+    machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(0);
+    let gc = ["gc", "--older-than", "1ms"];
+    // A node counts the age of its copies in whole seconds.
+    let end = Instant::now() + Duration::from_secs(60);
+    let shown = loop {
+        let shown = machine.flocker(&gc).ended_with(0);
+        if shown.data.contains("alpha  destroy  the copy of ledger") {
+            break shown;
+        }
+        assert!(Instant::now() < end, "{}", shown.data);
+    };
+    assert!(shown.talk.contains("`--yes` does this"), "{}", shown.talk);
+    // The owner of the data is silent: whether the copy is a spare one is not known.
+    machine.kill("beta");
+    let silent = machine.flocker(&["gc", "--older-than", "1ms", "--yes"]);
+    assert!(!silent.data.contains("destroy"), "{}", silent.data);
+    let why = machine.flocker(&["why", "beta"]).ended_with(0);
+    assert!(why.data.contains("next: flocker local up beta"), "{}", why.data);
+    machine.flocker(&["local", "up", "beta"]).ended_with(0);
+    machine
+        .flocker(&["gc", "--older-than", "1ms", "--yes"])
+        .ended_with(0);
+    let status = machine.flocker(&["status", "--json"]).json();
+    let copies = status["datasets"].as_array().unwrap();
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    assert_eq!(copies[0]["node"], "beta");
+}
