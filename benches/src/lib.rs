@@ -1,1 +1,16 @@
-//! .
+//! What is measured, and how: clusters of any size from one seed, and tables of figures against their targets.
+//!
+//! `cargo run --release -p flocker-benches --bin figures` prints everything;
+//! `cargo bench -p flocker-benches --bench planning` one group of it. A figure
+//! is a median beside a minimum: the machine may be busy with other things.
+
+pub mod child;
+pub mod cluster;
+pub mod figure;
+pub mod frontier;
+pub mod growth;
+pub mod memory;
+pub mod parsing;
+pub mod planning;
+pub mod routes;
+pub mod terraform;

@@ -1,28 +1,28 @@
 //! What an application is: an image or program, and what it needs around it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use serde::Deserialize;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::environment::Environment;
+use crate::environment::EnvironmentValue;
 use crate::id::ApplicationName;
 use crate::id::DefinitionHash;
 use crate::number::ByteSize;
 use crate::number::PortNumber;
 use crate::secret::DefinitionKey;
-use crate::secret::Secret;
 use crate::volume::Volume;
 
 /// An image, `repository[:tag]`; to the process runtime, a program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Image(Arc<str>);
+pub struct Image(ArcStr);
 
 /// Why a text is not an image.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -64,7 +64,7 @@ impl TryFrom<String> for Image {
 
 impl From<Image> for String {
     fn from(image: Image) -> Self {
-        image.0.as_ref().into()
+        image.0.as_str().into()
     }
 }
 
@@ -92,15 +92,6 @@ pub struct Link {
     pub remote_port: PortNumber,
     /// What this application calls the other one.
     pub alias: ApplicationName,
-}
-
-/// A value in an application's environment.
-#[derive(Clone, Debug)]
-pub enum EnvironmentValue {
-    /// A value that may be shown.
-    Plain(Box<str>),
-    /// A value that came from a file or from the operator's environment, and is never shown.
-    Secret(Secret),
 }
 
 /// What happens when a program ends by itself.
@@ -176,7 +167,7 @@ pub struct Application {
     /// Its data.
     pub volume: Option<Volume>,
     /// Its environment.
-    pub environment: BTreeMap<Box<str>, EnvironmentValue>,
+    pub environment: Environment,
     /// How much it may use.
     pub limits: Limits,
     /// What happens when it ends by itself.
@@ -202,7 +193,7 @@ impl Application {
             ports: Vec::new(),
             links: Vec::new(),
             volume: None,
-            environment: BTreeMap::new(),
+            environment: Environment::new(),
             limits: Limits::default(),
             restart_policy: RestartPolicy::Never,
             health_check: None,

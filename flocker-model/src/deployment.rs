@@ -306,6 +306,9 @@ impl DeploymentBuilder {
             return Err(errors);
         }
         self.deployment.placements = Placements::new(applications, members);
+        // What was inserted one by one stands in half-empty nodes; what is collected at once fills them.
+        let applications = std::mem::take(&mut self.deployment.applications);
+        self.deployment.applications = applications.into_iter().collect();
         Ok(self.deployment)
     }
 }

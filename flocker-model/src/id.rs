@@ -3,8 +3,8 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use serde::Deserialize;
 use serde::Serialize;
 use thiserror::Error;
@@ -58,7 +58,7 @@ struct Alphabet {
     allowed: &'static str,
 }
 
-fn check(text: &str, alphabet: &Alphabet) -> Result<Arc<str>, NameError> {
+fn check(text: &str, alphabet: &Alphabet) -> Result<ArcStr, NameError> {
     let what = alphabet.what;
     let first = text.chars().next().ok_or(NameError::Empty { what })?;
     if text.len() > alphabet.limit {
@@ -94,7 +94,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name(ArcStr);
 
         impl $name {
             /// Returns the name as text.
@@ -122,7 +122,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0.as_ref().into()
+                name.0.as_str().into()
             }
         }
 

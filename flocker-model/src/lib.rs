@@ -9,6 +9,7 @@
 pub mod application;
 pub mod config;
 pub mod deployment;
+pub mod environment;
 pub mod id;
 pub mod number;
 pub mod placements;
@@ -17,10 +18,9 @@ pub mod secret;
 pub mod state;
 pub mod volume;
 
-pub use application::{
-    Application, EnvironmentValue, HealthCheck, HealthProbe, Image, Limits, Link, Port, RestartPolicy,
-};
+pub use application::{Application, HealthCheck, HealthProbe, Image, Limits, Link, Port, RestartPolicy};
 pub use deployment::{Deployment, DeploymentBuilder, DeploymentError, Member, NodeAddress};
+pub use environment::{Environment, EnvironmentValue};
 pub use id::{
     ApplicationName, BootId, DatasetId, DefinitionHash, NameError, NodeId, NodeName, SnapshotGuid,
     SnapshotName,

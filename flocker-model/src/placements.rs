@@ -27,7 +27,13 @@ pub struct Placements {
     /// Applications with more than one home, and all their homes.
     more_homes: BTreeMap<u32, Vec<u32>>,
     /// By number of application: its definition hash, where it has no secrets.
-    definitions: Vec<Option<DefinitionHash>>,
+    definitions: Vec<DefinitionHash>,
+    /// Applications that have secrets, in order.
+    secretive: Vec<u32>,
+    /// By number of application: whether how much its data may hold is limited.
+    limited: Vec<bool>,
+    /// Applications that have ports, in order.
+    ported: Vec<u32>,
     /// Datasets of applications, in order.
     datasets: Vec<(DatasetId, u32)>,
     /// By number of node: its applications, in order.
@@ -52,6 +58,9 @@ impl Placements {
             first_homes: vec![NONE; applications.len()],
             more_homes: BTreeMap::new(),
             definitions: Vec::with_capacity(applications.len()),
+            secretive: Vec::new(),
+            limited: Vec::with_capacity(applications.len()),
+            ported: Vec::new(),
             datasets: Vec::new(),
             placed: Vec::with_capacity(members.len()),
             slots: vec![NONE; n_slots],
@@ -59,9 +68,17 @@ impl Placements {
         let key = DefinitionKey::new([0; 32]);
         let names: Vec<&ApplicationName> = applications.keys().collect();
         for (number, (name, application)) in (0_u32..).zip(applications) {
-            made.definitions
-                .push((!application.has_secrets()).then(|| application.definition_hash(&key)));
-            if let Some(volume) = &application.volume {
+            made.definitions.push(application.definition_hash(&key));
+            if application.has_secrets() {
+                made.secretive.push(number);
+            }
+            let volume = application.volume.as_ref();
+            made.limited
+                .push(volume.is_some_and(|volume| volume.maximum_size.is_some()));
+            if !application.ports.is_empty() {
+                made.ported.push(number);
+            }
+            if let Some(volume) = volume {
                 made.datasets.push((volume.dataset, number));
             }
             let mut slot = hash(name.as_str()) & (n_slots - 1);
@@ -70,7 +87,10 @@ impl Placements {
             }
             made.slots[slot] = number;
         }
-        made.datasets.sort_unstable();
+        made.datasets
+            .sort_unstable_by_key(|(dataset, number)| (dataset.0.as_u128(), *number));
+        made.datasets.shrink_to_fit();
+        made.ported.shrink_to_fit();
         for (node, member) in (0_u32..).zip(members.values()) {
             let mut placed = Vec::with_capacity(member.applications.len());
             for name in &member.applications {
@@ -130,7 +150,25 @@ impl Placements {
     /// Returns the definition hash of an application, or nothing where secrets make it depend on the node's key.
     #[must_use]
     pub fn definition(&self, application: u32) -> Option<DefinitionHash> {
-        self.definitions.get(application as usize).copied().flatten()
+        if self.secretive.binary_search(&application).is_ok() {
+            return None;
+        }
+        self.definitions.get(application as usize).copied()
+    }
+
+    /// Says whether how much an application's data may hold is limited.
+    #[must_use]
+    pub fn is_limited(&self, application: u32) -> bool {
+        self.limited
+            .get(application as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Returns the applications that have ports, in order of name.
+    #[must_use]
+    pub fn ported(&self) -> &[u32] {
+        &self.ported
     }
 
     /// Returns the datasets of all applications with their applications, in order of dataset.

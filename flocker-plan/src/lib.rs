@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod blocked;
+mod by_dataset;
 pub mod check;
 pub mod estimate;
 pub mod fact;

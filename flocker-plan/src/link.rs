@@ -1,10 +1,14 @@
 //! Facts become edges: a step that needs a fact comes after the step that makes it.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::hash::Hash as _;
+use std::hash::Hasher as _;
+use std::mem::Discriminant;
+use std::mem::discriminant;
 
 use crate::fact::Fact;
 use crate::step::Step;
+use crate::view::number;
 
 /// How many steps to look back before the index of all facts is asked: the steps of one move stand together.
 const NEIGHBOURS: usize = 12;
@@ -47,34 +51,133 @@ pub fn link(steps: Vec<Step>) -> (Vec<Step>, Edges) {
 }
 
 fn find(steps: &[Step]) -> Edges {
-    let mut index: Option<BTreeMap<&Fact, usize>> = None;
     let mut edges = Edges {
         starts: Vec::with_capacity(steps.len() + 1),
         makers: Vec::new(),
     };
+    let mut distant = Distant::default();
     edges.starts.push(0);
     for (position, step) in steps.iter().enumerate() {
         for need in &step.needs {
+            let kind = discriminant(&need.fact);
+            let is_it = |made: &Fact| discriminant(made) == kind && *made == need.fact;
             let nearby = (position.saturating_sub(NEIGHBOURS)..position)
                 .rev()
-                .find(|&earlier| steps[earlier].makes.contains(&need.fact));
-            let maker = nearby.or_else(|| {
-                let index = index.get_or_insert_with(|| {
-                    let all = steps.iter().enumerate().rev();
-                    all.flat_map(|(maker, step)| step.makes.iter().map(move |fact| (fact, maker)))
-                        .collect()
-                });
-                index.get(&need.fact).copied()
+                .find(|&earlier| steps[earlier].makes.iter().any(is_it));
+            edges.makers.push(match nearby {
+                Some(maker) => number(maker),
+                None => distant.ask(&need.fact, edges.makers.len()),
             });
-            if let Some(maker) = maker.filter(|&maker| maker != position) {
-                edges.makers.push(u32::try_from(maker).unwrap_or(u32::MAX));
+        }
+        edges.starts.push(number(edges.makers.len()));
+    }
+    distant.answer(steps, &mut edges);
+    edges
+}
+
+/// No step, no fact, or none that is known yet.
+const NONE: u32 = u32::MAX;
+
+/// The needs that no neighbour makes: few different facts, each needed by many. Only these are looked for in all steps.
+#[derive(Default)]
+struct Distant<'a> {
+    /// The different facts, each with its hash and its maker.
+    facts: Vec<(u64, &'a Fact, u32)>,
+    /// Open addressing: hash of a fact to its place in `facts`.
+    slots: Vec<u32>,
+    /// Which kinds of facts are among them.
+    kinds: Vec<Discriminant<Fact>>,
+    /// Where in the list of all makers the maker of which fact is missing.
+    missing: Vec<(usize, u32)>,
+}
+
+impl<'a> Distant<'a> {
+    /// Notes that the maker of a fact is missing at a place, and returns what stands for it.
+    fn ask(&mut self, fact: &'a Fact, place: usize) -> u32 {
+        if self.slots.len() < self.facts.len() * 2 + 2 {
+            self.grow();
+        }
+        let hash = hash(fact);
+        let (slot, mut found) = self.find(hash, fact);
+        if found == NONE {
+            found = number(self.facts.len());
+            self.facts.push((hash, fact, NONE));
+            self.slots[slot] = found;
+            let kind = discriminant(fact);
+            if !self.kinds.contains(&kind) {
+                self.kinds.push(kind);
             }
         }
-        edges
-            .starts
-            .push(u32::try_from(edges.makers.len()).unwrap_or(u32::MAX));
+        self.missing.push((place, found));
+        NONE
     }
-    edges
+
+    fn grow(&mut self) {
+        self.slots = vec![NONE; (self.facts.len() * 4 + 2).next_power_of_two()];
+        for place in 0..self.facts.len() {
+            let (hash, fact, _) = self.facts[place];
+            let (slot, _) = self.find(hash, fact);
+            self.slots[slot] = number(place);
+        }
+    }
+
+    /// Returns the slot of a fact and its place in `facts`.
+    fn find(&self, hash: u64, fact: &Fact) -> (usize, u32) {
+        let mask = self.slots.len() - 1;
+        let mut slot = usize::try_from(hash & 0xffff_ffff).unwrap_or(0) & mask;
+        loop {
+            let found = self.slots[slot];
+            if found == NONE {
+                return (slot, NONE);
+            }
+            let (own_hash, own, _) = self.facts[found as usize];
+            if own_hash == hash && own == fact {
+                return (slot, found);
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    /// Finds the first maker of each missing fact, and leaves out the needs that no other step makes.
+    fn answer(mut self, steps: &[Step], edges: &mut Edges) {
+        if self.missing.is_empty() {
+            return;
+        }
+        for (maker, step) in steps.iter().enumerate() {
+            for fact in &step.makes {
+                if self.kinds.contains(&discriminant(fact)) {
+                    let (_, found) = self.find(hash(fact), fact);
+                    if found != NONE {
+                        let (_, _, first) = &mut self.facts[found as usize];
+                        *first = (*first).min(number(maker));
+                    }
+                }
+            }
+        }
+        for (place, fact) in self.missing {
+            edges.makers[place] = self.facts[fact as usize].2;
+        }
+        let mut n_kept = 0;
+        for position in 0..steps.len() {
+            let range = edges.starts[position] as usize..edges.starts[position + 1] as usize;
+            edges.starts[position] = number(n_kept);
+            for place in range {
+                let maker = edges.makers[place];
+                if maker != NONE && maker != number(position) {
+                    edges.makers[n_kept] = maker;
+                    n_kept += 1;
+                }
+            }
+        }
+        edges.makers.truncate(n_kept);
+        edges.starts[steps.len()] = number(n_kept);
+    }
+}
+
+fn hash(fact: &Fact) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    fact.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Kahn's algorithm; among the steps that may come next, the one that came first.

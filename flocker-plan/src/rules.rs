@@ -25,9 +25,10 @@ use flocker_model::ByteSize;
 use flocker_model::ClusterState;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
+use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::Manifestation;
 use flocker_model::NodeName;
-use flocker_model::Role;
 
 use crate::action::Action;
 use crate::blocked::Kept;
@@ -42,6 +43,7 @@ use crate::step::Need;
 use crate::step::Reason;
 use crate::step::Step;
 use crate::view::Extra;
+use crate::view::Ownership;
 use crate::view::View;
 use crate::view::number;
 
@@ -89,8 +91,8 @@ struct Rules<'a> {
     serving: BTreeMap<u32, Serving>,
     /// What is started, and by which step; in order of application.
     started: Vec<(u32, usize)>,
-    /// What is stopped, and where.
-    stopped: BTreeSet<(u32, ApplicationName)>,
+    /// By number of node: what is stopped there.
+    stopped: Vec<BTreeSet<ApplicationName>>,
     /// What stops once nobody is sent there, and by which step.
     leaving: Vec<(u32, usize)>,
     /// How much of each node's free space is promised to data on its way.
@@ -104,16 +106,16 @@ struct Rules<'a> {
 impl<'a> Rules<'a> {
     fn new(desired: &'a Deployment, actual: &'a ClusterState, policy: &'a Policy) -> Self {
         let view = View::new(desired, actual);
-        let n_applications = view.names.len();
+        let (n_applications, n_nodes) = (view.names.len(), view.nodes.len());
         Self {
             view,
             policy,
-            data_settled: vec![false; n_applications],
+            data_settled: vec![true; n_applications],
             runs_settled: vec![false; n_applications],
             extras: Vec::new(),
             serving: BTreeMap::new(),
             started: Vec::new(),
-            stopped: BTreeSet::new(),
+            stopped: vec![BTreeSet::new(); n_nodes],
             leaving: Vec::new(),
             promised: BTreeMap::new(),
             steps: Vec::new(),
@@ -138,38 +140,37 @@ impl<'a> Rules<'a> {
     /// Finds the datasets that need no look: one copy alone or with spare ones, its owner at home, its size right.
     fn find_settled_data(&mut self) {
         let view = &self.view;
-        let mut copies = view.copies.as_slice();
+        let mut copies = view.copies.all();
         for &(dataset, application) in view.desired.placements().datasets() {
             let n_before = copies.iter().take_while(|copy| copy.dataset < dataset).count();
             copies = &copies[n_before..];
             let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();
             let (group, rest) = copies.split_at(n_copies);
             copies = rest;
-            let mut homes = view.homes(application);
-            let (Some(home), Some(volume)) = (homes.next(), &view.definitions[application as usize].volume)
-            else {
+            self.data_settled[application as usize] = false;
+            let Some(home) = view.homes(application).next() else {
                 continue;
             };
-            let mut owners = group
-                .iter()
-                .filter(|copy| matches!(copy.what.role, Role::Primary { .. } | Role::Released { .. }));
+            let size_is_right = |is_limited: bool, what: &Manifestation| {
+                let has_limit = is_limited || view.desired.placements().is_limited(application);
+                let volume = &view.definitions[application as usize].volume;
+                !has_limit || Some(what.maximum_size) == volume.as_ref().map(|volume| volume.maximum_size)
+            };
+            let mut owners = group.iter().filter(|copy| copy.ownership != Ownership::None);
             let settled = match (owners.next(), owners.next()) {
                 (Some(owner), None) => {
-                    matches!(owner.what.role, Role::Primary { .. })
+                    owner.ownership == Ownership::Primary
                         && owner.node == home
-                        && owner.what.maximum_size == volume.maximum_size
+                        && size_is_right(owner.is_limited, owner.what)
                 }
                 (Some(_), Some(_)) => {
                     let seen = dataset::see(view, dataset);
                     matches!(seen, dataset::Seen::Primary { on, what, .. }
-                        if on == home && what.maximum_size == volume.maximum_size)
+                        if on == home && size_is_right(what.maximum_size.is_some(), what))
                 }
                 (None, _) => false,
             };
             self.data_settled[application as usize] = settled;
-        }
-        for (settled, definition) in self.data_settled.iter_mut().zip(&self.view.definitions) {
-            *settled |= definition.volume.is_none();
         }
     }
 
@@ -318,6 +319,30 @@ impl<'a> Rules<'a> {
         state.containers.get(self.view.names[application as usize])
     }
 
+    /// Returns every container on a node that obeys which has a dataset or an application's name; in order of node, then name.
+    fn users(
+        &self,
+        application: u32,
+        dataset: DatasetId,
+    ) -> Vec<(u32, &'a ApplicationName, &'a ContainerState)> {
+        let users = self.view.users_of(dataset).iter();
+        let extras = self.extras_of(application).iter();
+        let name = self.view.names[application as usize];
+        let at_home = self.view.homes(application).filter_map(|home| {
+            let container = self.container(application, home)?;
+            Some((home, name, container))
+        });
+        let mut users: Vec<_> = users
+            .map(|user| (user.node, user.name, user.container))
+            .chain(extras.map(|extra| (extra.node, extra.name, extra.container)))
+            .chain(at_home)
+            .filter(|(node, ..)| self.obeys(*node))
+            .collect();
+        users.sort_unstable_by_key(|(node, name, _)| (*node, *name));
+        users.dedup_by_key(|(node, name, _)| (*node, *name));
+        users
+    }
+
     fn wait_for_sight(&mut self, application: u32, dataset: bool, nodes: Vec<NodeName>) {
         let volume = self.view.definitions[application as usize].volume.as_ref();
         self.waiting.push(Waiting::ForSight {
@@ -338,6 +363,17 @@ impl<'a> Rules<'a> {
         });
     }
 
+    fn is_stopped(&self, name: &ApplicationName, node: u32) -> bool {
+        self.stopped[node as usize].contains(name)
+    }
+
+    /// Notes where an application serves, if anybody is sent to it.
+    fn serve(&mut self, application: u32, homes: Vec<u32>, begins: bool) {
+        if !self.view.definitions[application as usize].ports.is_empty() {
+            self.serving.insert(application, Serving { homes, begins });
+        }
+    }
+
     /// Removes a container, alive or not.
     fn stop(&mut self, name: &ApplicationName, node: u32, reason: &Reason, needs: Vec<Need>) -> Fact {
         let on = self.node(node);
@@ -351,7 +387,7 @@ impl<'a> Rules<'a> {
             application: name.clone(),
             on,
         };
-        if self.stopped.insert((node, name.clone())) {
+        if self.stopped[node as usize].insert(name.clone()) {
             let action = Action::Stop {
                 application: name.clone(),
                 grace,

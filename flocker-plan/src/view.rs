@@ -1,5 +1,7 @@
 //! A cluster by number: the planner compares records and numbers, and reads a name only to write it into a step.
 
+use std::cell::OnceCell;
+
 use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
@@ -11,6 +13,10 @@ use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Observed;
+use flocker_model::Role;
+
+use crate::by_dataset::ByDataset;
+use crate::by_dataset::OfDataset;
 
 /// One node, wanted or seen.
 #[derive(Debug)]
@@ -29,7 +35,45 @@ pub(crate) struct NodeView<'a> {
 pub(crate) struct CopyView<'a> {
     pub(crate) dataset: DatasetId,
     pub(crate) node: u32,
+    /// Whether it is, or was until it let go, the one that is written.
+    pub(crate) ownership: Ownership,
+    /// Whether how much it may hold is limited.
+    pub(crate) is_limited: bool,
+    /// Whether it has more than one snapshot.
+    pub(crate) is_crowded: bool,
     pub(crate) what: &'a Manifestation,
+}
+
+/// A [`Role`] without what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    Primary,
+    Released,
+    None,
+}
+
+impl<'a> CopyView<'a> {
+    /// Copies out what is asked of every dataset: a look at the copy itself is a look at far-off memory.
+    fn new(dataset: DatasetId, node: u32, what: &'a Manifestation) -> Self {
+        Self {
+            dataset,
+            node,
+            ownership: match what.role {
+                Role::Primary { .. } => Ownership::Primary,
+                Role::Released { .. } => Ownership::Released,
+                Role::Replica => Ownership::None,
+            },
+            is_limited: what.maximum_size.is_some(),
+            is_crowded: what.snapshots.len() > 1,
+            what,
+        }
+    }
+}
+
+impl OfDataset for CopyView<'_> {
+    fn dataset(&self) -> DatasetId {
+        self.dataset
+    }
 }
 
 /// A container on a node where its application is not placed.
@@ -40,6 +84,21 @@ pub(crate) struct Extra<'a> {
     pub(crate) name: &'a ApplicationName,
     pub(crate) node: u32,
     pub(crate) container: &'a ContainerState,
+}
+
+/// A container that has a dataset mounted, or would have when it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UserView<'a> {
+    pub(crate) dataset: DatasetId,
+    pub(crate) node: u32,
+    pub(crate) name: &'a ApplicationName,
+    pub(crate) container: &'a ContainerState,
+}
+
+impl OfDataset for UserView<'_> {
+    fn dataset(&self) -> DatasetId {
+        self.dataset
+    }
 }
 
 /// Desired and actual state by number.
@@ -53,9 +112,13 @@ pub(crate) struct View<'a> {
     /// By number of member: number of node.
     pub(crate) members: Vec<u32>,
     /// All copies, in order of dataset, then node.
-    pub(crate) copies: Vec<CopyView<'a>>,
+    pub(crate) copies: ByDataset<CopyView<'a>>,
     /// Silent nodes that are not known to be lost.
     pub(crate) silent: Vec<NodeName>,
+    /// Which datasets are in the trash of which seen nodes, in order of both.
+    trashed: Vec<(DatasetId, u32)>,
+    /// All containers with a dataset, in order of dataset, node and name; made when the first move asks.
+    users: OnceCell<ByDataset<UserView<'a>>>,
     /// Nodes that a person has declared lost, whether anybody else speaks of them or not; in order.
     lost: Vec<&'a NodeName>,
 }
@@ -97,13 +160,17 @@ impl<'a> View<'a> {
         let mut copies = Vec::new();
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
             let datasets = seen.iter().flat_map(|state| &state.datasets);
-            copies.extend(datasets.map(|(dataset, what)| CopyView {
-                dataset: *dataset,
-                node,
-                what,
-            }));
+            copies.extend(datasets.map(|(dataset, what)| CopyView::new(*dataset, node, what)));
         }
-        copies.sort_unstable_by_key(|copy| (copy.dataset, copy.node));
+        // By number: comparing ids byte by byte takes as long as all the rest of planning what is settled.
+        copies.sort_unstable_by_key(|copy| (copy.dataset.0.as_u128(), copy.node));
+        let mut trashed = Vec::new();
+        for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
+            let trash = seen.iter().flat_map(|state| &state.trash);
+            trashed.extend(trash.map(|piece| (piece.dataset, node)));
+        }
+        trashed.sort_unstable();
+        trashed.dedup();
         let silent = actual
             .nodes
             .iter()
@@ -125,8 +192,10 @@ impl<'a> View<'a> {
             definitions,
             nodes,
             members,
-            copies,
+            copies: ByDataset::new(copies),
             silent,
+            trashed,
+            users: OnceCell::new(),
             lost: forgotten,
         }
     }
@@ -163,9 +232,39 @@ impl<'a> View<'a> {
 
     /// Returns the copies of a dataset on seen nodes.
     pub(crate) fn copies_of(&self, dataset: DatasetId) -> &[CopyView<'a>] {
-        let start = self.copies.partition_point(|copy| copy.dataset < dataset);
-        let n_copies = self.copies[start..].partition_point(|copy| copy.dataset == dataset);
-        &self.copies[start..start + n_copies]
+        self.copies.of(dataset)
+    }
+
+    /// Returns the seen nodes that have a dataset in their trash.
+    pub(crate) fn trash_of(&self, dataset: DatasetId) -> impl Iterator<Item = u32> {
+        let start = self.trashed.partition_point(|(trashed, _)| *trashed < dataset);
+        let found = self.trashed[start..].iter();
+        found
+            .take_while(move |(trashed, _)| *trashed == dataset)
+            .map(|(_, node)| *node)
+    }
+
+    /// Returns the containers, of whatever name, that have a dataset, in order of node, then name.
+    pub(crate) fn users_of(&self, dataset: DatasetId) -> &[UserView<'a>] {
+        self.users.get_or_init(|| self.find_users()).of(dataset)
+    }
+
+    fn find_users(&self) -> ByDataset<UserView<'a>> {
+        let mut users = Vec::new();
+        for (node, NodeView { seen, .. }) in (0_u32..).zip(&self.nodes) {
+            let containers = seen.iter().flat_map(|state| &state.containers);
+            users.extend(containers.filter_map(|(name, container)| {
+                Some(UserView {
+                    dataset: container.dataset?,
+                    node,
+                    name,
+                    container,
+                })
+            }));
+        }
+        // Stable: the containers of a node come in order of name.
+        users.sort_by_key(|user| (user.dataset.0.as_u128(), user.node));
+        ByDataset::new(users)
     }
 
     /// Returns the fingerprint that an application's definition has on a seen node.

@@ -98,7 +98,7 @@ impl From<&Application> for WrittenApplication {
                 EnvironmentValue::Plain(text) => WrittenValue::Plain(text.clone()),
                 EnvironmentValue::Secret(secret) => WrittenValue::Secret(Revealed::new(secret.reveal())),
             };
-            (name.clone(), value)
+            (Box::from(name), value)
         });
         Self {
             image: image.clone(),

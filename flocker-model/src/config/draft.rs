@@ -9,7 +9,7 @@ use super::diagnostic::Span;
 use super::reader::Reader;
 use super::yaml::Node;
 use crate::application::Application;
-use crate::application::EnvironmentValue;
+use crate::environment::EnvironmentValue;
 use crate::id::ApplicationName;
 use crate::id::DatasetId;
 use crate::volume::Volume;

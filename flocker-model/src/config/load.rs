@@ -21,10 +21,10 @@ use super::yaml::Entry;
 use super::yaml::Node;
 use super::yaml::Scalar;
 use super::yaml::Value;
-use crate::application::EnvironmentValue;
 use crate::deployment::Deployment;
 use crate::deployment::DeploymentBuilder;
 use crate::deployment::DeploymentError;
+use crate::environment::EnvironmentValue;
 use crate::id::ApplicationName;
 use crate::secret::Secret;
 

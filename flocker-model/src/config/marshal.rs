@@ -14,7 +14,6 @@ use super::quantity::Written;
 use super::yaml::Kind;
 use super::yaml::kind_of;
 use crate::application::Application;
-use crate::application::EnvironmentValue;
 use crate::application::HealthCheck;
 use crate::application::HealthProbe;
 use crate::application::Limits;
@@ -24,6 +23,8 @@ use crate::application::RestartPolicy;
 use crate::deployment::Deployment;
 use crate::deployment::Member;
 use crate::deployment::NodeAddress;
+use crate::environment::Environment;
+use crate::environment::EnvironmentValue;
 use crate::id::ApplicationName;
 use crate::id::DatasetId;
 use crate::id::NodeName;
@@ -167,7 +168,7 @@ impl Lines {
         &mut self,
         name: &ApplicationName,
         application: &Application,
-        environment: &std::collections::BTreeMap<Box<str>, EnvironmentValue>,
+        environment: &Environment,
         sources: &SecretSources,
     ) {
         let source = |variable: &str| sources.get(&(name.clone(), variable.into()));

@@ -8,7 +8,6 @@ use flocker_model::Manifestation;
 use flocker_model::RestartPolicy;
 
 use super::Rules;
-use super::Serving;
 use super::need;
 use crate::action::Action;
 use crate::blocked::Refusal;
@@ -128,13 +127,7 @@ impl<'a> Rules<'a> {
             .collect();
         let serves = unhealthy.len() < seen.len();
         if begins || seen.len() + silent.len() < homes.len() {
-            self.serving.insert(
-                application,
-                Serving {
-                    homes: serving,
-                    begins,
-                },
-            );
+            self.serve(application, serving, begins);
         }
         if !serves && !extras.is_empty() {
             let on = unhealthy.iter().map(|&home| self.node(home)).collect();
@@ -142,13 +135,7 @@ impl<'a> Rules<'a> {
                 application: name,
                 on,
             });
-            self.serving.insert(
-                application,
-                Serving {
-                    homes: extras,
-                    begins: false,
-                },
-            );
+            self.serve(application, extras, false);
             return;
         }
         for node in extras {
@@ -164,7 +151,7 @@ impl<'a> Rules<'a> {
                 application: name.clone(),
                 on: self.node(node),
             };
-            if !self.stopped.contains(&(node, name.clone())) {
+            if !self.is_stopped(&name, node) {
                 self.leaving.push((application, self.steps.len()));
             }
             self.stop(&name, node, &reason, needs);
@@ -275,7 +262,7 @@ impl<'a> Rules<'a> {
             .homes(application)
             .filter(|&home| self.obeys(home))
             .collect();
-        self.serving.insert(application, Serving { homes, begins: true });
+        self.serve(application, homes, true);
     }
 
     /// It is placed nowhere: its containers go, its data stays.

@@ -227,11 +227,11 @@ impl Rules<'_> {
         let Some(dataset) = self.dataset(application) else {
             return;
         };
-        let trashed = self.view.nodes.iter().filter(|node| {
-            node.seen
-                .is_some_and(|state| state.trash.iter().any(|trash| trash.dataset == dataset.id))
-        });
-        let nodes: Vec<NodeName> = trashed.map(|node| node.name.clone()).collect();
+        let nodes: Vec<NodeName> = self
+            .view
+            .trash_of(dataset.id)
+            .map(|node| self.node(node))
+            .collect();
         if !nodes.is_empty() {
             self.refused.push(Refusal::InTrash {
                 application: name,
@@ -252,8 +252,7 @@ impl Rules<'_> {
             on: self.node(home),
             epoch: Epoch::FIRST,
         };
-        let own = (home, self.application(application));
-        let goes_anyway = self.stopped.contains(&own);
+        let goes_anyway = self.is_stopped(self.view.names[application as usize], home);
         let prepared = (!goes_anyway)
             .then(|| self.prepare(application, home, &reason))
             .flatten();
@@ -341,7 +340,7 @@ impl Rules<'_> {
 
     /// Returns the fact that tells when this plan has ended what runs now, or nothing where it does not.
     pub(super) fn ended(&self, name: &ApplicationName, node: u32) -> Option<Fact> {
-        if !self.stopped.contains(&(node, name.clone())) {
+        if !self.is_stopped(name, node) {
             return None;
         }
         let on = self.node(node);
@@ -358,7 +357,7 @@ impl Rules<'_> {
     fn keep(&mut self, in_use: &BTreeSet<DatasetId>) {
         let view = &self.view;
         let mut claims = view.desired.placements().datasets().iter().peekable();
-        let mut copies = view.copies.as_slice();
+        let mut copies = view.copies.all();
         while let Some(first) = copies.first() {
             let dataset = first.dataset;
             let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();

@@ -13,7 +13,6 @@ use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
 use super::Rules;
-use super::Serving;
 use super::dataset::next_epoch;
 use super::need;
 use super::warm::Readiness;
@@ -118,15 +117,10 @@ impl<'a> Rules<'a> {
 
     /// Says whether an application, of whatever name, runs with the dataset on a node.
     fn is_in_use(&self, dataset: flocker_model::DatasetId, node: u32) -> bool {
-        let containers = self
-            .view
-            .node(node)
-            .seen
-            .into_iter()
-            .flat_map(|state| state.containers.values());
-        containers
-            .filter(|container| container.dataset == Some(dataset))
-            .any(ContainerState::is_alive)
+        let users = self.view.users_of(dataset).iter();
+        users
+            .filter(|user| user.node == node)
+            .any(|user| user.container.is_alive())
     }
 
     /// Stop, release, last increment, acquire, start: what is inside the pause, and nothing else.
@@ -215,22 +209,11 @@ impl<'a> Rules<'a> {
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
     pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
         let id = move_.dataset.id;
-        let name = self.application(move_.application);
         let mut needs = Vec::new();
-        for node in 0..crate::view::number(self.view.nodes.len()) {
-            if !self.obeys(node) {
-                continue;
-            }
-            let Some(state) = self.view.node(node).seen else {
-                continue;
-            };
-            let users = state.containers.iter().filter(|(user, container)| {
-                let uses = container.dataset == Some(id) || **user == name;
-                // What does not run at the target is replaced by the start.
-                let is_replaced = node == move_.to && !container.is_alive();
-                uses && !is_replaced
-            });
-            for (user, _) in users {
+        for (node, user, container) in self.users(move_.application, id) {
+            // What does not run at the target is replaced by the start.
+            let is_replaced = node == move_.to && !container.is_alive();
+            if !is_replaced {
                 let before = if node == move_.to { &[] } else { before };
                 let stopped = self.stop(user, node, &move_.reason, before.to_vec());
                 needs.push(need(stopped, Because::OneWriter));
@@ -346,7 +329,7 @@ impl<'a> Rules<'a> {
             }))
             .collect();
         homes.sort_unstable();
-        self.serving.insert(application, Serving { homes, begins: false });
+        self.serve(application, homes, false);
     }
 }
 

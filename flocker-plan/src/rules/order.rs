@@ -9,7 +9,6 @@ use super::Rules;
 use super::need;
 use crate::fact::Fact;
 use crate::step::Because;
-use crate::view::number;
 
 /// How far the search for circles has come with an application.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,19 +34,15 @@ impl Rules<'_> {
         {
             return;
         }
-        let mut starts: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for &(application, position) in &self.started {
-            starts.entry(application).or_default().push(position);
-        }
         let owners = self.port_owners();
-        let uses: BTreeMap<u32, Vec<u32>> = starts
-            .keys()
-            .map(|&application| {
-                let mut used = self.used_by(application, &owners);
-                used.retain(|used| starts.contains_key(used));
-                (application, used)
-            })
-            .collect();
+        let mut uses: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for &(application, _) in &self.started {
+            let mut used = self.used_by(application, &owners);
+            used.retain(|&used| !self.starts_of(used).is_empty());
+            if !used.is_empty() {
+                uses.insert(application, used);
+            }
+        }
         let mut waits = Vec::new();
         let mut marks = BTreeMap::new();
         for &application in uses.keys() {
@@ -56,8 +51,8 @@ impl Rules<'_> {
             });
         }
         for (user, used) in waits {
-            for &position in &starts[&user] {
-                for &maker in &starts[&used] {
+            for (_, position) in self.starts_of(user).to_vec() {
+                for (_, maker) in self.starts_of(used).to_vec() {
                     let on = self.steps[maker].actor.clone();
                     let healthy = Fact::Healthy {
                         application: self.application(used),
@@ -77,13 +72,19 @@ impl Rules<'_> {
                 let Fact::Stopped { application, on } = &need.fact else {
                     continue;
                 };
-                let number = self.view.desired.placements().find(application, &self.view.names);
-                let start = number.and_then(|number| self.find_start(number, on));
-                let own = step.action.application() == Some(application) && step.actor == *on;
+                if step.action.application() == Some(application) && step.actor == *on {
+                    continue;
+                }
+                let placements = self.view.desired.placements();
+                let Some(number) = placements.find(application, &self.view.names) else {
+                    continue;
+                };
                 // Where its own data is on its way, it starts last already.
-                let volume = number.and_then(|number| self.dataset(number));
-                let moves = volume.is_some_and(|dataset| step.action.dataset() == Some(dataset.id));
-                let Some(start) = start.filter(|_| !own && !moves) else {
+                let volume = self.view.definitions[number as usize].volume.as_ref();
+                if volume.is_some_and(|volume| step.action.dataset() == Some(volume.dataset)) {
+                    continue;
+                }
+                let Some(start) = self.find_start(number, on) else {
                     continue;
                 };
                 waits.extend(step.makes.first().map(|made| (start, made.clone())));
@@ -96,25 +97,27 @@ impl Rules<'_> {
 
     /// Finds the step that starts an application on a node.
     pub(super) fn find_start(&self, application: u32, on: &NodeName) -> Option<usize> {
+        let mut positions = self.starts_of(application).iter().map(|&(_, position)| position);
+        positions.find(|&position| self.steps[position].actor == *on)
+    }
+
+    /// Returns the steps that start an application, each with its number.
+    fn starts_of(&self, application: u32) -> &[(u32, usize)] {
         let first = self
             .started
             .partition_point(|(started, _)| *started < application);
-        let own = self.started[first..]
-            .iter()
-            .take_while(|(started, _)| *started == application);
-        own.map(|&(_, position)| position)
-            .find(|&position| self.steps[position].actor == *on)
+        let own = self.started[first..].iter();
+        let n_own = own.take_while(|(started, _)| *started == application).count();
+        &self.started[first..first + n_own]
     }
 
     fn port_owners(&self) -> BTreeMap<PortNumber, u32> {
-        let all = (0..number(self.view.names.len())).zip(&self.view.definitions);
-        all.flat_map(|(application, definition)| {
-            definition
-                .ports
-                .iter()
-                .map(move |port| (port.external, application))
-        })
-        .collect()
+        let mut owners = BTreeMap::new();
+        for &application in self.view.desired.placements().ported() {
+            let ports = &self.view.definitions[application as usize].ports;
+            owners.extend(ports.iter().map(|port| (port.external, application)));
+        }
+        owners
     }
 
     fn used_by(&self, application: u32, owners: &BTreeMap<PortNumber, u32>) -> Vec<u32> {

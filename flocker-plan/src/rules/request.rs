@@ -73,7 +73,7 @@ pub fn promote(
 /// A spare copy goes only while its owner is seen and every complete snapshot of it lives on there.
 pub fn reclaim(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
     let mut rules = Rules::new(desired, actual, policy);
-    let mut datasets: Vec<DatasetId> = rules.view.copies.iter().map(|copy| copy.dataset).collect();
+    let mut datasets: Vec<DatasetId> = rules.view.copies.all().iter().map(|copy| copy.dataset).collect();
     datasets.dedup();
     for dataset in datasets {
         rules.reclaim_copies(dataset);

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
@@ -31,10 +32,35 @@ use crate::view::number;
 /// The routes that every node is to have.
 struct Wanted {
     table: RouteTable,
-    /// By port: the number of its application.
-    owners: BTreeMap<PortNumber, u32>,
+    /// By port: who has it.
+    owners: BTreeMap<PortNumber, Rc<Owner>>,
     /// Ports of applications whose home is not known: their routes are left as they are.
     left: BTreeSet<PortNumber>,
+}
+
+/// An application that has ports, by number: every node's routes are made with it.
+struct Owner {
+    application: u32,
+    /// Where it serves, and whether this plan starts it there; in the order of its routes' homes.
+    homes: Vec<(u32, bool)>,
+    /// Whether steps of the plan bring it there.
+    begins: bool,
+}
+
+impl Owner {
+    /// Returns the place in `homes` to which a node's own route leads: itself, or else the first.
+    fn place(&self, node: u32) -> usize {
+        self.homes
+            .iter()
+            .position(|&(home, _)| home == node)
+            .unwrap_or_default()
+    }
+}
+
+/// What changes in the routes of one node.
+struct Change<'a> {
+    set: Vec<(PortNumber, &'a RouteTarget)>,
+    drop: BTreeSet<PortNumber>,
 }
 
 impl Rules<'_> {
@@ -54,8 +80,10 @@ impl Rules<'_> {
                 continue;
             }
             let change = self.difference(&wanted, node, &state.routes);
-            turning.extend(change.set.keys().map(|port| (*port, node)));
-            if !change.is_empty() {
+            let ports = change.set.iter().map(|&(port, _)| port);
+            let own = ports.filter(|port| wanted.owners[port].homes.iter().any(|&(home, _)| home == node));
+            turning.extend(own.map(|port| (port, node)));
+            if !change.set.is_empty() || !change.drop.is_empty() {
                 changes.push((node, change));
             }
         }
@@ -68,25 +96,24 @@ impl Rules<'_> {
 
     /// What leaves a node stops when the routes to it have changed: the steps from `first` on.
     fn leave_last(&mut self, first: usize) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let mut routed: BTreeMap<PortNumber, Vec<(usize, Fact)>> = BTreeMap::new();
+        let made = self.steps[first..].iter().flat_map(|step| &step.makes);
+        for (order, fact) in made.enumerate() {
+            if let Fact::Routed { port, .. } = fact {
+                routed.entry(*port).or_default().push((order, fact.clone()));
+            }
+        }
         for (application, position) in std::mem::take(&mut self.leaving) {
             let ports = &self.view.definitions[application as usize].ports;
-            let facts = self.steps[first..].iter().flat_map(|step| &step.makes);
-            let routed = facts.filter(|fact| match fact {
-                Fact::Routed { port, .. } => ports.iter().any(|own| own.external == *port),
-                Fact::Prepared { .. }
-                | Fact::Running { .. }
-                | Fact::Stopped { .. }
-                | Fact::Healthy { .. }
-                | Fact::Primary { .. }
-                | Fact::Released { .. }
-                | Fact::Renounced { .. }
-                | Fact::Snapshot { .. }
-                | Fact::Gone { .. }
-                | Fact::Obeys { .. } => false,
-            });
-            let needs: Vec<Need> = routed
-                .map(|fact| need(fact.clone(), Because::NobodySentThere))
-                .collect();
+            let own = ports.iter().filter_map(|own| routed.get(&own.external));
+            let mut facts: Vec<&(usize, Fact)> = own.flatten().collect();
+            facts.sort_unstable_by_key(|(order, _)| *order);
+            let needs = facts
+                .into_iter()
+                .map(|(_, fact)| need(fact.clone(), Because::NobodySentThere));
             self.steps[position].needs.extend(needs);
         }
     }
@@ -95,10 +122,8 @@ impl Rules<'_> {
         let mut entries = BTreeMap::new();
         let mut owners = BTreeMap::new();
         let mut left = BTreeSet::new();
-        for (application, definition) in (0_u32..).zip(&self.view.definitions) {
-            if definition.ports.is_empty() {
-                continue;
-            }
+        for &application in self.view.desired.placements().ported() {
+            let definition = self.view.definitions[application as usize];
             let homes: Vec<u32> = match self.serving.get(&application) {
                 Some(serving) => serving.homes.clone(),
                 None => self.view.homes(application).collect(),
@@ -114,6 +139,15 @@ impl Rules<'_> {
                     })
                 })
                 .collect();
+            let serving = self.serving.get(&application);
+            let owner = Rc::new(Owner {
+                application,
+                homes: homes
+                    .iter()
+                    .map(|&home| (home, self.starts(application, home)))
+                    .collect(),
+                begins: serving.is_some_and(|serving| serving.begins),
+            });
             for port in &definition.ports {
                 match &known {
                     Some(homes) if !homes.is_empty() => {
@@ -123,7 +157,7 @@ impl Rules<'_> {
                             homes: homes.clone(),
                         };
                         entries.insert(port.external, target);
-                        owners.insert(port.external, application);
+                        owners.insert(port.external, Rc::clone(&owner));
                     }
                     Some(_) | None if placed => {
                         left.insert(port.external);
@@ -161,14 +195,19 @@ impl Rules<'_> {
             .or_else(|| view.name.as_str().parse().ok())
     }
 
-    fn difference(&mut self, wanted: &Wanted, node: u32, current: &RouteTable) -> RouteChange {
-        let mut change = RouteChange::default();
+    fn difference<'w>(&mut self, wanted: &'w Wanted, node: u32, current: &RouteTable) -> Change<'w> {
+        let mut set = Vec::new();
         let foreign = self.view.node(node).seen.map(|state| &state.foreign_ports);
+        let mut present = current.entries().iter().peekable();
         for (port, target) in wanted.table.entries() {
-            if current.get(*port) == Some(target) {
+            while present.next_if(|(other, _)| *other < port).is_some() {}
+            let there = present
+                .next_if(|(other, _)| *other == port)
+                .map(|(_, there)| there);
+            if there == Some(target) {
                 continue;
             }
-            if current.get(*port).is_none() && foreign.is_some_and(|foreign| foreign.contains(port)) {
+            if there.is_none() && foreign.is_some_and(|foreign| foreign.contains(port)) {
                 let refusal = Refusal::PortTaken {
                     application: target.application.clone(),
                     port: *port,
@@ -179,17 +218,17 @@ impl Rules<'_> {
                 }
                 continue;
             }
-            change.set.insert(*port, target.clone());
+            set.push((*port, target));
         }
         let dropped = current
             .entries()
             .iter()
             .filter(|(port, _)| wanted.table.get(**port).is_none() && !wanted.left.contains(port));
-        change.drop = dropped
+        let drop = dropped
             .filter(|(_, target)| !self.goes_on(target))
             .map(|(port, _)| *port)
             .collect();
-        change
+        Change { set, drop }
     }
 
     /// Says whether a target serves where it is not to, and this plan leaves it: nobody is cut off from it.
@@ -203,9 +242,7 @@ impl Rules<'_> {
             let container = state.and_then(|state| state.containers.get(name));
             let number = self.view.desired.placements().find(name, &self.view.names);
             let placed = number.is_some_and(|number| self.view.homes(number).any(|home| home == node));
-            !placed
-                && container.is_some_and(ContainerState::is_alive)
-                && !self.stopped.contains(&(node, name.clone()))
+            !placed && container.is_some_and(ContainerState::is_alive) && !self.is_stopped(name, node)
         })
     }
 
@@ -214,47 +251,33 @@ impl Rules<'_> {
         &mut self,
         wanted: &Wanted,
         node: u32,
-        change: RouteChange,
+        change: Change<'_>,
         turning: &BTreeSet<(PortNumber, u32)>,
     ) {
         let mut at_once = RouteChange::default();
         self.drop_routes(node, change.drop, &mut at_once);
-        let mut later: BTreeMap<u32, RouteChange> = BTreeMap::new();
+        let mut later = Vec::new();
         for (port, target) in change.set {
-            let application = wanted.owners[&port];
-            let begins = self
-                .serving
-                .get(&application)
-                .is_some_and(|serving| serving.begins);
-            let at_home = self.ends_here(&target, node);
-            let follows = target.homes.first().and_then(|home| self.view.find(&home.node));
-            let turns = !at_home && follows.is_some_and(|home| turning.contains(&(port, home)));
-            let group = if begins || turns {
-                later.entry(application).or_default()
+            let owner = &*wanted.owners[&port];
+            let (home, starts) = owner.homes[owner.place(node)];
+            let turns = home != node && turning.contains(&(port, home));
+            if owner.begins || turns {
+                later.push((owner, port, target, starts, turns));
             } else {
-                &mut at_once
-            };
-            group.set.insert(port, target);
+                at_once.set.insert(port, target.clone());
+            }
         }
         if !at_once.is_empty() {
             self.route_step(node, at_once, Vec::new());
         }
-        for (application, change) in later {
+        // Stable: the ports of an application come in their order.
+        later.sort_by_key(|(owner, ..)| owner.application);
+        for group in later.chunk_by(|(one, ..), (other, ..)| one.application == other.application) {
+            let mut change = RouteChange::default();
             let mut needs: Vec<Need> = Vec::new();
-            let begins = self
-                .serving
-                .get(&application)
-                .is_some_and(|serving| serving.begins);
-            for (port, target) in &change.set {
-                let here = target
-                    .homes
-                    .iter()
-                    .find(|home| home.node == *self.view.node(node).name);
-                let Some(home) = here.or(target.homes.first()) else {
-                    continue;
-                };
-                let number = self.view.find(&home.node);
-                if begins && number.is_some_and(|home| self.starts(application, home)) {
+            for &(owner, port, target, starts, turns) in group {
+                let home = &target.homes[owner.place(node)];
+                if owner.begins && starts {
                     let healthy = Fact::Healthy {
                         application: target.application.clone(),
                         on: home.node.clone(),
@@ -263,24 +286,18 @@ impl Rules<'_> {
                         needs.push(need(healthy, Because::ServedThere));
                     }
                 }
-                if here.is_none() && number.is_some_and(|home| turning.contains(&(*port, home))) {
+                if turns {
                     let routed = Fact::Routed {
-                        port: *port,
+                        port,
                         on: home.node.clone(),
                         to: home.node.clone(),
                     };
                     needs.push(need(routed, Because::NoCircle));
                 }
+                change.set.insert(port, target.clone());
             }
             self.route_step(node, change, needs);
         }
-    }
-
-    fn ends_here(&self, target: &RouteTarget, node: u32) -> bool {
-        target
-            .homes
-            .iter()
-            .any(|home| home.node == *self.view.node(node).name)
     }
 
     /// A port that is dropped because its application stops is dropped after the stop, and holds up no other.

@@ -29,13 +29,13 @@ impl Rules<'_> {
             .filter(|(_, application)| self.data_settled[*application as usize])
             .map(|(dataset, _)| *dataset)
             .collect();
-        let mut copies = self.view.copies.as_slice();
+        let mut copies = self.view.copies.all();
         let mut crowded = Vec::new();
         for dataset in settled {
             let n_before = copies.iter().take_while(|copy| copy.dataset < dataset).count();
             copies = &copies[n_before..];
             let group = copies.iter().take_while(|copy| copy.dataset == dataset);
-            if group.into_iter().any(|copy| copy.what.snapshots.len() > 1) {
+            if group.into_iter().any(|copy| copy.is_crowded) {
                 crowded.push(dataset);
             }
         }

@@ -10,7 +10,6 @@ use crate::fact::Fact;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
-use crate::view::number;
 
 impl Rules<'_> {
     /// Stops what has the data of an application or its name, but the application at home.
@@ -23,32 +22,27 @@ impl Rules<'_> {
         blocked: bool,
         mut prepared: Option<Fact>,
     ) -> Vec<Need> {
-        let name = self.application(application);
-        let dataset = self.dataset(application).map(|dataset| dataset.id);
+        let Some(dataset) = self.dataset(application) else {
+            return Vec::new();
+        };
         let mut needs = Vec::new();
-        for node in 0..number(self.view.nodes.len()) {
-            if !self.obeys(node) || (blocked && node == home) {
+        for (node, user, container) in self.users(application, dataset.id) {
+            let is_named = *user == dataset.owner;
+            let is_other = (node != home || !is_named) && (container.is_alive() || is_named);
+            if !is_other || (blocked && node == home) {
                 continue;
             }
-            let containers = self.view.node(node).seen.map(|state| &state.containers);
-            let users = containers.into_iter().flatten().filter(|(user, container)| {
-                let at_home = node == home && **user == name;
-                let uses = container.is_alive() && container.dataset == dataset;
-                !at_home && (uses || **user == name)
-            });
-            for (user, _) in users {
-                let reason = Reason::Stops {
-                    application: user.clone(),
-                    on: self.node(node),
-                };
-                if node == home && prepared.is_none() && !self.stopped.contains(&(node, user.clone())) {
-                    prepared = self.prepare_beside(application, home, &reason);
-                }
-                let at_home = prepared.clone().filter(|_| node == home);
-                let before = at_home.map(|fact| need(fact, Because::NothingStopsInVain));
-                let stopped = self.stop(user, node, &reason, before.into_iter().collect());
-                needs.push(need(stopped, Because::OneWriter));
+            let reason = Reason::Stops {
+                application: user.clone(),
+                on: self.node(node),
+            };
+            if node == home && prepared.is_none() && !self.is_stopped(user, node) {
+                prepared = self.prepare_beside(application, home, &reason);
             }
+            let at_home = prepared.clone().filter(|_| node == home);
+            let before = at_home.map(|fact| need(fact, Because::NothingStopsInVain));
+            let stopped = self.stop(user, node, &reason, before.into_iter().collect());
+            needs.push(need(stopped, Because::OneWriter));
         }
         needs
     }

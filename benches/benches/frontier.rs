@@ -1,0 +1,13 @@
+//! The frontier alone; see the library.
+
+use std::io::Write as _;
+
+use flocker_benches::figure::Figures;
+use flocker_benches::frontier;
+use flocker_benches::planning::Effort;
+
+fn main() -> std::io::Result<()> {
+    let mut figures = Figures::default();
+    frontier::measure(Effort::Full, &mut figures);
+    write!(std::io::stdout(), "{figures}")
+}

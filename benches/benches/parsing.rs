@@ -1,0 +1,13 @@
+//! Configuration files alone; see the library.
+
+use std::io::Write as _;
+
+use flocker_benches::figure::Figures;
+use flocker_benches::parsing;
+use flocker_benches::planning::Effort;
+
+fn main() -> std::io::Result<()> {
+    let mut figures = Figures::default();
+    parsing::measure(Effort::Full, &mut figures);
+    write!(std::io::stdout(), "{figures}")
+}

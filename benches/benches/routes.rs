@@ -1,0 +1,12 @@
+//! Route tables alone; see the library.
+
+use std::io::Write as _;
+
+use flocker_benches::figure::Figures;
+use flocker_benches::routes;
+
+fn main() -> std::io::Result<()> {
+    let mut figures = Figures::default();
+    routes::measure(&mut figures);
+    write!(std::io::stdout(), "{figures}")
+}

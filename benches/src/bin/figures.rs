@@ -1,0 +1,68 @@
+//! Measures everything and prints one table.
+
+use std::fs;
+use std::io;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Parser;
+use flocker_benches::child;
+use flocker_benches::figure::Figures;
+use flocker_benches::frontier;
+use flocker_benches::growth;
+use flocker_benches::memory;
+use flocker_benches::parsing;
+use flocker_benches::planning;
+use flocker_benches::planning::Effort;
+use flocker_benches::routes;
+use flocker_benches::terraform;
+
+/// Measure everything and print one table
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Write the figures there as JSON too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Leave out what takes minutes
+    #[arg(long)]
+    quick: bool,
+    /// Run `terraform plan` beside `flocker plan`
+    #[arg(long)]
+    with_terraform: bool,
+    #[command(flatten)]
+    peer: terraform::Options,
+}
+
+fn main() -> io::Result<()> {
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if(|word| word == child::MEASURE).is_some() {
+        return writeln!(io::stdout(), "{}", child::measure(words)?);
+    }
+    let Arguments {
+        json,
+        quick,
+        with_terraform,
+        peer,
+    } = Arguments::parse();
+    let effort = if quick { Effort::Quick } else { Effort::Full };
+    let mut figures = Figures::default();
+    planning::measure(effort, &mut figures);
+    frontier::measure(effort, &mut figures);
+    routes::measure(&mut figures);
+    parsing::measure(effort, &mut figures);
+    memory::measure(effort, &mut figures)?;
+    match effort {
+        Effort::Quick => figures.note("left out by --quick: a million applications, growth of instructions"),
+        Effort::Full => growth::measure(&mut figures)?,
+    }
+    if with_terraform {
+        terraform::measure(effort, &peer, &mut figures)?;
+    }
+    if let Ok(load) = fs::read_to_string("/proc/loadavg") {
+        figures.note(format!("load of the machine at the end: {}", load.trim()));
+    }
+    if let Some(file) = json {
+        fs::write(file, serde_json::to_vec_pretty(&figures)?)?;
+    }
+    write!(io::stdout(), "{figures}")
+}

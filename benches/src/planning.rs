@@ -1,0 +1,94 @@
+//! Planning: from two states in memory to an ordered plan, without reading or writing anything.
+
+use flocker_plan::Policy;
+
+use crate::cluster::Change;
+use crate::cluster::Cluster;
+use crate::cluster::Shape;
+use crate::figure::Figure;
+use crate::figure::Figures;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// What takes seconds.
+    Quick,
+    /// Everything.
+    Full,
+}
+
+/// The sizes that are measured, how often, and what each change may cost there in seconds.
+fn sizes(effort: Effort) -> Vec<(Shape, usize, fn(Change) -> Option<f64>)> {
+    let small = |_| None;
+    let medium = |change| (change != Change::FromNothing).then_some(0.015);
+    let large = |change| match change {
+        Change::FromNothing => None,
+        Change::Settled | Change::One => Some(0.5),
+        Change::OnePercent => Some(0.6),
+        Change::Everything => Some(2.0),
+    };
+    let mut sizes: Vec<(Shape, usize, fn(Change) -> Option<f64>)> = vec![
+        (Shape::new(10, 100), 101, small),
+        (Shape::new(1000, 10_000), 15, medium),
+    ];
+    if effort == Effort::Full {
+        sizes.push((Shape::new(10_000, 1_000_000), 5, large));
+    }
+    sizes
+}
+
+/// Measures every change at every size.
+pub fn measure(effort: Effort, figures: &mut Figures) {
+    let policy = Policy::default();
+    for (shape, n, target) in sizes(effort) {
+        for change in Change::ALL {
+            let figure = plan(&shape, change, n, &policy, figures);
+            figures.add(Figure {
+                target: target(change),
+                ..figure
+            });
+        }
+    }
+    let shape = Shape {
+        most_ports: 1000,
+        ..Shape::new(1000, 10_000)
+    };
+    for change in [Change::Settled, Change::Everything] {
+        let figure = plan(&shape, change, 5, &policy, figures);
+        let name = format!("{}, with 1000 ports", figure.name);
+        figures.add(Figure { name, ..figure });
+    }
+    figures.note(
+        "a plan is timed from two states in memory until it stands in memory; dropping it is not timed",
+    );
+}
+
+fn plan(shape: &Shape, change: Change, n: usize, policy: &Policy, figures: &mut Figures) -> Figure {
+    let Cluster { desired, actual } = shape.cluster(change);
+    let name = format!(
+        "plan {} nodes, {} applications: {}",
+        shape.n_nodes,
+        shape.n_applications,
+        change.name()
+    );
+    let mut n_steps = 0;
+    let figure = Figure::time(name, n, || {
+        let plan = flocker_plan::plan(&desired, &actual, policy);
+        n_steps = plan.steps().len();
+        plan
+    });
+    figures.note(format!(
+        "{}, {} ports: {n_steps} steps",
+        figure.name, shape.most_ports
+    ));
+    figure
+}
+
+/// Plans once, for those who count instructions or memory.
+#[must_use]
+pub fn n_steps(cluster: &Cluster) -> usize {
+    let Cluster { desired, actual } = cluster;
+    flocker_plan::plan(desired, actual, &Policy::default())
+        .steps()
+        .len()
+}
