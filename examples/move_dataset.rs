@@ -35,7 +35,10 @@ async fn deploy(cluster: &Cluster, home: &str) -> Outcome {
     .await?;
     for moved in &outcome.moves {
         let downtime = moved.downtime.unwrap_or_default();
-        println!("  moved from {} to {}, away for {downtime:.0?}", moved.from, moved.to);
+        println!(
+            "  moved from {} to {}, away for {downtime:.0?}",
+            moved.from, moved.to
+        );
     }
     check(outcome.end == End::Settled, "everything is as it is to be")
 }
@@ -44,10 +47,7 @@ async fn deploy(cluster: &Cluster, home: &str) -> Outcome {
 async fn main() -> Outcome {
     let cluster = Cluster::start(&["alpha", "beta"])?;
     let dataset = DatasetId::derived(&"mongodb".parse()?);
-    let (alpha, beta) = (
-        &cluster.nodes["alpha"],
-        &cluster.nodes["beta"],
-    );
+    let (alpha, beta) = (&cluster.nodes["alpha"], &cluster.nodes["beta"]);
 
     deploy(&cluster, "alpha").await?;
     alpha.volumes().append(dataset, "journal", b"first entry, ")?;

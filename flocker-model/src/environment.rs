@@ -50,6 +50,7 @@ impl Environment {
     }
 
     /// Returns the variables, in order of name.
+    #[must_use]
     pub fn iter(&self) -> Iter<'_> {
         self.into_iter()
     }
