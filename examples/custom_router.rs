@@ -89,7 +89,18 @@ impl Router for Switchboard {
         }
         let mut new = lines.clone();
         new.table.apply(change);
-        new.local.clone_from(local);
+        // Where an application without a route listens is nobody's concern.
+        let routed = |application: &ApplicationName| {
+            new.table
+                .entries()
+                .values()
+                .any(|target| target.application == *application)
+        };
+        new.local = local
+            .iter()
+            .filter(|(name, _)| routed(name))
+            .map(|(name, at)| (name.clone(), *at))
+            .collect();
         let is_new = *lines != new;
         *lines = new;
         Ok(if is_new { Change::Made } else { Change::AlreadySo })

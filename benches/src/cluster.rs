@@ -240,7 +240,7 @@ impl Shape {
 
     /// Returns the external port of an application: every tenth has one until there are enough.
     fn port(&self, application: u32) -> Option<PortNumber> {
-        let has_one = application % 10 == 0 && application / 10 < self.n_ports();
+        let has_one = application.is_multiple_of(10) && application / 10 < self.n_ports();
         let number = has_one.then(|| u16::try_from(10_000 + application / 10).ok());
         number.flatten().and_then(PortNumber::new)
     }

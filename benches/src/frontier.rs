@@ -35,6 +35,10 @@ pub fn settle(plan: &Plan) -> usize {
 }
 
 /// Measures a cluster of which everything moves; a million moves are more than five million steps.
+///
+/// # Panics
+///
+/// Where a step settles twice or never.
 pub fn measure(effort: Effort, figures: &mut Figures) {
     let (shape, n) = match effort {
         Effort::Quick => (Shape::new(1000, 10_000), 5),

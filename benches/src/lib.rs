@@ -12,5 +12,6 @@ pub mod growth;
 pub mod memory;
 pub mod parsing;
 pub mod planning;
+pub mod report;
 pub mod routes;
 pub mod terraform;

@@ -17,22 +17,42 @@ pub enum Effort {
     Full,
 }
 
-/// The sizes that are measured, how often, and what each change may cost there in seconds.
-fn sizes(effort: Effort) -> Vec<(Shape, usize, fn(Change) -> Option<f64>)> {
-    let small = |_| None;
-    let medium = |change| (change != Change::FromNothing).then_some(0.015);
-    let large = |change| match change {
-        Change::FromNothing => None,
-        Change::Settled | Change::One => Some(0.5),
-        Change::OnePercent => Some(0.6),
-        Change::Everything => Some(2.0),
-    };
-    let mut sizes: Vec<(Shape, usize, fn(Change) -> Option<f64>)> = vec![
-        (Shape::new(10, 100), 101, small),
-        (Shape::new(1000, 10_000), 15, medium),
+/// A cluster to plan for.
+struct Size {
+    shape: Shape,
+    /// How many times to plan.
+    n: usize,
+    /// What a change may cost in seconds.
+    target: fn(Change) -> Option<f64>,
+}
+
+fn sizes(effort: Effort) -> Vec<Size> {
+    let mut sizes = vec![
+        Size {
+            shape: Shape::new(10, 100),
+            n: 101,
+            target: |_| None,
+        },
+        Size {
+            shape: Shape::new(1000, 10_000),
+            n: 15,
+            target: |change| match change {
+                Change::Settled | Change::One | Change::OnePercent => Some(0.015),
+                Change::FromNothing | Change::Everything => None,
+            },
+        },
     ];
     if effort == Effort::Full {
-        sizes.push((Shape::new(10_000, 1_000_000), 5, large));
+        sizes.push(Size {
+            shape: Shape::new(10_000, 1_000_000),
+            n: 5,
+            target: |change| match change {
+                Change::FromNothing => None,
+                Change::Settled | Change::One => Some(0.5),
+                Change::OnePercent => Some(0.6),
+                Change::Everything => Some(2.0),
+            },
+        });
     }
     sizes
 }
@@ -40,7 +60,7 @@ fn sizes(effort: Effort) -> Vec<(Shape, usize, fn(Change) -> Option<f64>)> {
 /// Measures every change at every size.
 pub fn measure(effort: Effort, figures: &mut Figures) {
     let policy = Policy::default();
-    for (shape, n, target) in sizes(effort) {
+    for Size { shape, n, target } in sizes(effort) {
         for change in Change::ALL {
             let figure = plan(&shape, change, n, &policy, figures);
             figures.add(Figure {

@@ -1,5 +1,8 @@
 //! Route tables: equal ones are told by their digest, different ones by their entries.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
@@ -12,25 +15,29 @@ use crate::figure::Figures;
 /// The largest table that is measured. There can be no more than 65 535 ports.
 const N_ROUTES: u16 = 40_000;
 
+/// The port whose route changes.
+const PORT: PortNumber = PortNumber(NonZeroU16::MIN);
+
 fn target(application: u32) -> RouteTarget {
     RouteTarget {
         application: application_name(application),
-        internal: PortNumber::new(8080).expect("not zero"),
+        internal: PORT,
         homes: Vec::new(),
     }
 }
 
 fn table(n_routes: u16) -> RouteTable {
     let ports = (1..=n_routes).filter_map(PortNumber::new);
-    let entries = ports.map(|port| (port, target(port.get().into())));
-    std::collections::BTreeMap::from_iter(entries).into()
+    let entries: BTreeMap<PortNumber, RouteTarget> =
+        ports.map(|port| (port, target(port.get().into()))).collect();
+    entries.into()
 }
 
 /// Measures comparing and changing.
 pub fn measure(figures: &mut Figures) {
     let (one, same) = (table(N_ROUTES), table(N_ROUTES));
     let change = RouteChange {
-        set: [(PortNumber::new(7).expect("not zero"), target(0))].into(),
+        set: [(PORT, target(0))].into(),
         ..RouteChange::default()
     };
     let mut other = same.clone();
@@ -48,7 +55,7 @@ pub fn measure(figures: &mut Figures) {
     for n_routes in [100, N_ROUTES] {
         let mut own = table(n_routes);
         let back = RouteChange {
-            set: [(PortNumber::new(7).expect("not zero"), target(7))].into(),
+            set: [(PORT, target(7))].into(),
             ..RouteChange::default()
         };
         let name = format!("routes: change one of {n_routes} and change it back");

@@ -116,11 +116,10 @@ impl<'a> Rules<'a> {
                 by,
                 epoch,
             };
-            let to = self.node(home);
             let action = Action::Release {
                 dataset: id,
                 epoch,
-                to,
+                to: self.node(home),
                 last: offer.last.clone(),
             };
             self.step(offer.by, action, &move_.reason, needs, vec![released.clone()]);

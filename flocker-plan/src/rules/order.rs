@@ -37,10 +37,10 @@ impl Rules<'_> {
         let owners = self.port_owners();
         let mut uses: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for &(application, _) in &self.started {
-            let mut others = self.used_by(application, &owners);
-            others.retain(|&other| !self.starts_of(other).is_empty());
-            if !others.is_empty() {
-                uses.insert(application, others);
+            let mut waits_for = self.used_by(application, &owners);
+            waits_for.retain(|&used| !self.starts_of(used).is_empty());
+            if !waits_for.is_empty() {
+                uses.insert(application, waits_for);
             }
         }
         let mut waits = Vec::new();
