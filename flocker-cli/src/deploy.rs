@@ -6,6 +6,7 @@
 mod aftermath;
 mod once;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -39,6 +40,7 @@ use crate::cluster::Cluster;
 use crate::cluster::at_next_generation;
 use crate::error::Ending;
 use crate::error::Failure;
+use crate::files;
 use crate::progress::Loudness;
 use crate::progress::Progress;
 use crate::shown::Shown;
@@ -56,6 +58,8 @@ pub(crate) struct Wish {
     pub(crate) if_held: IfHeld,
     pub(crate) consent: Consent,
     pub(crate) loudness: Loudness,
+    /// The files that others may go by once they were obeyed, and where that is kept.
+    pub(crate) remember: Option<(PathBuf, [PathBuf; 2])>,
 }
 
 /// Who has agreed to the plan.
@@ -104,6 +108,11 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
         () = interrupts(&stopper) => return Err(stopped_at_once()),
     };
     ui.clear_status();
+    // A file that was refused or declined is not what anybody asked for.
+    let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty();
+    if let Some((state_dir, [one, other])) = wish.remember.as_ref().filter(|_| was_obeyed) {
+        files::remember(state_dir, [one, other]);
+    }
     asking.verdict(&outcome.actual)?;
     let aftermath = aftermath::Aftermath::new(&outcome, &progress);
     if ui.is_json() {

@@ -1,8 +1,11 @@
 //! `flocker cutover`: moves one application now, pause and all.
 
+use std::path::Path;
+
 use clap::Args;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
+use flocker_model::ContainerState;
 use flocker_model::Deployment;
 use flocker_model::NodeName;
 use flocker_model::Role;
@@ -53,6 +56,7 @@ impl Cutover {
             if_held: self.locking.if_held(),
             consent: self.locking.consent(),
             loudness: Loudness::All,
+            remember: Some((global.state_dir(), paths.map(Path::to_path_buf))),
         };
         wish.check(ui)?;
         let desired = configuration.resolve()?;
@@ -61,7 +65,6 @@ impl Cutover {
         }
         runtime::block_on(async {
             let mut cluster = cluster::connect(desired, global, Start::Nothing).await?;
-            files::remember(&global.state_dir(), paths);
             let actual = cluster.observe().await;
             cluster.desired = all_others_stay(cluster.desired, &actual, &self.application);
             deploy::carry_out(&cluster, &wish, ui).await
@@ -80,20 +83,30 @@ pub(crate) fn unknown(application: &ApplicationName, desired: &Deployment) -> Fa
         .hint(format!("they have {}", names.join(", ")))
 }
 
-/// Returns the deployment with every other application that owns data placed where that data is now.
-fn all_others_stay(desired: Deployment, actual: &ClusterState, moving: &ApplicationName) -> Deployment {
+/// Returns the deployment with every other application placed where its data is now, or where it runs alone.
+pub(crate) fn all_others_stay(
+    desired: Deployment,
+    actual: &ClusterState,
+    moving: &ApplicationName,
+) -> Deployment {
     let mut stay: Vec<(ApplicationName, NodeName)> = Vec::new();
     for (name, application) in desired.applications() {
-        let Some(volume) = application.volume.as_ref().filter(|_| name != moving) else {
+        if name == moving {
             continue;
-        };
-        let owner = actual.all_known().find(|(_, state)| {
-            let seen = state.datasets.get(&volume.dataset);
-            seen.is_some_and(|seen| matches!(seen.role, Role::Primary { .. }))
-        });
-        let is_placed = desired.homes(name).next().is_some();
-        if let Some((node, _)) = owner.filter(|_| is_placed) {
-            stay.push((name.clone(), node.clone()));
+        }
+        let homes: Vec<&NodeName> = actual
+            .all_known()
+            .filter(|(_, state)| match &application.volume {
+                Some(volume) => {
+                    let seen = state.datasets.get(&volume.dataset);
+                    seen.is_some_and(|seen| matches!(seen.role, Role::Primary { .. }))
+                }
+                None => state.containers.get(name).is_some_and(ContainerState::is_alive),
+            })
+            .map(|(node, _)| node)
+            .collect();
+        if let [home] = homes.as_slice() {
+            stay.push((name.clone(), (*home).clone()));
         }
     }
     stay.iter().fold(desired, |desired, (application, node)| {

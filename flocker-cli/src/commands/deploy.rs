@@ -1,5 +1,7 @@
 //! `flocker deploy`: makes it so.
 
+use std::path::Path;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,7 +84,8 @@ impl Deploy {
         if !ui.is_json() {
             ui.diagnostics(configuration.warnings(), configuration.sources());
         }
-        let wish = self.wish()?;
+        let mut wish = self.wish()?;
+        wish.remember = Some((global.state_dir(), paths.map(Path::to_path_buf)));
         wish.check(ui)?;
         let desired = configuration.resolve()?;
         let start = if self.local {
@@ -92,7 +95,6 @@ impl Deploy {
         };
         runtime::block_on(async {
             let cluster = cluster::connect(desired, global, start).await?;
-            files::remember(&global.state_dir(), paths);
             deploy::carry_out(&cluster, &wish, ui).await
         })
     }
@@ -117,6 +119,7 @@ impl Deploy {
             if_held: self.locking.if_held(),
             consent,
             loudness: Loudness::All,
+            remember: None,
         })
     }
 }

@@ -4,6 +4,8 @@
 //! failed makes the exit status say so, and each is reported on standard
 //! error; nothing is printed where all went well.
 
+use std::path::Path;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -149,6 +151,7 @@ impl Deploy {
             if_held: IfHeld::Refuse,
             consent: Consent::Given,
             loudness: Loudness::Failures,
+            remember: Some((global.state_dir(), paths.map(Path::to_path_buf))),
         };
         runtime::block_on(async {
             let cluster = cluster::connect(desired, global, Start::Nothing).await?;
@@ -163,7 +166,6 @@ impl Deploy {
                 failure.causes = silent.map(|(node, why)| format!("{node}: {why}")).collect();
                 return Err(failure);
             }
-            files::remember(&global.state_dir(), paths);
             deploy::carry_out(&cluster, &wish, ui).await
         })
     }

@@ -13,6 +13,7 @@ use crate::cli::Global;
 use crate::cluster;
 use crate::cluster::Cluster;
 use crate::cluster::at_next_generation;
+use crate::commands::cutover::all_others_stay;
 use crate::commands::deploy::Locking;
 use crate::deploy;
 use crate::deploy::Consent;
@@ -49,6 +50,7 @@ impl Undo {
             if_held: self.locking.if_held(),
             consent: self.locking.consent(),
             loudness: Loudness::All,
+            remember: None,
         };
         wish.check(ui)?;
         runtime::block_on(async {
@@ -67,7 +69,12 @@ impl Undo {
                     "cannot move {application} back without its definition"
                 ))
                 .hint("`--files DEPLOYMENT APPLICATION` names the files that were deployed")),
-                Way::MoveBack { to, from } => move_back(cluster, &wish, &application, (&from, &to), ui).await,
+                Way::MoveBack { to, from } => {
+                    // Only this one goes back; what the files say of the others is not what was asked for.
+                    let mut cluster = cluster;
+                    cluster.desired = all_others_stay(cluster.desired, &actual, &application);
+                    move_back(cluster, &wish, &application, (&from, &to), ui).await
+                }
             }
         })
     }

@@ -128,6 +128,10 @@ impl Rules<'_> {
                 Some(serving) => serving.homes.clone(),
                 None => self.view.homes(application).collect(),
             };
+            if self.is_held_back(application, &homes) {
+                left.extend(self.ports_in_force(application));
+                continue;
+            }
             let placed = self.view.homes(application).next().is_some();
             let known: Option<Vec<Home>> = homes
                 .iter()
@@ -171,6 +175,40 @@ impl Rules<'_> {
             owners,
             left,
         }
+    }
+
+    /// Says whether an application goes on as it was defined before: its routes are those of that definition.
+    fn is_held_back(&self, application: u32, homes: &[u32]) -> bool {
+        let stays = self
+            .serving
+            .get(&application)
+            .is_some_and(|serving| !serving.begins);
+        stays
+            && homes.iter().any(|&home| {
+                let container = self
+                    .container(application, home)
+                    .filter(|container| container.is_alive());
+                let state = self.view.node(home).seen;
+                container.zip(state).is_some_and(|(container, state)| {
+                    container.definition != self.view.definition_on(application, state)
+                })
+            })
+    }
+
+    /// Returns the ports under which any node routes to an application now.
+    fn ports_in_force(&self, application: u32) -> BTreeSet<PortNumber> {
+        let name = self.view.names[application as usize];
+        let tables = self
+            .view
+            .nodes
+            .iter()
+            .filter_map(|node| node.seen)
+            .map(|state| &state.routes);
+        let routes = tables.flat_map(flocker_model::RouteTable::entries);
+        routes
+            .filter(|(_, target)| target.application == *name)
+            .map(|(port, _)| *port)
+            .collect()
     }
 
     /// Where the other nodes reach a node: as it says itself, or as somebody's routes have it.
