@@ -1,10 +1,10 @@
 //! The rules: from what is wanted and what is seen to steps, and to what is left undone.
 //!
 //! One pass finds the applications of which anything is not as it is to be;
-//! only those are looked at by rule. The rules are [`dataset`] (the table of
-//! what is wanted against what is seen), [`handoff`], [`warm`] and [`offer`]
-//! (how data changes hands), [`writers`] (one at a time), [`application`]
-//! (start, restart, stop), [`order`], [`route`] and [`tidy`].
+//! only those are looked at by rule. The rules are `dataset` (the table of
+//! what is wanted against what is seen), `handoff`, `warm` and `offer`
+//! (how data changes hands), `writers` (one at a time), `application`
+//! (start, restart, stop), `order`, `route` and `tidy`.
 
 mod application;
 mod dataset;

@@ -68,7 +68,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn planning_is_total_and_the_same_input_gives_the_same_bytes(bytes in bytes()) {
+    fn plan_always_answers_with_the_same_bytes(bytes in bytes()) {
         let (_, desired, actual, policy) = case(bytes.clone());
         let first = plan(&desired, &actual, &policy);
         let again = plan(&desired.clone(), &actual.clone(), &policy.clone());

@@ -1,6 +1,6 @@
 //! Volumes that are plain directories: for any Linux filesystem, without root.
 //!
-//! A snapshot is a [manifest]: every entry of the directory, and the digest of
+//! A snapshot is a manifest: every entry of the directory, and the digest of
 //! every block of its files. Increments carry the blocks that differ. The
 //! directory knows nothing of atomic snapshots, so one that is taken while the
 //! application writes is blurred: good as a base for the next, never for a
@@ -9,7 +9,7 @@
 //! What it cannot do: keep the application itself within the dataset's
 //! maximum size. The limit is checked where data is sent and received.
 //!
-//! Read [`home`] first: it has the order of the durable changes.
+//! Read `home` first: it has the order of the durable changes.
 
 mod apply;
 mod clock;

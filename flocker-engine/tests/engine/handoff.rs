@@ -21,6 +21,7 @@ use flocker_model::SnapshotName;
 use flocker_plan::Action;
 use flocker_plan::Because;
 use flocker_plan::Fact;
+use flocker_plan::Frontier;
 use flocker_plan::Need;
 use flocker_plan::Plan;
 use flocker_plan::Reason;
@@ -240,6 +241,32 @@ async fn a_hand_off_is_carried_out_in_its_order() {
         "what was done is so already: {again:#?}"
     );
     cluster.assert_nothing_bad();
+}
+
+/// Whatever is ready is started, nothing else is, and nothing ready is held back: what is begun when is the plan's alone.
+#[tokio::test(start_paused = true)]
+async fn an_executor_never_chooses() {
+    let cluster = running().await;
+    let plan = hand_off(&cluster).await;
+    let recorder = Recorder::default();
+    run(&cluster, &plan, &recorder, Stop::never()).await;
+    let mut frontier = Frontier::new(&plan);
+    for said in recorder.steps() {
+        let (sign, id) = said.split_at(1);
+        let position = plan.steps().iter().position(|step| step.id().0 == id).unwrap();
+        if sign == "+" {
+            assert!(frontier.start(position), "{id} was started and was not ready");
+        } else {
+            let held_back: Vec<usize> = frontier.ready().collect();
+            assert_eq!(
+                held_back,
+                Vec::<usize>::new(),
+                "ready, and not started when {id} ended"
+            );
+            frontier.settle(position, flocker_plan::Outcome::Done);
+        }
+    }
+    assert!(frontier.is_finished());
 }
 
 #[tokio::test(start_paused = true)]

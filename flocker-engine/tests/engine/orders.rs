@@ -21,6 +21,7 @@ use crate::cluster::Cluster;
 use crate::cluster::app;
 use crate::cluster::dataset;
 use crate::cluster::mongodb;
+use crate::cluster::name;
 
 fn create() -> Action {
     Action::Create {
@@ -46,7 +47,7 @@ async fn an_order_can_be_given_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_generation_is_refused_even_after_a_restart() {
+async fn a_node_never_obeys_an_older_configuration_nor_an_older_epoch() {
     let mut cluster = Cluster::new(["alpha"]);
     cluster.perform("alpha", 5, [create()]).await;
     cluster.restart("alpha");
@@ -60,6 +61,33 @@ async fn an_older_generation_is_refused_even_after_a_restart() {
             theirs: Generation(4)
         })
     );
+    let last = SnapshotName::handoff(Epoch(3));
+    let id = dataset().id;
+    let release = Action::Release {
+        dataset: id,
+        epoch: Epoch(3),
+        to: name("alpha"),
+        last: last.clone(),
+    };
+    let renounce = Action::Renounce {
+        dataset: id,
+        epoch: Epoch(3),
+    };
+    cluster.perform("alpha", 5, [release, renounce]).await;
+    cluster.restart("alpha");
+    let alpha = cluster.remote("alpha");
+    for (epoch, is_taken) in [(2, false), (3, false), (4, true)] {
+        let action = Action::Acquire {
+            dataset: id,
+            epoch: Epoch(epoch),
+            from: last.clone(),
+            guid: None,
+        };
+        let taken = alpha
+            .perform(&Order::new(action, Generation(5)), &Unwatched)
+            .await;
+        assert_eq!(taken.is_ok(), is_taken, "epoch {epoch}: {taken:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! A release that nobody has taken up: the hand-off is finished, made to another node, or taken back.
 
+use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
@@ -44,14 +45,7 @@ impl<'a> Rules<'a> {
             return self.stays(application);
         }
         if taker.is_none() {
-            // The taker is lost for ever, and may have acquired and written before. That the copy left here is
-            // good enough is for a person to say.
-            self.refused.push(Refusal::NoOwner {
-                application: self.application(application),
-                dataset: dataset.id,
-                nodes: vec![self.node(offer.by)],
-            });
-            return self.stays(application);
+            return self.refuse_lost_offer(application, dataset.id, offer.by);
         }
         if self.port_is_taken(application, home) {
             return self.stays(application);
@@ -138,6 +132,17 @@ impl<'a> Rules<'a> {
             needs.push(need(complete, Because::DataComplete));
         }
         self.take_over(&move_, offer.last, Some(offer.guid), needs);
+    }
+
+    /// The taker is lost for ever, and may have acquired and written before. That the copy left here is good enough is
+    /// for a person to say.
+    fn refuse_lost_offer(&mut self, application: u32, dataset: DatasetId, by: u32) {
+        self.refused.push(Refusal::NoOwner {
+            application: self.application(application),
+            dataset,
+            nodes: vec![self.node(by)],
+        });
+        self.stays(application);
     }
 
     /// Returns the node without which nothing can be said of an offer: its taker, who may have acquired already, or its maker.
