@@ -39,7 +39,8 @@ struct Switchboard {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Lines {
     table: RouteTable,
-    local: BTreeMap<ApplicationName, IpAddr>,
+    /// Where each port ends, as it was plugged in.
+    ends: BTreeMap<PortNumber, SocketAddr>,
     taken: BTreeSet<PortNumber>,
 }
 
@@ -58,10 +59,18 @@ impl Switchboard {
 
     /// Says where a connection to a port of this node is sent.
     fn ends_at(&self, port: PortNumber) -> Option<SocketAddr> {
-        let lines = self.lines();
-        let target = lines.table.get(port)?;
+        self.lines().ends.get(&port).copied()
+    }
+
+    /// A home that is here goes before any other.
+    fn end(
+        &self,
+        port: PortNumber,
+        target: &RouteTarget,
+        local: &BTreeMap<ApplicationName, IpAddr>,
+    ) -> Option<SocketAddr> {
         if target.homes.iter().any(|home| home.address == self.node) {
-            let here = lines.local.get(&target.application)?;
+            let here = local.get(&target.application)?;
             return Some(SocketAddr::new(*here, target.internal.get()));
         }
         let first = target.homes.first()?;
@@ -89,18 +98,15 @@ impl Router for Switchboard {
         }
         let mut new = lines.clone();
         new.table.apply(change);
-        // Where an application without a route listens is nobody's concern.
-        let routed = |application: &ApplicationName| {
-            new.table
-                .entries()
-                .values()
-                .any(|target| target.application == *application)
-        };
-        new.local = local
-            .iter()
-            .filter(|(name, _)| routed(name))
-            .map(|(name, at)| (name.clone(), *at))
-            .collect();
+        for port in &change.drop {
+            new.ends.remove(port);
+        }
+        for (port, target) in &change.set {
+            match self.end(*port, target, local) {
+                Some(end) => new.ends.insert(*port, end),
+                None => new.ends.remove(port),
+            };
+        }
         let is_new = *lines != new;
         *lines = new;
         Ok(if is_new { Change::Made } else { Change::AlreadySo })
