@@ -3,10 +3,14 @@
 use std::io::Write as _;
 
 use flocker_benches::figure::Figures;
+use flocker_benches::figure::is_bench;
 use flocker_benches::frontier;
 use flocker_benches::planning::Effort;
 
 fn main() -> std::io::Result<()> {
+    if !is_bench() {
+        return Ok(());
+    }
     let mut figures = Figures::default();
     frontier::measure(Effort::Full, &mut figures);
     write!(std::io::stdout(), "{figures}")

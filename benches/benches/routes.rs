@@ -3,9 +3,13 @@
 use std::io::Write as _;
 
 use flocker_benches::figure::Figures;
+use flocker_benches::figure::is_bench;
 use flocker_benches::routes;
 
 fn main() -> std::io::Result<()> {
+    if !is_bench() {
+        return Ok(());
+    }
     let mut figures = Figures::default();
     routes::measure(&mut figures);
     write!(std::io::stdout(), "{figures}")

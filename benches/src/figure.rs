@@ -90,6 +90,12 @@ impl Unit {
     }
 }
 
+/// Says whether this is `cargo bench`: `cargo test --all-targets` starts the benches too, and is not to wait for them.
+#[must_use]
+pub fn is_bench() -> bool {
+    std::env::args().any(|word| word == "--bench")
+}
+
 /// Everything that was measured, and what could not be.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
