@@ -121,9 +121,10 @@ impl VolumeBackend for ZfsVolumes {
     }
 
     async fn resize(&self, dataset: DatasetId, to: Option<ByteSize>) -> Result<Change, VolumeError> {
-        let change = self
-            .shared
-            .change(dataset, move |shared| async move { shared.resize(dataset, to).await });
+        let change = self.shared.change(
+            dataset,
+            move |shared| async move { shared.resize(dataset, to).await },
+        );
         change.await
     }
 
@@ -160,17 +161,18 @@ impl VolumeBackend for ZfsVolumes {
     }
 
     async fn renounce(&self, dataset: DatasetId, epoch: Epoch) -> Result<Change, VolumeError> {
-        let change = self
-            .shared
-            .change(dataset, move |shared| async move { shared.renounce(dataset, epoch).await });
+        let change = self.shared.change(dataset, move |shared| async move {
+            shared.renounce(dataset, epoch).await
+        });
         change.await
     }
 
     /// Sets the mark of trash, and unmounts. What was still arriving is dropped and does not come back.
     async fn destroy(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
-        let change = self
-            .shared
-            .change(dataset, move |shared| async move { shared.destroy(dataset).await });
+        let change = self.shared.change(
+            dataset,
+            move |shared| async move { shared.destroy(dataset).await },
+        );
         change.await
     }
 
@@ -210,9 +212,11 @@ impl VolumeBackend for ZfsVolumes {
                     return Ok(Change::AlreadySo);
                 };
                 let entry = entry.clone();
-                let change = self
-                    .shared
-                    .change(dataset, move |shared| async move { shared.drop_trash(&entry).await });
+                let change =
+                    self.shared.change(
+                        dataset,
+                        move |shared| async move { shared.drop_trash(&entry).await },
+                    );
                 change.await
             }
         }

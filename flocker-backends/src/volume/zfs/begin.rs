@@ -56,7 +56,14 @@ mod tests {
 
     fn record(kind: u64, from: u64, order: fn(u64) -> [u8; 8]) -> [u8; LENGTH] {
         let mut record = [0; LENGTH];
-        for (at, value) in [(8, MAGIC), (16, kind), (24, 1_795_258_221), (32, 2), (40, 77), (48, from)] {
+        for (at, value) in [
+            (8, MAGIC),
+            (16, kind),
+            (24, 1_795_258_221),
+            (32, 2),
+            (40, 77),
+            (48, from),
+        ] {
             record[at..at + 8].copy_from_slice(&order(value));
         }
         record
@@ -65,7 +72,10 @@ mod tests {
     #[test]
     fn either_order_of_bytes_is_read() {
         let full = Begin { to: 77, from: None };
-        let increment = Begin { to: 77, from: Some(5) };
+        let increment = Begin {
+            to: 77,
+            from: Some(5),
+        };
         for order in [u64::to_le_bytes, u64::to_be_bytes] {
             assert_eq!(Begin::parse(&record(1, 0, order)), Ok(full));
             assert_eq!(Begin::parse(&record(1 | 4 << 2, 5, order)), Ok(increment));

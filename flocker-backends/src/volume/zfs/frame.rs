@@ -119,7 +119,12 @@ pub(super) struct Token {
 
 impl Token {
     pub(super) fn to_text(&self) -> String {
-        let Self { guid, base, kept, digest } = self;
+        let Self {
+            guid,
+            base,
+            kept,
+            digest,
+        } = self;
         let base = base.map_or_else(String::new, |base| base.to_string());
         format!("1:{guid}:{base}:{kept}:{digest}")
     }

@@ -27,7 +27,11 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         seen = shared.look().await?;
         notes = self::notes(shared, &seen).await?;
     }
-    if seen.here.values().any(|ours| matches!(ours.standing.role, Role::Primary { .. })) {
+    if seen
+        .here
+        .values()
+        .any(|ours| matches!(ours.standing.role, Role::Primary { .. }))
+    {
         shared.tool.settle(&shared.parent).await?;
         seen = shared.look().await?;
     }
@@ -48,7 +52,10 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         });
     }
     for note in notes {
-        let manifestation = inventory.datasets.entry(note.dataset.id).or_insert_with(|| beginning(&note, now));
+        let manifestation = inventory
+            .datasets
+            .entry(note.dataset.id)
+            .or_insert_with(|| beginning(&note, now));
         manifestation.partial = partial(&note);
     }
     Ok(inventory)

@@ -128,15 +128,22 @@ impl Listing {
         for line in text.lines() {
             let odd = || Malformed(format!("a line is not understood: `{}`", line.escape_debug()));
             let mut fields = line.split('\t');
-            let (Some(name), Some(property), Some(value), Some(source), None) =
-                (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
-            else {
+            let (Some(name), Some(property), Some(value), Some(source), None) = (
+                fields.next(),
+                fields.next(),
+                fields.next(),
+                fields.next(),
+                fields.next(),
+            ) else {
                 return Err(odd());
             };
             if name.is_empty() || property.is_empty() {
                 return Err(odd());
             }
-            let properties = rows.entry(name).or_insert_with(|| Properties { name, values: BTreeMap::new() });
+            let properties = rows.entry(name).or_insert_with(|| Properties {
+                name,
+                values: BTreeMap::new(),
+            });
             if properties.values.insert(property, (value, source)).is_some() {
                 return Err(odd());
             }
@@ -144,7 +151,9 @@ impl Listing {
         let mut listing = Self::default();
         for (name, properties) in rows.iter().filter(|(name, _)| !name.contains(['@', '#'])) {
             if properties.text("type")? == "filesystem" {
-                listing.filesystems.insert((*name).to_owned(), properties.filesystem()?);
+                listing
+                    .filesystems
+                    .insert((*name).to_owned(), properties.filesystem()?);
             }
         }
         for (name, properties) in &rows {
@@ -205,7 +214,10 @@ impl<'a> Properties<'a> {
 
     fn odd(&self, property: &str, value: &str) -> Malformed {
         let value = value.escape_debug();
-        Malformed(format!("the property `{property}` of `{}` is `{value}`", self.name))
+        Malformed(format!(
+            "the property `{property}` of `{}` is `{value}`",
+            self.name
+        ))
     }
 
     fn filesystem(&self) -> Result<Filesystem, Malformed> {
@@ -314,7 +326,10 @@ mod tests {
             + &snapshot("p/gone@b", 9, "local");
         let listing = Listing::parse(text.as_bytes()).unwrap();
         let taken = &listing.filesystems["p/a"].snapshots;
-        let names: Vec<_> = taken.iter().map(|taken| (taken.name.as_str(), taken.is_ours)).collect();
+        let names: Vec<_> = taken
+            .iter()
+            .map(|taken| (taken.name.as_str(), taken.is_ours))
+            .collect();
         assert_eq!(names, [("z", true), ("b", false)]);
     }
 

@@ -92,7 +92,11 @@ impl Locks {
             Scope::Arrival => "arrival",
         };
         let path = self.directory.join(format!("{dataset}.{suffix}"));
-        File::options().create(true).truncate(false).write(true).open(path)
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
     }
 }
 

@@ -62,9 +62,13 @@ mod tests {
     fn a_pool_alone_is_not_ours_to_use() {
         let parent: ParentName = "tank/a/flocker-1".parse().unwrap();
         assert_eq!(parent.pool(), "tank");
-        for text in ["", "tank", "/tank", "tank/", "tank//a", "-t/a", "tank/-a", "tank/a@b", "tank/a#b", "tank/a b"] {
+        for text in [
+            "", "tank", "/tank", "tank/", "tank//a", "-t/a", "tank/-a", "tank/a@b", "tank/a#b", "tank/a b",
+        ] {
             text.parse::<ParentName>().unwrap_err();
         }
-        format!("tank/{}", "a".repeat(LONGEST)).parse::<ParentName>().unwrap_err();
+        format!("tank/{}", "a".repeat(LONGEST))
+            .parse::<ParentName>()
+            .unwrap_err();
     }
 }

@@ -58,9 +58,10 @@ pub(super) async fn receive(
 ) -> Result<Change, VolumeError> {
     let dataset = request.dataset.id;
     let arrival = shared.lock(dataset, Scope::Arrival).await?;
-    let completed = shared.change(dataset, move |shared| async move {
-        complete(&shared, dataset).await
-    });
+    let completed = shared.change(
+        dataset,
+        move |shared| async move { complete(&shared, dataset).await },
+    );
     completed.await?;
     let seen = shared.look().await?;
     let known = require_wanted(&seen, request)?;
@@ -189,12 +190,21 @@ impl Incoming {
                 return Err(self.refused("it goes on from something that has not arrived here"));
             }
         } else {
-            note_arrival(shared, spool, request, &Arrival::new(&header.snapshot, header.guid, header.base)).await?;
+            note_arrival(
+                shared,
+                spool,
+                request,
+                &Arrival::new(&header.snapshot, header.guid, header.base),
+            )
+            .await?;
         }
         let (place, first) = (spool.clone(), header.first);
         let opened = tokio::task::spawn_blocking(move || place.go_on(dataset, first)).await;
         let opened = opened.map_err(io::Error::other).and_then(|opened| opened);
-        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
+        if opened
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::InvalidData)
+        {
             spool.discard(dataset).to(what)?;
         }
         let (file, hasher) = opened.to(what)?;
@@ -237,7 +247,9 @@ impl Incoming {
             if n_bytes == 0 {
                 break;
             }
-            let chunk = usize::try_from(n_bytes).ok().and_then(|n_bytes| buffer.get_mut(..n_bytes));
+            let chunk = usize::try_from(n_bytes)
+                .ok()
+                .and_then(|n_bytes| buffer.get_mut(..n_bytes));
             let Some(chunk) = chunk else {
                 return Err(Spoilt::Damaged(self.refused("it has a chunk that is too long")));
             };
@@ -409,12 +421,19 @@ async fn take_in(
     let target = format!("{into}@{}", request.snapshot);
     arguments.push(&target);
     let received = shared.tool.receive(&arguments, stream).await;
-    received.to(|| format!("receive snapshot {} of dataset {}", request.snapshot, request.dataset.id))
+    received.to(|| {
+        format!(
+            "receive snapshot {} of dataset {}",
+            request.snapshot, request.dataset.id
+        )
+    })
 }
 
 /// Says whether a stream was complete and was being given to the pool.
 pub(super) fn is_being_taken_in(note: &Note) -> bool {
-    note.arrival.as_ref().is_some_and(|arrival| arrival.into.is_some())
+    note.arrival
+        .as_ref()
+        .is_some_and(|arrival| arrival.into.is_some())
 }
 
 /// Completes what the pool has received, and says whether there was anything. Needs the lock of the dataset's state.
@@ -435,7 +454,11 @@ pub(super) async fn complete(shared: &Shared, dataset: DatasetId) -> Result<Chan
     }) else {
         return Ok(Change::AlreadySo);
     };
-    if let Some(ours) = seen.here.get(&dataset).filter(|ours| has(&ours.filesystem, &arrival)) {
+    if let Some(ours) = seen
+        .here
+        .get(&dataset)
+        .filter(|ours| has(&ours.filesystem, &arrival))
+    {
         accept(shared, ours, &arrival).await?;
     } else if let Some(new) = seen.foreign.get(&into).filter(|new| has(new, &arrival)) {
         adopt(shared, &into, new, &note, &arrival).await?;
@@ -505,7 +528,11 @@ async fn mark(
         }
     }
     if newest.is_none_or(|newest| !newest.is_ours) {
-        shared.tool.set(listing::SNAPSHOT, "1", &full_name).await.to(what)?;
+        shared
+            .tool
+            .set(listing::SNAPSHOT, "1", &full_name)
+            .await
+            .to(what)?;
     }
     Ok(())
 }

@@ -49,7 +49,9 @@ impl Shared {
             return Ok(Change::AlreadySo);
         }
         if let Some(spool) = self.spool(&seen).await? {
-            let note = spool.note(id).to(|| format!("find what has arrived of dataset {id}"))?;
+            let note = spool
+                .note(id)
+                .to(|| format!("find what has arrived of dataset {id}"))?;
             if note.is_some() {
                 return Err(VolumeError::AlreadyHere {
                     dataset: id,
@@ -67,7 +69,11 @@ impl Shared {
             arguments.extend(["-o", property]);
         }
         arguments.push(&name);
-        let created = self.tool.run(arguments).await.to(|| format!("create dataset {id}"));
+        let created = self
+            .tool
+            .run(arguments)
+            .await
+            .to(|| format!("create dataset {id}"));
         created.map_err(|error| or_no_space(error, id, 0, seen.available))?;
         self.mount_at(&name, path).await?;
         Ok(Change::Made)
@@ -88,7 +94,11 @@ impl Shared {
         settings
     }
 
-    pub(super) async fn resize(&self, dataset: DatasetId, to: Option<ByteSize>) -> Result<Change, VolumeError> {
+    pub(super) async fn resize(
+        &self,
+        dataset: DatasetId,
+        to: Option<ByteSize>,
+    ) -> Result<Change, VolumeError> {
         self.tool.settle(&self.parent).await?;
         let seen = self.look().await?;
         let ours = seen.require(dataset)?;
@@ -115,7 +125,11 @@ impl Shared {
         }
     }
 
-    pub(super) async fn snapshot(&self, dataset: DatasetId, name: &SnapshotName) -> Result<Change, VolumeError> {
+    pub(super) async fn snapshot(
+        &self,
+        dataset: DatasetId,
+        name: &SnapshotName,
+    ) -> Result<Change, VolumeError> {
         let seen = self.look().await?;
         let ours = seen.require(dataset)?;
         match ours.standing.role {
@@ -135,7 +149,11 @@ impl Shared {
         let what = || format!("take snapshot {name} of dataset {}", ours.dataset);
         let full_name = ours.full_name(name.as_str());
         let mark = format!("{}=1", listing::SNAPSHOT);
-        let taken = self.tool.run(["snapshot", "-o", &mark, &full_name]).await.to(what);
+        let taken = self
+            .tool
+            .run(["snapshot", "-o", &mark, &full_name])
+            .await
+            .to(what);
         taken.map_err(|error| or_no_space(error, ours.dataset, 0, ours.filesystem.available))?;
         self.tool.run(["hold", HOLD, &full_name]).await.map(drop).to(what)
     }
@@ -167,7 +185,12 @@ impl Shared {
     }
 
     pub(super) async fn release(&self, handoff: &Handoff) -> Result<Change, VolumeError> {
-        let Handoff { dataset, epoch, to, last } = handoff;
+        let Handoff {
+            dataset,
+            epoch,
+            to,
+            last,
+        } = handoff;
         let seen = self.look().await?;
         let ours = seen.require(*dataset)?;
         let fence = ours.standing.fence;
@@ -186,7 +209,10 @@ impl Shared {
                     return Err(fenced(*dataset, *epoch, fence));
                 }
                 if kept != last {
-                    return Err(diverged(*dataset, format!("its last snapshot is {kept}, not {last}")));
+                    return Err(diverged(
+                        *dataset,
+                        format!("its last snapshot is {kept}, not {last}"),
+                    ));
                 }
                 *guid
             }
@@ -210,7 +236,8 @@ impl Shared {
             last: last.clone(),
             guid,
         };
-        self.set_standing(ours, &Standing::new(role, fence, self.now()?)).await?;
+        self.set_standing(ours, &Standing::new(role, fence, self.now()?))
+            .await?;
         Ok(Change::Made)
     }
 
@@ -270,11 +297,14 @@ impl Shared {
         }
         // What cannot be mounted is not acquired.
         self.mount(ours).await?;
-        self.set_standing(ours, &Standing::new(role, fence, self.now()?)).await?;
+        self.set_standing(ours, &Standing::new(role, fence, self.now()?))
+            .await?;
         self.set_read_only(ours, "off").await?;
         if let Some(spool) = self.spool(&seen).await? {
             // Whatever was still arriving is of a past that this copy has left.
-            spool.remove(*dataset).to(|| format!("drop what has arrived of dataset {dataset}"))?;
+            spool
+                .remove(*dataset)
+                .to(|| format!("drop what has arrived of dataset {dataset}"))?;
         }
         Ok(Change::Made)
     }

@@ -56,8 +56,12 @@ impl Seen {
             } else if filesystem.own.contains_key(listing::SPOOL) {
                 seen.spool = Some((name, filesystem.is_mounted));
             } else if let Some(dataset) = filesystem.own.get(listing::DATASET) {
-                let ours = Ours::read(&name, dataset, &filesystem)
-                    .ok_or_else(|| broken(format!("read `{name}`"), "its properties are not as we write them"))?;
+                let ours = Ours::read(&name, dataset, &filesystem).ok_or_else(|| {
+                    broken(
+                        format!("read `{name}`"),
+                        "its properties are not as we write them",
+                    )
+                })?;
                 if ours.trashed.is_some() {
                     seen.trash.insert(ours.entry(), ours);
                 } else if let Some(other) = seen.here.insert(ours.dataset, ours) {
@@ -125,7 +129,9 @@ impl Ours {
     }
 
     pub(super) fn snapshot(&self, name: &SnapshotName) -> Option<&Taken> {
-        self.snapshots().find(|(own, _)| own == name).map(|(_, taken)| taken)
+        self.snapshots()
+            .find(|(own, _)| own == name)
+            .map(|(_, taken)| taken)
     }
 
     /// The newest snapshot, whoever took it: what an increment can be received onto.
@@ -193,7 +199,11 @@ pub(super) fn guid_of(taken: &Taken) -> SnapshotGuid {
 
 /// Says that an ownership must not be taken or promised.
 pub(super) fn fenced(dataset: DatasetId, epoch: Epoch, fence: Epoch) -> VolumeError {
-    VolumeError::Fenced { dataset, epoch, fence }
+    VolumeError::Fenced {
+        dataset,
+        epoch,
+        fence,
+    }
 }
 
 /// Says that a copy does not fit.

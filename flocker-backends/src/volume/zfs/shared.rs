@@ -138,7 +138,11 @@ impl Shared {
     pub(super) fn now(&self) -> Result<i64, VolumeError> {
         let asked = || -> io::Result<i64> {
             let path = self.state.join("clock");
-            let file = File::options().create(true).truncate(false).write(true).open(path)?;
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(path)?;
             let now = rustix::fs::Timespec {
                 tv_sec: 0,
                 tv_nsec: rustix::fs::UTIME_NOW,
@@ -156,7 +160,10 @@ impl Shared {
 
     /// Writes down what a dataset is here: one property, hence as a whole or not at all.
     pub(super) async fn set_standing(&self, ours: &Ours, standing: &Standing) -> Result<(), VolumeError> {
-        let set = self.tool.set(listing::ROLE, &standing.to_text(), &ours.name).await;
+        let set = self
+            .tool
+            .set(listing::ROLE, &standing.to_text(), &ours.name)
+            .await;
         set.to(|| format!("write down what dataset {} is here", ours.dataset))
     }
 
@@ -248,7 +255,13 @@ impl Shared {
         let mountpoint = format!("mountpoint={}", path.display());
         let mark = format!("{}=1", listing::SPOOL);
         let mut arguments = vec!["create"];
-        for property in [mountpoint.as_str(), "canmount=noauto", "readonly=off", "exec=off", &mark] {
+        for property in [
+            mountpoint.as_str(),
+            "canmount=noauto",
+            "readonly=off",
+            "exec=off",
+            &mark,
+        ] {
             arguments.extend(["-o", property]);
         }
         arguments.push(&name);

@@ -208,7 +208,10 @@ impl Spool {
             let most = usize::try_from(left).unwrap_or(buffer.len()).min(buffer.len());
             let n_read = file.read(&mut buffer[..most])?;
             if n_read == 0 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "less is kept than was noted"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "less is kept than was noted",
+                ));
             }
             hasher.update(&buffer[..n_read]);
             left -= n_read as u64;

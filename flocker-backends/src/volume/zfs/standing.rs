@@ -44,7 +44,12 @@ impl Standing {
         let role = match role {
             Role::Primary { epoch } => format!("primary:{epoch}"),
             // The taker comes last: the name of a node may have colons.
-            Role::Released { epoch, to, last, guid } => {
+            Role::Released {
+                epoch,
+                to,
+                last,
+                guid,
+            } => {
                 format!("released:{epoch}:{guid}:{last}:{to}")
             }
             Role::Replica => "replica".to_owned(),
@@ -94,14 +99,18 @@ mod tests {
         prop_oneof![
             any::<u64>().prop_map(|epoch| Role::Primary { epoch: Epoch(epoch) }),
             Just(Role::Replica),
-            (any::<u64>(), "[a-z0-9:][a-z0-9:.-]{0,20}", "[a-z][a-z0-9-]{0,20}", any::<u64>()).prop_map(
-                |(epoch, to, last, guid)| Role::Released {
+            (
+                any::<u64>(),
+                "[a-z0-9:][a-z0-9:.-]{0,20}",
+                "[a-z][a-z0-9-]{0,20}",
+                any::<u64>()
+            )
+                .prop_map(|(epoch, to, last, guid)| Role::Released {
                     epoch: Epoch(epoch),
                     to: to.parse().unwrap(),
                     last: last.parse().unwrap(),
                     guid: SnapshotGuid(guid.into()),
-                }
-            ),
+                }),
         ]
     }
 
@@ -137,7 +146,15 @@ mod tests {
 
     #[test]
     fn what_is_not_whole_is_not_read() {
-        for text in ["", "1", "2:1:0:replica", "1:1:0:replica:", "1:1:0:primary", "1:1:0:primary:01", "1:1:0:owner:1"] {
+        for text in [
+            "",
+            "1",
+            "2:1:0:replica",
+            "1:1:0:replica:",
+            "1:1:0:primary",
+            "1:1:0:primary:01",
+            "1:1:0:owner:1",
+        ] {
             assert_eq!(Standing::parse(text), None, "{text}");
         }
     }

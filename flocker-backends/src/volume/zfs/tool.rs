@@ -55,7 +55,10 @@ impl Tool {
             usages.push(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         tool.able = Able::from_usage(&usages[0], &usages[1]);
-        tool.able.tells_written = tool.run(["get", "-Hp", "-o", "value", "written", of]).await.is_ok();
+        tool.able.tells_written = tool
+            .run(["get", "-Hp", "-o", "value", "written", of])
+            .await
+            .is_ok();
         Ok(tool)
     }
 
@@ -97,9 +100,17 @@ impl Tool {
     /// Lists a filesystem and everything below it.
     pub(super) async fn list(&self, below: &str) -> Result<Listing, VolumeError> {
         let properties = listing::properties(self.able.tells_written);
-        let arguments = ["get", "-rHp", "-o", "name,property,value,source", &properties, below];
+        let arguments = [
+            "get",
+            "-rHp",
+            "-o",
+            "name,property,value,source",
+            &properties,
+            below,
+        ];
         let output = self.run(arguments).await.to(|| format!("list `{below}`"))?;
-        Listing::parse(&output).map_err(|Malformed(reason)| broken(format!("read the list of `{below}`"), reason))
+        Listing::parse(&output)
+            .map_err(|Malformed(reason)| broken(format!("read the list of `{below}`"), reason))
     }
 
     /// Makes sure that what was written so far is counted: until the pool has
@@ -107,7 +118,10 @@ impl Tool {
     pub(super) async fn settle(&self, parent: &str) -> Result<(), VolumeError> {
         // To take away a property that is not there waits for a transaction and changes nothing.
         let arguments = ["inherit", "flocker:settled", parent];
-        self.run(arguments).await.map(drop).to(|| format!("settle `{parent}`"))
+        self.run(arguments)
+            .await
+            .map(drop)
+            .to(|| format!("settle `{parent}`"))
     }
 
     /// Starts sending.
@@ -143,7 +157,11 @@ impl Tool {
         };
         let mut said = Vec::new();
         if let Some(stderr) = child.stderr.take() {
-            stderr.take(KEPT_ERRORS).read_to_end(&mut said).await.map_err(talk)?;
+            stderr
+                .take(KEPT_ERRORS)
+                .read_to_end(&mut said)
+                .await
+                .map_err(talk)?;
         }
         let status = child.wait().await.map_err(talk)?;
         if status.success() {
@@ -203,9 +221,17 @@ pub(super) fn broken(what: String, reason: impl Into<String>) -> VolumeError {
 }
 
 /// Turns "the pool is full" into numbers.
-pub(super) fn or_no_space(error: VolumeError, dataset: DatasetId, needed: u64, available: u64) -> VolumeError {
+pub(super) fn or_no_space(
+    error: VolumeError,
+    dataset: DatasetId,
+    needed: u64,
+    available: u64,
+) -> VolumeError {
     if let VolumeError::Io { source, .. } = &error
-        && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        && matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
     {
         return VolumeError::NoSpace {
             dataset,

@@ -127,7 +127,14 @@ mod tests {
     fn only_the_one_spelling_of_an_entry_is_read() {
         let dataset = DatasetId(uuid::Uuid::from_u128(7));
         assert_eq!(dataset_of(&format!("{dataset}.12")), Some(dataset));
-        for entry in ["", "..", "a/b", &dataset.to_string(), &format!("{dataset}.012"), &format!("{{{dataset}}}.1")] {
+        for entry in [
+            "",
+            "..",
+            "a/b",
+            &dataset.to_string(),
+            &format!("{dataset}.012"),
+            &format!("{{{dataset}}}.1"),
+        ] {
             assert_eq!(dataset_of(entry), None, "{entry}");
         }
     }
