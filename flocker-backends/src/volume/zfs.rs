@@ -65,6 +65,8 @@ pub struct ZfsOptions {
     pub mounts: PathBuf,
     /// The directory that has the locks. It need not outlive a restart of the machine.
     pub state: PathBuf,
+    /// The file that is locked while something is mounted: the same for all parents of a machine.
+    pub mounting: PathBuf,
     /// The tool: its path, or its name where it is in one of the usual places.
     pub program: PathBuf,
 }
@@ -77,6 +79,7 @@ impl ZfsOptions {
             parent,
             mounts: "/flocker".into(),
             state: "/run/flocker/zfs".into(),
+            mounting: "/run/flocker/zfs/mounting".into(),
             program: "zfs".into(),
         }
     }

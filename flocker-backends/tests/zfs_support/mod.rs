@@ -38,6 +38,7 @@ impl Parent {
         let parent = format!("{pool}/test-{}", unique.trim_start_matches('.'));
         let mut options = ZfsOptions::new(parent.parse().unwrap());
         options.mounts = directory.path().join("mounts");
+        options.mounting = std::env::temp_dir().join("flocker-test-zfs-mounting");
         options.state = directory.path().join("state");
         let volumes = ZfsVolumes::open(&options).await.unwrap();
         Self {

@@ -266,9 +266,20 @@ impl<'a> Properties<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Writes rows as the tool does.
+    fn written<'a>(name: &str, rows: impl IntoIterator<Item = &'a (&'a str, &'a str, &'a str)>) -> String {
+        let mut text = String::new();
+        for (property, value, source) in rows {
+            writeln!(text, "{name}\t{property}\t{value}\t{source}").unwrap();
+        }
+        text
+    }
 
     fn filesystem(name: &str, more: &[(&str, &str, &str)]) -> String {
         let mut rows = vec![
@@ -287,24 +298,20 @@ mod tests {
         ];
         rows.retain(|(property, ..)| more.iter().all(|(changed, ..)| changed != property));
         rows.extend(more);
-        rows.iter()
-            .map(|(property, value, source)| format!("{name}\t{property}\t{value}\t{source}\n"))
-            .collect()
+        written(name, &rows)
     }
 
     fn snapshot(name: &str, transaction: u64, source: &str) -> String {
         let rows = [
-            ("type", "snapshot".to_owned(), "-"),
-            ("guid", "7".to_owned(), "-"),
-            ("createtxg", transaction.to_string(), "-"),
-            ("used", "1".to_owned(), "-"),
-            ("referenced", "9".to_owned(), "-"),
-            ("userrefs", "1".to_owned(), "-"),
-            ("flocker:snapshot", "1".to_owned(), source),
+            ("type", "snapshot", "-"),
+            ("guid", "7", "-"),
+            ("createtxg", &transaction.to_string(), "-"),
+            ("used", "1", "-"),
+            ("referenced", "9", "-"),
+            ("userrefs", "1", "-"),
+            ("flocker:snapshot", "1", source),
         ];
-        rows.iter()
-            .map(|(property, value, source)| format!("{name}\t{property}\t{value}\t{source}\n"))
-            .collect()
+        written(name, &rows)
     }
 
     #[test]
@@ -389,12 +396,8 @@ mod tests {
         #[test]
         fn a_reading_that_lacks_a_line_is_never_a_smaller_one(line in 0_usize..19) {
             let text = filesystem("p/a", &[]) + &snapshot("p/a@s", 8, "local");
-            let kept: String = text
-                .lines()
-                .enumerate()
-                .filter(|(n, _)| *n != line)
-                .map(|(_, line)| format!("{line}\n"))
-                .collect();
+            let kept: Vec<&str> = text.lines().enumerate().filter(|(n, _)| *n != line).map(|(_, line)| line).collect();
+            let kept = kept.join("\n") + "\n";
             // The owner's mark and the type of a snapshot may be absent; nothing else.
             match Listing::parse(kept.as_bytes()) {
                 Err(_) => {}

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -91,13 +92,22 @@ impl Locks {
             Scope::State => "state",
             Scope::Arrival => "arrival",
         };
-        let path = self.directory.join(format!("{dataset}.{suffix}"));
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
+        open(&self.directory.join(format!("{dataset}.{suffix}")))
     }
+}
+
+/// Waits for the lock on a file that several of us share. Dropped half way: not taken.
+pub(super) async fn wait_for(path: &Path) -> io::Result<File> {
+    let file = open(path)?;
+    while !try_file(&file)? {
+        tokio::time::sleep(PATIENCE).await;
+    }
+    Ok(file)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).open(path)
 }
 
 fn try_file(file: &File) -> io::Result<bool> {

@@ -39,7 +39,7 @@ impl Mounts {
         if let Some(root) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o755).create(root)?;
         }
-        match DirBuilder::new().mode(0).create(path) {
+        match DirBuilder::new().mode(0o000).create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => other?,
         }

@@ -385,10 +385,10 @@ fn require_asked_for(
 ) -> io::Result<Result<(), String>> {
     let mut record = [0; begin::LENGTH];
     if let Err(error) = stream.read_exact_at(&mut record, 0) {
-        return match error.kind() {
-            io::ErrorKind::UnexpectedEof => Ok(Err("it is shorter than any stream of ZFS".into())),
-            _ => Err(error),
-        };
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Ok(Err("it is shorter than any stream of ZFS".into()));
+        }
+        return Err(error);
     }
     Ok(match Begin::parse(&record) {
         Err(reason) => Err(reason.into()),

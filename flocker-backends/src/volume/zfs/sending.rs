@@ -58,8 +58,8 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
         first: 0,
         blocks: shared.tool.able.sends,
     };
-    let token = request.resume.as_deref().and_then(Token::parse);
-    let token = token.filter(|token| token.guid == header.guid && token.base == header.base);
+    let resume = request.resume.as_deref().and_then(Token::parse);
+    let resume = resume.filter(|resume| resume.guid == header.guid && resume.base == header.base);
     let sending = Sending {
         shared: Arc::clone(shared),
         snapshot: ours.full_name(&taken.name),
@@ -68,7 +68,7 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
     };
     let (outlet, inlet) = tokio::io::duplex(2 * CHUNK);
     Ok(Box::pin(Driven {
-        work: Some(Box::pin(sending.run(token, outlet))),
+        work: Some(Box::pin(sending.run(resume, outlet))),
         inlet,
     }))
 }
@@ -82,8 +82,8 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(mut self, token: Option<Token>, outlet: DuplexStream) -> io::Result<()> {
-        if let Some(token) = token.filter(|token| token.kept > 0) {
+    async fn run(mut self, resume: Option<Token>, outlet: DuplexStream) -> io::Result<()> {
+        if let Some(token) = resume.filter(|token| token.kept > 0) {
             let mut source = self.start()?;
             if source.skip(token.kept).await? == Some(token.digest) {
                 self.header.first = token.kept;

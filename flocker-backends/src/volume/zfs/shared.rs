@@ -13,6 +13,7 @@ use flocker_model::Role;
 
 use super::ZfsOptions;
 use super::listing;
+use super::lock;
 use super::lock::Held;
 use super::lock::Locks;
 use super::lock::Scope;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) mounts: Mounts,
     pub(super) locks: Locks,
     state: PathBuf,
+    mounting: PathBuf,
 }
 
 impl Shared {
@@ -46,6 +48,9 @@ impl Shared {
             .mode(0o700)
             .create(&options.state)
             .to(open)?;
+        if let Some(directory) = options.mounting.parent() {
+            std::fs::create_dir_all(directory).to(open)?;
+        }
         let pool = options.parent.pool();
         let tool = Tool::ask(options.program.clone(), pool).await.to(open)?;
         let shared = Self {
@@ -53,6 +58,7 @@ impl Shared {
             mounts: Mounts::new(options.mounts.clone()),
             locks: Locks::new(options.state.clone()),
             state: options.state.clone(),
+            mounting: options.mounting.clone(),
             parent,
         };
         shared.require_parent().await?;
@@ -216,7 +222,12 @@ impl Shared {
     pub(super) async fn mount_at(&self, name: &str, path: PathBuf) -> Result<(), VolumeError> {
         let what = || format!("mount `{name}` at `{}`", path.display());
         Mounts::prepare(&path).to(what)?;
-        match self.tool.insist(&["mount", name]).await {
+        // ZFS by way of FUSE never mounts anything again after it was told to
+        // mount two filesystems at once and mixed up the two orders (2026-11-21).
+        let turn = lock::wait_for(&self.mounting).await.to(what)?;
+        let mounted = self.tool.insist(&["mount", name]).await;
+        drop(turn);
+        match mounted {
             // Somebody else was faster; it is where it belongs all the same.
             Err(error) if says(&error, "already mounted") => Ok(()),
             other => other.to(what),
