@@ -1,5 +1,7 @@
 //! Every order in which a hand-off can go, up to a small bound; `model-check` goes on from there.
 
+#![expect(clippy::print_stdout, reason = "how much was searched is worth knowing")]
+
 use flocker_engine::sim::model::Bounds;
 use flocker_engine::sim::model::HandOff;
 use stateright::Checker as _;

@@ -81,9 +81,19 @@ impl Bounds {
         }
     }
 
-    /// Bounds that fill the time that there is.
+    /// Bounds within which every state is reached, to the end of every order of events: minutes.
     #[must_use]
-    pub fn full() -> Self {
+    pub fn deep() -> Self {
+        Self {
+            n_power_cuts: 1,
+            n_writes: 1,
+            ..Self::small()
+        }
+    }
+
+    /// Bounds wider than what can be searched to the end: as far as the time allows.
+    #[must_use]
+    pub fn wide() -> Self {
         Self {
             n_nodes: 3,
             second_operator: true,
