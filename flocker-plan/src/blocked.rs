@@ -7,10 +7,13 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Generation;
 use flocker_model::NodeName;
 use flocker_model::PortNumber;
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::step::StepId;
 
 /// Something that is to be, and that no step can bring about yet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -200,6 +203,8 @@ pub enum Refusal {
         dataset: DatasetId,
         /// Where the copies are.
         nodes: Vec<NodeName>,
+        /// In whose trash the owner's copy is, where it can be brought back.
+        in_trash: Option<NodeName>,
     },
     /// The only copies are in the trash.
     InTrash {
@@ -253,6 +258,78 @@ pub enum Refusal {
         /// The node.
         node: NodeName,
     },
+    /// Nodes obey a newer configuration by now.
+    Outdated {
+        /// Which configuration this is.
+        generation: Generation,
+        /// The newest that is obeyed.
+        newest: Generation,
+        /// By whom one is obeyed that is newer than this.
+        nodes: Vec<NodeName>,
+    },
+    /// Steps wait for each other, so that none of them can ever begin.
+    Circle {
+        /// These, and those that wait for them.
+        steps: Vec<StepId>,
+    },
+    /// A copy was to become the owner's, and does not.
+    NotPromoted {
+        /// The dataset.
+        dataset: DatasetId,
+        /// The node whose copy was to count.
+        on: NodeName,
+        /// Why not.
+        because: NotPromoted,
+    },
+    /// Data was to come back from the trash, and does not.
+    NotRestored {
+        /// The application.
+        application: ApplicationName,
+        /// The dataset.
+        dataset: DatasetId,
+        /// In whose trash it is.
+        nodes: Vec<NodeName>,
+        /// Why not.
+        because: NotRestored,
+    },
+}
+
+/// Why a copy does not become the owner's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotPromoted {
+    /// There is no complete copy on that node.
+    NoCopy,
+    /// Another node owns the data, and is seen.
+    Owned {
+        /// Which.
+        by: NodeName,
+    },
+    /// The last owner has let go to a node that may have taken it.
+    Offered {
+        /// Which.
+        to: NodeName,
+    },
+}
+
+/// Why data does not come back from the trash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotRestored {
+    /// More than one node had the same ownership.
+    Split {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// What a copy was can no longer be read.
+    Unreadable,
+    /// There was a newer owner than all of them.
+    Followed {
+        /// In which ownership.
+        by: Epoch,
+    },
+    /// Another copy is where it would come back.
+    InTheWay,
 }
 
 impl Refusal {
@@ -266,7 +343,12 @@ impl Refusal {
             | Self::NoRoom { application, .. }
             | Self::LargerThanLimit { application, .. }
             | Self::PortTaken { application, .. } => Some(application),
-            Self::StopAll { .. } | Self::Returned { .. } => None,
+            Self::NotRestored { application, .. } => Some(application),
+            Self::StopAll { .. }
+            | Self::Returned { .. }
+            | Self::Outdated { .. }
+            | Self::Circle { .. }
+            | Self::NotPromoted { .. } => None,
         }
     }
 
@@ -281,6 +363,15 @@ impl Refusal {
                     .map_or("NODE", |(node, _)| node.as_str());
                 format!(
                     "look at both copies; `flocker promote {dataset} --on {newest}` keeps that one and sets the other aside"
+                )
+            }
+            Self::NoOwner {
+                application,
+                in_trash: Some(node),
+                ..
+            } => {
+                format!(
+                    "its owner's copy is in the trash on {node}: `flocker undo {application}` brings it back"
                 )
             }
             Self::NoOwner { dataset, nodes, .. } => format!(
@@ -299,6 +390,41 @@ impl Refusal {
                     "it may hold old data: clear it, or name it again with `flocker node remember {node}`"
                 )
             }
+            Self::Outdated { .. } => {
+                "somebody has deployed newer files; look at them, and deploy again if yours are right".into()
+            }
+            Self::Circle { .. } => "this is a bug in flocker; please report it with the plan".into(),
+            Self::NotPromoted {
+                dataset,
+                on: _,
+                because,
+            } => match because {
+                NotPromoted::NoCopy => format!("`flocker why {dataset}` shows where there are copies"),
+                NotPromoted::Owned { by } => {
+                    format!("nothing is needed: {by} owns it; `flocker deploy` moves it")
+                }
+                NotPromoted::Offered { to } => format!(
+                    "`flocker deploy` finishes this; if {to} is lost for ever, `flocker node forget {to}` says so"
+                ),
+            },
+            Self::NotRestored {
+                application,
+                dataset,
+                nodes,
+                because,
+            } => match because {
+                NotRestored::Split { .. } | NotRestored::Followed { .. } => format!(
+                    "look at them; `flocker undo {application} --on {}` brings that one back",
+                    nodes.first().map_or("NODE", NodeName::as_str)
+                ),
+                NotRestored::Unreadable => format!(
+                    "look at it by hand; `flocker undo {application} --on NODE` brings back what another node has"
+                ),
+                NotRestored::InTheWay => format!(
+                    "`flocker promote {dataset} --on {}` makes the copy that is there the owner instead",
+                    nodes.first().map_or("NODE", NodeName::as_str)
+                ),
+            },
         }
     }
 }
@@ -328,6 +454,7 @@ impl fmt::Display for Refusal {
                 application,
                 dataset: _,
                 nodes,
+                in_trash: _,
             } => write!(
                 f,
                 "{application} cannot have its data: there are copies on {}, and no node owns it",
@@ -380,6 +507,53 @@ impl fmt::Display for Refusal {
                 write!(f, "{stopping} of {running} running applications would be stopped")
             }
             Self::Returned { node } => write!(f, "{node} was declared lost for ever, and answers again"),
+            Self::Outdated {
+                generation,
+                newest,
+                nodes,
+            } => write!(
+                f,
+                "this is generation {generation}, and {} obey{} generation {newest} by now",
+                list(nodes),
+                if nodes.len() == 1 { "s" } else { "" }
+            ),
+            Self::Circle { steps } => {
+                let steps: Vec<&str> = steps.iter().map(|step| step.0.as_str()).collect();
+                write!(
+                    f,
+                    "steps wait for each other, and none can begin: {}",
+                    steps.join(", ")
+                )
+            }
+            Self::NotPromoted { dataset, on, because } => {
+                write!(
+                    f,
+                    "the copy of dataset {dataset} on {on} is not made the owner's: "
+                )?;
+                match because {
+                    NotPromoted::NoCopy => write!(f, "there is no complete one"),
+                    NotPromoted::Owned { by } => write!(f, "{by} owns the data"),
+                    NotPromoted::Offered { to } => write!(f, "it was let go to {to}, which may have it"),
+                }
+            }
+            Self::NotRestored {
+                application,
+                dataset: _,
+                nodes,
+                because,
+            } => {
+                let nodes = list(nodes);
+                write!(
+                    f,
+                    "the data of {application} in the trash on {nodes} does not come back: "
+                )?;
+                match because {
+                    NotRestored::Split { epoch } => write!(f, "each of them was the owner in epoch {epoch}"),
+                    NotRestored::Unreadable => f.write_str("it cannot be read what it was"),
+                    NotRestored::Followed { by } => write!(f, "there was a newer owner, in epoch {by}"),
+                    NotRestored::InTheWay => f.write_str("another copy is there"),
+                }
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ pub mod step;
 mod view;
 
 pub use action::Action;
-pub use blocked::{Kept, Refusal, Waiting};
+pub use blocked::{Kept, NotPromoted, NotRestored, Refusal, Waiting};
 pub use estimate::{ApplicationEstimate, Estimate, estimate};
 pub use fact::{Fact, holds};
 pub use frontier::{Frontier, Outcome, Standing};
