@@ -13,6 +13,8 @@ use flocker_model::PortNumber;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::obstacle::NotPromoted;
+use crate::obstacle::NotRestored;
 use crate::step::StepId;
 
 /// Something that is to be, and that no step can bring about yet.
@@ -294,44 +296,6 @@ pub enum Refusal {
     },
 }
 
-/// Why a copy does not become the owner's.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NotPromoted {
-    /// There is no complete copy on that node.
-    NoCopy,
-    /// Another node owns the data, and is seen.
-    Owned {
-        /// Which.
-        by: NodeName,
-    },
-    /// The last owner has let go to a node that may have taken it.
-    Offered {
-        /// Which.
-        to: NodeName,
-    },
-}
-
-/// Why data does not come back from the trash.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NotRestored {
-    /// More than one node had the same ownership.
-    Split {
-        /// Which.
-        epoch: Epoch,
-    },
-    /// What a copy was can no longer be read.
-    Unreadable,
-    /// There was a newer owner than all of them.
-    Followed {
-        /// In which ownership.
-        by: Epoch,
-    },
-    /// Another copy is where it would come back.
-    InTheWay,
-}
-
 impl Refusal {
     /// Returns the application that is refused.
     #[must_use]
@@ -342,8 +306,8 @@ impl Refusal {
             | Self::InTrash { application, .. }
             | Self::NoRoom { application, .. }
             | Self::LargerThanLimit { application, .. }
-            | Self::PortTaken { application, .. } => Some(application),
-            Self::NotRestored { application, .. } => Some(application),
+            | Self::PortTaken { application, .. }
+            | Self::NotRestored { application, .. } => Some(application),
             Self::StopAll { .. }
             | Self::Returned { .. }
             | Self::Outdated { .. }
@@ -398,33 +362,13 @@ impl Refusal {
                 dataset,
                 on: _,
                 because,
-            } => match because {
-                NotPromoted::NoCopy => format!("`flocker why {dataset}` shows where there are copies"),
-                NotPromoted::Owned { by } => {
-                    format!("nothing is needed: {by} owns it; `flocker deploy` moves it")
-                }
-                NotPromoted::Offered { to } => format!(
-                    "`flocker deploy` finishes this; if {to} is lost for ever, `flocker node forget {to}` says so"
-                ),
-            },
+            } => because.hint(*dataset),
             Self::NotRestored {
                 application,
                 dataset,
                 nodes,
                 because,
-            } => match because {
-                NotRestored::Split { .. } | NotRestored::Followed { .. } => format!(
-                    "look at them; `flocker undo {application} --on {}` brings that one back",
-                    nodes.first().map_or("NODE", NodeName::as_str)
-                ),
-                NotRestored::Unreadable => format!(
-                    "look at it by hand; `flocker undo {application} --on NODE` brings back what another node has"
-                ),
-                NotRestored::InTheWay => format!(
-                    "`flocker promote {dataset} --on {}` makes the copy that is there the owner instead",
-                    nodes.first().map_or("NODE", NodeName::as_str)
-                ),
-            },
+            } => because.hint(application, *dataset, nodes),
         }
     }
 }
@@ -436,20 +380,7 @@ impl fmt::Display for Refusal {
                 application,
                 dataset,
                 owners,
-            } => {
-                if let Some(application) = application {
-                    write!(f, "{application} is left as it is: ")?;
-                }
-                write!(f, "dataset {dataset} is written by more than one node:")?;
-                for (position, (node, epoch)) in owners.iter().enumerate() {
-                    write!(
-                        f,
-                        "{} {node} in epoch {epoch}",
-                        if position == 0 { "" } else { "," }
-                    )?;
-                }
-                Ok(())
-            }
+            } => split(f, application.as_ref(), *dataset, owners),
             Self::NoOwner {
                 application,
                 dataset: _,
@@ -528,13 +459,8 @@ impl fmt::Display for Refusal {
             Self::NotPromoted { dataset, on, because } => {
                 write!(
                     f,
-                    "the copy of dataset {dataset} on {on} is not made the owner's: "
-                )?;
-                match because {
-                    NotPromoted::NoCopy => write!(f, "there is no complete one"),
-                    NotPromoted::Owned { by } => write!(f, "{by} owns the data"),
-                    NotPromoted::Offered { to } => write!(f, "it was let go to {to}, which may have it"),
-                }
+                    "the copy of dataset {dataset} on {on} is not made the owner's: {because}"
+                )
             }
             Self::NotRestored {
                 application,
@@ -545,17 +471,29 @@ impl fmt::Display for Refusal {
                 let nodes = list(nodes);
                 write!(
                     f,
-                    "the data of {application} in the trash on {nodes} does not come back: "
-                )?;
-                match because {
-                    NotRestored::Split { epoch } => write!(f, "each of them was the owner in epoch {epoch}"),
-                    NotRestored::Unreadable => f.write_str("it cannot be read what it was"),
-                    NotRestored::Followed { by } => write!(f, "there was a newer owner, in epoch {by}"),
-                    NotRestored::InTheWay => f.write_str("another copy is there"),
-                }
+                    "the data of {application} in the trash on {nodes} does not come back: {because}"
+                )
             }
         }
     }
+}
+
+/// Writes who all claim a dataset.
+fn split(
+    f: &mut fmt::Formatter<'_>,
+    application: Option<&ApplicationName>,
+    dataset: DatasetId,
+    owners: &[(NodeName, Epoch)],
+) -> fmt::Result {
+    if let Some(application) = application {
+        write!(f, "{application} is left as it is: ")?;
+    }
+    write!(f, "dataset {dataset} is written by more than one node:")?;
+    for (position, (node, epoch)) in owners.iter().enumerate() {
+        let comma = if position == 0 { "" } else { "," };
+        write!(f, "{comma} {node} in epoch {epoch}")?;
+    }
+    Ok(())
 }
 
 /// Data that no application of the files uses. It is kept.

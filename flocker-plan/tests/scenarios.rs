@@ -54,16 +54,16 @@ fn check(path: &Path, wrong: &mut String) {
         given,
         expected,
     } = &scenario;
-    let make = || match ask {
+    let answer = || match ask {
         Ask::Deploy | Ask::Hints => Asked::of(plan(desired, actual, policy)),
         Ask::Promote { dataset, on } => Asked::of(promote(desired, actual, policy, *dataset, on)),
         Ask::Undo { application, on } => undone(undo(desired, actual, policy, application, on.as_ref())),
     };
-    let Asked { plan: made, besides } = make();
+    let Asked { plan: made, besides } = answer();
     if let Err(violation) = check::plan(&made, desired, actual) {
         writeln!(wrong, "{name}: {violation}").unwrap();
     }
-    assert_eq!(made, make().plan, "{name}: planned twice");
+    assert_eq!(made, answer().plan, "{name}: planned twice");
     let mut found = written(&made);
     found.push_str(&besides);
     match ask {

@@ -226,23 +226,6 @@ impl Rules<'_> {
         }
     }
 
-    /// Which copy is to count is for a person to say.
-    pub(super) fn refuse_without_owner(
-        &mut self,
-        application: u32,
-        dataset: DatasetId,
-        nodes: Vec<NodeName>,
-    ) {
-        let in_trash = self.owner_in_trash(dataset);
-        self.refused.push(Refusal::NoOwner {
-            application: self.application(application),
-            dataset,
-            nodes,
-            in_trash,
-        });
-        self.stays(application);
-    }
-
     /// A new dataset, unless its name has a past: what was trashed is not replaced by something empty.
     fn create(&mut self, application: u32, home: u32) {
         let name = self.application(application);

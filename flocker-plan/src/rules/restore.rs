@@ -10,8 +10,8 @@ use flocker_model::Trashed;
 use super::Rules;
 use super::dataset::newest_epoch;
 use crate::action::Action;
-use crate::blocked::NotRestored;
 use crate::blocked::Refusal;
+use crate::obstacle::NotRestored;
 use crate::step::Reason;
 use crate::view::View;
 
@@ -133,8 +133,25 @@ impl<'a> Rules<'a> {
         nodes
     }
 
+    /// Which copy is to count is for a person to say.
+    pub(super) fn refuse_without_owner(
+        &mut self,
+        application: u32,
+        dataset: DatasetId,
+        nodes: Vec<NodeName>,
+    ) {
+        let in_trash = self.owner_in_trash(dataset);
+        self.refused.push(Refusal::NoOwner {
+            application: self.application(application),
+            dataset,
+            nodes,
+            in_trash,
+        });
+        self.stays(application);
+    }
+
     /// Returns where the copy of the owner is that was thrown away, if it can be brought back.
-    pub(super) fn owner_in_trash(&self, dataset: DatasetId) -> Option<NodeName> {
+    fn owner_in_trash(&self, dataset: DatasetId) -> Option<NodeName> {
         match self.find_return(dataset, None) {
             Return::Owner(piece) => Some(self.node(piece.node)),
             Return::Nothing | Return::Copies(_) | Return::Not { .. } => None,
