@@ -206,7 +206,7 @@ impl World {
                 key: DefinitionKey::new([1; 32]),
                 generation: Generation::default(),
                 peers: BTreeMap::new(),
-                forgotten: std::collections::BTreeSet::new(),
+                forgotten: BTreeMap::new(),
             };
             act::machine(number, memory, &record)
         });
