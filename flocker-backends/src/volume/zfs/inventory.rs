@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flocker_model::ByteSize;
+use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::PartialReceive;
 use flocker_model::Role;
@@ -47,6 +48,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         inventory.trash.push(Trashed {
             entry: entry.clone(),
             dataset: ours.dataset,
+            role: Some(ours.standing.role.clone()),
             used: ByteSize(ours.filesystem.referenced),
             age: since(ours.trashed.unwrap_or(now), now),
         });
@@ -55,9 +57,13 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         let manifestation = inventory
             .datasets
             .entry(note.dataset.id)
-            .or_insert_with(|| beginning(&note, now));
+            .or_insert_with(|| beginning(&note, seen.fence_left(note.dataset.id), now));
         manifestation.partial = partial(&note);
     }
+    inventory.fences = seen.fences;
+    inventory
+        .fences
+        .retain(|dataset, _| !inventory.datasets.contains_key(dataset));
     Ok(inventory)
 }
 
@@ -123,7 +129,7 @@ fn describe(ours: &Ours, now: i64) -> Manifestation {
 }
 
 /// A copy of which nothing is complete yet.
-fn beginning(note: &Note, now: i64) -> Manifestation {
+fn beginning(note: &Note, fence: Epoch, now: i64) -> Manifestation {
     Manifestation {
         role: Role::Replica,
         snapshots: Vec::new(),
@@ -131,7 +137,7 @@ fn beginning(note: &Note, now: i64) -> Manifestation {
         used: ByteSize(note.arrival.as_ref().map_or(0, |arrival| arrival.kept)),
         unsent: ByteSize(0),
         partial: None,
-        fence: note.fence,
+        fence,
         age: since(note.since, now),
     }
 }

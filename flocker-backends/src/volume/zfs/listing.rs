@@ -41,6 +41,8 @@ pub(super) const ROLE: &str = "flocker:role";
 pub(super) const OWNER: &str = "flocker:owner";
 /// Says when a dataset was thrown away, in seconds since 1970.
 pub(super) const TRASHED: &str = "flocker:trashed";
+/// Says, on the parent, which ownership of a dataset was known here when a copy left; the dataset's id follows.
+pub(super) const FENCE: &str = "flocker:fence.";
 /// Marks a snapshot that we took or received.
 pub(super) const SNAPSHOT: &str = "flocker:snapshot";
 
@@ -54,6 +56,27 @@ pub(super) fn properties(knows_written: bool) -> String {
         properties.push_str(",written");
     }
     properties
+}
+
+/// Reads our own properties that begin so from the output of `zfs get -Hp -o property,value,source`, without that beginning.
+pub(super) fn parse_own(output: &[u8], beginning: &str) -> Result<BTreeMap<String, String>, Malformed> {
+    let text = std::str::from_utf8(output).map_err(|_| Malformed("it is not text".into()))?;
+    let mut own = BTreeMap::new();
+    for line in text.lines() {
+        let mut fields = line.split('\t');
+        let (Some(property), Some(value), Some(source), None) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            return Err(Malformed(format!(
+                "a line is not understood: `{}`",
+                line.escape_debug()
+            )));
+        };
+        if let Some(rest) = property.strip_prefix(beginning).filter(|_| source == "local") {
+            own.insert(rest.to_owned(), value.to_owned());
+        }
+    }
+    Ok(own)
 }
 
 /// Why a reading was refused.
@@ -365,6 +388,14 @@ mod tests {
     fn volumes_and_bookmarks_are_left_out() {
         let text = "p/v\ttype\tvolume\t-\np/v@s\ttype\tsnapshot\t-\np/a#b\ttype\tbookmark\t-\n";
         assert_eq!(Listing::parse(text.as_bytes()), Ok(Listing::default()));
+    }
+
+    #[test]
+    fn of_the_fences_only_those_that_are_set_here_count() {
+        let text = b"type\tfilesystem\t-\nflocker:fence.a\t3\tlocal\nflocker:fence.b\t4\tinherited from p\n";
+        let own = parse_own(text, FENCE).unwrap();
+        assert_eq!(own, BTreeMap::from([("a".to_owned(), "3".to_owned())]));
+        parse_own(b"flocker:fence.a\t3\n", FENCE).unwrap_err();
     }
 
     #[test]

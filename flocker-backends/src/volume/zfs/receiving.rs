@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
+use flocker_model::Epoch;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use tokio::io::AsyncReadExt as _;
@@ -205,7 +206,7 @@ impl Incoming {
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::InvalidData)
         {
-            spool.discard(dataset).to(what)?;
+            spool.remove(dataset).to(what)?;
         }
         let (file, hasher) = opened.to(what)?;
         self.kept = header.first;
@@ -230,7 +231,7 @@ impl Incoming {
             Err(Spoilt::Cut(error)) => Err(error),
             Err(Spoilt::Damaged(error)) => {
                 // Going on from here would end here again.
-                spool.discard(dataset).to(what)?;
+                spool.remove(dataset).to(what)?;
                 Err(error)
             }
             Ok(()) => Ok(()),
@@ -352,7 +353,7 @@ async fn commit(
     };
     let stream = spool.open(dataset).to(what)?;
     if let Err(reason) = require_asked_for(&stream, guid, request.base).to(what)? {
-        spool.discard(dataset).to(what)?;
+        spool.remove(dataset).to(what)?;
         return Err(VolumeError::Stream { dataset, reason });
     }
     let ours = seen.here.get(&dataset);
@@ -461,7 +462,7 @@ pub(super) async fn complete(shared: &Shared, dataset: DatasetId) -> Result<Chan
     {
         accept(shared, ours, &arrival).await?;
     } else if let Some(new) = seen.foreign.get(&into).filter(|new| has(new, &arrival)) {
-        adopt(shared, &into, new, &note, &arrival).await?;
+        adopt(shared, (&into, new), seen.fence_left(dataset), &note, &arrival).await?;
     } else {
         // It never came to it, or the receiver took back what it had begun.
         spool.set_note(&note).to(what)?;
@@ -491,14 +492,14 @@ async fn accept(shared: &Shared, ours: &Ours, arrival: &Arrival) -> Result<(), V
 /// Makes what was just received a dataset of ours.
 async fn adopt(
     shared: &Shared,
-    name: &str,
-    new: &Filesystem,
+    (name, new): (&str, &Filesystem),
+    fence: Epoch,
     note: &Note,
     arrival: &Arrival,
 ) -> Result<(), VolumeError> {
     let dataset = note.dataset.id;
     mark(shared, name, new, arrival).await?;
-    let standing = Standing::new(Role::Replica, note.fence, shared.now()?);
+    let standing = Standing::new(Role::Replica, fence, shared.now()?);
     for setting in shared.settings(&note.dataset, &standing) {
         match shared.tool.run(["set", &setting, name]).await {
             // It takes more room here than where it comes from; whoever

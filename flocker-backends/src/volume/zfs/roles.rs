@@ -59,6 +59,10 @@ impl Shared {
                 });
             }
         }
+        let fence = seen.fence_left(id);
+        if epoch <= fence {
+            return Err(fenced(id, epoch, fence));
+        }
         let name = seen.free_name(&self.parent, id);
         let path = self.mounts.path(id);
         let standing = Standing::new(role, epoch, self.now()?);
@@ -336,17 +340,13 @@ impl Shared {
         dataset: DatasetId,
         epoch: Epoch,
     ) -> Result<Change, VolumeError> {
-        let what = || format!("write down what was renounced of dataset {dataset}");
+        let what = || format!("find what has arrived of dataset {dataset}");
         let Some(spool) = self.spool(seen).await? else {
             return Ok(Change::AlreadySo);
         };
         match spool.note(dataset).to(what)? {
-            Some(mut note) if note.fence < epoch => {
-                note.fence = epoch;
-                spool.set_note(&note).to(what)?;
-                Ok(Change::Made)
-            }
-            Some(_) | None => Ok(Change::AlreadySo),
+            Some(_) => self.raise_fence(seen, dataset, epoch).await,
+            None => Ok(Change::AlreadySo),
         }
     }
 }

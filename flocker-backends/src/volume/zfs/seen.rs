@@ -42,13 +42,22 @@ pub(super) struct Seen {
     /// What is there and is not ours: nothing is ever done with it.
     pub(super) foreign: BTreeMap<String, Filesystem>,
     pub(super) available: u64,
+    /// What is remembered of datasets for good: the newest ownership that was known here when a copy left.
+    pub(super) fences: BTreeMap<DatasetId, Epoch>,
     names: BTreeSet<String>,
 }
 
 impl Seen {
     /// Reads what a listing means. Something of ours that cannot be read is an error.
-    pub(super) fn of(listing: Listing, parent: &str) -> Result<Self, VolumeError> {
-        let mut seen = Self::default();
+    pub(super) fn of(
+        listing: Listing,
+        fences: BTreeMap<DatasetId, Epoch>,
+        parent: &str,
+    ) -> Result<Self, VolumeError> {
+        let mut seen = Self {
+            fences,
+            ..Self::default()
+        };
         for (name, filesystem) in listing.filesystems {
             seen.names.insert(name.clone());
             if name == parent {
@@ -77,6 +86,11 @@ impl Seen {
 
     pub(super) fn require(&self, dataset: DatasetId) -> Result<&Ours, VolumeError> {
         self.here.get(&dataset).ok_or(VolumeError::NotHere { dataset })
+    }
+
+    /// Returns what an earlier copy of a dataset has left: an ownership that is never taken again.
+    pub(super) fn fence_left(&self, dataset: DatasetId) -> Epoch {
+        self.fences.get(&dataset).copied().unwrap_or_default()
     }
 
     /// Returns a name that is free. The same one until it is taken, so that of two who choose it one fails.

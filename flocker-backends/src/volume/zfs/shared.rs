@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use flocker_model::DatasetId;
+use flocker_model::Epoch;
 use flocker_model::Role;
 
 use super::ZfsOptions;
@@ -26,6 +27,7 @@ use super::tool::Context as _;
 use super::tool::Tool;
 use super::tool::broken;
 use super::tool::says;
+use crate::change::Change;
 use crate::volume::VolumeError;
 
 /// What all calls share.
@@ -102,7 +104,26 @@ impl Shared {
 
     /// Sees what is here.
     pub(super) async fn look(&self) -> Result<Seen, VolumeError> {
-        Seen::of(self.tool.list(&self.parent).await?, &self.parent)
+        let listing = self.tool.list(&self.parent).await?;
+        // Read last: whatever was destroyed meanwhile has left its fence before.
+        let fences = self.tool.fences(&self.parent).await?;
+        Seen::of(listing, fences, &self.parent)
+    }
+
+    /// Remembers an ownership for good, unless a newer one is remembered. Needs the lock of the dataset's state.
+    pub(super) async fn raise_fence(
+        &self,
+        seen: &Seen,
+        dataset: DatasetId,
+        to: Epoch,
+    ) -> Result<Change, VolumeError> {
+        if seen.fence_left(dataset) >= to {
+            return Ok(Change::AlreadySo);
+        }
+        let property = format!("{}{dataset}", listing::FENCE);
+        let set = self.tool.set(&property, &to.to_string(), &self.parent).await;
+        set.to(|| format!("write the fence of dataset {dataset}"))?;
+        Ok(Change::Made)
     }
 
     pub(super) async fn lock(&self, dataset: DatasetId, scope: Scope) -> Result<Held, VolumeError> {

@@ -20,7 +20,6 @@ use std::path::PathBuf;
 
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
-use flocker_model::Epoch;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 use serde::Deserialize;
@@ -40,8 +39,6 @@ const LONGEST_NOTE: u64 = 64 * 1024;
 pub(super) struct Note {
     format: u32,
     pub(super) dataset: Dataset,
-    /// The newest ownership that was renounced here, where the pool has no copy that says so.
-    pub(super) fence: Epoch,
     /// Since when this is here, in seconds since 1970.
     pub(super) since: i64,
     pub(super) arrival: Option<Arrival>,
@@ -67,7 +64,6 @@ impl Note {
         Self {
             format: FORMAT,
             dataset: dataset.clone(),
-            fence: Epoch::default(),
             since,
             arrival: None,
         }
@@ -164,19 +160,6 @@ impl Spool {
         if is_new { sync(&self.0) } else { Ok(()) }
     }
 
-    /// Drops the stream of a dataset, and its note too unless that has a fence to remember.
-    pub(super) fn discard(&self, dataset: DatasetId) -> io::Result<()> {
-        let Some(mut note) = self.note(dataset)? else {
-            return self.remove(dataset);
-        };
-        if note.fence == Epoch::default() {
-            return self.remove(dataset);
-        }
-        note.arrival = None;
-        self.set_note(&note)?;
-        or_absent(std::fs::remove_file(self.stream(dataset)))
-    }
-
     /// Drops all that is noted of a dataset.
     pub(super) fn remove(&self, dataset: DatasetId) -> io::Result<()> {
         let directory = self.directory(dataset);
@@ -244,29 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_found_again_until_it_is_discarded() {
+    fn a_note_is_found_again_until_it_is_removed() {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
         let mut note = Note::new(&dataset(), 5);
         note.arrival = Some(Arrival::new(&"warm-2-1".parse().unwrap(), SnapshotGuid(9), None));
         spool.set_note(&note).unwrap();
         assert_eq!(spool.notes().unwrap(), [note]);
-        spool.discard(dataset().id).unwrap();
+        spool.remove(dataset().id).unwrap();
         assert_eq!(spool.notes().unwrap(), []);
         assert_eq!(root.path().read_dir().unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_fence_outlives_the_stream() {
-        let root = tempfile::tempdir().unwrap();
-        let spool = Spool(root.path().to_owned());
-        let mut note = Note::new(&dataset(), 5);
-        note.fence = Epoch(4);
-        note.arrival = Some(Arrival::new(&"warm-2-1".parse().unwrap(), SnapshotGuid(9), None));
-        spool.set_note(&note).unwrap();
-        spool.discard(dataset().id).unwrap();
-        let kept = spool.note(dataset().id).unwrap().unwrap();
-        assert_eq!((kept.fence, kept.arrival), (Epoch(4), None));
     }
 
     #[test]

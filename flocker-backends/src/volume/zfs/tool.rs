@@ -1,5 +1,6 @@
 //! How the tool `zfs` is run, and what its failures mean.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
+use flocker_model::Epoch;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 
@@ -111,6 +113,19 @@ impl Tool {
         let output = self.run(arguments).await.to(|| format!("list `{below}`"))?;
         Listing::parse(&output)
             .map_err(|Malformed(reason)| broken(format!("read the list of `{below}`"), reason))
+    }
+
+    /// Reads what is remembered, on the parent, of datasets for good.
+    pub(super) async fn fences(&self, parent: &str) -> Result<BTreeMap<DatasetId, Epoch>, VolumeError> {
+        let what = || format!("read the fences of `{parent}`");
+        let arguments = ["get", "-Hp", "-o", "property,value,source", "all", parent];
+        let output = self.run(arguments).await.to(what)?;
+        let own = listing::parse_own(&output, listing::FENCE);
+        let own = own.map_err(|Malformed(reason)| broken(what(), reason))?;
+        own.iter()
+            .map(|(dataset, epoch)| Some((dataset.parse().ok()?, Epoch(epoch.parse().ok()?))))
+            .collect::<Option<_>>()
+            .ok_or_else(|| broken(what(), "they are not as we write them"))
     }
 
     /// Makes sure that what was written so far is counted: until the pool has

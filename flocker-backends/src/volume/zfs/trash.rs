@@ -4,12 +4,15 @@
 //! renamed, because what is in use cannot be.
 
 use flocker_model::DatasetId;
+use flocker_model::Role;
 use flocker_model::SnapshotName;
 
 use super::listing;
 use super::seen::Ours;
 use super::seen::Seen;
+use super::seen::fenced;
 use super::shared::Shared;
+use super::standing::Standing;
 use super::tool::Context as _;
 use crate::change::Change;
 use crate::volume::VolumeError;
@@ -28,6 +31,8 @@ impl Shared {
         let seen = self.look().await?;
         let mut change = Change::AlreadySo;
         if let Some(ours) = seen.here.get(&dataset) {
+            // Before the copy goes: its trash may be emptied, and what it knew must not be forgotten.
+            self.raise_fence(&seen, dataset, ours.standing.fence).await?;
             let now = self.now()?.to_string();
             self.tool.set(listing::TRASHED, &now, &ours.name).await.to(what)?;
             self.unmount(ours).await?;
@@ -55,6 +60,18 @@ impl Shared {
             && spool.note(dataset).to(what)?.is_some()
         {
             return Err(already_here("the beginning of a copy"));
+        }
+        let fence = seen.fence_left(dataset);
+        if ours.standing.fence < fence {
+            // It knows what this node has learnt since; an owner that was followed stays away.
+            if let Role::Primary { epoch } = ours.standing.role {
+                return Err(fenced(dataset, epoch, fence));
+            }
+            let standing = Standing {
+                fence,
+                ..ours.standing.clone()
+            };
+            self.set_standing(ours, &standing).await?;
         }
         let arguments = ["inherit", listing::TRASHED, &ours.name];
         self.tool.run(arguments).await.to(what)?;
@@ -108,7 +125,7 @@ impl Shared {
         if note.is_none_or(|note| note.arrival.is_none()) {
             return Ok(Change::AlreadySo);
         }
-        spool.discard(dataset).to(what)?;
+        spool.remove(dataset).to(what)?;
         Ok(Change::Made)
     }
 }
