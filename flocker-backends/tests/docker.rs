@@ -59,7 +59,10 @@ async fn wait_for(node: &DockerNode, spec: &ContainerSpec, what: &str, is_so: fn
         if state.as_ref().is_some_and(is_so) {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}, found {state:?}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "waited in vain: {what}, found {state:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -85,12 +88,16 @@ async fn wait_for_output(node: &DockerNode, spec: &ContainerSpec, wanted: &str) 
 
 fn run_foreign(name: &str, label: &str) {
     let image = image();
-    let arguments = ["run", "--detach", "--name", name, "--label", label, &image, "sleep", "1000"];
+    let arguments = [
+        "run", "--detach", "--name", name, "--label", label, &image, "sleep", "1000",
+    ];
     docker(&arguments);
 }
 
 fn inspect(container: &str, what: &str) -> String {
-    docker(&["inspect", "--format", what, container]).trim().to_owned()
+    docker(&["inspect", "--format", what, container])
+        .trim()
+        .to_owned()
 }
 
 /// I13: what is not ours is never touched, whatever it is called.
@@ -108,7 +115,10 @@ async fn a_foreign_container_with_our_name_is_refused_and_left_alone() {
         assert!(matches!(refusal, RuntimeError::Taken { .. }), "{refusal}");
         assert!(refusal.to_string().contains(&container), "{refusal}");
     }
-    assert_eq!(node.docker().stop(&spec.name, GRACE).await.unwrap(), Change::AlreadySo);
+    assert_eq!(
+        node.docker().stop(&spec.name, GRACE).await.unwrap(),
+        Change::AlreadySo
+    );
     assert_eq!(node.docker().list().await.unwrap().len(), 0);
     assert_eq!(inspect(&container, "{{.State.Status}}"), "running");
 }
@@ -162,15 +172,25 @@ async fn a_volume_is_behind_a_gate_that_a_boot_closes() {
     application.restart_policy = RestartPolicy::Always;
     let spec = spec(&node, "web", application);
     let starts = node.volume_path().join("starts");
-    let n_starts = || std::fs::read_to_string(&starts).unwrap_or_default().lines().count();
+    let n_starts = || {
+        std::fs::read_to_string(&starts)
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
     node.docker().prepare(&spec).await.unwrap();
     let container = node.container("web");
     assert_eq!(inspect(&container, "{{.HostConfig.RestartPolicy.Name}}"), "no");
-    // Somebody starts it by hand, before its volume is here: it finds nothing that it could write.
-    docker(&["start", "--attach", &container]);
+    // Somebody starts it by hand, before its volume was seen.
+    let closed = "bind source path does not exist";
+    let said = docker(&["start", &container]);
+    assert!(said.contains(closed), "{said}");
     assert_eq!(n_starts(), 0);
     drop(node.docker().start(&spec).await);
-    wait_for(&node, &spec, "it was restarted after its crash", |state| state.restarts > 0).await;
+    wait_for(&node, &spec, "it was restarted after its crash", |state| {
+        state.restarts > 0
+    })
+    .await;
     assert!(n_starts() > 0);
     // What a boot does to a file system that does not survive it.
     docker(&["update", "--restart", "no", &container]);
@@ -178,9 +198,16 @@ async fn a_volume_is_behind_a_gate_that_a_boot_closes() {
     std::fs::remove_dir_all(node.run_directory.path().join("docker")).unwrap();
     let before = n_starts();
     let said = docker(&["start", &container]);
-    assert!(said.contains("bind source path does not exist"), "{said}");
+    assert!(said.contains(closed), "{said}");
     assert_eq!(n_starts(), before);
-    assert!(!node.run_directory.path().join("docker/volumes").join(&container).exists());
+    assert!(
+        !node
+            .run_directory
+            .path()
+            .join("docker/volumes")
+            .join(&container)
+            .exists()
+    );
     // Who has seen the volume opens the gate again.
     drop(node.docker().start(&spec).await);
     wait_for(&node, &spec, "it runs again", |state| state.restarts > 0).await;
@@ -199,7 +226,10 @@ async fn nothing_is_started_without_its_volume() {
     assert_eq!(node.docker().prepare(&spec).await.unwrap(), Change::Made);
     let refusal = node.docker().start(&spec).await.unwrap_err();
     assert!(matches!(refusal, RuntimeError::Io { .. }), "{refusal}");
-    assert_eq!(state(&node, &spec).await.unwrap().status, ContainerStatus::Prepared);
+    assert_eq!(
+        state(&node, &spec).await.unwrap().status,
+        ContainerStatus::Prepared
+    );
     spec.volume = Some(node.volume_path());
     assert_eq!(node.docker().start(&spec).await.unwrap(), Change::Made);
     node.docker().stop(&spec.name, GRACE).await.unwrap();
@@ -209,9 +239,8 @@ async fn nothing_is_started_without_its_volume() {
 #[tokio::test]
 async fn an_address_is_kept_through_restarts() {
     let node = DockerNode::new().await;
-    let mut application = script(
-        "test -e /again && while :; do sleep 0.02; done; touch /again; sleep 0.3; exit 1",
-    );
+    let mut application =
+        script("test -e /again && while :; do sleep 0.02; done; touch /again; sleep 0.3; exit 1");
     application.restart_policy = RestartPolicy::Always;
     let spec = spec(&node, "web", application);
     node.docker().prepare(&spec).await.unwrap();
@@ -223,9 +252,16 @@ async fn an_address_is_kept_through_restarts() {
     })
     .await;
     assert_eq!(state(&node, &spec).await.unwrap().address, Some(address));
-    let found = inspect(&node.container("web"), "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}");
+    let found = inspect(
+        &node.container("web"),
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+    );
     assert_eq!(found.parse::<IpAddr>().unwrap(), address);
-    assert_eq!(docker(&["port", &node.container("web")]), "", "no port is published");
+    assert_eq!(
+        docker(&["port", &node.container("web")]),
+        "",
+        "no port is published"
+    );
     node.docker().stop(&spec.name, GRACE).await.unwrap();
 }
 
@@ -234,7 +270,9 @@ async fn limits_arguments_and_aliases_arrive() {
     let node = DockerNode::new().await;
     let text = "cat /etc/hosts; printf '<%s>\\n' \"$@\"; trap 'exit 0' TERM; while :; do sleep 0.02; done";
     let mut application = script(text);
-    application.command_line.extend(["sh".into(), "a  b".into(), "$HOME".into()]);
+    application
+        .command_line
+        .extend(["sh".into(), "a  b".into(), "$HOME".into()]);
     application.limits.memory = Some(ByteSize(64 << 20));
     application.limits.cpu_shares = Some(512);
     let link = |alias: &str, local, remote| Link {
@@ -249,7 +287,10 @@ async fn limits_arguments_and_aliases_arrive() {
     let text = output(&node, &spec).await;
     assert!(text.contains("192.0.2.1\tes\n"), "{text}");
     assert!(text.contains("10.194.21.57\tdb\n"), "{text}");
-    let limits = inspect(&node.container("web"), "{{.HostConfig.Memory}} {{.HostConfig.CpuShares}}");
+    let limits = inspect(
+        &node.container("web"),
+        "{{.HostConfig.Memory}} {{.HostConfig.CpuShares}}",
+    );
     assert_eq!(limits, "67108864 512");
     node.docker().stop(&spec.name, GRACE).await.unwrap();
 }
@@ -306,16 +347,26 @@ async fn an_image_travels_as_a_stream() {
     let name = tag.parse().unwrap();
     let before = node.docker().image_present(&name).await.unwrap().unwrap();
     let mut bytes = Vec::new();
-    node.docker().export_image(&name).read_to_end(&mut bytes).await.unwrap();
+    node.docker()
+        .export_image(&name)
+        .read_to_end(&mut bytes)
+        .await
+        .unwrap();
     docker(&["rmi", &tag]);
     assert_eq!(node.docker().image_present(&name).await.unwrap(), None);
     let mut nothing = Vec::new();
     let missing = node.docker().export_image(&name).read_to_end(&mut nothing).await;
     missing.unwrap_err();
     let stream = || Box::pin(std::io::Cursor::new(bytes.clone()));
-    assert_eq!(node.docker().import_image(&name, stream()).await.unwrap(), Change::Made);
+    assert_eq!(
+        node.docker().import_image(&name, stream()).await.unwrap(),
+        Change::Made
+    );
     assert_eq!(node.docker().image_present(&name).await.unwrap(), Some(before));
-    assert_eq!(node.docker().import_image(&name, stream()).await.unwrap(), Change::AlreadySo);
+    assert_eq!(
+        node.docker().import_image(&name, stream()).await.unwrap(),
+        Change::AlreadySo
+    );
     docker(&["rmi", &tag]);
     let cut = Box::pin(std::io::Cursor::new(bytes[..bytes.len() / 2].to_vec()));
     node.docker().import_image(&name, cut).await.unwrap_err();
@@ -333,7 +384,10 @@ async fn a_missing_program_is_told_and_not_tried_again() {
     let refusal = node.docker().start(&spec).await.unwrap_err();
     assert!(matches!(refusal, RuntimeError::NoImage { .. }), "{refusal}");
     assert!(!state(&node, &spec).await.unwrap().is_alive());
-    assert_eq!(inspect(&node.container("web"), "{{.HostConfig.RestartPolicy.Name}}"), "no");
+    assert_eq!(
+        inspect(&node.container("web"), "{{.HostConfig.RestartPolicy.Name}}"),
+        "no"
+    );
     node.docker().stop(&spec.name, GRACE).await.unwrap();
 }
 
@@ -344,7 +398,10 @@ async fn a_paused_container_is_stopped() {
     let spec = spec(&node, "web", node.application(&Program::RunsForEver));
     node.docker().start(&spec).await.unwrap();
     docker(&["pause", &node.container("web")]);
-    assert_eq!(state(&node, &spec).await.unwrap().status, ContainerStatus::Running);
+    assert_eq!(
+        state(&node, &spec).await.unwrap().status,
+        ContainerStatus::Running
+    );
     assert_eq!(node.docker().stop(&spec.name, GRACE).await.unwrap(), Change::Made);
     assert_eq!(state(&node, &spec).await, None);
 }
@@ -353,7 +410,11 @@ async fn a_paused_container_is_stopped() {
 #[tokio::test]
 async fn a_follower_sees_everything_and_then_the_end() {
     let node = DockerNode::new().await;
-    let spec = spec(&node, "web", script("for n in 1 2 3; do echo line $n; sleep 0.1; done; echo bad >&2"));
+    let spec = spec(
+        &node,
+        "web",
+        script("for n in 1 2 3; do echo line $n; sleep 0.1; done; echo bad >&2"),
+    );
     drop(node.docker().start(&spec).await);
     let request = LogRequest {
         tail: None,
@@ -361,6 +422,9 @@ async fn a_follower_sees_everything_and_then_the_end() {
     };
     let mut stream = node.docker().logs(&spec.name, request).await.unwrap();
     let mut text = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(text, "line 1\nline 2\nline 3\nbad\n");
 }

@@ -60,7 +60,10 @@ async fn a_foreign_unit_with_our_name_is_refused_and_left_alone() {
         let refusal = answer.unwrap_err();
         assert!(matches!(refusal, RuntimeError::Taken { .. }), "{refusal}");
     }
-    assert_eq!(node.systemd().stop(&spec.name, GRACE).await.unwrap(), Change::AlreadySo);
+    assert_eq!(
+        node.systemd().stop(&spec.name, GRACE).await.unwrap(),
+        Change::AlreadySo
+    );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), foreign);
 }
 
@@ -88,10 +91,16 @@ async fn a_unit_is_enabled_exactly_while_its_application_is_here() {
     application.volume = Some(volume());
     let spec = spec(&node, "web", application);
     node.systemd().prepare(&spec).await.unwrap();
-    assert!(!node.unit_file("web").exists(), "what is prepared does not start at boot");
+    assert!(
+        !node.unit_file("web").exists(),
+        "what is prepared does not start at boot"
+    );
     node.systemd().start(&spec).await.unwrap();
     assert_eq!(is_enabled(&unit), "enabled");
-    let verified = run("systemd-analyze", &["verify", &node.unit_file("web").to_string_lossy()]);
+    let verified = run(
+        "systemd-analyze",
+        &["verify", &node.unit_file("web").to_string_lossy()],
+    );
     assert!(!verified.contains(&unit), "{verified}");
     node.systemd().stop(&spec.name, GRACE).await.unwrap();
     assert!(!node.unit_file("web").exists());

@@ -7,8 +7,8 @@
 //! Three decisions to know before reading on:
 //!
 //! - **A volume is behind a gate.** The engine mounts a symbolic link that lies
-//!   on a file system which no reboot survives, and that leads to the data only
-//!   once this runtime has seen the data. So the engine's own restarts, after a
+//!   on a file system which no reboot survives, and that is there only once
+//!   this runtime has seen the data. So the engine's own restarts, after a
 //!   crash of the application or a restart of the engine, find the data; after
 //!   a boot they find nothing and fail, instead of running on an empty
 //!   directory that something is mounted over later.

@@ -113,7 +113,9 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     // It is called from within runtimes, and from where they are dropped.
     let running = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let program = HostProgram::new(program).arguments(arguments).variable("HOME", "/");
+        let program = HostProgram::new(program)
+            .arguments(arguments)
+            .variable("HOME", "/");
         let output = runtime.unwrap().block_on(program.run(b"", 1 << 20, PATIENCE));
         let output = output.unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -123,7 +125,10 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
 
 /// The image that `FLOCKER_TEST_DOCKER` names.
 pub(crate) fn image() -> String {
-    #[expect(clippy::disallowed_methods, reason = "this is how a test is told where to run")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is how a test is told where to run"
+    )]
     let image = std::env::var("FLOCKER_TEST_DOCKER");
     image.expect("`FLOCKER_TEST_DOCKER` names an image of this engine that has a shell and `httpd`")
 }
@@ -143,7 +148,9 @@ pub(crate) fn application(program: &Program) -> Application {
         Program::Exits(code) => script(&format!("exit {code}")),
         Program::Prints(text) => {
             let mut application = script(&format!("printf '%s\\n' \"$1\"; {AND_RUN}"));
-            application.command_line.extend(["sh".into(), text.as_str().into()]);
+            application
+                .command_line
+                .extend(["sh".into(), text.as_str().into()]);
             application
         }
         Program::PrintsVariable(name) => script(&format!("printf '%s\\n' \"${name}\"; {AND_RUN}")),

@@ -1,11 +1,14 @@
 //! Where containers are, and how a linked port is written as an address.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use flocker_model::ApplicationName;
+use flocker_model::Link;
 use flocker_model::PortNumber;
 use thiserror::Error;
 
@@ -90,35 +93,27 @@ pub fn link_address(links: Ipv4Addr, remote_port: PortNumber) -> Ipv4Addr {
 /// both sides: one address cannot lead to two applications. An alias of which
 /// that is not true is left out, so that it is missed instead of leading to
 /// the wrong one.
-pub(super) fn hosts(
-    links: &[flocker_model::Link],
-    node: std::net::IpAddr,
-    network: Ipv4Addr,
-) -> Vec<(ApplicationName, std::net::IpAddr)> {
-    let mut hosts: Vec<(ApplicationName, std::net::IpAddr)> = Vec::new();
-    let mut of_alias: std::collections::BTreeMap<&ApplicationName, Vec<&flocker_model::Link>> =
-        std::collections::BTreeMap::new();
+pub(super) fn hosts(links: &[Link], node: IpAddr, network: Ipv4Addr) -> Vec<(ApplicationName, IpAddr)> {
+    let mut by_alias: BTreeMap<&ApplicationName, Vec<&Link>> = BTreeMap::new();
     for link in links {
-        of_alias.entry(&link.alias).or_default().push(link);
+        by_alias.entry(&link.alias).or_default().push(link);
     }
-    for (alias, links) in of_alias {
-        match links.as_slice() {
-            links if links.iter().all(|link| link.local_port == link.remote_port) => {
-                hosts.push((alias.clone(), node));
-            }
-            [link] => hosts.push((alias.clone(), link_address(network, link.remote_port).into())),
-            _ => tracing::warn!(%alias, "an alias with links to several ports cannot be reached by its name"),
+    let address = |alias: &ApplicationName, links: &[&Link]| match links {
+        links if links.iter().all(|link| link.local_port == link.remote_port) => Some(node),
+        [link] => Some(link_address(network, link.remote_port).into()),
+        _ => {
+            tracing::warn!(%alias, "an alias with links to several ports cannot be reached by its name");
+            None
         }
-    }
-    hosts
+    };
+    by_alias
+        .into_iter()
+        .filter_map(|(alias, links)| Some((alias.clone(), address(alias, &links)?)))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
-    use flocker_model::Link;
-
     use super::*;
 
     #[test]
@@ -126,7 +121,15 @@ mod tests {
         for text in ["10.193.0.0/16", "10.0.0.0/8", "192.168.7.16/28"] {
             assert_eq!(text.parse::<Subnet>().unwrap().to_string(), text);
         }
-        for text in ["", "10.193.0.0", "10.193.0.1/16", "10.0.0.0/7", "10.0.0.0/29", "10.0.0.0/x", "::/64"] {
+        for text in [
+            "",
+            "10.193.0.0",
+            "10.193.0.1/16",
+            "10.0.0.0/7",
+            "10.0.0.0/29",
+            "10.0.0.0/x",
+            "::/64",
+        ] {
             assert!(text.parse::<Subnet>().is_err(), "{text}");
         }
         assert_eq!("10.193.0.0/16".parse(), Ok(Subnet::DEFAULT));

@@ -49,8 +49,10 @@ pub(super) fn body(spec: &ContainerSpec, around: &Around<'_>) -> ContainerCreate
         };
         environment.insert(name.to_string(), value);
     }
-    let environment = environment.into_iter().map(|(name, value)| format!("{name}={value}"));
-    let command: Vec<String> = application.command_line.iter().map(|text| text.to_string()).collect();
+    let environment = environment
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let command: Vec<String> = application.command_line.iter().map(ToString::to_string).collect();
     let endpoint = EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
             ipv4_address: Some(around.labels.address.to_string()),
@@ -92,9 +94,17 @@ fn host_config(spec: &ContainerSpec, around: &Around<'_>) -> HostConfig {
         network_mode: Some(around.options.network.clone()),
         restart_policy: Some(policy(RestartPolicy::Never)),
         mounts: mount.map(|mount| vec![mount]),
-        memory: application.limits.memory.map(|memory| i64::try_from(memory.0).unwrap_or(i64::MAX)),
+        memory: application
+            .limits
+            .memory
+            .map(|memory| i64::try_from(memory.0).unwrap_or(i64::MAX)),
         cpu_shares: application.limits.cpu_shares.map(i64::from),
-        extra_hosts: Some(links.iter().map(|(alias, address)| format!("{alias}:{address}")).collect()),
+        extra_hosts: Some(
+            links
+                .iter()
+                .map(|(alias, address)| format!("{alias}:{address}"))
+                .collect(),
+        ),
         log_config: Some(log_config(around)),
         ..HostConfig::default()
     }
@@ -168,7 +178,9 @@ mod tests {
         application.limits.cpu_shares = Some(512);
         application.restart_policy = RestartPolicy::Always;
         application.stop_grace = Duration::from_millis(1500);
-        application.environment.insert("GREETING".into(), EnvironmentValue::Plain("a b".into()));
+        application
+            .environment
+            .insert("GREETING".into(), EnvironmentValue::Plain("a b".into()));
         let secret = EnvironmentValue::Secret(Secret::new("hunter2"));
         application.environment.insert("PASSWORD".into(), secret);
         application.links = vec![Link {
@@ -222,7 +234,14 @@ mod tests {
         for absent in ["Cmd", "ExposedPorts", "Entrypoint", "User"] {
             assert_eq!(value.get(absent), None, "{absent}");
         }
-        for absent in ["Mounts", "Binds", "Memory", "CpuShares", "PortBindings", "Privileged"] {
+        for absent in [
+            "Mounts",
+            "Binds",
+            "Memory",
+            "CpuShares",
+            "PortBindings",
+            "Privileged",
+        ] {
             assert_eq!(value["HostConfig"].get(absent), None, "{absent}");
         }
         assert_eq!(value["HostConfig"]["LogConfig"]["Type"], "none");

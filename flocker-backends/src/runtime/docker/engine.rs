@@ -26,6 +26,7 @@ use super::seen;
 use super::seen::Owned;
 use super::seen::Seen;
 use crate::runtime::RuntimeError;
+use crate::runtime::process::probe::chain;
 
 /// The oldest programming interface of an engine that has all that is used here.
 const OLDEST: (u32, u32) = (1, 24);
@@ -49,7 +50,10 @@ pub(in crate::runtime) struct Engine {
 
 impl Engine {
     /// Opens the engine and asks which one it is. Refused where it is too old.
-    pub(in crate::runtime) async fn open(options: DockerOptions, manner: Manner) -> Result<Self, RuntimeError> {
+    pub(in crate::runtime) async fn open(
+        options: DockerOptions,
+        manner: Manner,
+    ) -> Result<Self, RuntimeError> {
         let socket = options.socket.to_string_lossy();
         let what = || format!("use the Docker engine at `{}`", options.socket.display());
         // The client drops the version from what it asks for, so the engine always answers in its
@@ -67,7 +71,10 @@ impl Engine {
             source: io::Error::new(io::ErrorKind::Unsupported, reason),
         })?;
         let gates = Gates::new(options.run_directory.clone()).map_err(|source| RuntimeError::Io {
-            what: format!("use `{}` for the gates to volumes", options.run_directory.display()),
+            what: format!(
+                "use `{}` for the gates to volumes",
+                options.run_directory.display()
+            ),
             source,
         })?;
         let naming = Naming {
@@ -126,7 +133,10 @@ impl Engine {
         labels: &[String],
     ) -> Result<Vec<(String, BTreeMap<String, String>)>, RuntimeError> {
         let filters = std::iter::once(("label", labels.to_vec())).collect();
-        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filters)
+            .build();
         let listed = self.client.list_containers(Some(options)).await;
         let listed = listed.map_err(failed(|| "list the containers".into()))?;
         Ok(listed
@@ -175,7 +185,9 @@ impl Engine {
         match self.client.update_container(&seen.id, update).await {
             Err(error) if status(&error) != Some(404) => {
                 let application = &seen.labels.application;
-                Err(failed(|| format!("set the restart policy of `{application}`"))(error))
+                Err(failed(|| format!("set the restart policy of `{application}`"))(
+                    error,
+                ))
             }
             // What is gone does not restart.
             Ok(()) | Err(_) => Ok(()),
@@ -199,19 +211,18 @@ fn check_version(text: &str) -> Result<(), String> {
 
 /// Returns the status of an engine's answer.
 pub(super) fn status(error: &Error) -> Option<u16> {
-    match error {
-        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
-        _ => None,
+    if let Error::DockerResponseServerError { status_code, .. } = error {
+        return Some(*status_code);
     }
+    None
 }
 
 /// Returns what an engine says of an error.
 pub(super) fn said(error: &Error) -> String {
-    match error {
-        Error::DockerResponseServerError { message, .. } => message.trim().to_owned(),
-        Error::DockerStreamError { error } => error.trim().to_owned(),
-        _ => error.to_string(),
+    if let Error::DockerResponseServerError { message, .. } = error {
+        return message.trim().to_owned();
     }
+    chain(error)
 }
 
 pub(super) fn failed(what: impl FnOnce() -> String) -> impl FnOnce(Error) -> RuntimeError {

@@ -1,12 +1,16 @@
 //! The gate in front of a volume.
 //!
-//! What the engine mounts into a container is a symbolic link of ours. It lies
-//! on a file system that no reboot survives, and leads to an empty directory
-//! until the volume was seen to be here. The engine looks the link up at each
+//! What the engine mounts into a container is a symbolic link of ours, on a
+//! file system that no reboot survives. It is there only once the volume was
+//! seen to be here, and leads to it. The engine looks the link up at each
 //! start and refuses where it is missing (it does not make it, as it would for
 //! a plain bind). So after a boot nothing that the engine starts by itself
 //! gets past the gate, whatever its restart policy, until somebody who has
 //! seen the data has opened it.
+//!
+//! One thing must be there before: the engine makes no container whose mount
+//! is missing at that moment. For that moment the gate leads to an empty
+//! directory; the container has no restart policy then.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -42,10 +46,10 @@ impl Gates {
         self.directory.join("volumes").join(container)
     }
 
-    /// Lets nobody in: who passes finds an empty directory that cannot be written.
-    pub(super) fn close(&self, container: &str) -> io::Result<()> {
+    /// Leads to an empty directory, for as long as a container is being made.
+    pub(super) fn show(&self, container: &str) -> io::Result<()> {
         self.make_directories()?;
-        self.lead(container, &self.directory.join("closed"))
+        self.lead(container, &self.directory.join("empty"))
     }
 
     /// Leads to a volume, which is seen to be here first.
@@ -56,8 +60,8 @@ impl Gates {
         self.lead(container, volume)
     }
 
-    /// Removes the gate of a container that is gone.
-    pub(super) fn remove(&self, container: &str) -> io::Result<()> {
+    /// Lets nobody in.
+    pub(super) fn close(&self, container: &str) -> io::Result<()> {
         match std::fs::remove_file(self.path(container)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
@@ -76,7 +80,7 @@ impl Gates {
     }
 
     fn make_directories(&self) -> io::Result<()> {
-        for (name, mode) in [("volumes", 0o700), ("new", 0o700), ("closed", 0o000)] {
+        for (name, mode) in [("volumes", 0o700), ("new", 0o700), ("empty", 0o000)] {
             let directory = self.directory.join(name);
             DirBuilder::new().recursive(true).mode(mode).create(directory)?;
         }
@@ -103,17 +107,17 @@ mod tests {
     fn a_gate_leads_nowhere_until_it_is_opened() {
         let (directory, gates) = gates().expect("/dev/shm is a memory file system on every Linux");
         let volume = directory.path().join("data");
-        gates.close("flocker--web").unwrap();
+        gates.show("flocker--web").unwrap();
         let leads = || std::fs::read_link(gates.path("flocker--web"));
-        assert_eq!(leads().unwrap(), directory.path().join("closed"));
+        assert_eq!(leads().unwrap(), directory.path().join("empty"));
         // The volume is not here.
         assert!(gates.open("flocker--web", &volume).is_err());
-        assert_eq!(leads().unwrap(), directory.path().join("closed"));
+        assert_eq!(leads().unwrap(), directory.path().join("empty"));
         std::fs::create_dir(&volume).unwrap();
         gates.open("flocker--web", &volume).unwrap();
         assert_eq!(leads().unwrap(), volume);
-        gates.remove("flocker--web").unwrap();
-        gates.remove("flocker--web").unwrap();
+        gates.close("flocker--web").unwrap();
+        gates.close("flocker--web").unwrap();
         assert!(leads().is_err());
     }
 

@@ -55,7 +55,9 @@ impl Engine {
         let signal = seen.stop_signal.as_deref().unwrap_or("SIGTERM");
         let asked = KillContainerOptionsBuilder::new().signal(signal).build();
         ignore_if_ended(self.client.kill_container(&seen.id, Some(asked)).await).map_err(failed(what))?;
-        let is_over = self.wait_for_end(seen, &mut processes, deadline::after(grace)).await?;
+        let is_over = self
+            .wait_for_end(seen, &mut processes, deadline::after(grace))
+            .await?;
         if !is_over {
             // This also takes back a restart that is under way.
             let made = StopContainerOptionsBuilder::new().signal("SIGKILL").t(0).build();
@@ -112,8 +114,8 @@ impl Engine {
         let application = &seen.labels.application;
         self.keep_output(seen).await?;
         let container = self.container(application);
-        self.gates.remove(&container).map_err(|source| RuntimeError::Io {
-            what: format!("remove the gate to the volume of `{application}`"),
+        self.gates.close(&container).map_err(|source| RuntimeError::Io {
+            what: format!("close the gate to the volume of `{application}`"),
             source,
         })?;
         let deadline = deadline::after(self.options.margin);
@@ -125,12 +127,16 @@ impl Engine {
                 Ok(()) => return Ok(()),
                 Err(error) if status(&error) == Some(404) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => {
-                    return Err(failed(|| format!("remove the container of `{application}`"))(error));
+                    return Err(failed(|| format!("remove the container of `{application}`"))(
+                        error,
+                    ));
                 }
                 // It is being removed by somebody else, or is busy for a moment.
                 Err(error) if matches!(status(&error), Some(409 | 500)) => {}
                 Err(error) => {
-                    return Err(failed(|| format!("remove the container of `{application}`"))(error));
+                    return Err(failed(|| format!("remove the container of `{application}`"))(
+                        error,
+                    ));
                 }
             }
             tokio::time::sleep(LONGEST_PAUSE).await;

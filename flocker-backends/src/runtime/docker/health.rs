@@ -57,7 +57,9 @@ impl Engine {
                 let status = http_status(address, path).await;
                 match status.map_err(|error| format!("http://{address}{path}: {error}"))? {
                     200..=399 => Ok(()),
-                    status => Err(format!("http://{address}{path} was answered with status {status}")),
+                    status => Err(format!(
+                        "http://{address}{path} was answered with status {status}"
+                    )),
                 }
             }
             HealthProbe::Command(command) => self.run(seen, command).await,
@@ -68,7 +70,7 @@ impl Engine {
     async fn run(&self, seen: &Seen, command: &[Box<str>]) -> Result<(), String> {
         let program = command.first().ok_or("its command is empty")?;
         let config = ExecConfig {
-            cmd: Some(command.iter().map(|text| text.to_string()).collect()),
+            cmd: Some(command.iter().map(ToString::to_string).collect()),
             ..ExecConfig::default()
         };
         let told = |error| said(&error);

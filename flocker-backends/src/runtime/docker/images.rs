@@ -43,10 +43,13 @@ impl Engine {
     pub(super) async fn image_present(&self, image: &Image) -> Result<Option<ImageId>, RuntimeError> {
         let what = || format!("look for the image `{image}`");
         match self.client.inspect_image(image.as_str()).await {
-            Ok(found) => found.id.map(|id| Some(ImageId(id))).ok_or_else(|| RuntimeError::Io {
-                what: what(),
-                source: io::Error::new(io::ErrorKind::InvalidData, "it has no identity"),
-            }),
+            Ok(found) => found
+                .id
+                .map(|id| Some(ImageId(id)))
+                .ok_or_else(|| RuntimeError::Io {
+                    what: what(),
+                    source: io::Error::new(io::ErrorKind::InvalidData, "it has no identity"),
+                }),
             Err(error) if status(&error) == Some(404) => Ok(None),
             Err(error) => Err(failed(what)(error)),
         }
@@ -102,7 +105,10 @@ impl Engine {
 
     async fn pull(&self, image: &Image) -> Result<(), Error> {
         let (repository, tag) = split(image.as_str());
-        let options = CreateImageOptionsBuilder::new().from_image(repository).tag(tag).build();
+        let options = CreateImageOptionsBuilder::new()
+            .from_image(repository)
+            .tag(tag)
+            .build();
         let mut answers = self.client.create_image(Some(options), None, None);
         while let Some(answer) = answers.next().await {
             answer?;

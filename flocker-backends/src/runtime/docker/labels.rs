@@ -143,10 +143,15 @@ impl Labels {
             map.insert(DATASET, dataset.to_string());
         }
         // A check always has a text: it holds no map with keys that are not texts.
-        if let Some(text) = health_check.as_ref().and_then(|check| serde_json::to_string(check).ok()) {
+        if let Some(text) = health_check
+            .as_ref()
+            .and_then(|check| serde_json::to_string(check).ok())
+        {
             map.insert(HEALTH_CHECK, text);
         }
-        map.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        map.into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 
     /// Reads the labels of a container of which it is known that it is ours.
@@ -227,7 +232,14 @@ mod tests {
     #[test]
     fn a_damaged_label_is_told_and_never_guessed() {
         let whole = labels().to_map(&naming(None));
-        for name in [DEFINITION, DATASET, STOP_GRACE, HEALTH_CHECK, ADDRESS, NODE_ADDRESS] {
+        for name in [
+            DEFINITION,
+            DATASET,
+            STOP_GRACE,
+            HEALTH_CHECK,
+            ADDRESS,
+            NODE_ADDRESS,
+        ] {
             let mut map = whole.clone();
             map.insert(name.to_owned(), "?".to_owned());
             let label = |name: &str| map.get(name).map(String::as_str);
@@ -240,7 +252,9 @@ mod tests {
     fn only_name_and_labels_together_make_a_container_ours() {
         let own = labels().to_map(&naming(None));
         let is_ours = |naming: &Naming, name: &str, map: &BTreeMap<String, String>| {
-            naming.owner(name, |label| map.get(label).map(String::as_str)).is_ok()
+            naming
+                .owner(name, |label| map.get(label).map(String::as_str))
+                .is_ok()
         };
         assert!(is_ours(&naming(None), "flocker--web", &own));
         // A container of an image that was made from one of ours has its labels.

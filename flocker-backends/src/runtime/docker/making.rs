@@ -103,17 +103,27 @@ impl Engine {
         self.ensure_network().await?;
         let container = self.container(&spec.name);
         let taken = self.addresses().await?;
-        let address = self.options.subnet.choose(&container, &taken).ok_or_else(|| RuntimeError::Io {
-            what: what(),
-            source: io::Error::other(format!("no address of {} is left", self.options.subnet)),
-        })?;
-        if spec.application.volume.is_some() {
-            self.gates.close(&container).map_err(|source| RuntimeError::Io {
-                what: format!("close the gate to the volume of `{}`", spec.name),
-                source,
+        let address = self
+            .options
+            .subnet
+            .choose(&container, &taken)
+            .ok_or_else(|| RuntimeError::Io {
+                what: what(),
+                source: io::Error::other(format!("no address of {} is left", self.options.subnet)),
             })?;
+        let failed_gate = |source| RuntimeError::Io {
+            what: format!("place the gate to the volume of `{}`", spec.name),
+            source,
+        };
+        let has_volume = spec.application.volume.is_some();
+        if has_volume {
+            self.gates.show(&container).map_err(failed_gate)?;
         }
-        match self.create(spec, &container, &image, address).await {
+        let created = self.create(spec, &container, &image, address).await;
+        if has_volume {
+            self.gates.close(&container).map_err(failed_gate)?;
+        }
+        match created {
             Ok(()) => Ok(true),
             // Somebody else has just made it, perhaps a call of ours that was dropped.
             Err(error) if status(&error) == Some(409) => Ok(false),
@@ -154,7 +164,9 @@ impl Engine {
     /// Returns the addresses that containers of any node on this engine have.
     async fn addresses(&self) -> Result<BTreeSet<Ipv4Addr>, RuntimeError> {
         let labelled = self.labelled(&[labels::ADDRESS.to_owned()]).await?;
-        let addresses = labelled.iter().filter_map(|(_, labels)| labels.get(labels::ADDRESS));
+        let addresses = labelled
+            .iter()
+            .filter_map(|(_, labels)| labels.get(labels::ADDRESS));
         Ok(addresses.filter_map(|address| address.parse().ok()).collect())
     }
 
@@ -164,7 +176,11 @@ impl Engine {
         let what = || format!("use the network `{network}`");
         let deadline = deadline::after(self.options.margin);
         loop {
-            match self.client.inspect_network(network, None::<InspectNetworkOptions>).await {
+            match self
+                .client
+                .inspect_network(network, None::<InspectNetworkOptions>)
+                .await
+            {
                 Ok(found) => {
                     return self.check_network(&found).map_err(|reason| RuntimeError::Io {
                         what: what(),
@@ -202,11 +218,18 @@ impl Engine {
     }
 
     fn check_network(&self, found: &NetworkInspect) -> Result<(), String> {
-        if !found.labels.as_ref().is_some_and(|labels| labels.contains_key(NETWORK)) {
+        if !found
+            .labels
+            .as_ref()
+            .is_some_and(|labels| labels.contains_key(NETWORK))
+        {
             return Err("it is not ours and is left alone".into());
         }
         let config = found.ipam.as_ref().and_then(|ipam| ipam.config.as_ref());
-        let subnets = config.into_iter().flatten().filter_map(|config| config.subnet.as_deref());
+        let subnets = config
+            .into_iter()
+            .flatten()
+            .filter_map(|config| config.subnet.as_deref());
         let wanted = self.options.subnet.to_string();
         if subnets.into_iter().any(|subnet| subnet == wanted) {
             Ok(())

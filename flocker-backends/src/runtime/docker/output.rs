@@ -40,7 +40,9 @@ impl Engine {
         let failed_here = |source| RuntimeError::Io { what: what(), source };
         let new = self.output_directory("new", &container);
         let kept = self.output_directory("kept", &container);
-        remove(&new).and_then(|()| std::fs::create_dir_all(&new)).map_err(failed_here)?;
+        remove(&new)
+            .and_then(|()| std::fs::create_dir_all(&new))
+            .map_err(failed_here)?;
         let mut writer = LogWriter::open(&new, self.options.log_limit.0).map_err(failed_here)?;
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).build();
         let mut output = self.client.logs(&seen.id, Some(options));
@@ -65,7 +67,9 @@ impl Engine {
         let seen = self.look_at_ours(application).await?;
         let is_here = seen.is_some();
         if let Some(seen) = seen.filter(|seen| seen.has_run) {
-            let tail = request.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+            let tail = request
+                .tail
+                .map_or_else(|| "all".to_owned(), |lines| lines.to_string());
             let options = LogsOptionsBuilder::new().stdout(true).stderr(true);
             let options = options.follow(request.follow).tail(&tail).build();
             let pieces = self.client.logs(&seen.id, Some(options));
@@ -93,7 +97,11 @@ impl Engine {
     }
 
     fn output_directory(&self, stage: &str, container: &str) -> PathBuf {
-        self.options.state_directory.join("output").join(stage).join(container)
+        self.options
+            .state_directory
+            .join("output")
+            .join(stage)
+            .join(container)
     }
 }
 

@@ -88,7 +88,10 @@ pub(super) fn read(
     let name = container.name.as_deref().unwrap_or_default();
     // The engine writes names as paths.
     let name = name.strip_prefix('/').unwrap_or(name);
-    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
+    let labels = container
+        .config
+        .as_ref()
+        .and_then(|config| config.labels.as_ref());
     let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
     let Ok(application) = naming.owner(name, label) else {
         return Ok(Owned::Foreign);
@@ -115,7 +118,10 @@ pub(super) fn read(
     };
     let restarts = container.restart_count.ok_or_else(|| lacks("its restarts"))?;
     let process = state.pid.and_then(|process| u32::try_from(process).ok());
-    let host = container.host_config.as_ref().ok_or_else(|| lacks("its configuration"))?;
+    let host = container
+        .host_config
+        .as_ref()
+        .ok_or_else(|| lacks("its configuration"))?;
     let policy = match &host.restart_policy {
         None => RestartPolicy::Never,
         Some(policy) => match policy.name {
@@ -137,12 +143,21 @@ pub(super) fn read(
     let endpoint = container.network_settings.as_ref();
     let endpoint = endpoint.and_then(|settings| settings.networks.as_ref()?.get(network));
     let address = endpoint.and_then(|endpoint| {
-        let given = endpoint.ipam_config.as_ref().and_then(|config| config.ipv4_address.as_deref());
-        let found = endpoint.ip_address.as_deref().filter(|address| !address.is_empty());
+        let given = endpoint
+            .ipam_config
+            .as_ref()
+            .and_then(|config| config.ipv4_address.as_deref());
+        let found = endpoint
+            .ip_address
+            .as_deref()
+            .filter(|address| !address.is_empty());
         found.or(given)
     });
     let address = address
-        .map(|text| text.parse().map_err(|_| unreadable(format!("`{text}` is no address"))))
+        .map(|text| {
+            text.parse()
+                .map_err(|_| unreadable(format!("`{text}` is no address")))
+        })
         .transpose()?;
     Ok(Owned::Ours(Box::new(Seen {
         id: container.id.clone().ok_or_else(|| lacks("its identity"))?,
@@ -152,9 +167,15 @@ pub(super) fn read(
             .map_err(|_| unreadable(format!("`{restarts}` is no number of restarts")))?,
         process: process.filter(|&process| process != 0),
         is_paused: state.paused.unwrap_or(false),
-        has_run: state.started_at.as_deref().is_some_and(|time| !time.starts_with("0001-")),
+        has_run: state
+            .started_at
+            .as_deref()
+            .is_some_and(|time| !time.starts_with("0001-")),
         policy,
-        stop_signal: container.config.as_ref().and_then(|config| config.stop_signal.clone()),
+        stop_signal: container
+            .config
+            .as_ref()
+            .and_then(|config| config.stop_signal.clone()),
         address,
         refusal: state.error.clone().filter(|reason| !reason.is_empty()),
     })))

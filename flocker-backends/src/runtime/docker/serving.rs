@@ -1,5 +1,7 @@
 //! The start of a prepared container, and the wait until it serves.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,7 +39,13 @@ impl Sight for Engine {
 impl Engine {
     /// Leads the container to its volume, which must be here.
     pub(in crate::runtime) fn open_gate(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        let Some(volume) = &spec.volume else { return Ok(()) };
+        let (Some(_), volume) = (&spec.application.volume, &spec.volume) else {
+            return Ok(());
+        };
+        let volume = volume.as_ref().ok_or_else(|| RuntimeError::Io {
+            what: format!("enter the volume of `{}`", spec.name),
+            source: io::Error::other("nobody says where it is"),
+        })?;
         let opened = self.gates.open(&self.container(&spec.name), volume);
         opened.map_err(|source| RuntimeError::Io {
             what: format!("enter the volume `{}`", volume.display()),
@@ -46,7 +54,7 @@ impl Engine {
     }
 
     /// Returns what the engine mounts for the volume of an application.
-    pub(in crate::runtime) fn gate(&self, application: &ApplicationName) -> std::path::PathBuf {
+    pub(in crate::runtime) fn gate(&self, application: &ApplicationName) -> PathBuf {
         self.gates.path(&self.container(application))
     }
 
@@ -54,7 +62,10 @@ impl Engine {
     pub(super) async fn set_going(&self, spec: &ContainerSpec, seen: &Seen) -> Result<(), RuntimeError> {
         // Before the start: what ends at once must already have its policy.
         self.set_policy(seen, spec.application.restart_policy).await?;
-        let started = self.client.start_container(&seen.id, None::<StartContainerOptions>).await;
+        let started = self
+            .client
+            .start_container(&seen.id, None::<StartContainerOptions>)
+            .await;
         let Err(error) = started else { return Ok(()) };
         let reason = said(&error);
         let restarting = Seen {
@@ -73,7 +84,9 @@ impl Engine {
                 reason,
             });
         }
-        Err(failed(|| format!("start the container of `{}`", spec.name))(error))
+        Err(failed(|| format!("start the container of `{}`", spec.name))(
+            error,
+        ))
     }
 
     /// Waits until a container that was started serves, or it is sure that it will not.

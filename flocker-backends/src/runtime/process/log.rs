@@ -131,7 +131,11 @@ impl<A: FnMut() -> bool> LogReader<A> {
     /// Begins at the last `tail` lines, or at all that is kept.
     ///
     /// At its end it waits for as long as `more_may_come` says so. Call it inside a tokio runtime.
-    pub(in crate::runtime) fn open(directory: &Path, tail: Option<u32>, more_may_come: Option<A>) -> io::Result<Self> {
+    pub(in crate::runtime) fn open(
+        directory: &Path,
+        tail: Option<u32>,
+        more_may_come: Option<A>,
+    ) -> io::Result<Self> {
         let (number, offset) = match tail {
             None => (numbers(directory)?.first().copied().unwrap_or(0), 0),
             Some(lines) => start_of_tail(directory, lines)?,

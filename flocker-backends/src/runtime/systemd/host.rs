@@ -173,9 +173,10 @@ impl SystemdRuntime {
     /// Joins what the engine and what the unit says of a container.
     async fn join(&self, mut seen: Seen) -> Result<Option<Seen>, RuntimeError> {
         let application = seen.labels.application.clone();
-        if self.own_unit(&application)?.is_none() {
+        let Some(text) = self.own_unit(&application)? else {
             return Ok(Some(seen));
-        }
+        };
+        let most = unit::most_restarts(&text).unwrap_or(u32::MAX);
         for _ in 0..LOOKS {
             let unit = self.show(&application).await?;
             // Asked after the unit, which notices later than the engine: together they are never ahead.
@@ -183,7 +184,7 @@ impl SystemdRuntime {
                 None => return Ok(None),
                 Some(now) => seen = now,
             }
-            seen.restarts = unit.restarts;
+            seen.restarts = unit.restarts.min(most);
             match (unit.activity, seen.is_alive()) {
                 (_, true) | (Activity::Inactive, false) => break,
                 (Activity::Starting, false) => {
@@ -253,11 +254,17 @@ impl SystemdRuntime {
             self.ask(&spec.name, &["daemon-reload"]).await?;
         }
         // It reads the units anew only where it has changed something.
-        self.ask(&spec.name, &["enable", "--quiet", "--", &self.unit(&spec.name)]).await
+        self.ask(&spec.name, &["enable", "--quiet", "--", &self.unit(&spec.name)])
+            .await
     }
 
     /// Sees to it that a unit neither starts nor restarts its container any more, and ends it.
-    async fn end_unit(&self, application: &ApplicationName, text: &str, grace: Duration) -> Result<(), RuntimeError> {
+    async fn end_unit(
+        &self,
+        application: &ApplicationName,
+        text: &str,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
         let unit = self.unit(application);
         // What is on disk first: a boot in between must not start it.
         let disable = ["disable", "--quiet", "--", &unit];
@@ -354,7 +361,10 @@ impl ContainerRuntime for SystemdRuntime {
                 self.install(spec).await?;
                 let unit = self.unit(&spec.name);
                 // What it counted for a container that is gone is not held against this one.
-                let reset = self.systemctl.try_run(&["reset-failed", "--", &unit], self.margin()).await;
+                let reset = self
+                    .systemctl
+                    .try_run(&["reset-failed", "--", &unit], self.margin())
+                    .await;
                 reset.map_err(failed(|| format!("forget the failures of `{}`", spec.name)))?;
                 self.ask(&spec.name, &["start", "--", &unit]).await?;
                 self.engine.wait_until_serving(spec, self, 0).await?;

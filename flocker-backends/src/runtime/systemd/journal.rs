@@ -33,7 +33,12 @@ impl Journal {
     }
 
     /// Opens what a unit's application has said, oldest first.
-    pub(super) fn open(&self, unit: &str, name: &str, request: LogRequest) -> Result<ByteStream, ProcessError> {
+    pub(super) fn open(
+        &self,
+        unit: &str,
+        name: &str,
+        request: LogRequest,
+    ) -> Result<ByteStream, ProcessError> {
         let mut program = self.reader(unit, name);
         if let Some(lines) = request.tail {
             program = program.argument(format!("--lines={lines}"));
@@ -48,7 +53,10 @@ impl Journal {
         let Some(output) = reader.stdout.take() else {
             return Ok(Box::pin(tokio::io::empty()));
         };
-        Ok(Box::pin(Reading { output, _reader: reader }))
+        Ok(Box::pin(Reading {
+            output,
+            _reader: reader,
+        }))
     }
 
     /// Says whether a unit's application has ever said anything.

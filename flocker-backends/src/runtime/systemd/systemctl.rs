@@ -62,9 +62,11 @@ impl Systemctl {
 
     /// Returns what systemd says of a unit.
     pub(super) async fn show(&self, unit: &str, deadline: Duration) -> Result<UnitState, ShowError> {
-        let arguments = ["show", "--property=ActiveState,NRestarts", "--", unit];
+        let arguments = ["show", "--property=ActiveState,NRestarts,Job", "--", unit];
         let said = self.run(&arguments, deadline).await?;
-        parse(&String::from_utf8_lossy(&said)).ok_or_else(|| ShowError::Unreadable { unit: unit.to_owned() })
+        parse(&String::from_utf8_lossy(&said)).ok_or_else(|| ShowError::Unreadable {
+            unit: unit.to_owned(),
+        })
     }
 }
 
@@ -80,10 +82,15 @@ pub(super) enum ShowError {
 }
 
 fn parse(text: &str) -> Option<UnitState> {
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    };
     let activity = match value("ActiveState")? {
         "active" | "reloading" | "refreshing" | "deactivating" => Activity::Active,
         "activating" => Activity::Starting,
+        // On its way from one run to the next it is dead for a moment, with the next start ordered.
+        "inactive" | "failed" if value("Job").is_some_and(|job| !job.is_empty()) => Activity::Starting,
         "inactive" | "failed" | "maintenance" => Activity::Inactive,
         _ => return None,
     };
@@ -95,7 +102,9 @@ fn parse(text: &str) -> Option<UnitState> {
 /// Says whether a directory is where a file system is mounted.
 pub(super) fn is_mount_point(directory: &Path) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
-    let Some(parent) = directory.parent() else { return Ok(true) };
+    let Some(parent) = directory.parent() else {
+        return Ok(true);
+    };
     Ok(std::fs::metadata(directory)?.dev() != std::fs::metadata(parent)?.dev())
 }
 
@@ -108,9 +117,17 @@ mod tests {
         let state = |activity, restarts| Some(UnitState { activity, restarts });
         for (text, expected) in [
             ("NRestarts=2\nActiveState=active\n", state(Activity::Active, 2)),
-            ("ActiveState=activating\nNRestarts=1\n", state(Activity::Starting, 1)),
+            (
+                "ActiveState=activating\nNRestarts=1\n",
+                state(Activity::Starting, 1),
+            ),
             ("ActiveState=failed\nNRestarts=3\n", state(Activity::Inactive, 3)),
             ("ActiveState=inactive\n", state(Activity::Inactive, 0)),
+            ("Job=\nActiveState=inactive\n", state(Activity::Inactive, 0)),
+            (
+                "Job=2011\nNRestarts=1\nActiveState=inactive\n",
+                state(Activity::Starting, 1),
+            ),
             ("ActiveState=\nNRestarts=0\n", None),
             ("ActiveState=active\nNRestarts=many\n", None),
             ("NRestarts=0\n", None),

@@ -13,6 +13,9 @@ use crate::runtime::docker::whole_seconds;
 /// The section by which a unit is known as ours; systemd passes over sections of this form.
 const SECTION: &str = "[X-Flocker]";
 
+/// How often systemd starts a unit at most.
+const BURST: &str = "StartLimitBurst=";
+
 /// How long systemd waits before it starts an application again.
 const PAUSE: &str = "100ms";
 
@@ -93,7 +96,7 @@ impl Unit<'_> {
             // The first start counts too.
             Some(count) => {
                 line("StartLimitIntervalSec=infinity");
-                line(&format!("StartLimitBurst={}", count.saturating_add(1)));
+                line(&format!("{BURST}{}", count.saturating_add(1)));
             }
             None => line("StartLimitIntervalSec=0"),
         }
@@ -124,7 +127,9 @@ impl Unit<'_> {
         }
         let docker = quoted(&programs.docker);
         let host = quoted(Path::new(&format!("unix://{}", socket.display())));
-        line(&format!("ExecStart={docker} --host {host} start --attach {container}"));
+        line(&format!(
+            "ExecStart={docker} --host {host} start --attach {container}"
+        ));
         // What is said while it stops must not read as what the application says.
         line(&format!(
             "ExecStop={} --identifier=flocker-stop {docker} --host {host} stop --time {} {container}",
@@ -169,8 +174,20 @@ pub(super) fn definition_of(text: &str) -> Option<DefinitionHash> {
     of_section(text, "Definition=")?.parse().ok()
 }
 
+/// Returns how often a unit starts its container again at most.
+///
+/// systemd also counts the restart that it then refuses.
+pub(super) fn most_restarts(text: &str) -> Option<u32> {
+    let burst = text.lines().find_map(|line| line.strip_prefix(BURST))?;
+    Some(burst.parse::<u32>().ok()?.saturating_sub(1))
+}
+
 fn of_section<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let lines = text.lines().map(str::trim).skip_while(|&line| line != SECTION).skip(1);
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .skip_while(|&line| line != SECTION)
+        .skip(1);
     let mut lines = lines.take_while(|line| !line.starts_with('['));
     lines.find_map(|line| line.strip_prefix(key))
 }
@@ -219,6 +236,8 @@ mod tests {
         };
         let expected = include_str!("../../../tests/data/systemd-252/flocker-web.service");
         assert_eq!(text(policy, Some("/flocker/web")), expected);
+        assert_eq!(most_restarts(expected), Some(2));
+        assert_eq!(most_restarts(&text(RestartPolicy::Always, None)), None);
     }
 
     #[test]
