@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -24,6 +25,9 @@ use tokio::task::JoinHandle;
 
 const RUNNING: &str = include_str!("data/docker-20.10/inspect-running.json");
 
+/// What is answered to each request, one after the other.
+type Answers = BTreeMap<String, VecDeque<(u16, String)>>;
+
 /// An engine that answers from a list, and keeps what it was asked.
 struct FakeEngine {
     directory: tempfile::TempDir,
@@ -39,11 +43,12 @@ impl FakeEngine {
         let run_directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let answers: BTreeMap<String, (u16, String)> = answers
-            .iter()
-            .map(|&(request, status, body)| (request.to_owned(), (status, body.to_owned())))
-            .collect();
-        let serving = tokio::spawn(serve(listener, answers, asked.clone()));
+        let mut listed: Answers = BTreeMap::new();
+        for &(request, status, body) in answers {
+            let answers = listed.entry(request.to_owned()).or_default();
+            answers.push_back((status, body.to_owned()));
+        }
+        let serving = tokio::spawn(serve(listener, listed, asked.clone()));
         Self {
             directory,
             run_directory,
@@ -72,11 +77,7 @@ impl Drop for FakeEngine {
     }
 }
 
-async fn serve(
-    listener: UnixListener,
-    answers: BTreeMap<String, (u16, String)>,
-    asked: Arc<Mutex<Vec<String>>>,
-) {
+async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Vec<String>>>) {
     loop {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut head = Vec::new();
@@ -93,10 +94,13 @@ async fn serve(
         };
         let request = format!("{verb} {}", target.split('?').next().unwrap());
         asked.lock().unwrap().push(request.clone());
-        let (status, body) = answers
-            .get(&request)
-            .cloned()
-            .unwrap_or((404, r#"{"message":"no such thing"}"#.to_owned()));
+        let known = answers.get_mut(&request);
+        // The last answer is given again and again.
+        let answer = known.and_then(|answers| match answers.len() {
+            0 | 1 => answers.front().cloned(),
+            _ => answers.pop_front(),
+        });
+        let (status, body) = answer.unwrap_or((404, r#"{"message":"no such thing"}"#.to_owned()));
         let answer = format!(
             "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
@@ -105,6 +109,9 @@ async fn serve(
         drop(client.write_all(answer.as_bytes()).await);
     }
 }
+
+/// The identity of the container in the captured answer.
+const ID: &str = "c666030c5425184db8601affff13c190051e9316045a6db87936efcf82b11cac";
 
 const VERSION: (&str, u16, &str) = ("GET /version", 200, r#"{"ApiVersion":"1.41"}"#);
 
@@ -177,7 +184,11 @@ async fn a_container_that_cannot_be_read_breaks_the_list() {
 #[tokio::test]
 async fn a_stop_takes_the_restart_policy_back_first() {
     let whole = one_container();
-    let engine = FakeEngine::new(&[VERSION, ("GET /containers/flocker--web/json", 200, &whole)]);
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /containers/flocker--web/json", 200, &whole),
+        (&format!("POST /containers/{ID}/update"), 200, "{}"),
+    ]);
     let runtime = engine.open().await.unwrap();
     // It never ends, as this engine has it.
     let grace = Duration::from_millis(10);
@@ -185,9 +196,40 @@ async fn a_stop_takes_the_restart_policy_back_first() {
     assert!(matches!(refusal, RuntimeError::NotGone { .. }), "{refusal}");
     let mut asked = engine.asked();
     asked.retain(|request| request.starts_with("POST"));
-    let id = "c666030c5425184db8601affff13c190051e9316045a6db87936efcf82b11cac";
-    let expected = ["update", "kill", "stop"].map(|verb| format!("POST /containers/{id}/{verb}"));
+    let expected = ["update", "kill", "stop"].map(|verb| format!("POST /containers/{ID}/{verb}"));
     assert_eq!(asked, expected);
+}
+
+/// Docker 20.10 refuses this of a container that ends in the very moment, and has changed nothing then.
+#[tokio::test]
+async fn a_restart_policy_that_the_engine_refuses_for_a_moment_is_set_again() {
+    let (id, whole) = (ID, one_container());
+    let ended = whole
+        .replace("\"running\"", "\"exited\"")
+        .replace("\"Pid\":782", "\"Pid\":0");
+    let update = format!("POST /containers/{id}/update");
+    let refusal = r#"{"message":"cannot update a stopped container: unknown"}"#;
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /containers/flocker--web/json", 200, &whole),
+        ("GET /containers/flocker--web/json", 200, &ended),
+        (&update, 500, refusal),
+        (&update, 500, refusal),
+        (&update, 200, "{}"),
+        (&format!("GET /containers/{id}/logs"), 200, ""),
+        (&format!("DELETE /containers/{id}"), 204, ""),
+    ]);
+    let runtime = engine.open().await.unwrap();
+    let stopped = runtime
+        .stop(&"web".parse().unwrap(), Duration::from_secs(1))
+        .await;
+    assert_eq!(stopped.unwrap(), Change::Made);
+    let n_updates = engine
+        .asked()
+        .iter()
+        .filter(|&request| *request == update)
+        .count();
+    assert_eq!(n_updates, 3);
 }
 
 /// I13: nothing is asked of a container that is not ours but what it is.

@@ -6,6 +6,7 @@
 //! secret is in the container, which only the engine shows.
 
 mod host;
+mod installing;
 mod journal;
 mod systemctl;
 mod unit;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bollard::ClientVersion;
 use bollard::Docker;
@@ -25,6 +26,7 @@ use super::labels::Naming;
 use super::seen;
 use super::seen::Owned;
 use super::seen::Seen;
+use crate::deadline;
 use crate::runtime::RuntimeError;
 use crate::runtime::process::probe::chain;
 
@@ -33,6 +35,9 @@ const OLDEST: (u32, u32) = (1, 24);
 
 /// How long the engine may take to answer, in seconds.
 const ANSWER: u64 = 120;
+
+/// How soon a container that was just ending is asked again to take a restart policy.
+const UPDATE_PAUSE: Duration = Duration::from_millis(20);
 
 /// How many containers are asked about at the same time.
 const AT_ONCE: usize = 16;
@@ -178,19 +183,27 @@ impl Engine {
         if seen.policy == policy {
             return Ok(());
         }
-        let update = ContainerUpdateBody {
-            restart_policy: Some(body::policy(policy)),
-            ..ContainerUpdateBody::default()
-        };
-        match self.client.update_container(&seen.id, update).await {
-            Err(error) if status(&error) != Some(404) => {
-                let application = &seen.labels.application;
-                Err(failed(|| format!("set the restart policy of `{application}`"))(
-                    error,
-                ))
+        let deadline = deadline::after(self.options.margin);
+        loop {
+            let update = ContainerUpdateBody {
+                restart_policy: Some(body::policy(policy)),
+                ..ContainerUpdateBody::default()
+            };
+            match self.client.update_container(&seen.id, update).await {
+                // What is gone does not restart.
+                Err(error) if status(&error) == Some(404) => return Ok(()),
+                // It is just ending, which the engine does not know yet: nothing was changed.
+                Err(error) if matches!(status(&error), Some(409 | 500)) && Instant::now() < deadline => {
+                    tokio::time::sleep(UPDATE_PAUSE).await;
+                }
+                Err(error) => {
+                    let application = &seen.labels.application;
+                    return Err(failed(|| format!("set the restart policy of `{application}`"))(
+                        error,
+                    ));
+                }
+                Ok(()) => return Ok(()),
             }
-            // What is gone does not restart.
-            Ok(()) | Err(_) => Ok(()),
         }
     }
 }
