@@ -45,7 +45,7 @@ pub(super) const HOPS: [u8; 2] = [43, 47];
 const MOST_OUTPUT: usize = 512 << 20;
 
 /// How long one program may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was found in the kernel.
 #[derive(Clone, Debug, Default)]

@@ -74,7 +74,7 @@ struct State {
 }
 
 fn nft() -> Program {
-    Program::new("nft").argument("-j")
+    Program::new("nft").argument("--json")
 }
 
 impl NftablesRouter {
@@ -89,7 +89,7 @@ impl NftablesRouter {
 
     /// Asks `nft` whether our rules could be made here. Nothing is changed.
     pub async fn try_out(&self) -> Result<(), RouterError> {
-        let program = Program::new("nft").arguments(["-c", "-f", "-"]);
+        let program = Program::new("nft").arguments(["--check", "--file", "-"]);
         let rules = rules::whole(self.own, &Placed::default());
         drop(kernel::run(program, &rules, "try out our rules with `nft`").await?);
         Ok(())
@@ -113,7 +113,7 @@ impl NftablesRouter {
     }
 
     async fn execute(&self, rules: &str) -> Result<Vec<u8>, RouterError> {
-        let program = Program::new("nft").arguments(["-f", "-"]);
+        let program = Program::new("nft").arguments(["--file", "-"]);
         kernel::run(program, rules, "change the routes with `nft`").await
     }
 
@@ -225,7 +225,7 @@ impl Router for NftablesRouter {
         kernel::refuse_used_ports(self.own, &found.placed, &wanted)?;
         switch::turn_forwarding_on(&wanted)?;
         #[cfg(feature = "iptables")]
-        if !wanted.is_empty() {
+        if !wanted.is_empty() && (!is_open || found.placed.is_empty()) {
             kernel::blocking("let our packets pass", passage::open).await?;
         }
         // Noted before it is done: where this is dropped in between, the next call ends them.

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -29,6 +31,7 @@ for_each_router! {
     only_connections_of_a_moved_port_are_broken
     a_client_that_waits_arrives_when_there_is_a_home
     a_client_that_waits_for_a_silent_home_arrives_at_the_new_one
+    no_connection_to_any_other_port_is_lost_while_routes_change
 }
 
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -140,4 +143,35 @@ fn a_client_that_waits_arrives_when_there_is_a_home(kind: Kind) {
 
 fn a_client_that_waits_for_a_silent_home_arrives_at_the_new_one(kind: Kind) {
     wait_for_a_home(kind, &[Ip::V4.machine(3)]);
+}
+
+fn no_connection_to_any_other_port_is_lost_while_routes_change(kind: Kind) {
+    build();
+    let ip = Ip::V4;
+    serve(BETA, SocketAddr::new(ip.machine(2), 81));
+    let router = kind.router(ip.machine(1));
+    apply(ALPHA, &router, &set(81, &[ip.machine(2)]), None);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let mut n_arrived = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                assert!(arrives(CLIENT, SocketAddr::new(ip.machine(1), 81)).starts_with("beta "));
+                // A packet that was lost comes again after a second.
+                assert!(
+                    begun.elapsed() < Duration::from_millis(900),
+                    "after {n_arrived}: a packet was lost"
+                );
+                n_arrived += 1;
+            }
+            n_arrived
+        });
+        for n in 0..20 {
+            apply(ALPHA, &router, &set(80, &[ip.machine(2 + n % 2)]), None);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let n_arrived = clients.join().unwrap();
+        assert!(n_arrived > 20, "only {n_arrived} connections");
+    });
 }

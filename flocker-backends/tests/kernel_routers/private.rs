@@ -25,7 +25,10 @@ pub(crate) fn privately(body: impl FnOnce()) {
         .argument(std::env::current_exe().unwrap())
         .arguments(["--exact", test, "--nocapture"]);
     run(async {
-        let ended = program.run(&[], 16 << 20, Duration::from_mins(2)).await.unwrap();
+        let ended = program
+            .run(&[], 16 << 20, Duration::from_secs(120))
+            .await
+            .unwrap();
         let said = [ended.stdout, ended.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         assert!(
@@ -49,7 +52,7 @@ pub(crate) fn call_with(line: &str, input: &str) -> String {
     let call = || {
         run(async {
             let ended = program
-                .run(input.as_bytes(), 64 << 20, Duration::from_mins(1))
+                .run(input.as_bytes(), 64 << 20, Duration::from_secs(60))
                 .await;
             let ended = ended.and_then(flocker_backends::process::Output::success);
             wrote = String::from_utf8(ended.unwrap_or_else(|error| panic!("{line}: {error}"))).unwrap();

@@ -57,8 +57,8 @@ fn whatever_is_flushed_comes_back(kind: Kind) {
     let ip = Ip::V4;
     let router = kind.router(ip.machine(1));
     serve(BETA, SocketAddr::new(ip.machine(2), 80));
-    let routes = set(80, &[ip.machine(2)]);
-    assert_eq!(apply(ALPHA, &router, &routes, None), Change::Made);
+    let change = set(80, &[ip.machine(2)]);
+    assert_eq!(apply(ALPHA, &router, &change, None), Change::Made);
     let own = match kind {
         Kind::Nftables => NFTABLES,
         Kind::IptablesNft | Kind::IptablesLegacy => IPTABLES,
@@ -68,7 +68,7 @@ fn whatever_is_flushed_comes_back(kind: Kind) {
         on(ALPHA, || call(&line.replace("IPTABLES", kind.iptables())));
         assert_eq!(ports(ALPHA, &router), [0; 0], "after `{line}`");
         assert_eq!(
-            apply(ALPHA, &router, &routes, None),
+            apply(ALPHA, &router, &change, None),
             Change::Made,
             "after `{line}`"
         );
@@ -78,7 +78,7 @@ fn whatever_is_flushed_comes_back(kind: Kind) {
             "after `{line}`"
         );
         assert_eq!(
-            apply(ALPHA, &router, &routes, None),
+            apply(ALPHA, &router, &change, None),
             Change::AlreadySo,
             "after `{line}`"
         );

@@ -239,10 +239,10 @@ mod tests {
         let routes = prop::collection::btree_map(port, route, 0..8);
         (routes, any::<bool>()).prop_map(|(set, is_local)| {
             let names = set.values().map(|target| target.application.clone());
-            let local: Local = match is_local {
-                true => names.map(|name| (name, IpAddr::from([172, 18, 0, 2]))).collect(),
-                false => Local::new(),
-            };
+            let local: Local = names
+                .filter(|_| is_local)
+                .map(|name| (name, IpAddr::from([172, 18, 0, 2])))
+                .collect();
             let change = RouteChange {
                 set,
                 ..RouteChange::default()

@@ -8,8 +8,11 @@ use std::path::Path;
 use super::placed::Placed;
 use crate::router::RouterError;
 
+/// A kind of addresses.
+type Kind = fn(&IpAddr) -> bool;
+
 /// Switches that a node needs in order to pass packets on, with the kind of addresses that need them.
-const FORWARDING: [(&str, fn(&IpAddr) -> bool); 2] = [
+const FORWARDING: [(&str, Kind); 2] = [
     ("/proc/sys/net/ipv4/ip_forward", IpAddr::is_ipv4),
     ("/proc/sys/net/ipv6/conf/all/forwarding", IpAddr::is_ipv6),
 ];

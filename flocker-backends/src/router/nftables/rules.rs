@@ -31,25 +31,26 @@ const LED_6: &str = "meta l4proto tcp ct original proto-dst . ct reply ip6 saddr
 pub(super) struct Chain {
     pub(super) name: &'static str,
     hook: Option<&'static str>,
-    /// What each rule is called, and what it says. By its name it is known again.
-    pub(super) rules: Vec<(String, String)>,
+    pub(super) rules: Vec<Rule>,
 }
 
-/// Returns all chains of the table. They do not depend on any route.
-pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
-    let rule = |name: &str, rule: &str| (name.to_owned(), rule.to_owned());
-    let chain = |name, hook, rules| Chain { name, hook, rules };
-    let hold = rule(
-        "hold",
-        &format!("{FIRST} tcp dport @held fib daddr type local drop"),
-    );
+/// What a rule is called, and what it says. By its name it is known again.
+type Rule = (String, String);
+
+fn rule(name: &str, rule: &str) -> Rule {
+    (name.to_owned(), rule.to_owned())
+}
+
+/// Returns the rules that let clients at loopback addresses be led elsewhere: for what they send, and for what they are answered.
+///
+/// Routing would refuse a packet that leaves for another machine as from
+/// loopback, so it is made one from the node's own address, and each answer is
+/// changed back on its way to the client.
+fn loopback_rules(own: IpAddr) -> [Rule; 2] {
     let (ip, loopback, ends) = match own {
         IpAddr::V4(_) => ("ip", "127.0.0.1", "ends4"),
         IpAddr::V6(_) => ("ip6", "::1", "ends6"),
     };
-    // Routing would refuse a packet that leaves for another machine as from
-    // loopback, so it is made one from the node's own address, and each answer
-    // is changed back on its way to the client.
     let from_loopback = (
         format!("loopback {own}"),
         format!(
@@ -62,7 +63,11 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
             "ct original zone {LOOPBACK_ZONE} ct direction reply {ip} saddr set {loopback} {ip} daddr set {loopback}"
         ),
     );
-    let pass = rule("pass", &format!("meta mark set meta mark | {PASS_MARK:#010x}"));
+    [from_loopback, to_loopback]
+}
+
+/// Returns the rules that count how often the first packet of a connection was passed on.
+fn hop_rules() -> Vec<Rule> {
     let [once, twice] = HOPS;
     let hop = |name: &str, ip: &str, says: &str| {
         rule(
@@ -70,6 +75,25 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
             &format!("{FIRST} {}", says.replace("dscp", &format!("{ip} dscp"))),
         )
     };
+    vec![
+        hop("twice", "ip", &format!("dscp {twice} drop")),
+        hop("twice", "ip6", &format!("dscp {twice} drop")),
+        hop("once", "ip", &format!("dscp {once} dscp set {twice} return")),
+        hop("once", "ip6", &format!("dscp {once} dscp set {twice} return")),
+        hop("never", "ip", &format!("dscp set {once}")),
+        hop("never", "ip6", &format!("dscp set {once}")),
+    ]
+}
+
+/// Returns all chains of the table. They do not depend on any route.
+pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
+    let chain = |name, hook, rules| Chain { name, hook, rules };
+    let hold = rule(
+        "hold",
+        &format!("{FIRST} tcp dport @held fib daddr type local drop"),
+    );
+    let [from_loopback, to_loopback] = loopback_rules(own);
+    let pass = rule("pass", &format!("meta mark set meta mark | {PASS_MARK:#010x}"));
     vec![
         chain(
             "hold",
@@ -118,19 +142,7 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
             ],
         ),
         chain("pass", None, vec![pass.clone()]),
-        chain(
-            "away",
-            None,
-            vec![
-                pass,
-                hop("twice", "ip", &format!("dscp {twice} drop")),
-                hop("twice", "ip6", &format!("dscp {twice} drop")),
-                hop("once", "ip", &format!("dscp {once} dscp set {twice} return")),
-                hop("once", "ip6", &format!("dscp {once} dscp set {twice} return")),
-                hop("never", "ip", &format!("dscp set {once}")),
-                hop("never", "ip6", &format!("dscp set {once}")),
-            ],
-        ),
+        chain("away", None, [vec![pass], hop_rules()].concat()),
         chain(
             "leave",
             Some("type nat hook postrouting priority srcnat"),
