@@ -1,5 +1,6 @@
 //! What becomes of connections when a route changes.
 
+use std::io::ErrorKind;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use crate::network::apply;
 use crate::network::arrives;
 use crate::network::build;
 use crate::network::connect;
+use crate::network::counter;
 use crate::network::for_each_router;
 use crate::network::on;
 use crate::network::ports;
@@ -36,14 +38,20 @@ for_each_router! {
 
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Says whether the other side still repeats what it is told. An answer or an end has to come soon.
+/// Says whether the other side still repeats what it is told. An answer or an end has to come.
 fn is_alive(stream: &mut TcpStream) -> bool {
-    let begun = Instant::now();
     let mut answer = [0; 4];
-    let is_alive =
-        stream.write_all(b"ping").is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"ping";
-    assert!(begun.elapsed() < PATIENCE / 2, "neither an answer nor an end");
-    is_alive
+    let told = stream
+        .write_all(b"ping")
+        .and_then(|()| stream.read_exact(&mut answer));
+    match told {
+        Ok(()) => answer == *b"ping",
+        Err(error) => {
+            let is_silence = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            assert!(!is_silence, "neither an answer nor an end");
+            false
+        }
+    }
 }
 
 fn only_connections_of_a_moved_port_are_broken(kind: Kind) {
@@ -156,13 +164,7 @@ fn no_connection_to_any_other_port_is_lost_while_routes_change(kind: Kind) {
         let clients = scope.spawn(|| {
             let mut n_arrived = 0;
             while !is_over.load(Ordering::Relaxed) {
-                let begun = Instant::now();
                 assert!(arrives(CLIENT, SocketAddr::new(ip.machine(1), 81)).starts_with("beta "));
-                // A packet that was lost comes again after a second.
-                assert!(
-                    begun.elapsed() < Duration::from_millis(900),
-                    "after {n_arrived}: a packet was lost"
-                );
                 n_arrived += 1;
             }
             n_arrived
@@ -173,5 +175,6 @@ fn no_connection_to_any_other_port_is_lost_while_routes_change(kind: Kind) {
         is_over.store(true, Ordering::Relaxed);
         let n_arrived = clients.join().unwrap();
         assert!(n_arrived > 20, "only {n_arrived} connections");
+        assert_eq!(counter(CLIENT, "Tcp", "RetransSegs"), 0, "packets were lost");
     });
 }

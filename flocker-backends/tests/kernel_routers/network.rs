@@ -9,7 +9,6 @@ use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use flocker_backends::Router;
 use flocker_backends::conformance::run;
@@ -225,13 +224,23 @@ pub(crate) fn arrives(from: &str, to: SocketAddr) -> String {
     arrived.map_or_else(|| "nowhere".into(), |(_, greeting)| greeting)
 }
 
-/// Whether a connection attempt is told at once that nobody is there.
+/// Whether a connection attempt is told that nobody is there.
 pub(crate) fn is_refused(from: &str, to: SocketAddr) -> bool {
-    let begun = Instant::now();
-    let refused = on(from, || {
-        TcpStream::connect_timeout(&to, Duration::from_secs(3)).is_err()
+    let tried = on(from, || TcpStream::connect_timeout(&to, Duration::from_secs(4)));
+    tried.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Returns one of the kernel's counters of a machine: how many packets were passed on (`Ip`, `ForwDatagrams`), and the like.
+pub(crate) fn counter(machine: &str, of: &str, name: &str) -> u64 {
+    let counters = on(machine, || {
+        std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap()
     });
-    refused && begun.elapsed() < Duration::from_secs(1)
+    let mut lines = counters
+        .lines()
+        .filter_map(|line| line.strip_prefix(of)?.strip_prefix(": "));
+    let at = lines.next().unwrap().split(' ').position(|other| other == name);
+    let number = lines.next().unwrap().split(' ').nth(at.unwrap());
+    number.unwrap().parse().unwrap()
 }
 
 /// A route of the application `site`, which listens at port 8080.

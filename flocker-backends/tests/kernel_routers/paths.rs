@@ -15,6 +15,7 @@ use crate::network::apply;
 use crate::network::arrives;
 use crate::network::build;
 use crate::network::connect;
+use crate::network::counter;
 use crate::network::for_each_router;
 use crate::network::is_refused;
 use crate::network::on;
@@ -94,27 +95,6 @@ fn every_client_of_the_newer_addresses_arrives(kind: Kind) {
     every_client_of(kind, Ip::V6);
 }
 
-/// How many packets a machine has passed on.
-fn passed_on(machine: &str) -> u64 {
-    let counters = on(machine, || {
-        std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap()
-    });
-    let mut lines = counters.lines().filter(|line| line.starts_with("Ip: "));
-    let at = lines
-        .next()
-        .unwrap()
-        .split(' ')
-        .position(|name| name == "ForwDatagrams");
-    lines
-        .next()
-        .unwrap()
-        .split(' ')
-        .nth(at.unwrap())
-        .unwrap()
-        .parse()
-        .unwrap()
-}
-
 /// How many packets a machine has received by wire.
 fn received(machine: &str) -> u64 {
     let counter = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
@@ -145,6 +125,7 @@ fn what_goes_round_is_dropped(kind: Kind) {
     let patience = Duration::from_millis(500);
     assert!(connect(CLIENT, SocketAddr::new(ip.machine(1), 80), patience).is_none());
     // By alpha, by beta, and no further.
+    let passed_on = |machine| counter(machine, "Ip", "ForwDatagrams");
     let n_passed = passed_on(ALPHA) + passed_on(BETA);
     assert!((1..=3).contains(&n_passed), "passed on {n_passed} times");
     // Two hops are what a move explains: alpha does not know yet that gamma has it.
