@@ -21,7 +21,9 @@ pub(crate) fn privately(body: impl FnOnce()) {
     let thread = std::thread::current();
     let test = thread.name().expect("a test's thread has its name");
     let program = Program::new("unshare")
-        .arguments(["--map-root-user", "--net", "--mount", "sh", "-c", ENTER, "sh"])
+        // The network comes second: its files belong to whoever is root when it is made.
+        .arguments(["--map-root-user", "--mount", "unshare", "--net"])
+        .arguments(["sh", "-c", ENTER, "sh"])
         .argument(std::env::current_exe().unwrap())
         .arguments(["--exact", test, "--nocapture"]);
     run(async {

@@ -91,6 +91,7 @@ impl Tool {
     }
 
     /// Returns the rules of a chain, policy first. Blocks.
+    #[cfg(feature = "nftables")]
     pub(in crate::router) fn list(self, table: &str, chain: &str) -> io::Result<Vec<String>> {
         // Asked directly: the crate's own list does not tell failure from emptiness.
         let output = self

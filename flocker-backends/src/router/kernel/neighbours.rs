@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
+#[cfg(feature = "iptables")]
 use std::net::UdpSocket;
 use std::str::FromStr;
 
@@ -116,6 +117,7 @@ fn outermost(networks: &BTreeSet<Network>) -> BTreeSet<Network> {
 /// Returns the names of the interfaces by which these addresses are reached, loopback left out.
 ///
 /// Nothing is sent: the kernel is asked from where it would.
+#[cfg(feature = "iptables")]
 pub(in crate::router) fn interfaces_towards(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<BTreeSet<String>> {
     let mut from = BTreeSet::new();
     for address in addresses {

@@ -176,6 +176,7 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 /// Returns the number of the packet filter's last change.
 ///
 /// While it stays the same, nobody has changed any rule of this network.
+#[cfg(feature = "nftables")]
 pub(in crate::router) fn generation() -> io::Result<u32> {
     const GET_GENERATION: u16 = 10 << 8 | 16;
     const NUMBER: u16 = 1;

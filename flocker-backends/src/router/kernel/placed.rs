@@ -132,6 +132,7 @@ impl Placed {
     }
 
     /// Returns the pieces that are only in `self`, at the cost of comparing routes and not pieces.
+    #[cfg(feature = "nftables")]
     pub(in crate::router) fn pieces_without(&self, other: &Self) -> BTreeSet<Piece> {
         let differs = |port: &&PortNumber| {
             self.routes.get(**port) != other.routes.get(**port) || self.ends.get(port) != other.ends.get(port)
@@ -183,6 +184,7 @@ impl Placed {
     }
 
     /// Says whether there is no route.
+    #[cfg(feature = "nftables")]
     pub(in crate::router) fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -274,6 +276,7 @@ mod tests {
             }
         }
 
+        #[cfg(feature = "nftables")]
         #[test]
         fn a_difference_leads_from_one_to_the_other(one in any_placed(), other in any_placed()) {
             let mut pieces = one.pieces();
