@@ -88,8 +88,10 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
     ///
     /// `AlreadySo` where one of this definition runs. Refused where one of
     /// another definition is alive. Where it does not become healthy, it is
-    /// left as it is, for its logs to be read. Dropped half way: running or
-    /// not, and [`ContainerRuntime::list`] tells.
+    /// left as it is, for its logs to be read. One that ends right after its
+    /// start may be given a few more tries, by its restart policy; that it
+    /// keeps ending is told soon, not at the end of all patience. Dropped half
+    /// way: running or not, and [`ContainerRuntime::list`] tells.
     async fn start(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError>;
 
     /// Stops a container and removes it; returns when every process of it is confirmed gone.
@@ -141,6 +143,16 @@ pub enum RuntimeError {
         /// How it ended.
         status: String,
     },
+    /// It was started several times, and ended right after each.
+    #[error("application `{application}` ended right after its start {times} times in a row, at last with status {status}")]
+    KeepsEnding {
+        /// The application.
+        application: ApplicationName,
+        /// How often.
+        times: u32,
+        /// How it ended the last time.
+        status: String,
+    },
     /// It runs but does not serve.
     #[error("application `{application}` is not healthy: {reason}")]
     Unhealthy {
@@ -174,9 +186,10 @@ impl Classify for RuntimeError {
                 ErrorClass::Transient
             }
             // Only a new plan or an installed program can change these.
-            Self::NotHere { .. } | Self::NoImage { .. } | Self::OtherDefinition { .. } => {
-                ErrorClass::Permanent
-            }
+            Self::NotHere { .. }
+            | Self::NoImage { .. }
+            | Self::OtherDefinition { .. }
+            | Self::KeepsEnding { .. } => ErrorClass::Permanent,
         }
     }
 }

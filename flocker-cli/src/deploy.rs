@@ -58,6 +58,8 @@ pub(crate) struct Wish {
     pub(crate) if_held: IfHeld,
     pub(crate) consent: Consent,
     pub(crate) loudness: Loudness,
+    /// Whether cut-overs of these files are still left for `flocker cutover` afterwards.
+    pub(crate) left_held: CutOver,
     /// The files that others may go by once they were obeyed, and where that is kept.
     pub(crate) remember: Option<(PathBuf, [PathBuf; 2])>,
 }
@@ -109,9 +111,9 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
     };
     ui.clear_status();
     // A file that was refused or declined is not what anybody asked for.
-    let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty();
+    let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty() || is_only_held(&outcome.end);
     if let Some((state_dir, [one, other])) = wish.remember.as_ref().filter(|_| was_obeyed) {
-        files::remember(state_dir, [one, other]);
+        files::remember(state_dir, [one, other], wish.left_held);
     }
     asking.verdict(&outcome.actual)?;
     let aftermath = aftermath::Aftermath::new(&outcome, &progress);
@@ -135,20 +137,21 @@ fn ending(end: &End, policy: &Policy, went_forward: bool) -> Ending {
     match end {
         End::Settled if went_forward => Ending::Done,
         // It was asked for, so it is no obstacle.
+        End::Partly { .. } if policy.cut_over == CutOver::Hold && is_only_held(end) => Ending::Done,
+        End::Settled | End::Partly { .. } | End::Interrupted { .. } | End::Declined => Ending::Blocked,
+    }
+}
+
+/// Says whether nothing but cut-overs that somebody wants to order is left to do.
+fn is_only_held(end: &End) -> bool {
+    let is_held = |waiting: &Waiting| matches!(waiting, Waiting::Held { .. });
+    match end {
         End::Partly {
             waiting,
             refused,
             failed,
-        } if policy.cut_over == CutOver::Hold
-            && refused.is_empty()
-            && failed.is_empty()
-            && waiting
-                .iter()
-                .all(|waiting| matches!(waiting, Waiting::Held { .. })) =>
-        {
-            Ending::Done
-        }
-        End::Settled | End::Partly { .. } | End::Interrupted { .. } | End::Declined => Ending::Blocked,
+        } => refused.is_empty() && failed.is_empty() && waiting.iter().all(is_held),
+        End::Settled | End::Interrupted { .. } | End::Declined => false,
     }
 }
 

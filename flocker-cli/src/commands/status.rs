@@ -13,6 +13,7 @@ use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::Health;
 use flocker_model::Manifestation;
+use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Observed;
@@ -29,6 +30,7 @@ use crate::cluster;
 use crate::cluster::Sight;
 use crate::error::Ending;
 use crate::error::Failure;
+use crate::files;
 use crate::shown;
 use crate::shown::Blocked;
 use crate::table::heading;
@@ -52,6 +54,8 @@ struct Body<'a> {
     datasets: Vec<DatasetRow<'a>>,
     /// Nothing where there are no files to hold it against.
     plan: Option<PlanRow<'a>>,
+    /// What could not be told, a sentence for each.
+    unknown: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -61,6 +65,8 @@ struct NodeRow<'a> {
     /// Whether a person has declared it lost for ever.
     forgotten: bool,
     silence: Option<String>,
+    /// What to do about its silence, where that can be told.
+    hint: Option<String>,
     id: Option<flocker_model::NodeId>,
     address: Option<std::net::IpAddr>,
     generation: Option<u64>,
@@ -95,22 +101,31 @@ struct PlanRow<'a> {
 impl Status {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
-        show(&sight, ui)
+        // What was held is not about to move.
+        let policy = files::last_policy(&global.state_dir(), self.files.paths());
+        // Whether a node of a report runs is not to be seen from here.
+        let is_live = self.state.is_empty();
+        show(&sight, &policy, is_live, ui)
     }
 }
 
-fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
+fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending, Failure> {
     let Sight {
         desired,
         actual,
         has_files,
+        unknown,
     } = sight;
-    let plan = has_files.then(|| flocker_plan::plan(desired, actual, &Policy::default()));
+    let plan = has_files.then(|| flocker_plan::plan(desired, actual, policy));
     let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
     // Of a node that was declared lost for ever nothing is awaited.
     let is_silent = shown::silent(actual).any(|(node, _)| !actual.is_forgotten(node));
     let body = Body {
-        nodes: actual.nodes.iter().map(|look| node_row(look, actual)).collect(),
+        nodes: actual
+            .nodes
+            .iter()
+            .map(|look| node_row(look, sight, is_live))
+            .collect(),
         applications: all_applications(actual).collect(),
         datasets: all_datasets(actual, desired).collect(),
         plan: plan.as_ref().map(|plan| PlanRow {
@@ -119,11 +134,15 @@ fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
             waiting: plan.waiting().iter().map(Blocked::waiting).collect(),
             refused: plan.refused().iter().map(Blocked::refused).collect(),
         }),
+        unknown,
     };
     if ui.is_json() {
         ui.document(&body)?;
     } else {
         ui.data(&text(&body, plan.as_ref()));
+        for unknown in unknown {
+            ui.warn(unknown);
+        }
     }
     Ok(if is_blocked || is_silent {
         Ending::Blocked
@@ -132,16 +151,29 @@ fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
     })
 }
 
-fn node_row<'a>((node, look): (&'a NodeName, &'a Observed<NodeState>), actual: &ClusterState) -> NodeRow<'a> {
+fn node_row<'a>(
+    (node, look): (&'a NodeName, &'a Observed<NodeState>),
+    sight: &Sight,
+    is_live: bool,
+) -> NodeRow<'a> {
     let known = look.known();
+    let is_forgotten = sight.actual.is_forgotten(node);
+    let member = sight.desired.members().get(node);
+    let address = member.and_then(|member| member.address.as_ref());
+    let is_local = match address {
+        None | Some(NodeAddress::Local { .. }) => is_live,
+        Some(NodeAddress::Ssh { .. }) => false,
+    };
     NodeRow {
         node,
         seen: known.is_some(),
-        forgotten: actual.is_forgotten(node),
+        forgotten: is_forgotten,
         silence: match look {
             Observed::Known(_) => None,
             Observed::Unknown(silence) => Some(silence.to_string()),
         },
+        hint: (known.is_none() && is_local && !is_forgotten)
+            .then(|| format!("`flocker local up {node}` starts it, or makes it where there is none")),
         id: known.map(|state| state.id),
         address: known.map(|state| state.address),
         generation: known.map(|state| state.generation.0),
@@ -214,6 +246,9 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
     for row in &body.nodes {
         if let Some(silence) = row.silence.as_ref().filter(|_| !row.forgotten) {
             writeln!(text, "{} was not seen: {silence}", row.node).unwrap_or_default();
+            if let Some(hint) = &row.hint {
+                writeln!(text, "   hint: {hint}").unwrap_or_default();
+            }
         }
     }
     if !body.applications.is_empty() {

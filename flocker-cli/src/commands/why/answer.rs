@@ -81,14 +81,15 @@ struct Held {
 
 impl<'a> View<'a> {
     /// Plans where there are files; without them there is nothing that should be done.
-    pub(super) fn new(sight: &'a Sight, deploy: String) -> Self {
+    pub(super) fn new(sight: &'a Sight, policy: &Policy, deploy: String) -> Self {
         let Sight {
             desired,
             actual,
             has_files,
+            unknown: _,
         } = sight;
         let plan = if *has_files {
-            flocker_plan::plan(desired, actual, &Policy::default())
+            flocker_plan::plan(desired, actual, policy)
         } else {
             Plan::default()
         };
