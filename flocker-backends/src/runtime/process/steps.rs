@@ -192,13 +192,15 @@ impl ProcessRuntime {
         let reader = LogReader::open(&logs, Some(LAST_WORDS), None::<fn() -> bool>).ok()?;
         let mut bytes = Vec::new();
         reader.take(LONGEST_WORDS).read_to_end(&mut bytes).await.ok()?;
+        if bytes.len() as u64 == LONGEST_WORDS {
+            // What was cut off may be the rest of a secret, which nobody would know by its beginning.
+            bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
+        }
         let mut text = String::from_utf8_lossy(&bytes).into_owned();
         for value in spec.application.environment.values() {
             match value {
-                EnvironmentValue::Secret(secret) if !secret.reveal().is_empty() => {
-                    text = text.replace(secret.reveal(), "(a secret)");
-                }
-                EnvironmentValue::Secret(_) | EnvironmentValue::Plain(_) => {}
+                EnvironmentValue::Secret(secret) => text = without(text, secret.reveal()),
+                EnvironmentValue::Plain(_) => {}
             }
         }
         let lines: Vec<String> = text.lines().filter_map(quoted).collect();
@@ -267,6 +269,16 @@ impl ProcessRuntime {
             }
         }
     }
+}
+
+/// Returns a text without a secret, and without the lines of one that has several: only some of them may be there.
+fn without(mut text: String, secret: &str) -> String {
+    for part in std::iter::once(secret).chain(secret.lines()) {
+        if !part.trim().is_empty() {
+            text = text.replace(part, "(a secret)");
+        }
+    }
+    text
 }
 
 /// Returns a line of output as it can stand in a sentence: without control characters and not too long.
