@@ -144,7 +144,9 @@ pub enum RuntimeError {
         status: String,
     },
     /// It was started several times, and ended right after each.
-    #[error("application `{application}` ended right after its start {times} times in a row, at last with status {status}")]
+    #[error(
+        "application `{application}` ended right after its start {times} times in a row, at last with status {status}"
+    )]
     KeepsEnding {
         /// The application.
         application: ApplicationName,

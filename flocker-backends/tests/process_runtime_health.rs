@@ -266,7 +266,8 @@ async fn what_keeps_ending_is_told_soon_and_with_its_last_words() {
         };
         assert!(*times >= 3, "{failure}");
         assert!(
-            status.starts_with("9; the end of its output: ") && status.contains("`no database at (a secret)`"),
+            status.starts_with("9; the end of its output: ")
+                && status.contains("`no database at (a secret)`"),
             "{failure}"
         );
         assert_eq!(failure.class(), ErrorClass::Permanent);
@@ -284,7 +285,10 @@ async fn what_is_never_restarted_keeps_ending_at_its_third_start() {
         assert!(matches!(failure, RuntimeError::Ended { .. }), "{failure}");
     }
     let failure = world.runtime.start(&spec).await.unwrap_err();
-    assert!(matches!(failure, RuntimeError::KeepsEnding { times: 3, .. }), "{failure}");
+    assert!(
+        matches!(failure, RuntimeError::KeepsEnding { times: 3, .. }),
+        "{failure}"
+    );
     // Another definition has not failed yet.
     let mut other = world.script("once", "exit 5");
     other.definition = DefinitionHash(2);
@@ -295,7 +299,10 @@ async fn what_is_never_restarted_keeps_ending_at_its_third_start() {
 #[tokio::test]
 async fn what_fails_at_first_and_then_serves_has_started() {
     let world = World::new();
-    let mut spec = world.script("late", "echo try >> tries; test $(wc -l < tries) -ge 3 && exec sleep 1000");
+    let mut spec = world.script(
+        "late",
+        "echo try >> tries; test $(wc -l < tries) -ge 3 && exec sleep 1000",
+    );
     spec.application.restart_policy = RestartPolicy::Always;
     assert_eq!(world.runtime.start(&spec).await.unwrap(), Change::Made);
     assert_eq!(world.state(&spec).await.unwrap().restarts, 2);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use flocker_model::config::Diagnostic;
 use flocker_model::config::Source;
 use serde::Serialize;
@@ -95,7 +96,11 @@ impl Failure {
 
     /// What was typed could not be read, as clap says it.
     pub(crate) fn typed(error: &clap::Error) -> Self {
-        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let has_no_command = [
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            ErrorKind::MissingSubcommand,
+        ];
+        if has_no_command.contains(&error.kind()) {
             return Self::usage("no command was given").hint("`flocker --help` lists the commands");
         }
         let text = error.render().to_string();

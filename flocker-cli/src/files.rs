@@ -1,11 +1,14 @@
 //! The operator's files: the configuration, its secrets, and which files were used last.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::IsTerminal as _;
 use std::io::Read as _;
+use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -89,14 +92,29 @@ fn read_within(path: &Path, limit: ByteSize) -> io::Result<String> {
 
 /// Writes a file that was named on the command line, whole or not at all.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_for(0o666, path, text)
+}
+
+/// Writes a file for those whom a mode, less what the operator's mask takes away, lets read it.
+fn write_for(mode: u32, path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| {
         Failure::failed(format!("could not write `{}`", path.display())).because(error)
     };
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
-    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|error| {
+    let written = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        std::fs::rename(&beside, path)
+    };
+    written().map_err(|error| {
         // What is left of a file that was never complete is of no use to anybody.
         std::fs::remove_file(&beside).ok();
         failed(&error)
@@ -143,8 +161,7 @@ impl Configuration {
                 Ok("withheld".into())
             }
         });
-        let deployment =
-            fetched.map_err(|diagnostics| Failure::configuration(diagnostics, &self.sources))?;
+        let deployment = fetched.map_err(|diagnostics| Failure::configuration(diagnostics, &self.sources))?;
         Ok(Known {
             deployment,
             applications,
@@ -196,12 +213,20 @@ struct LastUsed {
     /// Whether cut-overs were left for `flocker cutover`.
     #[serde(default)]
     hold: bool,
+    /// What could not be done at last and why, by step, or by application where its move was given up.
+    #[serde(default)]
+    failures: BTreeMap<String, String>,
 }
 
 const LAST_USED: &str = "last-used.json";
 
-/// Remembers the files of a deploy, and how it went about cut-overs. Not to be able to is no reason to stop.
-pub(crate) fn remember(state_dir: &Path, paths: [&Path; 2], cut_over: CutOver) {
+/// Remembers the files of a deploy, how it went about cut-overs, and what failed. Not to be able to is no reason to stop.
+pub(crate) fn remember(
+    state_dir: &Path,
+    paths: [&Path; 2],
+    cut_over: CutOver,
+    failures: BTreeMap<String, String>,
+) {
     let [Ok(one), Ok(other)] = paths.map(std::path::absolute) else {
         return;
     };
@@ -209,16 +234,23 @@ pub(crate) fn remember(state_dir: &Path, paths: [&Path; 2], cut_over: CutOver) {
         version: 1,
         files: [one, other],
         hold: cut_over == CutOver::Hold,
+        failures,
     };
     if let Ok(text) = serde_json::to_string(&last) {
         std::fs::create_dir_all(state_dir).ok();
-        write(&state_dir.join(LAST_USED), &(text + "\n")).ok();
+        // Why something failed may be what an application said, which is not for everybody.
+        write_for(0o600, &state_dir.join(LAST_USED), &(text + "\n")).ok();
     }
 }
 
 /// Returns the files of the last deploy, where there was one and they still exist.
 pub(crate) fn last_used(state_dir: &Path) -> Option<[PathBuf; 2]> {
     last(state_dir).map(|last| last.files)
+}
+
+/// Returns what the last deploy could not do and why, by step, or by application where its move was given up.
+pub(crate) fn last_failures(state_dir: &Path) -> BTreeMap<String, String> {
+    last(state_dir).map_or_else(BTreeMap::new, |last| last.failures)
 }
 
 /// Returns the policy by which these files were deployed last; without files, that of the last deploy.
@@ -232,16 +264,17 @@ pub(crate) fn last_policy(state_dir: &Path, paths: Option<[&Path; 2]>) -> Policy
     };
     let is_held = last(state_dir).is_some_and(|last| last.hold && is_meant(&last));
     Policy {
-        cut_over: if is_held { CutOver::Hold } else { CutOver::WhenReady },
+        cut_over: if is_held {
+            CutOver::Hold
+        } else {
+            CutOver::WhenReady
+        },
         ..Policy::default()
     }
 }
 
 /// Returns the files that were named, or else those of the last deploy.
-pub(crate) fn named_or_last(
-    state_dir: &Path,
-    named: Option<[&Path; 2]>,
-) -> Result<[PathBuf; 2], Failure> {
+pub(crate) fn named_or_last(state_dir: &Path, named: Option<[&Path; 2]>) -> Result<[PathBuf; 2], Failure> {
     let named = named.map(|paths| paths.map(Path::to_path_buf));
     named.or_else(|| last_used(state_dir)).ok_or_else(|| {
         Failure::usage("no files were named, and there is no last deploy whose files could be meant")
@@ -290,11 +323,16 @@ mod tests {
         }
         let cut_over = |paths| last_policy(directory.path(), paths).cut_over;
         assert_eq!(cut_over(None), CutOver::WhenReady);
-        remember(directory.path(), [&one, &other], CutOver::Hold);
+        remember(directory.path(), [&one, &other], CutOver::Hold, BTreeMap::new());
         assert_eq!(cut_over(None), CutOver::Hold);
         assert_eq!(cut_over(Some([&other, &one])), CutOver::Hold);
         assert_eq!(cut_over(Some([&one, &third])), CutOver::WhenReady);
-        remember(directory.path(), [&one, &other], CutOver::WhenReady);
+        remember(
+            directory.path(),
+            [&one, &other],
+            CutOver::WhenReady,
+            BTreeMap::new(),
+        );
         assert_eq!(cut_over(None), CutOver::WhenReady);
     }
 }

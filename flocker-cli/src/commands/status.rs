@@ -118,6 +118,9 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
     } = sight;
     let plan = has_files.then(|| flocker_plan::plan(desired, actual, policy));
     let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
+    let keeps_ending: Vec<ApplicationRow<'_>> = all_applications(actual)
+        .filter(|row| row.container.status == ContainerStatus::Restarting)
+        .collect();
     // Of a node that was declared lost for ever nothing is awaited.
     let is_silent = shown::silent(actual).any(|(node, _)| !actual.is_forgotten(node));
     let body = Body {
@@ -139,12 +142,23 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
     if ui.is_json() {
         ui.document(&body)?;
     } else {
-        ui.data(&text(&body, plan.as_ref()));
+        let mut text = text(&body, plan.as_ref(), keeps_ending.is_empty());
+        for ApplicationRow {
+            application, node, ..
+        } in &keeps_ending
+        {
+            writeln!(
+                text,
+                "{application} on {node} has ended, and is about to be started again\n   hint: `flocker logs {application} --on {node}` shows why"
+            )
+            .unwrap_or_default();
+        }
+        ui.data(&text);
         for unknown in unknown {
             ui.warn(unknown);
         }
     }
-    Ok(if is_blocked || is_silent {
+    Ok(if is_blocked || is_silent || !keeps_ending.is_empty() {
         Ending::Blocked
     } else {
         Ending::Done
@@ -225,7 +239,7 @@ pub(crate) fn owner<'a>(
         .or_else(|| by_mount().map(|(name, _)| name))
 }
 
-fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
+fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -> String {
     let mut rows = vec![heading(["NODE", "STATE", "ADDRESS", "GENERATION", "FREE"])];
     rows.extend(body.nodes.iter().map(|row| {
         let said = |value: Option<String>| value.unwrap_or_else(|| "-".into());
@@ -284,14 +298,19 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
     }
     if let Some(plan) = plan {
         text.push('\n');
-        text.push_str(&verdict(plan));
+        text.push_str(&verdict(plan, all_is_well));
     }
     text
 }
 
-fn verdict(plan: &flocker_plan::Plan) -> String {
+fn verdict(plan: &flocker_plan::Plan, all_is_well: bool) -> String {
     if plan.is_settled() {
-        return "everything is as it is to be\n".into();
+        let said = if all_is_well {
+            "everything is as it is to be\n"
+        } else {
+            ""
+        };
+        return said.into();
     }
     let mut text = String::new();
     for waiting in plan.waiting() {

@@ -32,7 +32,8 @@ impl Why {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
         let policy = files::last_policy(&global.state_dir(), self.files.paths());
-        let view = View::new(&sight, &policy, self.deploy(global));
+        let failures = files::last_failures(&global.state_dir());
+        let view = View::new(&sight, &policy, self.deploy(global), failures);
         let Some(answer) = view.answer(&self.thing) else {
             return Err(view.unknown(&self.thing));
         };
