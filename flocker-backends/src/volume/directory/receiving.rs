@@ -125,7 +125,7 @@ impl Receiving {
         };
         let copy = home.data(&record)?;
         let odd =
-            scan::verify(&copy, &newest.scanned).to(|| format!("verify the copy of dataset {dataset}"))?;
+            scan::verify(&copy, &newest.scanned, self.shared.options.keep_set_id).to(|| format!("verify the copy of dataset {dataset}"))?;
         if let Some(odd) = odd {
             return Err(self.diverged(&format!("it was changed by hand: {odd}")));
         }
