@@ -112,6 +112,7 @@ struct Shared {
     clock: Clock,
     locks: Locks,
     options: DirectoryOptions,
+    foreign: inventory::Foreign,
     /// Whether a file that was written always has another time than before.
     trusts_times: bool,
 }
@@ -329,6 +330,7 @@ impl Shared {
             clock: Clock::open(&top)?,
             locks: Locks::new(locks),
             options: options.clone(),
+            foreign: inventory::Foreign::default(),
             trusts_times,
         })
     }

@@ -247,12 +247,7 @@ pub(super) fn verify(dir: &Dir, expected: &Scanned, keep_set_id: bool) -> io::Re
 /// Says what of an entry is not as its copy was made, besides its content.
 ///
 /// When it was modified is left out: a directory says that of every file that came and went.
-fn redressed(
-    dir: &Dir,
-    entry: &Entry,
-    stat: &Stat,
-    keep_set_id: bool,
-) -> io::Result<Option<&'static str>> {
+fn redressed(dir: &Dir, entry: &Entry, stat: &Stat, keep_set_id: bool) -> io::Result<Option<&'static str>> {
     let Metadata {
         mode,
         uid,
