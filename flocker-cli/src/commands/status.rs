@@ -157,6 +157,11 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
         for unknown in unknown {
             ui.warn(unknown);
         }
+        for row in &body.datasets {
+            if let Some(warning) = overflow(row) {
+                ui.warn(&warning);
+            }
+        }
     }
     Ok(if is_blocked || is_silent || !keeps_ending.is_empty() {
         Ending::Blocked
@@ -289,7 +294,10 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -
                 of,
                 row.node.to_string(),
                 role(row.copy),
-                row.copy.used.to_string(),
+                match row.copy.maximum_size {
+                    Some(maximum) => format!("{} of {maximum}", row.copy.used),
+                    None => row.copy.used.to_string(),
+                },
                 format!("{} ago", seconds(row.copy.age)),
             ]
         }));
@@ -329,6 +337,19 @@ fn verdict(plan: &flocker_plan::Plan, all_is_well: bool) -> String {
         .unwrap_or_default();
     }
     text
+}
+
+/// Says that a dataset holds more than it may: not every kind of volume keeps it from that.
+fn overflow(row: &DatasetRow<'_>) -> Option<String> {
+    let used = row.copy.used;
+    let maximum = row.copy.maximum_size.filter(|maximum| *maximum < used)?;
+    let of = row
+        .application
+        .map_or_else(|| format!("dataset {}", row.dataset), |name| format!("the data of {name}"));
+    Some(format!(
+        "{of} on {} holds {used}, more than the {maximum} that it may: this node does not keep it from growing",
+        row.node
+    ))
 }
 
 /// Writes whether a container runs.
