@@ -103,7 +103,8 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
 
     /// Opens the output of an application: both its streams, oldest first.
     ///
-    /// The output outlives the container.
+    /// The output outlives the container. Followed, it ends when the container
+    /// has ended for good or is gone.
     async fn logs(
         &self,
         application: &ApplicationName,

@@ -7,7 +7,13 @@
 //! hand-off. The one that a release takes is exact, or the release fails.
 //!
 //! What it cannot do: keep the application itself within the dataset's
-//! maximum size. The limit is checked where data is sent and received.
+//! maximum size, for which a filesystem needs quotas, and quotas root. The
+//! limit is checked where data is sent and received and where it is changed,
+//! and an inventory says how much there is of how much there may be.
+//!
+//! Entries that are not named as we name things are nobody's concern: they are
+//! logged once and left alone. What is ours and cannot be read makes the
+//! inventory an error that names it.
 //!
 //! Read `home` first: it has the order of the durable changes.
 
