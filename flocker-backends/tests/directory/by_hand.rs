@@ -12,6 +12,7 @@ use crate::node::Node;
 /// What somebody does to a copy, and what is said of it.
 type Harm = (fn(&Path), &'static str);
 
+#[expect(clippy::print_stderr, reason = "what was left out has to be said")]
 fn harms() -> Vec<Harm> {
     let mut harms: Vec<Harm> = vec![
         (|copy| set_mode(&copy.join("file"), 0o666), "the mode of"),

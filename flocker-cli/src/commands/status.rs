@@ -343,9 +343,10 @@ fn verdict(plan: &flocker_plan::Plan, all_is_well: bool) -> String {
 fn overflow(row: &DatasetRow<'_>) -> Option<String> {
     let used = row.copy.used;
     let maximum = row.copy.maximum_size.filter(|maximum| *maximum < used)?;
-    let of = row
-        .application
-        .map_or_else(|| format!("dataset {}", row.dataset), |name| format!("the data of {name}"));
+    let of = row.application.map_or_else(
+        || format!("dataset {}", row.dataset),
+        |name| format!("the data of {name}"),
+    );
     Some(format!(
         "{of} on {} holds {used}, more than the {maximum} that it may: this node does not keep it from growing",
         row.node

@@ -139,7 +139,6 @@ impl ProcessRuntime {
                 (Phase::Restarting, _) if status.ends_in_a_row >= TRIES || !is_supervised => {
                     return Err(self.ended(spec, &status).await);
                 }
-                (Phase::Restarting, _) => {}
                 (Phase::Running { .. }, Probing::Settled | Probing::Passed) => return Ok(()),
                 (Phase::Running { .. }, Probing::Failed { reason }) => {
                     return Err(RuntimeError::Unhealthy {
@@ -150,7 +149,8 @@ impl ProcessRuntime {
                 (Phase::Starting | Phase::Running { .. }, _) if !is_supervised => {
                     return Err(self.ended(spec, &status).await);
                 }
-                (Phase::Starting, _) | (Phase::Running { .. }, Probing::Pending) => {}
+                // What was just started, and what gets another try.
+                (Phase::Starting | Phase::Restarting, _) | (Phase::Running { .. }, Probing::Pending) => {}
             }
             if Instant::now() >= deadline {
                 if status.ends_in_a_row > 0 {

@@ -93,16 +93,16 @@ fn require_foreign(shared: &Shared, name: &[u8]) -> Result<(), VolumeError> {
             .read_to_end(&mut text)?;
         Ok(text)
     });
-    if let Some(dataset) = record.ok().and_then(|text| Record::dataset_of(&text)) {
-        if !is_accounted_for(shared, dataset)? {
-            let found = super::codec::show(name);
-            return Err(broken(
-                format!("list dataset {dataset}"),
-                format!(
-                    "it is not in its place, but in datasets/{found}: move it back, or out of there if it is a copy"
-                ),
-            ));
-        }
+    if let Some(dataset) = record.ok().and_then(|text| Record::dataset_of(&text))
+        && !is_accounted_for(shared, dataset)?
+    {
+        let found = super::codec::show(name);
+        return Err(broken(
+            format!("list dataset {dataset}"),
+            format!(
+                "it is not in its place, but in datasets/{found}: move it back, or out of there if it is a copy"
+            ),
+        ));
     }
     shared.foreign.tell("datasets", name);
     Ok(())
