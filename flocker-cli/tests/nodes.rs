@@ -5,6 +5,9 @@
     reason = "a test that cannot go on has failed, helper functions and all"
 )]
 
+#[path = "nodes/answers.rs"]
+mod answers;
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -278,203 +281,180 @@ fn what_is_dropped_is_shown_first_and_silence_is_no_leave_to_drop() {
     assert_eq!(copies[0]["node"], "beta");
 }
 
+/// Where applications run, by what is seen.
+fn homes(machine: &Machine) -> Vec<(String, String)> {
+    let status = machine.flocker(&["status", "--json"]).json();
+    let rows = status["applications"].as_array().unwrap();
+    let word = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    rows.iter()
+        .map(|row| (word(row, "application"), word(row, "node")))
+        .collect()
+}
+
 #[test]
-fn what_is_held_says_so_and_what_it_says_to_type_can_be_typed() {
+fn a_node_that_was_made_anew_is_a_stranger_until_the_old_one_is_forgotten() {
     let machine = Machine::new(64);
-    let held = machine
-        .flocker(&["deploy", "--yes", "--hold", "beta.yml", "app.yml"])
-        .ended_with(0);
-    assert!(held.talk.contains("is held"), "{}", held.talk);
-    let status = machine.flocker(&["status"]).ended_with(1);
-    assert!(
-        status.data.contains("ledger is ready to move from alpha to beta") && status.data.contains("is held"),
-        "{}",
-        status.data
-    );
-    let why = machine.flocker(&["why", "ledger"]).ended_with(0);
-    assert!(why.data.contains("`flocker cutover ledger`"), "{}", why.data);
-    // Another file that was never deployed is held by nobody.
-    machine.write("gone.yml", "version: 1\nnodes: {alpha: [], beta: []}\n");
-    let other = machine.flocker(&["status", "gone.yml", "app.yml"]);
-    assert!(!other.data.contains("is held"), "{}", other.data);
-    let moved = machine.type_hint(&status.data, "cutover").ended_with(0);
-    assert!(
-        moved.talk.contains("ledger moved from alpha to beta"),
-        "{}",
-        moved.talk
-    );
-    machine.flocker(&["status"]).ended_with(0);
-    // The files are those of the last deploy here, too.
-    machine.flocker(&["plan", "--exit-code"]).ended_with(0);
-    machine.flocker(&["deploy", "--yes"]).ended_with(0);
-}
-
-#[test]
-fn what_needs_no_secret_does_without_and_a_node_that_is_gone_hides_no_other() {
-    let machine = Machine::new(65);
-    let app = std::fs::read_to_string(machine.path("app.yml")).unwrap();
-    let secret = "    environment: {TOKEN: {from_environment: LEDGER_TOKEN}}\n";
-    machine.write("app.yml", &(app + secret));
-    let flocker = cargo_bin!("flocker");
-    let with = |arguments: &[&str]| machine.run_with(flocker, arguments, &[("LEDGER_TOKEN", "tok")]);
-    with(&["deploy", "--yes", "alpha.yml", "app.yml"]).ended_with(0);
-    let status = machine.flocker(&["status"]).ended_with(0);
-    assert!(
-        status.data.contains("everything is as it is to be"),
-        "{}",
-        status.data
-    );
-    assert!(status.talk.contains("`TOKEN` of ledger"), "{}", status.talk);
-    let told = machine.flocker(&["status", "--json"]).ended_with(0).json();
-    assert_eq!(told["unknown"].as_array().unwrap().len(), 1);
-    machine.flocker(&["why", "ledger"]).ended_with(0);
-    machine.flocker(&["gc"]).ended_with(0);
     machine
-        .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
-        .ended_with(0);
-    machine.flocker(&["undo", "ledger", "--yes"]).ended_with(0);
-    // What starts something needs it.
-    let deploy = machine
         .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
-        .ended_with(2);
-    assert!(deploy.talk.contains("LEDGER_TOKEN"), "{}", deploy.talk);
-    with(&["deploy", "--yes", "beta.yml", "app.yml"]).ended_with(0);
-    machine.flocker(&["undo", "ledger", "--yes"]).ended_with(2);
-    with(&["undo", "ledger", "--yes"]).ended_with(0);
+        .ended_with(0);
+    machine
+        .flocker(&["local", "down", "beta", "--delete-data", "--yes"])
+        .ended_with(0);
+    machine.flocker(&["local", "up", "beta"]).ended_with(0);
 
-    machine.write(
-        "three.yml",
-        "version: 1\nnodes: {alpha: [ledger], beta: [], gamma: []}\n",
-    );
-    let partly = machine.flocker(&["status", "three.yml", "app.yml"]).ended_with(1);
+    // It is empty, and that says nothing of the data of the one that is gone.
+    let status = machine.flocker(&["status"]).ended_with(1);
+    for said in [
+        "answers under this name, but alpha remembers node",
+        "`flocker node forget beta` says so",
+        "ledger waits to see beta",
+    ] {
+        assert!(status.data.contains(said), "{said}: {}", status.data);
+    }
+    let planned = machine.flocker(&["plan", "--json", "beta.yml", "app.yml"]).json();
+    assert_eq!(planned["silent"][0]["cause"], "impostor", "{planned}");
+    assert_eq!(planned["steps"].as_array().unwrap().len(), 0, "{planned}");
+    let promoted = machine
+        .flocker(&["promote", "ledger", "--on", "alpha", "--yes"])
+        .ended_with(1);
+    assert!(promoted.data.contains("waits to see beta"), "{promoted:?}");
     assert!(
-        partly.data.contains("alpha  seen") && partly.data.contains("gamma  silent"),
-        "{}",
-        partly.data
+        !promoted.data.contains("everything is as it is to be"),
+        "{promoted:?}"
     );
+
+    let forgotten = machine.flocker(&["node", "forget", "beta"]).ended_with(0);
     assert!(
-        partly.data.contains("`flocker local up gamma`"),
-        "{}",
-        partly.data
+        forgotten.talk.contains("beta is the machine that answers by now"),
+        "{forgotten:?}"
     );
-    assert!(
-        partly.data.contains("ledger       alpha  running"),
-        "{}",
-        partly.data
-    );
+    // The copy that is left is older than what was lost: a person says that it is good enough.
+    let refused = machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(1);
+    assert!(refused.talk.contains("no node owns it"), "{refused:?}");
+    machine
+        .flocker(&["promote", "ledger", "--on", "alpha", "--yes"])
+        .ended_with(0);
+    machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(0);
+    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
+    // Whoever has taken its place is remembered, and is not made good by yet another one.
+    machine
+        .flocker(&["local", "down", "beta", "--delete-data", "--yes"])
+        .ended_with(0);
+    machine.flocker(&["local", "up", "beta"]).ended_with(0);
+    machine.flocker(&["status"]).ended_with(1);
 }
 
 #[test]
-fn what_keeps_ending_fails_soon_and_why_shows_how() {
+fn what_does_not_exist_is_neither_forgotten_nor_undone_nor_promoted() {
+    let machine = Machine::new(65);
+    for (arguments, message) in [
+        (&["node", "forget", "nosuch"][..], "there is no node `nosuch`"),
+        (&["node", "remember", "nosuch"], "there is no node `nosuch`"),
+        (&["undo", "nosuch", "--yes"], "there is no application `nosuch`"),
+        (
+            &["undo", "ledger", "--on", "nosuch", "--yes"],
+            "there is no node `nosuch`",
+        ),
+        (
+            &["promote", "ledger", "--on", "nosuch", "--yes"],
+            "there is no node `nosuch`",
+        ),
+    ] {
+        let refused = machine.flocker(arguments).ended_with(2);
+        assert!(refused.talk.contains(message), "{arguments:?}: {}", refused.talk);
+        assert!(refused.talk.contains("hint: "), "{arguments:?}: {}", refused.talk);
+    }
+    // What exists and has nothing to undo is as it was: that is no error.
+    let nothing = machine.flocker(&["undo", "ledger", "--yes"]).ended_with(0);
+    assert!(nothing.talk.contains("nothing to undo"), "{nothing:?}");
+    // A node that has no copy is not made the owner, and that is not taken for done.
+    let promoted = machine
+        .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
+        .ended_with(1);
+    assert!(promoted.data.contains("alpha owns the data"), "{promoted:?}");
+    machine
+        .flocker(&["promote", "ledger", "--on", "alpha", "--yes"])
+        .ended_with(0);
+}
+
+#[test]
+fn a_node_that_is_lost_is_called_lost_in_what_a_deploy_says() {
     let machine = Machine::new(66);
-    machine.write(
-        "app.yml",
-        "version: 1
-applications:
-  ledger:
-    image: /bin/sh
-    command_line: [-c, 'echo no such table; exit 7']
-    restart_policy: {name: always}
-",
-    );
-    let failed = machine
-        .flocker(&["deploy", "--yes", "--json", "alpha.yml", "app.yml"])
-        .ended_with(1);
-    let events: Vec<Value> = failed
-        .data
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let n_pauses = events
-        .iter()
-        .filter(|event| event["event"] == "backing_off")
-        .count();
-    assert!(n_pauses <= 3, "{}", failed.data);
-    let last = &events.last().unwrap()["failed"][0];
-    let error = last["error"].as_str().unwrap();
+    machine
+        .flocker(&["local", "down", "beta", "--delete-data", "--yes"])
+        .ended_with(0);
+    machine.flocker(&["node", "forget", "beta"]).ended_with(0);
+    machine.write("alone.yml", "version: 1\nnodes: {alpha: [ledger]}\n");
+    let deployed = machine
+        .flocker(&["deploy", "--yes", "alone.yml", "app.yml"])
+        .ended_with(0);
     assert!(
-        error.contains("times in a row") && error.contains("`no such table`"),
-        "{error}"
-    );
-    let why = machine.flocker(&["why", "ledger"]).ended_with(0);
-    assert!(why.data.contains("it was restarted"), "{}", why.data);
-    // It says so too where it is not started again.
-    machine.write(
-        "app.yml",
-        "version: 1
-applications:
-  ledger:
-    image: /bin/sh
-    command_line: [-c, 'echo no such table; exit 7']
-    health_check: {tcp: 7000}
-    ports: [{internal: 7000, external: 7000}]
-",
-    );
-    let failed = machine
-        .flocker(&["deploy", "--yes", "alpha.yml", "app.yml"])
-        .ended_with(1);
-    assert!(
-        failed.talk.contains("ended right after its start"),
+        deployed
+            .talk
+            .contains("beta was not seen: it was declared lost for ever"),
         "{}",
-        failed.talk
+        deployed.talk
     );
-    let why = machine.flocker(&["why", "ledger"]).ended_with(0);
-    assert!(
-        why.data.contains("on alpha it is exited with 7")
-            && why
-                .data
-                .contains("the last deploy could not do alpha/start/ledger: ")
-            && why.data.contains("`no such table`"),
-        "{}",
-        why.data
-    );
-    assert!(
-        why.data
-            .contains("next: flocker logs ledger --on alpha --tail 50"),
-        "{}",
-        why.data
-    );
+    assert!(!deployed.talk.contains("asked"), "{}", deployed.talk);
 }
 
 #[test]
-fn output_is_one_document_to_a_line_and_there_is_one_where_there_is_none() {
+fn files_that_were_refused_are_not_remembered() {
     let machine = Machine::new(67);
-    let documents = |arguments: &[&str]| {
-        let printed = machine.flocker(arguments).ended_with(0).data;
-        let documents = printed
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        documents.collect::<Vec<_>>()
-    };
-    let none = documents(&["logs", "--json", "--tail", "0", "ledger"]);
-    assert_eq!(none.len(), 1, "{none:?}");
-    assert_eq!(
-        (&none[0]["result"], &none[0]["lines"]),
-        (&"complete".into(), &0.into())
+    machine.write("nothing.yml", "version: 1\nnodes: {alpha: [], beta: []}\n");
+    let refused = machine
+        .flocker(&["deploy", "--yes", "nothing.yml", "app.yml"])
+        .ended_with(1);
+    assert!(refused.talk.contains("would be stopped"), "{}", refused.talk);
+    // Without files, what was obeyed last counts.
+    let status = machine.flocker(&["status", "--json"]).ended_with(0).json();
+    assert_eq!(status["plan"]["settled"], true, "{status}");
+    machine
+        .flocker(&["deploy", "--yes", "--allow-stop-all", "nothing.yml", "app.yml"])
+        .ended_with(0);
+    let status = machine.flocker(&["status", "--json"]).ended_with(0).json();
+    assert_eq!(status["plan"]["settled"], true, "{status}");
+    assert_eq!(homes(&machine), []);
+}
+
+#[test]
+fn an_undo_moves_one_application_alone() {
+    let machine = Machine::new(68);
+    let files = std::fs::read_to_string(machine.path("app.yml")).unwrap();
+    machine.write(
+        "two.yml",
+        &format!("{files}  clock:\n    image: /bin/sleep\n    command_line: ['600']\n"),
     );
     machine.write(
-        "app.yml",
-        "version: 1
-applications:
-  ledger:
-    image: /bin/sh
-    command_line: [-c, 'echo one; printf \"two\"; exec sleep 1000']
-",
+        "nodes.yml",
+        "version: 1\nnodes: {alpha: [ledger, clock], beta: []}\n",
     );
     machine
-        .flocker(&["deploy", "--yes", "alpha.yml", "app.yml"])
+        .flocker(&["deploy", "--yes", "nodes.yml", "two.yml"])
         .ended_with(0);
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        let told = documents(&["logs", "--json", "--tail", "2", "ledger"]);
-        let lines: Vec<&str> = told
-            .iter()
-            .filter_map(|document| document["line"].as_str())
-            .collect();
-        if lines == ["one", "two"] {
-            assert_eq!(told.last().unwrap()["lines"], 2);
-            break;
-        }
-        assert!(Instant::now() < end, "{told:?}");
-    }
+    machine.write(
+        "nodes.yml",
+        "version: 1\nnodes: {alpha: [clock], beta: [ledger]}\n",
+    );
+    machine
+        .flocker(&["deploy", "--yes", "nodes.yml", "two.yml"])
+        .ended_with(0);
+    let pair = |application: &str, node: &str| (application.to_owned(), node.to_owned());
+    assert_eq!(homes(&machine), [pair("clock", "alpha"), pair("ledger", "beta")]);
+    // Somebody has begun to write the next version of the file; it was not deployed.
+    machine.write(
+        "nodes.yml",
+        "version: 1\nnodes: {alpha: [], beta: [clock, ledger]}\n",
+    );
+    let undone = machine.flocker(&["undo", "ledger", "--yes"]).ended_with(0);
+    assert!(
+        undone.talk.contains("ledger moved from beta to alpha"),
+        "{}",
+        undone.talk
+    );
+    assert_eq!(homes(&machine), [pair("clock", "alpha"), pair("ledger", "alpha")]);
 }

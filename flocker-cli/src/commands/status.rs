@@ -191,8 +191,13 @@ fn node_row<'a>(
             Observed::Known(_) => None,
             Observed::Unknown(silence) => Some(silence.to_string()),
         },
-        hint: (known.is_none() && is_local && !is_forgotten)
-            .then(|| format!("`flocker local up {node}` starts it, or makes it where there is none")),
+        hint: match look {
+            Observed::Known(_) => None,
+            Observed::Unknown(silence) => silence.hint(node).or_else(|| {
+                (is_local && !is_forgotten)
+                    .then(|| format!("`flocker local up {node}` starts it, or makes it where there is none"))
+            }),
+        },
         id: known.map(|state| state.id),
         address: known.map(|state| state.address),
         generation: known.map(|state| state.generation.0),
