@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use flocker_model::ByteSize;
 
 use crate::commands;
+use crate::error::Failure;
+use crate::files;
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -183,6 +185,11 @@ impl OptionalFiles {
     pub(crate) fn paths(&self) -> Option<[&Path; 2]> {
         Some([self.deployment.as_deref()?, self.application.as_deref()?])
     }
+
+    /// Returns the files that were named, or else those of the last deploy.
+    pub(crate) fn named_or_last(&self, global: &Global) -> Result<[PathBuf; 2], Failure> {
+        files::named_or_last(&global.state_dir(), self.paths())
+    }
 }
 
 /// The two configuration files behind an option, for commands that begin with another argument.
@@ -256,6 +263,24 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Call
         Some(program) => commands::seed::read(program, all.into_iter()).map(Called::Seed),
         None => Cli::try_parse_from(all).map(|cli| Called::Flocker(Box::new(cli))),
     }
+}
+
+/// Says whether JSON was asked for, and by which command, where what was typed could not be read.
+pub(crate) fn asked_for_json(typed: &[OsString]) -> Option<String> {
+    let (program, arguments) = typed.split_first()?;
+    // What follows this is for a program that is not ours.
+    let mut ours = arguments.iter().take_while(|word| *word != "--");
+    if !ours.clone().any(|word| word == "--json") {
+        return None;
+    }
+    let called = Path::new(program).file_name().and_then(|name| name.to_str());
+    if let Some(seed) = called.and_then(commands::seed::Program::named) {
+        return Some(seed.command().to_owned());
+    }
+    let all = command();
+    let is_command = |name: &&str| all.find_subcommand(name).is_some();
+    let name = ours.find_map(|word| word.to_str().filter(is_command));
+    Some(name.unwrap_or("flocker").to_owned())
 }
 
 /// Returns everything that can be typed, for help, completions and manual pages.

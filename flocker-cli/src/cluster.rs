@@ -4,6 +4,7 @@
 //! name that is none is refused here, before anything is contacted.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use flocker_engine::Elsewhere;
 use flocker_engine::Handles;
 use flocker_engine::Looking;
 use flocker_engine::NodeHandle;
+use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::Generation;
@@ -32,6 +34,8 @@ use crate::state_file;
 pub(crate) enum Start {
     /// Say so.
     Nothing,
+    /// Go on without them: they are silent.
+    Unseen,
     /// Make and start them, on this machine.
     Missing,
 }
@@ -42,6 +46,8 @@ pub(crate) struct Cluster {
     pub(crate) desired: Deployment,
     pub(crate) handles: Handles,
     looking: Looking,
+    /// The applications of which a secret could not be fetched, and so is taken to be what it was.
+    withheld: BTreeSet<ApplicationName>,
 }
 
 /// Gets at the nodes of a deployment.
@@ -56,6 +62,14 @@ pub(crate) async fn connect(desired: Deployment, global: &Global, start: Start) 
         .collect();
     match start {
         Start::Missing => known = local::ensure(&state_dir, desired.members().keys()).await?,
+        Start::Unseen => {
+            for name in &missing {
+                let member = desired.members().get(name);
+                if member.is_none_or(|member| member.address.is_none()) {
+                    known.insert(name.clone(), local::would_be_at(&state_dir, name)?);
+                }
+            }
+        }
         Start::Nothing if missing.is_empty() => {}
         Start::Nothing => return Err(not_local(&desired, &missing)),
     }
@@ -82,7 +96,8 @@ fn named(paths: Option<[&Path; 2]>, global: &Global) -> Option<[PathBuf; 2]> {
 
 /// Gets at the nodes of the files, or of the files of the last deploy.
 ///
-/// Where there are neither, the result has every local node and no files.
+/// Where there are neither, the result has every local node and no files. Nodes of the files that do not exist are
+/// silent, and secrets that cannot be fetched are withheld: who starts something fetches them all.
 pub(crate) async fn connect_with(
     paths: Option<[&Path; 2]>,
     global: &Global,
@@ -90,7 +105,9 @@ pub(crate) async fn connect_with(
     match named(paths, global) {
         Some(paths) => {
             let configuration = files::read([&paths[0], &paths[1]])?;
-            let cluster = connect(configuration.resolve()?, global, Start::Nothing).await?;
+            let known = configuration.resolve_what_can_be()?;
+            let mut cluster = connect(known.deployment, global, Start::Unseen).await?;
+            cluster.withheld = known.applications;
             Ok((cluster, Some(configuration)))
         }
         None => Ok((connect_all(global)?, None)),
@@ -104,6 +121,8 @@ pub(crate) struct Sight {
     pub(crate) desired: Deployment,
     pub(crate) actual: ClusterState,
     pub(crate) has_files: bool,
+    /// What could not be told, a sentence for each.
+    pub(crate) unknown: Vec<String>,
 }
 
 /// Looks at the nodes, or into reports of them that were saved.
@@ -112,11 +131,15 @@ pub(crate) fn sight(
     reports: &[PathBuf],
     global: &Global,
 ) -> Result<Sight, Failure> {
-    let (desired, actual, has_files) = if reports.is_empty() {
+    let (desired, actual, has_files, unknown) = if reports.is_empty() {
         crate::runtime::block_on(async {
             let (cluster, files) = connect_with(paths, global).await?;
             let actual = cluster.observe().await;
-            Ok((cluster.desired, actual, files.is_some()))
+            let unknown = match &files {
+                Some(files) => files.resolve_what_can_be()?.withheld,
+                None => Vec::new(),
+            };
+            Ok((cluster.desired, actual, files.is_some(), unknown))
         })?
     } else {
         let desired = match named(paths, global) {
@@ -126,12 +149,13 @@ pub(crate) fn sight(
         let has_files = desired.is_some();
         let desired = desired.unwrap_or_default();
         let (actual, _) = state_file::read_all(reports, &desired)?;
-        (desired, actual, has_files)
+        (desired, actual, has_files, Vec::new())
     };
     Ok(Sight {
         desired: at_next_generation(desired, &actual),
         actual,
         has_files,
+        unknown,
     })
 }
 
@@ -162,6 +186,7 @@ fn reached(desired: Deployment, known: &BTreeMap<NodeName, NodeAddress>) -> Clus
             deadline: std::time::Duration::from_secs(15),
             known: BTreeMap::new(),
         },
+        withheld: BTreeSet::new(),
     }
 }
 
@@ -199,7 +224,9 @@ fn not_local(desired: &Deployment, missing: &[NodeName]) -> Failure {
 impl Cluster {
     /// Looks at all nodes.
     pub(crate) async fn observe(&self) -> ClusterState {
-        flocker_engine::observe(&self.desired, &self.handles, &self.looking).await
+        let mut actual = flocker_engine::observe(&self.desired, &self.handles, &self.looking).await;
+        state_file::assume_definitions(&mut actual, &self.desired, &self.withheld);
+        actual
     }
 
     /// Returns the handle of a node that was seen or named.

@@ -83,6 +83,11 @@ pub(crate) fn transport() -> Arc<dyn Transport> {
     Arc::new(LocalTransport)
 }
 
+/// Returns where a node would be reached if it were made.
+pub(crate) fn would_be_at(state_dir: &Path, name: &NodeName) -> Result<NodeAddress, Failure> {
+    Ok(Root::of(state_dir)?.would_be(name))
+}
+
 /// Returns where a node is, if it was made.
 pub(crate) fn place(state_dir: &Path, name: &NodeName) -> Result<Option<Place>, Failure> {
     Root::of(state_dir)?.place(name)
