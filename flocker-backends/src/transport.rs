@@ -98,6 +98,14 @@ pub enum TransportError {
         /// What was said of it.
         said: String,
     },
+    /// The machine cannot be the node that it is to be.
+    #[error("`{host}` is not a node: {said}")]
+    NotANode {
+        /// The host.
+        host: String,
+        /// Why not.
+        said: String,
+    },
     /// Our program could not be copied to the host.
     #[error("our program could not be copied to `{host}`: {said}")]
     NotInstalled {
@@ -164,6 +172,7 @@ impl TransportError {
             Self::Unreachable { .. }
             | Self::Unsupported { .. }
             | Self::Refused { .. }
+            | Self::NotANode { .. }
             | Self::Late { .. }
             | Self::OwnProgram { .. } => None,
         }
@@ -177,6 +186,7 @@ impl Classify for TransportError {
             | Self::NoSuchHost { .. }
             | Self::Refused { .. }
             | Self::NotInstalled { .. }
+            | Self::NotANode { .. }
             | Self::Late { .. } => ErrorClass::Transient,
             Self::Program { source } => source.class(),
             // Only a person can change these.

@@ -69,6 +69,16 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     state_dir: Option<PathBuf>,
+    /// The configuration of SSH to read in place of your own and the machine's
+    #[arg(
+        long,
+        global = true,
+        env = "FLOCKER_SSH_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    ssh_config: Option<PathBuf>,
 }
 
 /// When to use colours.
@@ -80,7 +90,43 @@ pub(crate) enum Colour {
     Never,
 }
 
+/// What of the operator's environment the program `ssh` is given, to find its configuration, keys and agent.
+const FOR_SSH: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "TZ",
+    "SSH_AUTH_SOCK",
+    "SSH_AGENT_PID",
+    "KRB5CCNAME",
+    "KRB5_CONFIG",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+    // Programs that the configuration names to get at a host of a cloud.
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_CONFIG_FILE",
+    "CLOUDSDK_CONFIG",
+    "AZURE_CONFIG_DIR",
+];
+
 impl Global {
+    /// Returns which configuration of SSH to read in place of the usual ones.
+    pub(crate) fn ssh_config(&self) -> Option<&Path> {
+        self.ssh_config.as_deref()
+    }
+
+    /// Returns the environment of the program `ssh`.
+    pub(crate) fn environment_for_ssh() -> Vec<(OsString, OsString)> {
+        let set = FOR_SSH
+            .iter()
+            .filter_map(|name| Some(((*name).into(), variable_os(name)?)));
+        set.collect()
+    }
+
     /// Returns where local nodes live: what was said, else what the platform says, else a directory beside the current one.
     pub(crate) fn state_dir(&self) -> PathBuf {
         if let Some(said) = &self.state_dir {
@@ -109,11 +155,16 @@ pub(crate) enum Command {
     Undo(commands::undo::Undo),
     Gc(commands::gc::Gc),
     Node(commands::node::Node),
+    Doctor(commands::doctor::Doctor),
     Promote(commands::promote::Promote),
     ReportState(commands::report_state::ReportState),
     ChangeState(commands::change_state::ChangeState),
     Local(commands::local::Local),
     Demo(commands::demo::Demo),
+    #[command(hide = true)]
+    NodeStdio(commands::node_stdio::NodeStdio),
+    #[command(hide = true)]
+    NodeProcess(commands::node_process::NodeProcess),
     #[command(hide = true)]
     NodeServe(commands::node_serve::NodeServe),
     #[command(hide = true)]
@@ -137,6 +188,9 @@ impl Command {
             Self::Undo(_) => "undo",
             Self::Gc(_) => "gc",
             Self::Node(_) => "node",
+            Self::Doctor(_) => "doctor",
+            Self::NodeStdio(_) => "node-stdio",
+            Self::NodeProcess(_) => "node-process",
             Self::Promote(_) => "promote",
             Self::ReportState(_) => "report-state",
             Self::ChangeState(_) => "change-state",

@@ -1,13 +1,17 @@
 //! Which nodes are meant, and how to get at them.
 //!
-//! In this version every node is a local one: a process on this machine. A
-//! name that is none is refused here, before anything is contacted.
+//! A name that is a local node's is that node, a process on this machine. Any
+//! other is reached by SSH: at the address of the files, or by the name itself.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use flocker_backends::transport::ssh::NodeProgram;
+use flocker_backends::transport::ssh::SshOptions;
+use flocker_backends::transport::ssh::SshTransport;
 use flocker_engine::Deadlines;
 use flocker_engine::Elsewhere;
 use flocker_engine::Handles;
@@ -25,6 +29,8 @@ use crate::error::Failure;
 use crate::files;
 use crate::files::Configuration;
 use crate::local;
+use crate::real::Wanted;
+use crate::real::Ways;
 use crate::state_file;
 
 /// What to do about nodes of the files that do not exist.
@@ -42,36 +48,81 @@ pub(crate) struct Cluster {
     pub(crate) desired: Deployment,
     pub(crate) handles: Handles,
     looking: Looking,
+    addresses: BTreeMap<NodeName, NodeAddress>,
+    ways: Arc<Ways>,
 }
 
 /// Gets at the nodes of a deployment.
 pub(crate) async fn connect(desired: Deployment, global: &Global, start: Start) -> Result<Cluster, Failure> {
     let state_dir = global.state_dir();
-    let mut known = local::known(&state_dir)?;
-    let missing: Vec<NodeName> = desired
-        .members()
-        .keys()
-        .filter(|name| !known.contains_key(*name))
-        .cloned()
-        .collect();
-    match start {
-        Start::Missing => known = local::ensure(&state_dir, desired.members().keys()).await?,
-        Start::Nothing if missing.is_empty() => {}
-        Start::Nothing => return Err(not_local(&desired, &missing)),
-    }
-    Ok(reached(desired, &known))
+    let known = match start {
+        Start::Missing => local::ensure(&state_dir, desired.members().keys()).await?,
+        Start::Nothing => local::known(&state_dir)?,
+    };
+    let cluster = reached(desired, &known, global)?;
+    cluster.ways().go_ahead().await;
+    Ok(cluster)
 }
 
-/// Gets at every local node that there is, for commands that need no files.
-pub(crate) fn connect_all(global: &Global) -> Result<Cluster, Failure> {
-    let known = all(&global.state_dir())?;
-    let nodes = known.keys().fold(Deployment::builder(), |builder, name| {
-        builder.node(name.clone(), Member::empty())
+/// Gets at every local node and every node of the last deploy, for commands that need no files.
+pub(crate) async fn connect_all(global: &Global) -> Result<Cluster, Failure> {
+    let known = local::known(&global.state_dir())?;
+    let members = match files::last_used(&global.state_dir()) {
+        Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
+        None => Deployment::default(),
+    };
+    let cluster = reached(nobody(&known, &members)?, &known, global)?;
+    cluster.ways().go_ahead().await;
+    Ok(cluster)
+}
+
+/// Names the nodes to look at closely; nothing is contacted yet.
+pub(crate) fn connect_for_doctor(
+    paths: Option<[&Path; 2]>,
+    only: &[NodeName],
+    global: &Global,
+) -> Result<Cluster, Failure> {
+    let known = local::known(&global.state_dir())?;
+    let desired = match named(paths, global) {
+        Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
+        None => Deployment::default(),
+    };
+    if only.is_empty() && desired.members().is_empty() {
+        return reached(nobody(&known, &desired)?, &known, global);
+    }
+    let mut cluster = reached(desired, &known, global)?;
+    for name in only {
+        if !cluster.addresses.contains_key(name) {
+            let address = by_name(name);
+            drop(cluster.handles.reach(name, Some(&address)));
+            cluster.addresses.insert(name.clone(), address);
+        }
+    }
+    Ok(cluster)
+}
+
+/// Returns a deployment of no applications on these nodes.
+fn nobody(known: &BTreeMap<NodeName, NodeAddress>, members: &Deployment) -> Result<Deployment, Failure> {
+    if known.is_empty() && members.members().is_empty() {
+        return Err(Failure::usage("there are no local nodes").hint(
+            "`flocker local up NAME…` makes some; so does `flocker deploy --local` with the nodes of the files",
+        ));
+    }
+    let empty = known.keys().map(|name| (name.clone(), Member::empty()));
+    let listed = members.members().iter().map(|(name, member)| {
+        let member = Member {
+            applications: BTreeSet::new(),
+            ..member.clone()
+        };
+        (name.clone(), member)
     });
-    let nobody = nodes
+    empty
+        .chain(listed)
+        .fold(Deployment::builder(), |builder, (name, member)| {
+            builder.node(name, member)
+        })
         .build()
-        .map_err(|_| Failure::bug("local nodes exclude each other"))?;
-    Ok(reached(nobody, &known))
+        .map_err(|_| Failure::bug("nodes without applications exclude each other"))
 }
 
 /// Returns the files that were named, or those of the last deploy.
@@ -93,7 +144,7 @@ pub(crate) async fn connect_with(
             let cluster = connect(configuration.resolve()?, global, Start::Nothing).await?;
             Ok((cluster, Some(configuration)))
         }
-        None => Ok((connect_all(global)?, None)),
+        None => Ok((connect_all(global).await?, None)),
     }
 }
 
@@ -135,71 +186,84 @@ pub(crate) fn sight(
     })
 }
 
-fn all(state_dir: &Path) -> Result<BTreeMap<NodeName, NodeAddress>, Failure> {
-    let known = local::known(state_dir)?;
-    if known.is_empty() {
-        return Err(Failure::usage("there are no local nodes").hint(
-            "`flocker local up NAME…` makes some; so does `flocker deploy --local` with the nodes of the files",
-        ));
+fn by_name(name: &NodeName) -> NodeAddress {
+    NodeAddress::Ssh {
+        host: name.to_string(),
+        user: None,
+        port: None,
     }
-    Ok(known)
 }
 
-fn reached(desired: Deployment, known: &BTreeMap<NodeName, NodeAddress>) -> Cluster {
-    let elsewhere = Elsewhere {
-        transport: local::transport(),
+fn reached(
+    desired: Deployment,
+    known: &BTreeMap<NodeName, NodeAddress>,
+    global: &Global,
+) -> Result<Cluster, Failure> {
+    let mut addresses = BTreeMap::new();
+    let mut wanted = BTreeMap::new();
+    for (name, member) in desired.members() {
+        // Local nodes go before what the files say.
+        if let Some(local) = known.get(name) {
+            addresses.insert(name.clone(), local.clone());
+            continue;
+        }
+        let address = member.address.clone().unwrap_or_else(|| by_name(name));
+        let say = Wanted {
+            name: name.clone(),
+            setup: member.setup.clone(),
+        };
+        wanted.insert(address.clone(), say);
+        addresses.insert(name.clone(), address);
+    }
+    let ways = Arc::new(Ways::new(ssh(global)?, wanted));
+    let handles = Handles::new(Arc::new(Elsewhere {
+        transport: Arc::<Ways>::clone(&ways),
         deadlines: Deadlines::default(),
-    };
-    let handles = Handles::new(Arc::new(elsewhere));
-    for (name, address) in known {
-        // The first look at a handle settles its address: local nodes go before what the files say.
+    }));
+    // The first look at a handle settles its address.
+    for (name, address) in known.iter().chain(&addresses) {
         let _handle = handles.reach(name, Some(address));
     }
-    Cluster {
+    Ok(Cluster {
         desired,
         handles,
         looking: Looking {
             deadline: std::time::Duration::from_secs(15),
             known: BTreeMap::new(),
         },
-    }
+        addresses,
+        ways,
+    })
 }
 
-fn not_local(desired: &Deployment, missing: &[NodeName]) -> Failure {
-    let names = flocker_plan::blocked::list(missing);
-    let first = missing.first().map_or("NODE", NodeName::as_str);
-    let by_ssh = missing.iter().find_map(|name| match desired.members().get(name) {
-        Some(Member {
-            address: Some(NodeAddress::Ssh { host, .. }),
-            ..
-        }) => Some(host.as_str()),
-        Some(_) | None => None,
-    });
-    let (verb, them) = if missing.len() == 1 {
-        ("is not a local node", "it")
-    } else {
-        ("are no local nodes", "them")
+/// Returns the way to real machines. Nothing is opened yet.
+fn ssh(global: &Global) -> Result<SshTransport, Failure> {
+    let mut options = SshOptions::new();
+    options.environment = Global::environment_for_ssh();
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| {
+            Failure::usage(format!("`{}` is no path that can be used", path.display())).because(&error)
+        })
     };
-    let why = match by_ssh {
-        Some(host) => {
-            format!("this version reaches no node by SSH, as the deployment file asks for `{host}`")
-        }
-        None => "this version reaches only nodes on this machine".into(),
-    };
-    let mut failure = Failure::usage(format!("cannot reach {names}: {first} {verb}"));
-    if missing.len() > 1 {
-        failure.message = format!("cannot reach {names}: they {verb}");
-    }
-    failure.causes.push(why);
-    failure.hint(format!(
-        "`flocker deploy --local` makes {them} on this machine, to try the files out; `flocker local up {first}` makes one by hand"
-    ))
+    options.configuration = global.ssh_config().map(absolute).transpose()?;
+    options.control_directory = Some(absolute(&global.state_dir())?.join("ssh"));
+    Ok(SshTransport::new(options, NodeProgram::running()))
 }
 
 impl Cluster {
     /// Looks at all nodes.
     pub(crate) async fn observe(&self) -> ClusterState {
         flocker_engine::observe(&self.desired, &self.handles, &self.looking).await
+    }
+
+    /// Returns where the nodes of the files are.
+    pub(crate) fn addresses(&self) -> BTreeMap<NodeName, NodeAddress> {
+        self.addresses.clone()
+    }
+
+    /// Returns the ways to them.
+    pub(crate) fn ways(&self) -> Arc<Ways> {
+        Arc::clone(&self.ways)
     }
 
     /// Returns the handle of a node that was seen or named.

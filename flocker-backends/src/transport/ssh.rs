@@ -14,13 +14,20 @@ mod payload;
 mod program;
 mod refusal;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flocker_model::NodeAddress;
 use flocker_model::PortNumber;
+use nix::unistd::Uid;
 
 use self::bootstrap::Setback;
 pub use self::effective::Effective;
@@ -93,6 +100,22 @@ impl SshTransport {
         Self { options, program }
     }
 
+    /// Returns the options of one connection: shared only where their sockets are nobody else's business.
+    fn options(&self) -> Cow<'_, SshOptions> {
+        match &self.options.control_directory {
+            Some(directory) => match make_private(directory) {
+                Ok(()) => Cow::Borrowed(&self.options),
+                Err(error) => {
+                    tracing::warn!(%error, "connections are not shared");
+                    let mut options = self.options.clone();
+                    options.control_directory = None;
+                    Cow::Owned(options)
+                }
+            },
+            None => Cow::Borrowed(&self.options),
+        }
+    }
+
     /// Returns what is copied to nodes.
     #[must_use]
     pub fn program(&self) -> &NodeProgram {
@@ -122,7 +145,7 @@ impl SshTransport {
     async fn by_program(&self, target: &Target) -> Result<Channel, TransportError> {
         let unreadable = |source| TransportError::OwnProgram { source };
         let command = bootstrap::command(self.program.content().await.map_err(unreadable)?);
-        let mut pipe = program::start(&self.options, target, &command)
+        let mut pipe = program::start(&self.options(), target, &command)
             .map_err(|source| TransportError::Program { source })?;
         let limit = self.options.connect_timeout + self.options.answer_timeout;
         let Err(setback) = bootstrap::bring(&mut pipe, &self.program, limit).await else {
@@ -150,6 +173,17 @@ impl SshTransport {
             Setback::Stalled(what, after) => TransportError::Late { host, what, after },
         })
     }
+}
+
+/// Makes a directory that only we may enter, or sees that it is one.
+fn make_private(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let found = std::fs::symlink_metadata(directory)?;
+    if found.is_dir() && found.uid() == Uid::effective().as_raw() && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let what = format!("others may enter `{}`", directory.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
 }
 
 fn target(node: &NodeAddress) -> Result<Target, TransportError> {

@@ -35,7 +35,7 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) fn run(self, global: &Global) -> Result<Ending, Failure> {
         runtime::block_on(async {
-            let cluster = cluster::connect_all(global)?;
+            let cluster = cluster::connect_all(global).await?;
             let node = match &self.on {
                 Some(node) => node.clone(),
                 None => self.home(&cluster.observe().await)?,

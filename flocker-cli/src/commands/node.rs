@@ -57,7 +57,7 @@ impl Node {
             Verb::Remember { name } => ("remember", name),
         };
         let told = runtime::block_on(async {
-            let cluster = cluster::connect_all(global)?;
+            let cluster = cluster::connect_all(global).await?;
             let actual = cluster.observe().await;
             let is_forgetting = matches!(self.verb, Verb::Forget { .. });
             if is_forgetting && actual.known(name).is_some() {
