@@ -10,6 +10,14 @@
 mod arguments;
 mod bootstrap;
 pub mod effective;
+#[cfg(feature = "ssh2")]
+mod choice;
+#[cfg(feature = "ssh2")]
+mod known;
+#[cfg(feature = "ssh2")]
+mod lane;
+#[cfg(feature = "ssh2")]
+mod library;
 mod payload;
 mod program;
 mod refusal;
@@ -30,6 +38,7 @@ use flocker_model::PortNumber;
 use nix::unistd::Uid;
 
 use self::bootstrap::Setback;
+use self::program::End;
 pub use self::effective::Effective;
 pub use self::payload::NodeProgram;
 use crate::process::Program;
@@ -91,13 +100,20 @@ struct Target {
 pub struct SshTransport {
     options: SshOptions,
     program: NodeProgram,
+    #[cfg(feature = "ssh2")]
+    hosts: choice::Hosts,
 }
 
 impl SshTransport {
     /// Takes what is copied to nodes and how they are reached. Nothing is opened or started yet.
     #[must_use]
     pub fn new(options: SshOptions, program: NodeProgram) -> Self {
-        Self { options, program }
+        Self {
+            options,
+            program,
+            #[cfg(feature = "ssh2")]
+            hosts: choice::Hosts::default(),
+        }
     }
 
     /// Returns the options of one connection: shared only where their sockets are nobody else's business.
@@ -124,7 +140,10 @@ impl SshTransport {
 
     /// Returns what `ssh` would do for a node.
     pub async fn effective(&self, node: &NodeAddress) -> Result<Effective, TransportError> {
-        let target = target(node)?;
+        self.ask(target(node)?).await
+    }
+
+    async fn ask(&self, target: Target) -> Result<Effective, TransportError> {
         let asked = Program::new("ssh")
             .arguments(arguments::question(&self.options, &target))
             .variables(self.options.environment.clone())
@@ -151,26 +170,11 @@ impl SshTransport {
         let Err(setback) = bootstrap::bring(&mut pipe, &self.program, limit).await else {
             return Ok(Box::new(pipe));
         };
-        let host = target.host.clone();
-        Err(match setback {
-            Setback::Ended => {
-                let end = pipe.end().await;
-                if end.is_of_ssh {
-                    refusal::read(&host, &end.said)
-                } else {
-                    TransportError::Refused {
-                        host,
-                        said: refusal::repeat(&end.said),
-                    }
-                }
-            }
-            Setback::Damaged => TransportError::NotInstalled {
-                host,
-                said: refusal::repeat(&pipe.end().await.said),
-            },
-            Setback::Machine(machine) => TransportError::OtherMachine { host, machine },
-            Setback::Unreadable(source) => unreadable(source),
-            Setback::Stalled(what, after) => TransportError::Late { host, what, after },
+        let is_over = matches!(setback, Setback::Ended | Setback::Damaged);
+        let end = if is_over { pipe.end().await } else { End::default() };
+        Err(match (setback, end.is_of_ssh) {
+            (Setback::Ended, true) => refusal::read(&target.host, &end.said),
+            (setback, _) => setback.explain(&target.host, &end.said),
         })
     }
 }
@@ -206,6 +210,11 @@ impl Transport for SshTransport {
     /// Each pipe is one of its own; they share a connection where the options
     /// say so. Dropped half way, no copy remains that is not whole.
     async fn open(&self, node: &NodeAddress, _purpose: Purpose) -> Result<Channel, TransportError> {
-        self.by_program(&target(node)?).await
+        let target = target(node)?;
+        #[cfg(feature = "ssh2")]
+        if let Some(opened) = self.by_library(&target).await {
+            return opened;
+        }
+        self.by_program(&target).await
     }
 }

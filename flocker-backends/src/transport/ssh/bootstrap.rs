@@ -16,6 +16,8 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::payload::Content;
 use super::payload::NodeProgram;
+use super::refusal;
+use crate::transport::TransportError;
 
 /// Decides where on the node it lives, and becomes root where that takes no password.
 ///
@@ -68,6 +70,21 @@ pub(super) enum Setback {
     Unreadable(std::io::Error),
     /// Nothing was said, or taken, for so long.
     Stalled(&'static str, Duration),
+}
+
+impl Setback {
+    /// Says what it means, with what was said on the error stream.
+    pub(super) fn explain(self, host: &str, said: &str) -> TransportError {
+        let host = host.to_owned();
+        let said = refusal::repeat(said);
+        match self {
+            Self::Ended => TransportError::Refused { host, said },
+            Self::Damaged => TransportError::NotInstalled { host, said },
+            Self::Machine(machine) => TransportError::OtherMachine { host, machine },
+            Self::Unreadable(source) => TransportError::OwnProgram { source },
+            Self::Stalled(what, after) => TransportError::Late { host, what, after },
+        }
+    }
 }
 
 /// Brings our program to run at the other end of a pipe, on which [`command`] was started.

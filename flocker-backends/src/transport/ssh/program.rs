@@ -45,6 +45,7 @@ pub(super) struct Pipe {
 }
 
 /// How an `ssh` ended.
+#[derive(Debug, Default)]
 pub(super) struct End {
     /// Whether `ssh` itself failed, and not what it had started.
     pub(super) is_of_ssh: bool,
