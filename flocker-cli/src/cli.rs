@@ -69,13 +69,12 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     state_dir: Option<PathBuf>,
-    /// The configuration of SSH to read in place of your own and the machine's
+    /// The configuration of SSH to read in place of your own; also said by `FLOCKER_SSH_CONFIG`
     #[arg(
         long,
         global = true,
-        env = "FLOCKER_SSH_CONFIG",
-        hide_env_values = true,
         value_name = "FILE",
+        help = "The configuration of SSH to read in place of your own [env: FLOCKER_SSH_CONFIG]",
         help_heading = "Global options"
     )]
     ssh_config: Option<PathBuf>,
@@ -115,8 +114,10 @@ const FOR_SSH: &[&str] = &[
 
 impl Global {
     /// Returns which configuration of SSH to read in place of the usual ones.
-    pub(crate) fn ssh_config(&self) -> Option<&Path> {
-        self.ssh_config.as_deref()
+    pub(crate) fn ssh_config(&self) -> Option<PathBuf> {
+        // Read here and not by clap, to whom a variable is as good as something that was typed.
+        let named = || variable_os("FLOCKER_SSH_CONFIG").filter(|value| !value.is_empty());
+        self.ssh_config.clone().or_else(|| named().map(PathBuf::from))
     }
 
     /// Returns the environment of the program `ssh`.

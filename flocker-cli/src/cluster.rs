@@ -245,7 +245,7 @@ fn ssh(global: &Global) -> Result<SshTransport, Failure> {
             Failure::usage(format!("`{}` is no path that can be used", path.display())).because(&error)
         })
     };
-    options.configuration = global.ssh_config().map(absolute).transpose()?;
+    options.configuration = global.ssh_config().as_deref().map(absolute).transpose()?;
     options.control_directory = Some(absolute(&global.state_dir())?.join("ssh"));
     Ok(SshTransport::new(options, NodeProgram::running()))
 }

@@ -78,6 +78,14 @@ impl Setback {
         let host = host.to_owned();
         let said = refusal::repeat(said);
         match self {
+            // A connection that broke before anybody said why.
+            Self::Ended if said.is_empty() => TransportError::Unreachable {
+                address: format!("`{host}`"),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::ConnectionAborted,
+                    "it hung up without a word",
+                ),
+            },
             Self::Ended => TransportError::Refused { host, said },
             Self::Damaged => TransportError::NotInstalled { host, said },
             Self::Machine(machine) => TransportError::OtherMachine { host, machine },

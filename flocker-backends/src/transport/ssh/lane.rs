@@ -11,6 +11,9 @@ use std::sync::PoisonError;
 use rustix::event::PollFlags;
 use ssh2::Channel;
 
+/// The stream of a channel on which a command says its errors.
+const ERRORS: i32 = 1;
+
 /// How much is under way in each direction.
 const BUFFER: usize = 64 * 1024;
 
@@ -149,7 +152,7 @@ impl Lane {
 
     fn listen(&mut self) -> io::Result<bool> {
         let mut heard = [0; 1024];
-        let Some(n_read) = without_waiting(self.channel.stderr().read(&mut heard))? else {
+        let Some(n_read) = without_waiting(self.channel.stream(ERRORS).read(&mut heard))? else {
             return Ok(false);
         };
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
