@@ -168,7 +168,9 @@ impl TransportError {
             Self::OtherMachine { .. } => {
                 Some("use a flocker that was built for that machine on a machine of the same kind".into())
             }
-            Self::NotInstalled { .. } => Some("is there room on its disk, and `sha256sum` in its `PATH`?".into()),
+            Self::NotInstalled { .. } => {
+                Some("is there room on its disk, and `sha256sum` in its `PATH`?".into())
+            }
             Self::Unreachable { .. }
             | Self::Unsupported { .. }
             | Self::Refused { .. }

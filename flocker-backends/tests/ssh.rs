@@ -42,7 +42,7 @@ struct Server {
     place: tempfile::TempDir,
     port: u16,
     configuration: &'static str,
-    _server: tokio::process::Child,
+    _sshd: tokio::process::Child,
 }
 
 fn tool(name: &str) -> PathBuf {
@@ -77,7 +77,11 @@ impl Server {
         key(&at("client")).await;
         std::fs::copy(at("client.pub"), at("authorized")).unwrap();
         std::fs::write(at("echo"), ECHO).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let written = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {host}\nAuthorizedKeysFile {authorized}\nPidFile none\n\
              StrictModes no\nUsePAM {pam}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
@@ -89,7 +93,12 @@ impl Server {
         );
         std::fs::write(at("sshd_config"), written).unwrap();
         let started = Program::new(server)
-            .arguments([OsString::from("-D"), "-e".into(), "-f".into(), at("sshd_config").into()])
+            .arguments([
+                OsString::from("-D"),
+                "-e".into(),
+                "-f".into(),
+                at("sshd_config").into(),
+            ])
             .spawn()
             .unwrap();
         let end = Instant::now() + PATIENCE;
@@ -101,7 +110,7 @@ impl Server {
             place,
             port,
             configuration,
-            _server: started,
+            _sshd: started,
         };
         server.know(&server.host_key());
         server
@@ -121,7 +130,9 @@ impl Server {
     }
 
     fn transport(&self) -> SshTransport {
-        let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap();
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective())
+            .unwrap()
+            .unwrap();
         let configuration = format!(
             "Host node nobody\n  HostName 127.0.0.1\n  User {user}\n  IdentityFile {client}\n  IdentitiesOnly yes\n  \
              UserKnownHostsFile {known}\n  GlobalKnownHostsFile /dev/null\n  {more}\nHost node\n  Port {port}\nHost nobody\n  Port 1\n",
@@ -252,7 +263,10 @@ async fn a_host_that_shows_another_key_is_refused(way: &'static str) {
     let other = std::fs::read_to_string(server.at("other.pub")).unwrap();
     server.know(&format!("[127.0.0.1]:{} {other}", server.port));
     let refusal = server.refusal().await;
-    assert!(matches!(refusal, TransportError::ChangedHostKey { .. }), "{refusal}");
+    assert!(
+        matches!(refusal, TransportError::ChangedHostKey { .. }),
+        "{refusal}"
+    );
     assert!(refusal.hint().is_some());
 }
 
@@ -261,7 +275,10 @@ async fn a_revoked_key_is_refused_also_where_it_is_known(way: &'static str) {
     let key = std::fs::read_to_string(server.at("host.pub")).unwrap();
     server.know(&format!("{}@revoked * {key}", server.host_key()));
     let refusal = server.refusal().await;
-    assert!(matches!(refusal, TransportError::RevokedHostKey { .. }), "{refusal}");
+    assert!(
+        matches!(refusal, TransportError::RevokedHostKey { .. }),
+        "{refusal}"
+    );
 }
 
 async fn a_hashed_name_is_known(way: &'static str) {

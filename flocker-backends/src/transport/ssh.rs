@@ -9,9 +9,9 @@
 
 mod arguments;
 mod bootstrap;
-pub mod effective;
 #[cfg(feature = "ssh2")]
 mod choice;
+pub mod effective;
 #[cfg(feature = "ssh2")]
 mod known;
 #[cfg(feature = "ssh2")]
@@ -38,9 +38,9 @@ use flocker_model::PortNumber;
 use nix::unistd::Uid;
 
 use self::bootstrap::Setback;
-use self::program::End;
 pub use self::effective::Effective;
 pub use self::payload::NodeProgram;
+use self::program::End;
 use crate::process::Program;
 use crate::transport::Channel;
 use crate::transport::Purpose;
@@ -183,7 +183,8 @@ impl SshTransport {
 fn make_private(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let found = std::fs::symlink_metadata(directory)?;
-    if found.is_dir() && found.uid() == Uid::effective().as_raw() && found.mode() & 0o077 == 0 {
+    let of_others = found.mode() & 0o077;
+    if found.is_dir() && found.uid() == Uid::effective().as_raw() && of_others == 0 {
         return Ok(());
     }
     let what = format!("others may enter `{}`", directory.display());

@@ -126,7 +126,10 @@ async fn by_ssh(ways: &Ways, address: &NodeAddress) -> (Vec<Finding>, Option<BTr
                 findings,
                 listening,
             } = found;
-            let reached = format!("in {:.1} s, with our program there", began.elapsed().as_secs_f32());
+            let reached = format!(
+                "in {:.1} s, with our program there",
+                began.elapsed().as_secs_f32()
+            );
             let mut all = vec![Finding::new("ssh", Weight::Good, reached)];
             all.extend(clock_difference(time, clock::time_of_day()));
             all.extend(findings);
@@ -149,7 +152,8 @@ fn clock_difference(theirs: u64, ours: u64) -> Option<Finding> {
     let way = if theirs > ours { "ahead" } else { "behind" };
     (apart > TOLERATED).then(|| {
         let said = format!("{apart} s {way} of this machine's");
-        Finding::new("clock", Weight::Note, said).hint("no decision goes by it, but logs will be hard to compare")
+        Finding::new("clock", Weight::Note, said)
+            .hint("no decision goes by it, but logs will be hard to compare")
     })
 }
 
@@ -221,7 +225,10 @@ mod tests {
     fn clocks_that_are_apart_are_told() {
         assert_eq!(clock_difference(1000, 1000 + TOLERATED), None);
         let behind = clock_difference(1000, 1100).unwrap();
-        assert_eq!((behind.weight, &*behind.said), (Weight::Note, "100 s behind of this machine's"));
+        assert_eq!(
+            (behind.weight, &*behind.said),
+            (Weight::Note, "100 s behind of this machine's")
+        );
         assert!(clock_difference(1100, 1000).unwrap().said.contains("ahead"));
     }
 

@@ -111,7 +111,11 @@ fn no_volumes(settings: &Settings) -> Failure {
 
 fn runtime(settings: &Settings, directory: &Path) -> Result<Arc<dyn ContainerRuntime>, Failure> {
     let Settings { name, runtime, .. } = settings;
-    let failed = || Failure::failed(format!("{name} cannot run applications with `runtime: {runtime}`"));
+    let failed = || {
+        Failure::failed(format!(
+            "{name} cannot run applications with `runtime: {runtime}`"
+        ))
+    };
     match runtime {
         RuntimeKind::Process => {
             let program = own_program().map_err(|error| failed().because(&error))?;

@@ -179,7 +179,11 @@ fn setting_up(
             let said = format!("{volumes}{pool}, {runtime}, {router}; others reach it at {address}");
             Finding::new(subject, Weight::Good, said)
         }
-        (Ok(None), Ok(_)) => Finding::new(subject, Weight::Note, "not a node yet; the first deploy sets it up"),
+        (Ok(None), Ok(_)) => Finding::new(
+            subject,
+            Weight::Note,
+            "not a node yet; the first deploy sets it up",
+        ),
         (Ok(None), Err(failure)) => Finding::new(subject, Weight::Note, failure.message.clone()),
         (_, Err(failure)) | (Err(failure), Ok(_)) => {
             let finding = Finding::new(subject, Weight::Problem, failure.message.clone());

@@ -60,7 +60,9 @@ pub(super) fn start(directory: &Path) -> Result<Option<Live>, Failure> {
 /// Its applications run on. Asked by `SIGUSR1` it ends once nobody talks to it and nothing needs it.
 pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
     // Only a test in the same process could have set another one before.
-    drop(tracing::subscriber::set_global_default(NodeLog::new(log(directory))));
+    drop(tracing::subscriber::set_global_default(NodeLog::new(log(
+        directory,
+    ))));
     // The login that started it may end at any time, which is none of its business.
     if let Err(error) = rustix::process::setsid() {
         tracing::warn!(%error, "the node shares a session with whoever started it");

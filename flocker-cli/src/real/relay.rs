@@ -196,7 +196,8 @@ enum Way {
 
 /// Asks the process that is the node to end when nobody uses it; says whether none is left.
 async fn make_way(directory: &Path, way: Way) -> Result<bool, Failure> {
-    let failed = |error: &io::Error| Failure::failed("could not look for the process of the node").because(error);
+    let failed =
+        |error: &io::Error| Failure::failed("could not look for the process of the node").because(error);
     let Some(live) = Live::find(directory).map_err(|error| failed(&error))? else {
         return Ok(true);
     };
@@ -220,7 +221,8 @@ fn runs_our_program(live: &Live) -> bool {
 
 /// Starts the process of the node if none answers, and waits until one does or the started one has ended.
 async fn until_it_listens(directory: &Path) -> Result<(), Failure> {
-    let failed = |error: &io::Error| Failure::failed("could not start the process of the node").because(error);
+    let failed =
+        |error: &io::Error| Failure::failed("could not start the process of the node").because(error);
     let find = || Live::find(directory).map_err(|error| failed(&error));
     if find()?.is_some() {
         return Ok(());
@@ -252,7 +254,11 @@ fn said_since(log: &PathBuf, began: u64) -> Vec<String> {
     // A log that was begun anew meanwhile is all new.
     let new = text.get(began..).unwrap_or(&text);
     let new = String::from_utf8_lossy(new);
-    let lines: Vec<&str> = new.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = new
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     let last = lines.iter().skip(lines.len().saturating_sub(LAST_WORDS));
     last.map(|line| (*line).to_owned()).collect()
 }

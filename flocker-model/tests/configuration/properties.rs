@@ -177,7 +177,9 @@ fn address() -> impl Strategy<Value = NodeAddress> {
 }
 
 fn setup() -> impl Strategy<Value = NodeSetup> {
-    fn word<T: FromStr<Err: Debug> + Clone + Debug>(words: &'static [&'static str]) -> impl Strategy<Value = Option<T>> {
+    fn word<T: FromStr<Err: Debug> + Clone + Debug>(
+        words: &'static [&'static str],
+    ) -> impl Strategy<Value = Option<T>> {
         option::of(select(words).prop_map(|word| word.parse().unwrap()))
     }
     let pool = option::of("[a-z][a-z0-9_.:/-]{0,6}");

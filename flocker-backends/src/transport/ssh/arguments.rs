@@ -36,17 +36,20 @@ pub(super) fn session(options: &SshOptions, target: &Target, command: &str) -> V
     for text in STRICT {
         option((*text).to_owned());
     }
-    option(format!("ConnectTimeout={}", options.connect_timeout.as_secs().max(1)));
-    match options.control_directory.as_deref().and_then(control_path) {
-        Some(path) => {
-            option("ControlMaster=auto".into());
-            option(format!("ControlPersist={}", options.keep_connection.as_secs().max(1)));
-            option(format!("ControlPath={path}"));
-        }
-        None => {
-            option("ControlMaster=no".into());
-            option("ControlPath=none".into());
-        }
+    option(format!(
+        "ConnectTimeout={}",
+        options.connect_timeout.as_secs().max(1)
+    ));
+    if let Some(path) = options.control_directory.as_deref().and_then(control_path) {
+        option("ControlMaster=auto".into());
+        option(format!(
+            "ControlPersist={}",
+            options.keep_connection.as_secs().max(1)
+        ));
+        option(format!("ControlPath={path}"));
+    } else {
+        option("ControlMaster=no".into());
+        option("ControlPath=none".into());
     }
     arguments.extend(place(options, target));
     arguments.push(command.into());
@@ -119,7 +122,11 @@ mod tests {
         options.control_directory = Some("/state/ssh".into());
         options.configuration = Some("/etc/my config".into());
         assert_eq!(
-            words(session(&options, &target(Some("operator"), Some(2222)), "COMMAND")),
+            words(session(
+                &options,
+                &target(Some("operator"), Some(2222)),
+                "COMMAND"
+            )),
             format!(
                 "{ALWAYS} -o ControlMaster=auto -o ControlPersist=60 -o ControlPath=/state/ssh/%C \
                  -F /etc/my config -l operator -p 2222 -- alpha COMMAND"
@@ -134,7 +141,12 @@ mod tests {
     #[test]
     fn nothing_weakens_the_check_of_host_keys() {
         let all = words(session(&SshOptions::new(), &target(None, None), "COMMAND"));
-        for weak in ["StrictHostKeyChecking=no", "accept-new", "StrictHostKeyChecking=off", "UserKnownHostsFile"] {
+        for weak in [
+            "StrictHostKeyChecking=no",
+            "accept-new",
+            "StrictHostKeyChecking=off",
+            "UserKnownHostsFile",
+        ] {
             assert!(!all.contains(weak), "{all}");
         }
     }

@@ -185,7 +185,9 @@ mod tests {
             size: 12,
         };
         let command = command(&content);
-        assert!(command.starts_with("exec /bin/sh -c '") && command.ends_with(&format!("' {} 12", content.hash)));
+        assert!(
+            command.starts_with("exec /bin/sh -c '") && command.ends_with(&format!("' {} 12", content.hash))
+        );
         // Whatever shell the login has, it sees four texts in apostrophes at most, and one line.
         assert_eq!(command.matches('\'').count(), 4);
         assert!(!command.contains('\n'));

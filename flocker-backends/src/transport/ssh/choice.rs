@@ -102,7 +102,10 @@ impl SshTransport {
             let asked = Program::new("ssh-keygen")
                 .arguments(["-F".to_owned(), known::name(effective)])
                 .argument("-f")
-                .argument(library::at_home(file, self.variable("HOME").map(std::path::Path::new)))
+                .argument(library::at_home(
+                    file,
+                    self.variable("HOME").map(std::path::Path::new),
+                ))
                 .variables(self.options.environment.clone())
                 .run(b"", LONGEST_ANSWER, READING)
                 .await;

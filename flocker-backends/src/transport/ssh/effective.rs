@@ -88,7 +88,8 @@ impl Effective {
     }
 
     fn refuse(&mut self, name: &str, value: &str) {
-        self.needs_program.get_or_insert_with(|| format!("{name} {value}"));
+        self.needs_program
+            .get_or_insert_with(|| format!("{name} {value}"));
     }
 }
 
@@ -118,10 +119,18 @@ mod tests {
         assert_eq!(effective.user, "operator");
         assert!(effective.identities_only);
         assert_eq!(effective.identity_files, [PathBuf::from("/keys/id_ed25519")]);
-        let known: Vec<_> = effective.known_hosts.iter().map(|file| file.to_str().unwrap()).collect();
+        let known: Vec<_> = effective
+            .known_hosts
+            .iter()
+            .map(|file| file.to_str().unwrap())
+            .collect();
         assert_eq!(
             known,
-            ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2", "/keys/known_hosts"]
+            [
+                "/etc/ssh/ssh_known_hosts",
+                "/etc/ssh/ssh_known_hosts2",
+                "/keys/known_hosts"
+            ]
         );
     }
 

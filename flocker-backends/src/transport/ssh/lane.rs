@@ -28,6 +28,16 @@ pub(super) enum Flow {
     Ended,
 }
 
+/// How far one direction of a pipe is, from its beginning to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Open,
+    /// No more comes in.
+    Ended,
+    /// And that was told at the other end.
+    Told,
+}
+
 /// One pipe.
 pub(super) struct Lane {
     channel: Channel,
@@ -35,10 +45,8 @@ pub(super) struct Lane {
     to_remote: Pending,
     from_remote: Pending,
     said: Arc<Mutex<Vec<u8>>>,
-    local_has_ended: bool,
-    end_was_sent: bool,
-    remote_has_ended: bool,
-    end_was_passed_on: bool,
+    upwards: Direction,
+    downwards: Direction,
     is_abandoned: bool,
 }
 
@@ -91,7 +99,12 @@ impl Pending {
 fn without_waiting<T>(done: io::Result<T>) -> io::Result<Option<T>> {
     match done {
         Ok(done) => Ok(Some(done)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error),
@@ -106,10 +119,8 @@ impl Lane {
             to_remote: Pending::new(),
             from_remote: Pending::new(),
             said,
-            local_has_ended: false,
-            end_was_sent: false,
-            remote_has_ended: false,
-            end_was_passed_on: false,
+            upwards: Direction::Open,
+            downwards: Direction::Open,
             is_abandoned: false,
         }
     }
@@ -119,31 +130,32 @@ impl Lane {
         if self.is_abandoned {
             return Ok(Flow::Ended);
         }
-        let mut has_moved = self.upwards()?;
+        let mut has_moved = self.go_up()?;
         has_moved |= self.listen()?;
-        has_moved |= self.downwards()?;
-        if self.is_abandoned || (self.end_was_passed_on && self.end_was_sent) {
+        has_moved |= self.go_down()?;
+        if self.is_abandoned || (self.upwards == Direction::Told && self.downwards == Direction::Told) {
             return Ok(Flow::Ended);
         }
         Ok(if has_moved { Flow::Moved } else { Flow::Waits })
     }
 
-    fn upwards(&mut self) -> io::Result<bool> {
+    fn go_up(&mut self) -> io::Result<bool> {
         let mut has_moved = false;
-        if self.to_remote.is_empty() && !self.local_has_ended {
+        if self.to_remote.is_empty() && self.upwards == Direction::Open {
             match self.to_remote.fill(&mut self.local) {
-                Ok(Some(0)) | Err(_) => self.local_has_ended = true,
+                Ok(Some(0)) | Err(_) => self.upwards = Direction::Ended,
                 Ok(Some(_)) => has_moved = true,
                 Ok(None) => {}
             }
         }
-        if !self.remote_has_ended {
+        let is_heard = self.downwards == Direction::Open;
+        if is_heard {
             has_moved |= self.to_remote.empty(&mut self.channel)?;
         }
-        if self.local_has_ended && !self.end_was_sent && (self.to_remote.is_empty() || self.remote_has_ended) {
+        if self.upwards == Direction::Ended && (self.to_remote.is_empty() || !is_heard) {
             let sent = self.channel.send_eof().map_err(io::Error::from);
             if without_waiting(sent)?.is_some() {
-                self.end_was_sent = true;
+                self.upwards = Direction::Told;
                 has_moved = true;
             }
         }
@@ -161,13 +173,14 @@ impl Lane {
         Ok(n_read > 0)
     }
 
-    fn downwards(&mut self) -> io::Result<bool> {
+    fn go_down(&mut self) -> io::Result<bool> {
         let mut has_moved = false;
-        if self.from_remote.is_empty() && !self.remote_has_ended {
+        if self.from_remote.is_empty() && self.downwards == Direction::Open {
             match self.from_remote.fill(&mut self.channel)? {
-                Some(0) => self.remote_has_ended = self.channel.eof(),
+                Some(0) if self.channel.eof() => self.downwards = Direction::Ended,
+                // Nothing for now, though it may be said as a length of nothing.
+                Some(0) | None => {}
                 Some(_) => has_moved = true,
-                None => {}
             }
         }
         match self.from_remote.empty(&mut self.local) {
@@ -175,12 +188,14 @@ impl Lane {
             // Whoever read it is gone, and nobody else ever will.
             Err(_) => self.is_abandoned = true,
         }
-        if self.remote_has_ended && self.from_remote.is_empty() && !self.end_was_passed_on {
+        if self.downwards == Direction::Ended && self.from_remote.is_empty() {
             // Where the other end is closed already, there is nobody to tell.
             drop(self.local.shutdown(Shutdown::Write));
-            self.end_was_passed_on = true;
-            // What is still to be sent is for nobody, either.
-            self.local_has_ended = true;
+            self.downwards = Direction::Told;
+            if self.upwards == Direction::Open {
+                // What is still to be sent is for nobody, either.
+                self.upwards = Direction::Ended;
+            }
             has_moved = true;
         }
         Ok(has_moved)
@@ -193,7 +208,7 @@ impl Lane {
 
     pub(super) fn awaits(&self) -> PollFlags {
         let mut flags = PollFlags::empty();
-        if self.to_remote.is_empty() && !self.local_has_ended {
+        if self.to_remote.is_empty() && self.upwards == Direction::Open {
             flags |= PollFlags::IN;
         }
         if !self.from_remote.is_empty() {

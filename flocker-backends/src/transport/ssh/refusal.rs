@@ -22,19 +22,37 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("REVOKED HOST KEY DETECTED", Meaning::Revoked),
     ("is marked as revoked", Meaning::Revoked),
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", Meaning::Changed),
-    ("has changed and you have requested strict checking", Meaning::Changed),
+    (
+        "has changed and you have requested strict checking",
+        Meaning::Changed,
+    ),
     ("host key is known for", Meaning::Unknown),
     ("Host key verification failed", Meaning::Unknown),
     ("Permission denied", Meaning::Denied),
     ("Too many authentication failures", Meaning::Denied),
     ("Could not resolve hostname", Meaning::NoSuchHost),
-    ("Connection refused", Meaning::Unreachable(io::ErrorKind::ConnectionRefused)),
+    (
+        "Connection refused",
+        Meaning::Unreachable(io::ErrorKind::ConnectionRefused),
+    ),
     ("timed out", Meaning::Unreachable(io::ErrorKind::TimedOut)),
     ("not responding", Meaning::Unreachable(io::ErrorKind::TimedOut)),
-    ("No route to host", Meaning::Unreachable(io::ErrorKind::HostUnreachable)),
-    ("Network is unreachable", Meaning::Unreachable(io::ErrorKind::NetworkUnreachable)),
-    ("Connection reset", Meaning::Unreachable(io::ErrorKind::ConnectionReset)),
-    ("Connection closed", Meaning::Unreachable(io::ErrorKind::ConnectionAborted)),
+    (
+        "No route to host",
+        Meaning::Unreachable(io::ErrorKind::HostUnreachable),
+    ),
+    (
+        "Network is unreachable",
+        Meaning::Unreachable(io::ErrorKind::NetworkUnreachable),
+    ),
+    (
+        "Connection reset",
+        Meaning::Unreachable(io::ErrorKind::ConnectionReset),
+    ),
+    (
+        "Connection closed",
+        Meaning::Unreachable(io::ErrorKind::ConnectionAborted),
+    ),
     ("Broken pipe", Meaning::Unreachable(io::ErrorKind::BrokenPipe)),
 ];
 
@@ -66,7 +84,10 @@ pub(super) fn repeat(said: &str) -> String {
         .collect();
     let whole = lines.join("; ");
     let n_characters = whole.chars().count();
-    let kept: String = whole.chars().skip(n_characters.saturating_sub(REPEATED)).collect();
+    let kept: String = whole
+        .chars()
+        .skip(n_characters.saturating_sub(REPEATED))
+        .collect();
     kept.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
@@ -84,10 +105,16 @@ mod tests {
         assert!(matches!(read("a", unknown), TransportError::UnknownHostKey { host } if host == "a"));
         let changed = "@@@@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@@@@@@@@\n\
             Host key for 192.0.2.7 has changed and you have requested strict checking.\nHost key verification failed.\n";
-        assert!(matches!(read("a", changed), TransportError::ChangedHostKey { .. }));
+        assert!(matches!(
+            read("a", changed),
+            TransportError::ChangedHostKey { .. }
+        ));
         let revoked = "@@@@@@@@@@@\n@       WARNING: REVOKED HOST KEY DETECTED!               @\n@@@@@@@@@@@\n\
             The ED25519 host key for 192.0.2.7 is marked as revoked.\nHost key verification failed.\n";
-        assert!(matches!(read("a", revoked), TransportError::RevokedHostKey { .. }));
+        assert!(matches!(
+            read("a", revoked),
+            TransportError::RevokedHostKey { .. }
+        ));
         let denied = "root@192.0.2.7: Permission denied (publickey,password).\r\n";
         assert!(matches!(
             read("a", denied),
