@@ -35,9 +35,7 @@ pub use execute::{Execution, execute};
 pub use fault::{Fault, one_line};
 pub use handles::{Connect, Elsewhere, Handles};
 pub use local::{ForeignPorts, LocalNode, NoForeignPorts, NodeParts};
-pub use node::{
-    Claim, LockToken, Locked, NodeHandle, Order, Pass, Peer, Progress, Ticket, Transfer, Unwatched,
-};
+pub use node::{Claim, LockToken, NodeHandle, Order, Pass, Peer, Progress, Ticket, Transfer, Unwatched};
 pub use node_error::NodeError;
 pub use observe::{Looking, observe};
 pub use record::{FileRecord, MemoryRecord, NodeRecord, RecordError, RecordStore, this_boot};

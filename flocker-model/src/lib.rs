@@ -33,6 +33,6 @@ pub use secret::{DefinitionKey, Secret};
 pub use setup::{ChoiceError, NodeSetup, RouterKind, RuntimeKind, VolumeKind};
 pub use state::{
     ClusterState, ContainerState, ContainerStatus, Health, Manifestation, NodeState, Observed,
-    PartialReceive, Role, Silence, Snapshot, Trashed,
+    PartialReceive, Peer, Role, Silence, Snapshot, Trashed,
 };
 pub use volume::{Dataset, Volume};

@@ -12,11 +12,19 @@ use flocker_backends::Router;
 use flocker_backends::VolumeBackend;
 use flocker_backends::router::proxy::ProxyOptions;
 use flocker_backends::router::proxy::ProxyRouter;
+use flocker_backends::runtime::docker::DockerOptions;
+use flocker_backends::runtime::docker::DockerRuntime;
 use flocker_backends::runtime::process::ProcessOptions;
 use flocker_backends::runtime::process::ProcessRuntime;
+use flocker_backends::runtime::systemd::SystemdOptions;
+use flocker_backends::runtime::systemd::SystemdRuntime;
 use flocker_backends::transport::local::LocalTransport;
 use flocker_backends::volume::directory::DirectoryOptions;
 use flocker_backends::volume::directory::DirectoryVolumes;
+use flocker_backends::volume::zfs::ParentName;
+use flocker_backends::volume::zfs::ParentNameError;
+use flocker_backends::volume::zfs::ZfsOptions;
+use flocker_backends::volume::zfs::ZfsVolumes;
 use flocker_engine::Deadlines;
 use flocker_engine::FileRecord;
 use flocker_engine::ForeignPorts;
@@ -24,6 +32,7 @@ use flocker_engine::LocalNode;
 use flocker_engine::NodeParts;
 use flocker_engine::this_boot;
 use flocker_model::NodeAddress;
+use flocker_model::PoolName;
 use flocker_model::RouterKind;
 use flocker_model::RuntimeKind;
 use flocker_model::VolumeKind;
@@ -79,8 +88,8 @@ pub(super) async fn assemble(settings: &Settings, directory: &Path) -> Result<As
         },
         address: settings.address,
         boot: this_boot().map_err(|error| failed().because(&error))?,
-        volumes: volumes(settings, directory)?,
-        runtime: runtime(settings, directory)?,
+        volumes: volumes(settings, directory).await?,
+        runtime: runtime(settings, directory).await?,
         router,
         transport: Arc::new(LocalTransport),
         record: Arc::new(FileRecord::new(directory)),
@@ -93,40 +102,50 @@ pub(super) async fn assemble(settings: &Settings, directory: &Path) -> Result<As
     })
 }
 
-fn volumes(settings: &Settings, directory: &Path) -> Result<Arc<dyn VolumeBackend>, Failure> {
-    match settings.volumes {
+async fn volumes(settings: &Settings, directory: &Path) -> Result<Arc<dyn VolumeBackend>, Failure> {
+    let Settings { name, volumes, .. } = settings;
+    let failed = || Failure::failed(format!("{name} cannot keep data with `volumes: {volumes}`"));
+    match volumes {
         VolumeKind::Directory => {
             let opened = DirectoryVolumes::open(&directory.join("volumes"), &DirectoryOptions::cautious());
-            let opened = opened.map_err(|error| no_volumes(settings).because(&error))?;
-            Ok(Arc::new(opened))
+            Ok(Arc::new(opened.map_err(|error| failed().because(&error))?))
         }
-        VolumeKind::Zfs => Err(no_volumes(settings).hint("this version has `volumes: directory` alone")),
+        VolumeKind::Zfs => {
+            let parent = parent(&settings.pool).map_err(|error| failed().because(&error))?;
+            let opened = ZfsVolumes::open(&ZfsOptions::new(parent)).await;
+            Ok(Arc::new(opened.map_err(|error| failed().because(&error))?))
+        }
     }
 }
 
-fn no_volumes(settings: &Settings) -> Failure {
-    let Settings { name, volumes, .. } = settings;
-    Failure::failed(format!("{name} cannot keep data with `volumes: {volumes}`"))
+/// Returns the file system below which the datasets are: the one that is named, or one of ours in the pool that is.
+fn parent(pool: &PoolName) -> Result<ParentName, ParentNameError> {
+    match pool.as_str() {
+        named if named.contains('/') => named.parse(),
+        alone => format!("{alone}/flocker").parse(),
+    }
 }
 
-fn runtime(settings: &Settings, directory: &Path) -> Result<Arc<dyn ContainerRuntime>, Failure> {
+async fn runtime(settings: &Settings, directory: &Path) -> Result<Arc<dyn ContainerRuntime>, Failure> {
     let Settings { name, runtime, .. } = settings;
-    let failed = || {
-        Failure::failed(format!(
-            "{name} cannot run applications with `runtime: {runtime}`"
-        ))
-    };
+    let failed = || Failure::failed(format!("{name} cannot run applications with `runtime: {runtime}`"));
+    let of_docker = || DockerOptions::new(directory.join("docker"));
     match runtime {
         RuntimeKind::Process => {
             let program = own_program().map_err(|error| failed().because(&error))?;
             let mut options = ProcessOptions::new(directory.join("applications"), settings.address, program);
             options.supervisor_arguments = vec![SUPERVISE.into()];
             options.environment = local::environment();
-            let opened = ProcessRuntime::new(options).map_err(|error| failed().because(&error))?;
-            Ok(Arc::new(opened))
+            let opened = ProcessRuntime::new(options);
+            Ok(Arc::new(opened.map_err(|error| failed().because(&error))?))
         }
-        RuntimeKind::Docker | RuntimeKind::Systemd => {
-            Err(failed().hint("this version has `runtime: process` alone"))
+        RuntimeKind::Docker => {
+            let opened = DockerRuntime::open(of_docker()).await;
+            Ok(Arc::new(opened.map_err(|error| failed().because(&error))?))
+        }
+        RuntimeKind::Systemd => {
+            let opened = SystemdRuntime::open(SystemdOptions::new(of_docker())).await;
+            Ok(Arc::new(opened.map_err(|error| failed().because(&error))?))
         }
     }
 }
@@ -168,5 +187,18 @@ async fn routing(settings: &Settings, directory: &Path) -> Result<Routing, Failu
         RouterKind::Nftables | RouterKind::Iptables => {
             Err(failed().hint("this version has `router: proxy` alone"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_alone_gets_a_file_system_of_ours() {
+        let parent = |pool: &str| parent(&pool.parse().unwrap()).map(|parent| parent.to_string());
+        assert_eq!(parent("tank").unwrap(), "tank/flocker");
+        assert_eq!(parent("tank/data/ours").unwrap(), "tank/data/ours");
+        parent("tank//ours").unwrap_err();
     }
 }

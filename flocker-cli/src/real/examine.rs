@@ -243,8 +243,10 @@ async fn ask(tool: &str, arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-async fn pool(pool: &str) -> Finding {
+async fn pool(named: &str) -> Finding {
     let subject = "zfs";
+    // What is below the pool is made where it is missing.
+    let pool = named.split('/').next().unwrap_or(named);
     if !has("zfs") || !has("zpool") {
         return Finding::new(subject, Weight::Problem, "`zfs` and `zpool` are not installed")
             .hint("install ZFS, or write `volumes: directory`");

@@ -20,7 +20,6 @@ use super::definition::WrittenApplication;
 use super::state::WrittenState;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::Order;
 use crate::node::Pass;
 use crate::node::Ticket;
@@ -110,7 +109,12 @@ pub enum Ask {
     /// To take its deploy lock away from whoever holds it.
     BreakLock,
     /// To take another node as lost for ever.
-    Forget(NodeName),
+    Forget {
+        /// The node.
+        node: NodeName,
+        /// Who answers under its name by now.
+        instead: Option<NodeId>,
+    },
     /// To take that back.
     Remember(NodeName),
     /// For the output of an application.
@@ -151,8 +155,6 @@ pub enum Say {
     Admitted(WrittenTicket),
     /// It was done.
     Changed(Change),
-    /// The lock was taken.
-    Locked(Locked),
     /// The output follows.
     Opened,
     /// The output has ended; what broke it, if anything did.
