@@ -95,7 +95,11 @@ async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
                 NodeAddress::Ssh { .. } => by_ssh(&ways, &address).await,
                 NodeAddress::Local { .. } => (Vec::new(), None),
             };
-            let may_answer = findings.iter().all(|finding| finding.weight < Weight::Problem);
+            // A machine that is no node yet would be made one by being asked.
+            let may_answer = findings.iter().all(|finding| match finding.subject.as_str() {
+                "set-up" => finding.weight == Weight::Good,
+                _ => finding.weight < Weight::Problem,
+            });
             if let (true, Ok(handle)) = (may_answer, handle) {
                 findings.extend(answer(&*handle, &ports).await);
             } else if let Some(listening) = listening {
