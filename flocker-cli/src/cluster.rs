@@ -1,7 +1,7 @@
 //! Which nodes are meant, and how to get at them.
 //!
-//! In this version every node is a local one: a process on this machine. A
-//! name that is none is refused here, before anything is contacted.
+//! A name that is a local node's is that node, a process on this machine. Any
+//! other is reached by SSH: at the address of the files, or by the name itself.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -9,6 +9,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use flocker_backends::transport::ssh::NodeProgram;
+use flocker_backends::transport::ssh::SshOptions;
+use flocker_backends::transport::ssh::SshTransport;
 use flocker_engine::Deadlines;
 use flocker_engine::Elsewhere;
 use flocker_engine::Handles;
@@ -27,6 +30,8 @@ use crate::error::Failure;
 use crate::files;
 use crate::files::Configuration;
 use crate::local;
+use crate::real::Wanted;
+use crate::real::Ways;
 use crate::state_file;
 
 /// What to do about nodes of the files that do not exist.
@@ -48,44 +53,104 @@ pub(crate) struct Cluster {
     looking: Looking,
     /// The applications of which a secret could not be fetched, and so is taken to be what it was.
     withheld: BTreeSet<ApplicationName>,
+    addresses: BTreeMap<NodeName, NodeAddress>,
+    ways: Arc<Ways>,
 }
 
 /// Gets at the nodes of a deployment.
 pub(crate) async fn connect(desired: Deployment, global: &Global, start: Start) -> Result<Cluster, Failure> {
     let state_dir = global.state_dir();
-    let mut known = local::known(&state_dir)?;
-    let missing: Vec<NodeName> = desired
-        .members()
-        .keys()
-        .filter(|name| !known.contains_key(*name))
-        .cloned()
-        .collect();
-    match start {
-        Start::Missing => known = local::ensure(&state_dir, desired.members().keys()).await?,
-        Start::Unseen => {
-            for name in &missing {
-                let member = desired.members().get(name);
-                if member.is_none_or(|member| member.address.is_none()) {
-                    known.insert(name.clone(), local::would_be_at(&state_dir, name)?);
-                }
-            }
-        }
-        Start::Nothing if missing.is_empty() => {}
-        Start::Nothing => return Err(not_local(&desired, &missing)),
-    }
-    Ok(reached(desired, &known))
+    let known = match start {
+        Start::Missing => local::ensure(&state_dir, desired.members().keys()).await?,
+        Start::Nothing => local::known(&state_dir)?,
+        Start::Unseen => with_those_that_are_gone(&desired, &state_dir)?,
+    };
+    let cluster = reached(desired, &known, global)?;
+    cluster.ways().go_ahead().await;
+    Ok(cluster)
 }
 
-/// Gets at every local node that there is, for commands that need no files.
-pub(crate) fn connect_all(global: &Global) -> Result<Cluster, Failure> {
-    let known = all(&global.state_dir())?;
-    let nodes = known.keys().fold(Deployment::builder(), |builder, name| {
-        builder.node(name.clone(), Member::empty())
+/// Returns the local nodes, and where those of the files would be that are gone.
+///
+/// A name that says no address is taken for a local node's where all the others are local nodes; else it is a host.
+fn with_those_that_are_gone(
+    desired: &Deployment,
+    state_dir: &Path,
+) -> Result<BTreeMap<NodeName, NodeAddress>, Failure> {
+    let mut known = local::known(state_dir)?;
+    let members = desired.members().iter();
+    let gone: Vec<&NodeName> = members
+        .filter(|(name, member)| !known.contains_key(*name) && member.address.is_none())
+        .map(|(name, _)| name)
+        .collect();
+    let n_local = desired.members().keys().filter(|name| known.contains_key(*name)).count();
+    if n_local > 0 && n_local + gone.len() == desired.members().len() {
+        for name in gone {
+            known.insert(name.clone(), local::would_be_at(state_dir, name)?);
+        }
+    }
+    Ok(known)
+}
+
+/// Gets at every local node and every node of the last deploy, for commands that need no files.
+pub(crate) async fn connect_all(global: &Global) -> Result<Cluster, Failure> {
+    let known = local::known(&global.state_dir())?;
+    let members = match files::last_used(&global.state_dir()) {
+        Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
+        None => Deployment::default(),
+    };
+    let cluster = reached(nobody(&known, &members)?, &known, global)?;
+    cluster.ways().go_ahead().await;
+    Ok(cluster)
+}
+
+/// Names the nodes to look at closely; nothing is contacted yet.
+pub(crate) fn connect_for_doctor(
+    paths: Option<[&Path; 2]>,
+    only: &[NodeName],
+    global: &Global,
+) -> Result<Cluster, Failure> {
+    let known = local::known(&global.state_dir())?;
+    let desired = match named(paths, global) {
+        Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
+        None => Deployment::default(),
+    };
+    if only.is_empty() && desired.members().is_empty() {
+        return reached(nobody(&known, &desired)?, &known, global);
+    }
+    let mut cluster = reached(desired, &known, global)?;
+    for name in only {
+        if !cluster.addresses.contains_key(name) {
+            let address = by_name(name);
+            drop(cluster.handles.reach(name, Some(&address)));
+            cluster.addresses.insert(name.clone(), address);
+        }
+    }
+    Ok(cluster)
+}
+
+/// Returns a deployment of no applications on these nodes.
+fn nobody(known: &BTreeMap<NodeName, NodeAddress>, members: &Deployment) -> Result<Deployment, Failure> {
+    if known.is_empty() && members.members().is_empty() {
+        return Err(Failure::usage("there are no local nodes").hint(
+            "`flocker local up NAME…` makes some; so does `flocker deploy --local` with the nodes of the files",
+        ));
+    }
+    let empty = known.keys().map(|name| (name.clone(), Member::empty()));
+    let listed = members.members().iter().map(|(name, member)| {
+        let member = Member {
+            applications: BTreeSet::new(),
+            ..member.clone()
+        };
+        (name.clone(), member)
     });
-    let nobody = nodes
+    empty
+        .chain(listed)
+        .fold(Deployment::builder(), |builder, (name, member)| {
+            builder.node(name, member)
+        })
         .build()
-        .map_err(|_| Failure::bug("local nodes exclude each other"))?;
-    Ok(reached(nobody, &known))
+        .map_err(|_| Failure::bug("nodes without applications exclude each other"))
 }
 
 /// Returns the files that were named, or those of the last deploy.
@@ -110,7 +175,7 @@ pub(crate) async fn connect_with(
             cluster.withheld = known.applications;
             Ok((cluster, Some(configuration)))
         }
-        None => Ok((connect_all(global)?, None)),
+        None => Ok((connect_all(global).await?, None)),
     }
 }
 
@@ -159,27 +224,45 @@ pub(crate) fn sight(
     })
 }
 
-fn all(state_dir: &Path) -> Result<BTreeMap<NodeName, NodeAddress>, Failure> {
-    let known = local::known(state_dir)?;
-    if known.is_empty() {
-        return Err(Failure::usage("there are no local nodes").hint(
-            "`flocker local up NAME…` makes some; so does `flocker deploy --local` with the nodes of the files",
-        ));
+fn by_name(name: &NodeName) -> NodeAddress {
+    NodeAddress::Ssh {
+        host: name.to_string(),
+        user: None,
+        port: None,
     }
-    Ok(known)
 }
 
-fn reached(desired: Deployment, known: &BTreeMap<NodeName, NodeAddress>) -> Cluster {
-    let elsewhere = Elsewhere {
-        transport: local::transport(),
+fn reached(
+    desired: Deployment,
+    known: &BTreeMap<NodeName, NodeAddress>,
+    global: &Global,
+) -> Result<Cluster, Failure> {
+    let mut addresses = BTreeMap::new();
+    let mut wanted = BTreeMap::new();
+    for (name, member) in desired.members() {
+        // Local nodes go before what the files say.
+        if let Some(local) = known.get(name) {
+            addresses.insert(name.clone(), local.clone());
+            continue;
+        }
+        let address = member.address.clone().unwrap_or_else(|| by_name(name));
+        let say = Wanted {
+            name: name.clone(),
+            setup: member.setup.clone(),
+        };
+        wanted.insert(address.clone(), say);
+        addresses.insert(name.clone(), address);
+    }
+    let ways = Arc::new(Ways::new(ssh(global)?, wanted));
+    let handles = Handles::new(Arc::new(Elsewhere {
+        transport: Arc::<Ways>::clone(&ways),
         deadlines: Deadlines::default(),
-    };
-    let handles = Handles::new(Arc::new(elsewhere));
-    for (name, address) in known {
-        // The first look at a handle settles its address: local nodes go before what the files say.
+    }));
+    // The first look at a handle settles its address.
+    for (name, address) in known.iter().chain(&addresses) {
         let _handle = handles.reach(name, Some(address));
     }
-    Cluster {
+    Ok(Cluster {
         desired,
         handles,
         looking: Looking {
@@ -187,38 +270,23 @@ fn reached(desired: Deployment, known: &BTreeMap<NodeName, NodeAddress>) -> Clus
             known: BTreeMap::new(),
         },
         withheld: BTreeSet::new(),
-    }
+        addresses,
+        ways,
+    })
 }
 
-fn not_local(desired: &Deployment, missing: &[NodeName]) -> Failure {
-    let names = flocker_plan::blocked::list(missing);
-    let first = missing.first().map_or("NODE", NodeName::as_str);
-    let by_ssh = missing.iter().find_map(|name| match desired.members().get(name) {
-        Some(Member {
-            address: Some(NodeAddress::Ssh { host, .. }),
-            ..
-        }) => Some(host.as_str()),
-        Some(_) | None => None,
-    });
-    let (verb, them) = if missing.len() == 1 {
-        ("is not a local node", "it")
-    } else {
-        ("are no local nodes", "them")
+/// Returns the way to real machines. Nothing is opened yet.
+fn ssh(global: &Global) -> Result<SshTransport, Failure> {
+    let mut options = SshOptions::new();
+    options.environment = Global::environment_for_ssh();
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| {
+            Failure::usage(format!("`{}` is no path that can be used", path.display())).because(&error)
+        })
     };
-    let why = match by_ssh {
-        Some(host) => {
-            format!("this version reaches no node by SSH, as the deployment file asks for `{host}`")
-        }
-        None => "this version reaches only nodes on this machine".into(),
-    };
-    let mut failure = Failure::usage(format!("cannot reach {names}: {first} {verb}"));
-    if missing.len() > 1 {
-        failure.message = format!("cannot reach {names}: they {verb}");
-    }
-    failure.causes.push(why);
-    failure.hint(format!(
-        "`flocker deploy --local` makes {them} on this machine, to try the files out; `flocker local up {first}` makes one by hand"
-    ))
+    options.configuration = global.ssh_config().as_deref().map(absolute).transpose()?;
+    options.control_directory = Some(absolute(&global.state_dir())?.join("ssh"));
+    Ok(SshTransport::new(options, NodeProgram::running()))
 }
 
 impl Cluster {
@@ -227,6 +295,16 @@ impl Cluster {
         let mut actual = flocker_engine::observe(&self.desired, &self.handles, &self.looking).await;
         state_file::assume_definitions(&mut actual, &self.desired, &self.withheld);
         actual
+    }
+
+    /// Returns where the nodes of the files are.
+    pub(crate) fn addresses(&self) -> BTreeMap<NodeName, NodeAddress> {
+        self.addresses.clone()
+    }
+
+    /// Returns the ways to them.
+    pub(crate) fn ways(&self) -> Arc<Ways> {
+        Arc::clone(&self.ways)
     }
 
     /// Returns the handle of a node that was seen or named.

@@ -36,12 +36,19 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::Failure;
-use live::Live;
 use place::Root;
 
 pub(crate) use address::FIRST;
+pub(crate) use live::Live;
+pub(crate) use log::NodeLog;
+pub(crate) use log::open as open_log;
 pub(crate) use place::Place;
+pub(crate) use ports::Listening;
+pub(crate) use ports::listening_at;
 pub(crate) use serve::Serving;
+pub(crate) use serve::environment;
+pub(crate) use serve::in_time;
+pub(crate) use serve::note;
 pub(crate) use serve::serve;
 
 /// How long a node may take until it answers for the first time.

@@ -16,6 +16,7 @@ mod json;
 mod local;
 mod policy;
 mod progress;
+mod real;
 mod runtime;
 mod shown;
 mod state_file;

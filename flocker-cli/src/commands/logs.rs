@@ -92,7 +92,7 @@ impl Lines {
 impl Logs {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         runtime::block_on(async {
-            let cluster = cluster::connect_all(global)?;
+            let cluster = cluster::connect_all(global).await?;
             let node = match &self.on {
                 Some(node) => node.clone(),
                 None => self.home(&cluster.observe().await)?,
