@@ -11,6 +11,8 @@
 
 #[cfg(feature = "directory")]
 pub mod directory;
+#[cfg(feature = "zfs")]
+pub mod zfs;
 
 use std::fmt;
 use std::path::PathBuf;
