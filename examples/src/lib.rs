@@ -5,7 +5,6 @@
 //! changes nothing else.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
