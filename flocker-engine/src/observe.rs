@@ -108,6 +108,7 @@ fn silence(error: &NodeError) -> Silence {
     match error {
         NodeError::Protocol { .. } => Silence::Unreadable { reason },
         NodeError::Unreachable { .. }
+        | NodeError::NotDirect { .. }
         | NodeError::Lost { .. }
         | NodeError::Stale { .. }
         | NodeError::WrongNode { .. }

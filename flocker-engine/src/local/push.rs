@@ -9,6 +9,7 @@ use flocker_backends::Change;
 use flocker_backends::Channel;
 use flocker_backends::Purpose;
 use flocker_backends::SendRequest;
+use flocker_backends::transport::direct;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::NodeName;
@@ -19,8 +20,10 @@ use tokio::io::WriteHalf;
 use tokio::time::Instant;
 
 use super::LocalNode;
+use super::relays::Way;
 use crate::clock;
 use crate::fault::Fault;
+use crate::node::Passage;
 use crate::node::Progress;
 use crate::node::Ticket;
 use crate::node_error::NodeError;
@@ -37,6 +40,9 @@ use crate::wire::WireError;
 
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
+
+/// How long whoever is at a door may take to answer and to prove who it is; it is short, because there is another way.
+const KNOCK: Duration = Duration::from_secs(5);
 
 /// How long the receiver may take to say why it broke the pipe.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -63,36 +69,20 @@ impl Push<'_> {
 impl LocalNode {
     /// Sends one snapshot and returns what its receiver says.
     pub(super) async fn push(&self, push: &Push<'_>, progress: &dyn Progress) -> Result<Change, NodeError> {
-        let limit = self.parts.deadlines.answer;
         let request = SendRequest {
             dataset: push.dataset,
             snapshot: push.snapshot.clone(),
             base: push.base.map(|base| base.guid),
             resume: push.ticket.resume.clone(),
         };
-        let opened = tokio::time::timeout(
-            limit,
-            self.parts.transport.open(&push.ticket.address, Purpose::Transfer),
-        );
-        let channel = match opened.await {
-            Ok(opened) => opened.map_err(|error| NodeError::Unreachable {
-                node: push.to.clone(),
-                source: Fault::of(&error),
-            })?,
-            Err(_) => {
-                return Err(NodeError::Deadline {
-                    what: format!("a connection to {}", push.to),
-                    after: limit,
-                });
-            }
-        };
+        let way = self.open_way(push).await?;
         let what = format!("the stream of snapshot {}", push.snapshot);
         let stream = self
             .within(what, self.parts.deadlines.work, self.parts.volumes.send(&request))
             .await?;
         let total = OnceLock::new();
         let estimate = self.estimate(push, &total);
-        let transfer = self.transfer(push, channel, stream, progress, &total);
+        let transfer = self.transfer(push, way, stream, progress, &total);
         tokio::pin!(estimate, transfer);
         // The estimate is for people and never delays the bytes.
         tokio::select! {
@@ -101,6 +91,44 @@ impl LocalNode {
             () = &mut estimate => {}
         }
         transfer.await
+    }
+
+    /// Opens the connection to the receiver, by the passage that the ticket says.
+    async fn open_way(&self, push: &Push<'_>) -> Result<Way, NodeError> {
+        let limit = self.parts.deadlines.answer;
+        let late = || NodeError::Deadline {
+            what: format!("a connection to {}", push.to),
+            after: limit,
+        };
+        let channel = match &push.ticket.passage {
+            Passage::Own => {
+                let transport = &self.parts.transport;
+                let opened = transport.open(&push.ticket.address, Purpose::Transfer);
+                tokio::time::timeout(limit, opened)
+                    .await
+                    .map_err(|_| late())?
+                    .map_err(|error| NodeError::Unreachable {
+                        node: push.to.clone(),
+                        source: Fault::of(&error),
+                    })?
+            }
+            Passage::Door(door) => {
+                let key = self.sender_key()?;
+                let knocked = direct::connect(door, &key, limit.min(KNOCK)).await;
+                knocked.map_err(|error| NodeError::NotDirect {
+                    node: push.to.clone(),
+                    source: Fault::of(&error),
+                })?
+            }
+            Passage::Relay => {
+                return self.relays.fetch(push.ticket.pass, limit).await.ok_or_else(late);
+            }
+        };
+        let (reader, writer) = tokio::io::split(channel);
+        Ok(Way {
+            reader: FrameReader::new(reader),
+            writer: FrameWriter::new(writer),
+        })
     }
 
     /// Works out how much there is to send, if that can be told.
@@ -130,12 +158,12 @@ impl LocalNode {
     async fn transfer(
         &self,
         push: &Push<'_>,
-        channel: Channel,
+        way: Way,
         stream: ByteStream,
         progress: &dyn Progress,
         total: &OnceLock<ByteSize>,
     ) -> Result<Change, NodeError> {
-        let (reader, writer) = tokio::io::split(channel);
+        let Way { reader, writer } = way;
         let meter = Meter::new(progress, total, push.bandwidth);
         let stall = self.parts.deadlines.stall;
         let sending = send(push, writer, stream, &meter, stall);
@@ -170,12 +198,11 @@ enum Stopped {
 
 async fn send(
     push: &Push<'_>,
-    pipe: WriteHalf<Channel>,
+    mut writer: FrameWriter<WriteHalf<Channel>>,
     mut stream: ByteStream,
     meter: &Meter<'_>,
     stall: Duration,
 ) -> Result<(), Stopped> {
-    let mut writer = FrameWriter::new(pipe);
     let hello = wire::write(&wire::our_hello(Some(Greeting::Transfer))).map_err(Stopped::Pipe)?;
     let arrival = Arrival::new(push.ticket.pass, push.dataset, push.snapshot.clone());
     let arrival = wire::write(&FromSender::Arrival(arrival)).map_err(Stopped::Pipe)?;
@@ -241,12 +268,11 @@ async fn send(
 /// Waits for what the receiver says. While it works, it says so, and that counts as progress.
 async fn verdict(
     push: &Push<'_>,
-    pipe: ReadHalf<Channel>,
+    mut reader: FrameReader<ReadHalf<Channel>>,
     meter: &Meter<'_>,
     work: Duration,
     stall: Duration,
 ) -> Result<Change, NodeError> {
-    let mut reader = FrameReader::new(pipe);
     let mut greeted = false;
     let mut last_passed = clock::now();
     let mut n_passed = meter.done();

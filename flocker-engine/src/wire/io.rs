@@ -57,6 +57,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Returns the pipe, from which nothing was read that [`FrameReader::next`] has not returned.
+    pub(crate) fn into_pipe(self) -> Result<R, WireError> {
+        if self.decoder.is_at_end() && self.parts.is_empty() {
+            Ok(self.pipe)
+        } else {
+            Err(WireError::Unexpected { what: "a frame" })
+        }
+    }
+
     /// Returns what comes next, or nothing where the other side has closed the pipe properly.
     pub(crate) async fn next(&mut self) -> Result<Option<Incoming>, WireError> {
         loop {
@@ -116,6 +125,10 @@ pub(crate) struct FrameWriter<W>(W);
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     pub(crate) fn new(pipe: W) -> Self {
         Self(pipe)
+    }
+
+    pub(crate) fn into_pipe(self) -> W {
+        self.0
     }
 
     pub(crate) async fn frame(&mut self, frame: &Frame) -> Result<(), WireError> {

@@ -8,6 +8,7 @@ use flocker_engine::NodeError;
 use flocker_engine::NodeHandle;
 use flocker_engine::Order;
 use flocker_engine::Pass;
+use flocker_engine::Passage;
 use flocker_engine::Progress;
 use flocker_engine::Ticket;
 use flocker_engine::Transfer;
@@ -42,6 +43,7 @@ fn transfer() -> Transfer {
         dataset: dataset(),
         snapshot: warm(),
         base: None,
+        sender: None,
     }
 }
 
@@ -258,6 +260,7 @@ async fn a_receiver_that_is_not_there_is_named() {
     let alpha = cluster.remote("alpha");
     let ticket = Ticket {
         address: address("nowhere"),
+        passage: Passage::Own,
         pass: Pass(1),
         resume: None,
         received: ByteSize(0),
