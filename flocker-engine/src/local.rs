@@ -8,6 +8,7 @@ mod arrival;
 mod doors;
 mod gate;
 mod lock;
+mod packing;
 mod perform;
 mod push;
 mod relays;

@@ -31,7 +31,8 @@
 //!    transfer that is, and pipes between the two from then on.
 //! 5. On the connection, however it came about, the sender presents the pass
 //!    ([`Arrival`]), sends the bytes as chunks, and says how many there were
-//!    ([`FromSender::End`]). The receiver says now and then that it works, and at
+//!    ([`FromSender::End`]). Between machines a chunk may be packed with zstd; it
+//!    counts by what it unpacks to. The receiver says now and then that it works, and at
 //!    last how it went ([`ToSender`]).
 //!
 //! The pass alone would prove the sender: it is 128 bits, good once, and told
@@ -44,7 +45,7 @@
 //!
 //! 1. The beginning.
 //! 2. [`Ask::Offer`], [`Greeting::Relay`], a pin in the announcement and a passage in the
-//!    ticket. Nothing of it is said to who speaks version 1.
+//!    ticket; packed chunks. Nothing of it is said to who speaks version 1.
 
 mod definition;
 mod frame;
@@ -58,8 +59,11 @@ use flocker_backends::Classify;
 use flocker_backends::ErrorClass;
 
 pub use definition::WrittenApplication;
+pub(crate) use frame::packed_header;
 pub use frame::{Decoder, Frame, MAX_CHUNK, MAX_FRAME, MAX_MESSAGE};
-pub(crate) use io::{ChunkReader, FrameReader, FrameWriter, Incoming, Piece, chunk_pipe, read_chunk};
+pub(crate) use io::{
+    ChunkReader, FrameReader, FrameWriter, Incoming, Piece, chunk_bytes, chunk_pipe, read_chunk, unpack,
+};
 pub use message::{
     Arrival, Ask, FromSender, Greeting, Hello, Pickup, Reply, Request, Say, ToSender, WrittenOrder,
 };

@@ -66,7 +66,7 @@ fn decode(data: &[u8]) {
             rest = &rest[written.len()..];
             match frame {
                 Frame::Hello(bytes) | Frame::Part(bytes) | Frame::Last(bytes) => understand(&bytes),
-                Frame::Chunk(_) | Frame::Output { .. } => {}
+                Frame::Chunk(_) | Frame::Packed(_) | Frame::Output { .. } => {}
             }
         }
     }

@@ -159,15 +159,12 @@ impl LocalNode {
                 Ok(Err(error)) => break error,
                 Err(_) => break WireError::Silent(stall),
             };
-            match incoming {
-                Incoming::Chunk(chunk) => {
-                    n_bytes = n_bytes.plus(ByteSize(chunk.len() as u64));
-                    let hand_over = sender.send(Piece::Bytes(chunk));
-                    // A volume that takes no more has said why, or never will.
-                    let Ok(Ok(())) = tokio::time::timeout(self.parts.deadlines.work, hand_over).await else {
-                        return;
-                    };
-                }
+            let chunk = match incoming {
+                Incoming::Chunk(chunk) => chunk,
+                Incoming::Packed(packed) => match wire::unpack(&packed) {
+                    Ok(chunk) => chunk,
+                    Err(error) => break error,
+                },
                 Incoming::Message(text) => match wire::read("the end of a transfer", &text) {
                     Ok(FromSender::End { bytes }) if bytes == n_bytes => {
                         drop(sender.send(Piece::End).await);
@@ -188,7 +185,13 @@ impl LocalNode {
                 Incoming::Hello(_) | Incoming::Output { .. } => {
                     break WireError::Unexpected { what: "a frame" };
                 }
-            }
+            };
+            n_bytes = n_bytes.plus(ByteSize(chunk.len() as u64));
+            let hand_over = sender.send(Piece::Bytes(chunk));
+            // A volume that takes no more has said why, or never will.
+            let Ok(Ok(())) = tokio::time::timeout(self.parts.deadlines.work, hand_over).await else {
+                return;
+            };
         };
         // Who reads it may have stopped reading; then it is of no use to anybody.
         drop(sender.send(Piece::Broken(io::Error::other(cut))).await);

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
+use flocker_backends::ErrorClass;
 use flocker_backends::Purpose;
 use flocker_backends::SendRequest;
 use flocker_backends::transport::direct;
@@ -20,6 +21,7 @@ use tokio::io::WriteHalf;
 use tokio::time::Instant;
 
 use super::LocalNode;
+use super::packing::Packer;
 use super::relays::Way;
 use crate::clock;
 use crate::fault::Fault;
@@ -58,6 +60,21 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
+    /// Returns what packs its bytes, where they leave this machine.
+    fn packer(&self) -> Result<Option<Packer>, NodeError> {
+        let leaves = match &self.ticket.passage {
+            Passage::Own => false,
+            Passage::Door(door) => !door.socket.ip().is_loopback(),
+            Passage::Relay => true,
+        };
+        if !leaves {
+            return Ok(None);
+        }
+        Packer::new()
+            .map(Some)
+            .map_err(|error| NodeError::Backend(Fault::with_class(&error, ErrorClass::Transient)))
+    }
+
     fn lost(&self, error: &WireError) -> NodeError {
         NodeError::Lost {
             node: self.to.clone(),
@@ -166,8 +183,9 @@ impl LocalNode {
         let Way { reader, writer } = way;
         let meter = Meter::new(progress, total, push.bandwidth);
         let stall = self.parts.deadlines.stall;
-        let sending = send(push, writer, stream, &meter, stall);
-        let verdict = verdict(push, reader, &meter, self.parts.deadlines.work, stall);
+        let spoken = OnceLock::new();
+        let sending = send(push, writer, stream, &meter, &spoken, stall);
+        let verdict = verdict(push, reader, &meter, &spoken, self.parts.deadlines.work, stall);
         tokio::pin!(sending, verdict);
         // The receiver may refuse, or have it already, before all was sent.
         let end = tokio::select! {
@@ -201,8 +219,10 @@ async fn send(
     mut writer: FrameWriter<WriteHalf<Channel>>,
     mut stream: ByteStream,
     meter: &Meter<'_>,
+    spoken: &OnceLock<u32>,
     stall: Duration,
 ) -> Result<(), Stopped> {
+    let mut packer = push.packer().map_err(Stopped::Here)?;
     let hello = wire::write(&wire::our_hello(Some(Greeting::Transfer))).map_err(Stopped::Pipe)?;
     let arrival = Arrival::new(push.ticket.pass, push.dataset, push.snapshot.clone());
     let arrival = wire::write(&FromSender::Arrival(arrival)).map_err(Stopped::Pipe)?;
@@ -245,11 +265,18 @@ async fn send(
         if n_bytes == 0 {
             break;
         }
-        tokio::time::timeout(stall, writer.chunk(&chunk))
+        // Until the receiver has introduced itself, it may be one that unpacks nothing.
+        let may_pack = spoken.get().is_some_and(|version| *version >= wire::PASSAGES);
+        let shrunk = packer
+            .as_mut()
+            .filter(|_| may_pack)
+            .and_then(|packer| packer.pack(wire::chunk_bytes(&chunk)));
+        let frame = shrunk.unwrap_or(&chunk);
+        tokio::time::timeout(stall, writer.chunk(frame))
             .await
             .map_err(|_| stalled())?
             .map_err(Stopped::Pipe)?;
-        meter.passed(n_bytes);
+        meter.passed(n_bytes, frame.len());
         meter.pace().await;
     }
     let end = wire::write(&FromSender::End { bytes: meter.done() }).map_err(Stopped::Pipe)?;
@@ -270,6 +297,7 @@ async fn verdict(
     push: &Push<'_>,
     mut reader: FrameReader<ReadHalf<Channel>>,
     meter: &Meter<'_>,
+    spoken: &OnceLock<u32>,
     work: Duration,
     stall: Duration,
 ) -> Result<Change, NodeError> {
@@ -285,12 +313,13 @@ async fn verdict(
         let say = match incoming {
             Some(Incoming::Hello(text)) if !greeted => {
                 let hello = wire::read("the greeting of a receiver", &text);
-                hello
+                let version = hello
                     .and_then(|hello| wire::check_hello(&hello))
                     .map_err(|error| NodeError::Protocol {
                         node: push.to.clone(),
                         source: Fault::of(&error),
                     })?;
+                spoken.get_or_init(|| version);
                 greeted = true;
                 continue;
             }
@@ -346,6 +375,8 @@ struct Meter<'a> {
 
 struct Count {
     done: ByteSize,
+    /// How many of them there were on the way, packed or not.
+    n_on_way: u64,
     told: Instant,
 }
 
@@ -359,6 +390,7 @@ impl<'a> Meter<'a> {
             began: now,
             count: std::sync::Mutex::new(Count {
                 done: ByteSize(0),
+                n_on_way: 0,
                 told: now,
             }),
         }
@@ -374,10 +406,11 @@ impl<'a> Meter<'a> {
         self.count().done
     }
 
-    fn passed(&self, n_bytes: usize) {
+    fn passed(&self, n_bytes: usize, n_on_way: usize) {
         let is_due = {
             let mut count = self.count();
             count.done = count.done.plus(ByteSize(n_bytes as u64));
+            count.n_on_way += n_on_way as u64;
             let now = clock::now();
             let is_due = now.duration_since(count.told) >= TELL;
             if is_due {
@@ -400,12 +433,12 @@ impl<'a> Meter<'a> {
         usize::try_from(second).unwrap_or(usize::MAX)
     }
 
-    /// Waits until so many bytes may have been sent.
+    /// Waits until so many bytes may have been on the way.
     async fn pace(&self) {
         let Some(rate) = self.bandwidth else {
             return;
         };
-        let millis = u128::from(self.done().0) * 1000 / u128::from(rate.0.max(1));
+        let millis = u128::from(self.count().n_on_way) * 1000 / u128::from(rate.0.max(1));
         let due = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
         // A moment too far away to be written down is waited for a day at a time.
         let due = due.min(self.began.elapsed() + Duration::from_secs(24 * 60 * 60));

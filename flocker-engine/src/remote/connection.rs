@@ -228,7 +228,7 @@ async fn read_all(
                 Err(error) => return error,
             },
             Incoming::Output { id, bytes } => (id, Said::Output(bytes)),
-            Incoming::Hello(_) | Incoming::Chunk(_) => {
+            Incoming::Hello(_) | Incoming::Chunk(_) | Incoming::Packed(_) => {
                 return WireError::Unexpected { what: "a frame" };
             }
         };

@@ -200,15 +200,13 @@ impl Machines {
 
     /// Has alpha push its snapshot to beta, as a plan would.
     pub(crate) async fn push(&self) -> (Report, Vec<Event>) {
-        let action = Action::Push {
-            dataset: dataset(),
-            snapshot: warm(),
-            base: None,
-            to: name("beta"),
-        };
+        self.push_of(&warm()).await
+    }
+
+    pub(crate) async fn push_of(&self, snapshot: &SnapshotName) -> (Report, Vec<Event>) {
         let step = Step {
             actor: name("alpha"),
-            action,
+            action: push(snapshot),
             reason: Reason::Starts {
                 application: app("mongodb"),
                 on: name("beta"),
@@ -229,6 +227,15 @@ impl Machines {
 
 pub(crate) fn warm() -> SnapshotName {
     SnapshotName::warm(Epoch(2), 1)
+}
+
+pub(crate) fn push(snapshot: &SnapshotName) -> Action {
+    Action::Push {
+        dataset: dataset(),
+        snapshot: snapshot.clone(),
+        base: None,
+        to: name("beta"),
+    }
 }
 
 pub(crate) fn transfer() -> Transfer {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use flocker_backends::Change;
 use flocker_backends::VolumeBackend;
 use flocker_backends::memory::MemoryVolumes;
+use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::Doorstep;
+use flocker_backends::transport::direct::TransferKey;
 use flocker_backends::volume::directory::DirectoryOptions;
 use flocker_backends::volume::directory::DirectoryVolumes;
 use flocker_engine::Carrier;
@@ -15,9 +17,17 @@ use flocker_engine::Ending;
 use flocker_engine::Event;
 use flocker_engine::NodeError;
 use flocker_engine::NodeHandle as _;
+use flocker_engine::Order;
+use flocker_engine::Passage;
 use flocker_engine::Report;
+use flocker_engine::Ticket;
+use flocker_engine::Transfer;
+use flocker_engine::Unwatched;
+use flocker_engine::one_line;
 use flocker_model::ByteSize;
 use flocker_model::Epoch;
+use flocker_model::Generation;
+use flocker_model::SnapshotName;
 use flocker_plan::Action;
 
 use crate::cluster::OPERATOR;
@@ -29,6 +39,8 @@ use crate::machines::LOOPBACK;
 use crate::machines::Machines;
 use crate::machines::Meddling;
 use crate::machines::noise;
+use crate::machines::push;
+use crate::machines::transfer;
 use crate::machines::warm;
 
 const N_BYTES: usize = 2_000_000;
@@ -36,6 +48,7 @@ const N_BYTES: usize = 2_000_000;
 /// Alpha, with a snapshot of some data, and beta, which has nothing.
 struct Pair {
     machines: Machines,
+    alpha: MemoryVolumes,
     beta: MemoryVolumes,
 }
 
@@ -54,8 +67,12 @@ async fn pair(beta: Option<Doorstep>, deadlines: Deadlines) -> Pair {
         volumes[0].put(dataset().id, &file, part).unwrap();
     }
     take(&machines).await;
-    let [_, beta] = volumes;
-    Pair { machines, beta }
+    let [alpha, beta] = volumes;
+    Pair {
+        machines,
+        alpha,
+        beta,
+    }
 }
 
 async fn take(machines: &Machines) {
@@ -135,6 +152,33 @@ async fn a_receiver_without_doors_is_sent_to_through_the_operator() {
 }
 
 #[tokio::test]
+async fn what_shrinks_goes_packed_and_arrives_as_it_is() {
+    let n_bytes = 8 << 20;
+    let mut pair = pair(None, Deadlines::default()).await;
+    // A way that is slower than any processor packs.
+    pair.machines.bandwidth = Some(ByteSize(6 << 20));
+    let log: Vec<u8> = (0_u32..)
+        .flat_map(|number| format!("line {number} of a log\n").into_bytes())
+        .take(n_bytes)
+        .collect();
+    pair.alpha.put(dataset().id, "log", &log).unwrap();
+    let other = SnapshotName::warm(Epoch(2), 2);
+    let take = Action::Take {
+        dataset: dataset().id,
+        snapshot: other.clone(),
+    };
+    pair.machines.perform("alpha", take).await;
+    let (report, _) = pair.machines.push_of(&other).await;
+    assert_made(&report);
+    pair.assert_arrived();
+    assert_eq!(pair.beta.read(dataset().id, "log").unwrap(), log);
+    assert!(report.steps[0].sent.0 >= (N_BYTES + n_bytes) as u64);
+    // What was sent before the receiver had introduced itself, and the noise, went as it was.
+    let carried = pair.operator_sent("beta");
+    assert!(carried < (N_BYTES + n_bytes / 2) as u64, "{carried}");
+}
+
+#[tokio::test]
 async fn what_cannot_go_directly_is_relayed_and_the_next_push_knows() {
     let between = Between::new(Meddling::Refuse).await;
     let pair = pair(Some(between.doorstep.clone()), Deadlines::default()).await;
@@ -162,6 +206,40 @@ async fn a_dead_address_is_given_up_before_a_byte_was_sent() {
     assert_made(&report);
     pair.assert_arrived();
     assert_eq!(report.steps[0].carrier, Some(Carrier::Relay));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_a_door_with_another_key_and_the_ticket_stays_good() {
+    let pair = pair(Some(Doorstep::new(LOOPBACK)), Deadlines::default()).await;
+    let (alpha, beta) = (pair.machines.remote("alpha"), pair.machines.remote("beta"));
+    let announced = Transfer {
+        sender: alpha.offer().await.unwrap(),
+        ..transfer()
+    };
+    let ticket = beta.admit(&announced, Generation(1)).await.unwrap();
+    let Passage::Door(door) = ticket.passage else {
+        panic!("no door is open: {ticket:?}");
+    };
+    let mut order = Order::new(push(&warm()), Generation(1));
+    let with = |passage| {
+        Some(Ticket {
+            passage,
+            ..ticket.clone()
+        })
+    };
+    order.ticket = with(Passage::Door(DoorAddress {
+        key: TransferKey::draw().unwrap().pin(),
+        ..door
+    }));
+    let error = alpha.perform(&order, &Unwatched).await.unwrap_err();
+    assert!(matches!(error, NodeError::NotDirect { .. }), "{error:?}");
+    assert!(
+        one_line(&error).contains("does not have the key that was pinned"),
+        "{error:?}"
+    );
+    order.ticket = with(Passage::Door(door));
+    assert_eq!(alpha.perform(&order, &Unwatched).await, Ok(Change::Made));
+    pair.assert_arrived();
 }
 
 #[tokio::test]

@@ -187,7 +187,13 @@ async fn a_sender_that_talks_nonsense_leaves_no_snapshot() {
         Frame::Last(text.into()).encode()
     };
     let chunk = Frame::Chunk(vec![7; 1000].into()).encode();
+    let packed = |n_bytes| zstd::bulk::compress(&vec![7; n_bytes], 1).unwrap();
+    let bomb = packed(64 << 20);
+    assert!(bomb.len() < 10_000);
     let cases = [
+        Frame::Packed(vec![7; 1000].into()).encode(),
+        Frame::Packed(bomb.into()).encode(),
+        [Frame::Packed(packed(1000).into()).encode(), end(ByteSize(1001))].concat(),
         [chunk.clone(), end(ByteSize(1000))].concat(),
         [chunk.clone(), end(ByteSize(999))].concat(),
         [chunk, Frame::Hello("{}".into()).encode()].concat(),
