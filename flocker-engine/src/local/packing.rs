@@ -138,11 +138,11 @@ mod tests {
         assert!(frame.len() < bytes.len() / 2, "{}", frame.len());
         let mut decoder = Decoder::default();
         decoder.feed(frame);
-        let Some(Frame::Packed(packed)) = decoder.next_frame().unwrap() else {
+        let Some(Frame::Packed(shrunk)) = decoder.next_frame().unwrap() else {
             panic!("it is another frame");
         };
         assert!(decoder.is_at_end());
-        assert_eq!(unpack(&packed).unwrap(), bytes);
+        assert_eq!(unpack(&shrunk).unwrap(), bytes);
     }
 
     #[tokio::test(start_paused = true)]
