@@ -1,6 +1,10 @@
 //! Containers: where applications run.
 
+#[cfg(feature = "docker")]
+pub mod docker;
 pub mod process;
+#[cfg(feature = "systemd")]
+pub mod systemd;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -127,6 +131,14 @@ pub enum RuntimeError {
         /// What is missing.
         reason: String,
     },
+    /// The place where it would be is somebody else's.
+    #[error("application `{application}` cannot run here: {place} is not ours and is left alone")]
+    Taken {
+        /// The application.
+        application: ApplicationName,
+        /// What is taken, such as the container with its name.
+        place: String,
+    },
     /// Another definition of it runs.
     #[error("application `{application}` already runs here with another definition")]
     OtherDefinition {
@@ -174,9 +186,10 @@ impl Classify for RuntimeError {
                 ErrorClass::Transient
             }
             // Only a new plan or an installed program can change these.
-            Self::NotHere { .. } | Self::NoImage { .. } | Self::OtherDefinition { .. } => {
-                ErrorClass::Permanent
-            }
+            Self::NotHere { .. }
+            | Self::NoImage { .. }
+            | Self::Taken { .. }
+            | Self::OtherDefinition { .. } => ErrorClass::Permanent,
         }
     }
 }

@@ -19,13 +19,14 @@ use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionKey;
 use flocker_model::Deployment;
+use flocker_model::Epoch;
 use flocker_model::Generation;
 use flocker_model::Manifestation;
-use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Observed;
+use flocker_model::Peer;
 use flocker_model::Port;
 use flocker_model::PortNumber;
 use flocker_model::RouteTable;
@@ -166,10 +167,11 @@ struct WrittenState {
     containers: BTreeMap<ApplicationName, ContainerState>,
     routes: RouteTable,
     trash: Vec<Trashed>,
+    fences: BTreeMap<DatasetId, Epoch>,
     free: Option<ByteSize>,
     foreign_ports: BTreeSet<PortNumber>,
-    peers: BTreeMap<NodeName, NodeAddress>,
-    forgotten: BTreeSet<NodeName>,
+    peers: BTreeMap<NodeName, Peer>,
+    forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
 }
 
 /// The key in the place of one that was withheld.
@@ -189,6 +191,7 @@ impl From<NodeState> for WrittenState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -204,6 +207,7 @@ impl From<NodeState> for WrittenState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -224,6 +228,7 @@ impl From<WrittenState> for NodeState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -239,6 +244,7 @@ impl From<WrittenState> for NodeState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,

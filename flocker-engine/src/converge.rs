@@ -375,14 +375,9 @@ impl Push<'_> {
 
     /// Takes the locks that are not held yet; says whether there were any.
     async fn take_locks(&mut self) -> Result<bool, PushError> {
-        let taken = self
-            .locks
+        self.locks
             .take(&self.actual, self.handles, self.options, &*self.listener)
-            .await?;
-        for (name, id) in self.locks.known() {
-            self.looking.known.entry(name.clone()).or_insert(*id);
-        }
-        Ok(taken)
+            .await
     }
 
     /// Works out which configuration this push is: newer than all that the nodes obey, and the same for its life.

@@ -47,7 +47,6 @@ use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::NodeHandle;
 use crate::node::Order;
 use crate::node::Passage;
@@ -222,7 +221,7 @@ impl LocalNode {
     }
 
     /// Takes the deploy lock for a connection; it can be given back with [`LocalNode::end_session`].
-    pub(crate) fn lock_over(&self, session: Session, claim: &Claim) -> Result<Locked, NodeError> {
+    pub(crate) fn lock_over(&self, session: Session, claim: &Claim) -> Result<Change, NodeError> {
         let change = self.lock.take(claim, session)?;
         let told = self.record(|record| {
             for (name, peer) in &claim.peers {
@@ -236,13 +235,7 @@ impl LocalNode {
             self.lock.release(claim.token);
             return Err(error);
         }
-        let known = self.remembered(|record| {
-            let known = record.peers.iter();
-            known
-                .filter_map(|(name, peer)| peer.id.map(|id| (name.clone(), id)))
-                .collect()
-        });
-        Ok(Locked { change, known })
+        Ok(change)
     }
 
     /// Gives back what was taken over a connection that has ended.
@@ -292,13 +285,10 @@ impl NodeHandle for LocalNode {
             containers,
             routes,
             trash: inventory.trash,
+            fences: inventory.fences,
             free: inventory.free,
             foreign_ports,
-            peers: record
-                .peers
-                .into_iter()
-                .map(|(name, peer)| (name, peer.address))
-                .collect(),
+            peers: record.peers,
             forgotten: record.forgotten,
         })
     }
@@ -350,7 +340,7 @@ impl NodeHandle for LocalNode {
         self.carry_out(order, progress, &entry).await
     }
 
-    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
+    async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
         self.lock_over(Session::HERE, claim)
     }
 
@@ -364,13 +354,8 @@ impl NodeHandle for LocalNode {
         Ok(change)
     }
 
-    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
-        self.record(|record| {
-            record.forgotten.insert(node.clone());
-            if let Some(peer) = record.peers.get_mut(node) {
-                peer.id = None;
-            }
-        })
+    async fn forget(&self, node: &NodeName, instead: Option<NodeId>) -> Result<Change, NodeError> {
+        self.record(|record| record.forget(node, instead))
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {

@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use crate::fault::Fault;
 pub use crate::node_error::NodeError;
+pub use flocker_model::Peer;
 
 /// A node, here or elsewhere.
 ///
@@ -81,7 +82,7 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     ///
     /// `AlreadySo` where this very claim holds it. The lock of a remote node
     /// ends with the connection it was taken on.
-    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError>;
+    async fn lock(&self, claim: &Claim) -> Result<Change, NodeError>;
 
     /// Gives the deploy lock back. `AlreadySo` where the claim does not hold it.
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError>;
@@ -89,8 +90,11 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     /// Takes the deploy lock away from whoever holds it, once no order is under way.
     async fn break_lock(&self) -> Result<Change, NodeError>;
 
-    /// Records durably that another node is lost for ever.
-    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError>;
+    /// Records durably that another node is lost for ever: the one that is remembered under this name.
+    ///
+    /// Where another machine answers under it by now, that one is remembered
+    /// instead, and is not forgotten.
+    async fn forget(&self, node: &NodeName, instead: Option<NodeId>) -> Result<Change, NodeError>;
 
     /// Takes that back.
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError>;
@@ -230,26 +234,6 @@ pub struct Claim {
     pub since: u64,
     /// The other nodes that there are.
     pub peers: BTreeMap<NodeName, Peer>,
-}
-
-/// Another node, as a node is told of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Peer {
-    /// Where it is reached.
-    pub address: NodeAddress,
-    /// Who answered there first. It stays until the node is forgotten.
-    pub id: Option<NodeId>,
-}
-
-/// A deploy lock that was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Locked {
-    /// Whether it was taken now.
-    pub change: Change,
-    /// Who the other nodes were when this one was first told of them.
-    pub known: BTreeMap<NodeName, NodeId>,
 }
 
 /// Who is told how far a long action is.

@@ -16,6 +16,7 @@ use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ApplicationName;
 use flocker_model::Generation;
 use flocker_model::NodeAddress;
+use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_plan::Action;
@@ -28,7 +29,6 @@ use crate::fault::Fault;
 use crate::local::stop_limit;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::NodeHandle;
 use crate::node::Order;
 use crate::node::PipeEnd;
@@ -260,11 +260,8 @@ impl NodeHandle for RemoteNode {
         }
     }
 
-    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
-        let Say::Locked(locked) = self.ask("the deploy lock", Ask::Lock(claim.clone())).await? else {
-            return Err(self.unexpected());
-        };
-        Ok(locked)
+    async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
+        self.ask_change("the deploy lock", Ask::Lock(claim.clone())).await
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
@@ -277,9 +274,13 @@ impl NodeHandle for RemoteNode {
             .await
     }
 
-    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
+    async fn forget(&self, node: &NodeName, instead: Option<NodeId>) -> Result<Change, NodeError> {
         let what = format!("{node} to be forgotten");
-        self.ask_change(&what, Ask::Forget(node.clone())).await
+        let ask = Ask::Forget {
+            node: node.clone(),
+            instead,
+        };
+        self.ask_change(&what, ask).await
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {

@@ -31,6 +31,6 @@ pub use route::{Home, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
 pub use state::{
     ClusterState, ContainerState, ContainerStatus, Health, Manifestation, NodeState, Observed,
-    PartialReceive, Role, Silence, Snapshot, Trashed,
+    PartialReceive, Peer, Role, Silence, Snapshot, Trashed,
 };
 pub use volume::{Dataset, Volume};

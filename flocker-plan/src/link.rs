@@ -30,15 +30,30 @@ impl Edges {
     }
 }
 
+/// Steps in an order in which they can be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Linked {
+    /// Those that can be done; each comes after the makers of its needs.
+    pub steps: Vec<Step>,
+    /// Which of these make what which of these need.
+    pub edges: Edges,
+    /// Those that can not: they wait for each other, or for one that does.
+    pub in_circle: Vec<Step>,
+}
+
 /// Orders steps so that each comes after the makers of its needs, and otherwise as they came.
 ///
-/// Steps that wait for each other in a circle are left out.
+/// Steps that wait for each other in a circle, and those that wait for them, can never come; they are returned apart.
 #[must_use]
-pub fn link(steps: Vec<Step>) -> (Vec<Step>, Edges) {
+pub fn link(steps: Vec<Step>) -> Linked {
     let edges = find(&steps);
     let in_order = (0..steps.len()).all(|position| edges.makers(position).all(|maker| maker < position));
     if in_order {
-        return (steps, edges);
+        return Linked {
+            steps,
+            edges,
+            in_circle: Vec::new(),
+        };
     }
     let order = sort(&edges, steps.len());
     let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
@@ -47,7 +62,11 @@ pub fn link(steps: Vec<Step>) -> (Vec<Step>, Edges) {
         .filter_map(|position| slots[position].take())
         .collect();
     let edges = find(&sorted);
-    (sorted, edges)
+    Linked {
+        steps: sorted,
+        edges,
+        in_circle: slots.into_iter().flatten().collect(),
+    }
 }
 
 fn find(steps: &[Step]) -> Edges {

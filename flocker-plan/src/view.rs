@@ -126,11 +126,7 @@ pub(crate) struct View<'a> {
 impl<'a> View<'a> {
     pub(crate) fn new(desired: &'a Deployment, actual: &'a ClusterState) -> Self {
         let (names, definitions) = desired.applications().iter().unzip();
-        let mut forgotten: Vec<&NodeName> = actual
-            .all_known()
-            .flat_map(|(_, state)| state.forgotten.iter())
-            .collect();
-        forgotten.sort_unstable();
+        let forgotten: Vec<&NodeName> = actual.forgotten().into_iter().collect();
         let mut nodes: Vec<NodeView<'a>> = Vec::with_capacity(actual.nodes.len());
         let mut members = Vec::with_capacity(desired.members().len());
         let mut listed = (0_u32..).zip(desired.members().keys()).peekable();
@@ -203,6 +199,12 @@ impl<'a> View<'a> {
     /// Says whether a person has declared a node lost for ever.
     pub(crate) fn is_lost(&self, name: &NodeName) -> bool {
         self.lost.binary_search(&name).is_ok()
+    }
+
+    /// Says whether a machine that was called so was declared lost, whoever is called so by now.
+    pub(crate) fn has_lost(&self, name: &NodeName) -> bool {
+        let mut states = self.nodes.iter().filter_map(|node| node.seen);
+        states.any(|state| state.forgotten.contains_key(name))
     }
 
     pub(crate) fn node(&self, node: u32) -> &NodeView<'a> {

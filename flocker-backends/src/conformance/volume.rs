@@ -133,6 +133,9 @@ macro_rules! volume_conformance {
             a_destroyed_dataset_can_be_created_again
             there_is_no_such_trash
             reclaimed_trash_is_gone_for_ever
+            a_fence_outlives_its_copy_and_its_trash
+            a_copy_that_comes_anew_begins_with_the_old_fence
+            an_owner_that_was_followed_never_comes_back_from_the_trash
             reclaimed_snapshots_are_gone
             the_newest_complete_snapshot_is_never_reclaimed
             a_reclaimed_partial_is_gone_and_the_copy_can_begin_again

@@ -117,11 +117,24 @@ async fn trash_keeps_everything_until_it_is_emptied() {
         "{refused:?}"
     );
     alpha.volumes.destroy(ID).await.unwrap();
-    assert_eq!(alpha.volumes.restore(&trashed.entry).await.unwrap(), Change::Made);
+    // Nor where a newer owner has been here since.
+    let refused = alpha.volumes.restore(&trashed.entry).await;
+    assert!(
+        matches!(refused, Err(VolumeError::Fenced { fence: Epoch(5), .. })),
+        "{refused:?}"
+    );
+    let alpha = Node::primary().await;
+    alpha.write("file", noise(1, 5000));
+    alpha.volumes.destroy(ID).await.unwrap();
+    let entry = alpha.volumes.inventory().await.unwrap().trash.remove(0).entry;
+    assert_eq!(alpha.volumes.restore(&entry).await.unwrap(), Change::Made);
     let after = alpha.manifestation().await;
     assert_eq!((after.role, after.used), (before.role, before.used));
     assert_eq!(std::fs::read(alpha.data().join("file")).unwrap(), noise(1, 5000));
 
+    alpha.volumes.destroy(ID).await.unwrap();
+    alpha.volumes.create(&dataset(), Epoch(5)).await.unwrap();
+    alpha.write("file", noise(1, 5000));
     let other = alpha.volumes.inventory().await.unwrap().trash.remove(0).entry;
     let reclaim = Reclaim::Trash { entry: other };
     assert_eq!(alpha.volumes.reclaim(&reclaim).await.unwrap(), Change::Made);

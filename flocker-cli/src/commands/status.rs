@@ -61,6 +61,8 @@ struct NodeRow<'a> {
     /// Whether a person has declared it lost for ever.
     forgotten: bool,
     silence: Option<String>,
+    /// What can be done about that, where it is more than bringing the node back.
+    hint: Option<String>,
     id: Option<flocker_model::NodeId>,
     address: Option<std::net::IpAddr>,
     generation: Option<u64>,
@@ -142,6 +144,10 @@ fn node_row<'a>((node, look): (&'a NodeName, &'a Observed<NodeState>), actual: &
             Observed::Known(_) => None,
             Observed::Unknown(silence) => Some(silence.to_string()),
         },
+        hint: match look {
+            Observed::Known(_) => None,
+            Observed::Unknown(silence) => silence.hint(node),
+        },
         id: known.map(|state| state.id),
         address: known.map(|state| state.address),
         generation: known.map(|state| state.generation.0),
@@ -214,6 +220,9 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
     for row in &body.nodes {
         if let Some(silence) = row.silence.as_ref().filter(|_| !row.forgotten) {
             writeln!(text, "{} was not seen: {silence}", row.node).unwrap_or_default();
+            if let Some(hint) = &row.hint {
+                writeln!(text, "   hint: {hint}").unwrap_or_default();
+            }
         }
     }
     if !body.applications.is_empty() {

@@ -197,10 +197,10 @@ async fn reply(
             let change = tell_progress(&told, id, replies, node.perform(&order, &told)).await?;
             Say::Changed(change)
         }
-        Ask::Lock(claim) => Say::Locked(node.lock_over(session, &claim)?),
+        Ask::Lock(claim) => Say::Changed(node.lock_over(session, &claim)?),
         Ask::Unlock(token) => Say::Changed(node.unlock(token).await?),
         Ask::BreakLock => Say::Changed(node.break_lock().await?),
-        Ask::Forget(name) => Say::Changed(node.forget(&name).await?),
+        Ask::Forget { node: name, instead } => Say::Changed(node.forget(&name, instead).await?),
         Ask::Remember(name) => Say::Changed(node.remember(&name).await?),
         Ask::Logs { application, request } => {
             let mut output = node.logs(&application, request).await?;

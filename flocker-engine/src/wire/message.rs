@@ -21,7 +21,6 @@ use super::definition::WrittenApplication;
 use super::state::WrittenState;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::Order;
 use crate::node::Pass;
 use crate::node::Passage;
@@ -116,7 +115,12 @@ pub enum Ask {
     /// To take its deploy lock away from whoever holds it.
     BreakLock,
     /// To take another node as lost for ever.
-    Forget(NodeName),
+    Forget {
+        /// The node.
+        node: NodeName,
+        /// Who answers under its name by now.
+        instead: Option<NodeId>,
+    },
     /// To take that back.
     Remember(NodeName),
     /// For the output of an application.
@@ -159,8 +163,6 @@ pub enum Say {
     Admitted(WrittenTicket),
     /// It was done.
     Changed(Change),
-    /// The lock was taken.
-    Locked(Locked),
     /// The output follows.
     Opened,
     /// The output has ended; what broke it, if anything did.

@@ -348,10 +348,7 @@ impl NodeHandle for Slow {
         self.node.perform(order, progress).await
     }
 
-    async fn lock(
-        &self,
-        claim: &flocker_engine::Claim,
-    ) -> Result<flocker_engine::Locked, flocker_engine::NodeError> {
+    async fn lock(&self, claim: &flocker_engine::Claim) -> Result<Change, flocker_engine::NodeError> {
         self.node.lock(claim).await
     }
 
@@ -363,8 +360,12 @@ impl NodeHandle for Slow {
         self.node.break_lock().await
     }
 
-    async fn forget(&self, node: &NodeName) -> Result<Change, flocker_engine::NodeError> {
-        self.node.forget(node).await
+    async fn forget(
+        &self,
+        node: &NodeName,
+        instead: Option<flocker_model::NodeId>,
+    ) -> Result<Change, flocker_engine::NodeError> {
+        self.node.forget(node, instead).await
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, flocker_engine::NodeError> {

@@ -46,6 +46,11 @@ pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
             inventory.trash.push(trashed);
         }
     }
+    // Read last: whatever was destroyed meanwhile has left its fence before.
+    inventory.fences = shared.fences.all()?;
+    inventory
+        .fences
+        .retain(|dataset, _| !inventory.datasets.contains_key(dataset));
     Ok(inventory)
 }
 
@@ -132,8 +137,11 @@ fn look_at_trash(shared: &Shared, name: &[u8]) -> Result<Option<Trashed>, Volume
     let Some((entry, dataset, since)) = parse_trash(name) else {
         return Err(broken(what(), "its name is not one of trash"));
     };
-    let measured = shared.trash.dir(name).and_then(|home| measure(&home, None));
-    let (used, _) = match measured {
+    let measured = shared.trash.dir(name).and_then(|dir| {
+        let (used, _) = measure(&dir, None)?;
+        Ok((used, Home { dataset, dir }))
+    });
+    let (used, home) = match measured {
         Ok(measured) => measured,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).to(what),
@@ -141,6 +149,8 @@ fn look_at_trash(shared: &Shared, name: &[u8]) -> Result<Option<Trashed>, Volume
     Ok(Some(Trashed {
         entry,
         dataset,
+        // A damaged piece is no reason not to see all the others.
+        role: home.record().ok().map(|record| record.role),
         used: ByteSize(used),
         age: shared.since(since)?,
     }))
@@ -161,7 +171,7 @@ pub(super) fn parse_trash(name: &[u8]) -> Option<(String, DatasetId, i64)> {
     (trash_name(dataset, since, number) == text).then(|| (text.into(), dataset, since))
 }
 
-fn parse_id(name: &[u8]) -> Option<DatasetId> {
+pub(super) fn parse_id(name: &[u8]) -> Option<DatasetId> {
     let text = std::str::from_utf8(name).ok()?;
     let dataset: DatasetId = text.parse().ok()?;
     (dataset.to_string() == text).then_some(dataset)

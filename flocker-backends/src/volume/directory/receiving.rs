@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
-use flocker_model::Epoch;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 
@@ -198,7 +197,8 @@ impl Receiving {
             home
         } else {
             let since = self.shared.now()?;
-            let record = Record::new(&self.request.dataset, Role::Replica, Epoch::default(), since);
+            let fence = self.shared.fences.of(dataset)?;
+            let record = Record::new(&self.request.dataset, Role::Replica, fence, since);
             Home::create(&self.shared.datasets, &self.shared.staging, &record)?
         };
         incoming::begin(&home.dir, label, &encoded)

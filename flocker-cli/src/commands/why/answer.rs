@@ -8,6 +8,7 @@ use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::NodeName;
 use flocker_model::Observed;
+use flocker_model::Silence;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Step;
@@ -325,8 +326,16 @@ impl<'a> View<'a> {
         if self.actual.is_forgotten(&node) {
             known.push("it was declared lost for ever".into());
             next.push(format!("flocker node remember {node}"));
-        } else if self.actual.known(&node).is_none() {
-            next.push(format!("flocker local up {node}"));
+        } else if let Some(Observed::Unknown(silence)) = self.actual.nodes.get(&node) {
+            next.push(match silence {
+                Silence::Impostor { .. } => format!("flocker node forget {node}"),
+                Silence::NotAsked
+                | Silence::Unreachable { .. }
+                | Silence::Unreadable { .. }
+                | Silence::WrongNode { .. }
+                | Silence::SameNode { .. }
+                | Silence::Forgotten => format!("flocker local up {node}"),
+            });
         }
         let steps = self.steps_of(|step| step.actor == node);
         self.add_deploy(&steps, &mut next);
