@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod figure;
 pub mod frontier;
 pub mod growth;
+pub mod kernel_routes;
 pub mod memory;
 pub mod parsing;
 pub mod planning;

@@ -120,8 +120,7 @@ impl Cluster {
         for node in self.nodes.keys() {
             let member = Member {
                 address: Some(address(node)),
-                id: None,
-                applications: BTreeSet::new(),
+                ..Member::empty()
             };
             builder = builder.node(node.clone(), member);
         }

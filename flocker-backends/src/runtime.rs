@@ -92,8 +92,10 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
     ///
     /// `AlreadySo` where one of this definition runs. Refused where one of
     /// another definition is alive. Where it does not become healthy, it is
-    /// left as it is, for its logs to be read. Dropped half way: running or
-    /// not, and [`ContainerRuntime::list`] tells.
+    /// left as it is, for its logs to be read. One that ends right after its
+    /// start may be given a few more tries, by its restart policy; that it
+    /// keeps ending is told soon, not at the end of all patience. Dropped half
+    /// way: running or not, and [`ContainerRuntime::list`] tells.
     async fn start(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError>;
 
     /// Stops a container and removes it; returns when every process of it is confirmed gone.
@@ -105,7 +107,8 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
 
     /// Opens the output of an application: both its streams, oldest first.
     ///
-    /// The output outlives the container.
+    /// The output outlives the container. Followed, it ends when the container
+    /// has ended for good or is gone.
     async fn logs(
         &self,
         application: &ApplicationName,
@@ -153,6 +156,18 @@ pub enum RuntimeError {
         /// How it ended.
         status: String,
     },
+    /// It was started several times, and ended right after each.
+    #[error(
+        "application `{application}` ended right after its start {times} times in a row, at last with status {status}"
+    )]
+    KeepsEnding {
+        /// The application.
+        application: ApplicationName,
+        /// How often.
+        times: u32,
+        /// How it ended the last time.
+        status: String,
+    },
     /// It runs but does not serve.
     #[error("application `{application}` is not healthy: {reason}")]
     Unhealthy {
@@ -189,7 +204,8 @@ impl Classify for RuntimeError {
             Self::NotHere { .. }
             | Self::NoImage { .. }
             | Self::Taken { .. }
-            | Self::OtherDefinition { .. } => ErrorClass::Permanent,
+            | Self::OtherDefinition { .. }
+            | Self::KeepsEnding { .. } => ErrorClass::Permanent,
         }
     }
 }

@@ -167,8 +167,10 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     /// `AlreadySo` where the snapshot is here already. Refused by a primary,
     /// and where the base is not the newest snapshot here: nothing is ever
     /// rolled back or overwritten. A released copy that receives becomes a
-    /// replica and keeps its fence. Cut or dropped half way: the last complete
-    /// snapshot is untouched, and what arrived is kept as a
+    /// replica and keeps its fence. Of two at once for one dataset at most one
+    /// makes the snapshot: the other waits and finds it there, or fails, and
+    /// what is sent again then arrives. Cut or dropped half way: the last
+    /// complete snapshot is untouched, and what arrived is kept as a
     /// [`PartialReceive`](flocker_model::PartialReceive).
     async fn receive(&self, request: &ReceiveRequest, stream: ByteStream) -> Result<Change, VolumeError>;
 

@@ -67,8 +67,9 @@ fn every_program_of_the_bed_is_known_to_who_needs_it() {
     }
     for (name, _, text) in programs() {
         let elsewhere = known.replacen(&text, "", 1);
+        let ways = [format!("/{name}"), format!("`{name} "), format!("`{name}`")];
         assert!(
-            elsewhere.contains(&format!("/{name}")) || elsewhere.contains(&format!("`{name} ")),
+            ways.iter().any(|way| elsewhere.contains(way)),
             "{name} is neither called nor written about"
         );
     }

@@ -5,6 +5,9 @@
     reason = "a test that cannot go on has failed, helper functions and all"
 )]
 
+#[path = "nodes/answers.rs"]
+mod answers;
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,11 +75,16 @@ applications:
     }
 
     fn run(&self, program: &Path, arguments: &[&str]) -> Ended {
+        self.run_with(program, arguments, &[])
+    }
+
+    fn run_with(&self, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
         let output = Command::new(program)
             .args(arguments)
             .current_dir(self.home.path())
             .env("FLOCKER_STATE_DIR", self.path("state"))
             .env("NO_COLOR", "1")
+            .envs(environment.iter().copied())
             .output()
             .unwrap();
         Ended {
@@ -88,6 +96,18 @@ applications:
 
     fn flocker(&self, arguments: &[&str]) -> Ended {
         self.run(cargo_bin!("flocker"), arguments)
+    }
+
+    /// Types what a hint says, and agrees to it.
+    fn type_hint(&self, talk: &str, about: &str) -> Ended {
+        let commands = talk.split('`').skip(1).step_by(2);
+        let line = commands
+            .filter_map(|command| command.strip_prefix("flocker "))
+            .find(|command| command.starts_with(about))
+            .unwrap_or_else(|| panic!("no hint about {about}: {talk}"));
+        let mut arguments: Vec<&str> = line.split_whitespace().collect();
+        arguments.push("--yes");
+        self.flocker(&arguments)
     }
 
     fn seed(&self, name: &str, arguments: &[&str]) -> Ended {

@@ -28,6 +28,7 @@ use flocker_plan::StepId;
 use flocker_plan::Waiting;
 use thiserror::Error;
 
+use crate::clock;
 use crate::event::Event;
 use crate::event::Listener;
 use crate::execute::Execution;
@@ -361,6 +362,7 @@ impl Push<'_> {
 
     async fn look(&mut self) {
         self.actual = observe(&self.desired, self.handles, &self.looking).await;
+        self.course.see(&self.actual, clock::now());
         let mut silent = Vec::new();
         for (name, look) in &self.actual.nodes {
             if let Observed::Unknown(silence) = look {

@@ -109,8 +109,8 @@ impl Waiting {
                 nodes.first().map_or("NODE", NodeName::as_str)
             ),
             Self::ForHealth { application, on } => format!(
-                "`flocker logs {application}` on {} shows why; the next deploy looks again",
-                list(on)
+                "`flocker logs {application} --on {}` shows why; the next deploy looks again",
+                on.first().map_or("NODE", NodeName::as_str)
             ),
             Self::PreCopy { .. } => {
                 "nothing to do: the cut-over follows when the copies are close enough".into()

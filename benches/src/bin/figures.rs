@@ -10,6 +10,7 @@ use flocker_benches::child;
 use flocker_benches::figure::Figures;
 use flocker_benches::frontier;
 use flocker_benches::growth;
+use flocker_benches::kernel_routes;
 use flocker_benches::memory;
 use flocker_benches::parsing;
 use flocker_benches::planning;
@@ -51,6 +52,7 @@ fn main() -> io::Result<()> {
     frontier::measure(effort, &mut figures);
     routes::measure(&mut figures);
     transfer::measure(&mut figures)?;
+    kernel_routes::measure(&mut figures)?;
     parsing::measure(effort, &mut figures);
     memory::measure(effort, &mut figures)?;
     match effort {

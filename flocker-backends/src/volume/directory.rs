@@ -7,7 +7,13 @@
 //! hand-off. The one that a release takes is exact, or the release fails.
 //!
 //! What it cannot do: keep the application itself within the dataset's
-//! maximum size. The limit is checked where data is sent and received.
+//! maximum size, for which a filesystem needs quotas, and quotas root. The
+//! limit is checked where data is sent and received and where it is changed,
+//! and an inventory says how much there is of how much there may be.
+//!
+//! Entries that are not named as we name things are nobody's concern: they are
+//! logged once and left alone. What is ours and cannot be read makes the
+//! inventory an error that names it.
 //!
 //! Read `home` first: it has the order of the durable changes.
 
@@ -115,6 +121,7 @@ struct Shared {
     locks: Locks,
     fences: Fences,
     options: DirectoryOptions,
+    foreign: inventory::Foreign,
     /// Whether a file that was written always has another time than before.
     trusts_times: bool,
 }
@@ -334,6 +341,7 @@ impl Shared {
             locks: Locks::new(locks),
             fences: Fences::new(fences),
             options: options.clone(),
+            foreign: inventory::Foreign::default(),
             trusts_times,
         })
     }

@@ -65,7 +65,7 @@ impl Node {
             Verb::Remember { name } => ("remember", name),
         };
         let (told, is_replaced) = runtime::block_on(async {
-            let cluster = cluster::connect_all(global)?;
+            let cluster = cluster::connect_all(global).await?;
             let actual = cluster.observe().await;
             if !is_spoken_of(name, &actual) {
                 return Err(Failure::usage(format!("there is no node `{name}`"))

@@ -5,6 +5,7 @@ use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::NodeName;
+use flocker_plan::CutOver;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Undo as Way;
@@ -54,6 +55,7 @@ impl Undo {
             lock_wait: self.locking.lock_wait(),
             if_held: self.locking.if_held(),
             consent: self.locking.consent(),
+            left_held: CutOver::WhenReady,
             loudness: Loudness::All,
             remember: None,
         };
@@ -78,13 +80,15 @@ impl Undo {
                     Ok(Ending::Done)
                 }
                 Way::Restore { .. } => restore(&cluster, &wish, (&application, self.on.as_ref()), ui).await,
-                Way::MoveBack { .. } if files.is_none() => Err(Failure::usage(format!(
-                    "cannot move {application} back without its definition"
-                ))
-                .hint("`--files DEPLOYMENT APPLICATION` names the files that were deployed")),
                 Way::MoveBack { to, from } => {
-                    // Only this one goes back; what the files say of the others is not what was asked for.
+                    let files = files.ok_or_else(|| {
+                        Failure::usage(format!("cannot move {application} back without its definition"))
+                            .hint("`--files DEPLOYMENT APPLICATION` names the files that were deployed")
+                    })?;
                     let mut cluster = cluster;
+                    // What is started there needs its secrets.
+                    cluster.desired = files.resolve()?;
+                    // Only this one goes back; what the files say of the others is not what was asked for.
                     cluster.desired = all_others_stay(cluster.desired, &actual, &application);
                     move_back(cluster, &wish, &application, (&from, &to), ui).await
                 }

@@ -8,7 +8,9 @@ use flocker_backends::ErrorClass;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::ClusterState;
+use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
+use flocker_model::Health;
 use flocker_model::NodeName;
 use flocker_plan::Action;
 use flocker_plan::Estimate;
@@ -111,6 +113,21 @@ impl Course {
                 track.follow(application, step);
             }
             track.count_failures(report);
+        }
+    }
+
+    /// Takes note of applications that serve although the step that started them failed, or its answer was lost.
+    pub(super) fn see(&mut self, actual: &ClusterState, now: Instant) {
+        for (application, track) in &mut self.tracks {
+            let at_home = actual.known(&track.seen.to);
+            let container = at_home.and_then(|state| state.containers.get(application));
+            let serves = container.is_some_and(|container| {
+                container.status == ContainerStatus::Running && container.health != Health::Unhealthy
+            });
+            if serves && track.stopped.is_some() && track.has_let_go && !track.started {
+                track.started = true;
+                track.serves_since(Some(now));
+            }
         }
     }
 

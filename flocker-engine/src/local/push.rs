@@ -13,6 +13,7 @@ use flocker_backends::SendRequest;
 use flocker_backends::transport::direct;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
+use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::Snapshot;
 use flocker_model::SnapshotName;
@@ -156,18 +157,7 @@ impl LocalNode {
         let Some(seen) = inventory.datasets.get(&push.dataset) else {
             return;
         };
-        let position = |guid| {
-            let is_it = |snapshot: &Snapshot| snapshot.guid == guid;
-            seen.snapshots.iter().position(is_it)
-        };
-        let last = seen.snapshots.iter().position(|s| s.name == *push.snapshot);
-        let first = push
-            .base
-            .map_or(Some(0), |base| position(base.guid).map(|at| at + 1));
-        let range = first.zip(last).filter(|(first, last)| first <= last);
-        if let Some((first, last)) = range {
-            let written = seen.snapshots[first..=last].iter();
-            let all = written.fold(ByteSize(0), |sum, snapshot| sum.plus(snapshot.written));
+        if let Some(all) = to_send(seen, push.snapshot, push.base) {
             let _ = total.set(ByteSize(all.0.saturating_sub(push.ticket.received.0)));
         }
     }
@@ -204,6 +194,18 @@ impl LocalNode {
             },
         }
     }
+}
+
+/// Works out how much a snapshot is that the receiver has already the base of.
+fn to_send(seen: &Manifestation, snapshot: &SnapshotName, base: Option<&Snapshot>) -> Option<ByteSize> {
+    let Some(base) = base else {
+        // The snapshots before it, which say what else there is, may be gone.
+        return Some(seen.used);
+    };
+    let last = seen.snapshots.iter().position(|known| known.name == *snapshot)?;
+    let base = seen.snapshots.iter().position(|known| known.guid == base.guid)?;
+    let written = seen.snapshots.get(base + 1..=last)?.iter();
+    Some(written.fold(ByteSize(0), |sum, snapshot| sum.plus(snapshot.written)))
 }
 
 /// What stopped the sending.
@@ -443,5 +445,41 @@ impl<'a> Meter<'a> {
         // A moment too far away to be written down is waited for a day at a time.
         let due = due.min(self.began.elapsed() + Duration::from_secs(24 * 60 * 60));
         tokio::time::sleep_until(self.began + due).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flocker_model::Epoch;
+    use flocker_model::Role;
+    use flocker_model::SnapshotGuid;
+
+    use super::*;
+
+    #[test]
+    fn a_full_copy_is_all_of_it_whatever_snapshots_are_left() {
+        let snapshot = |number: u64| Snapshot {
+            name: format!("warm-2-{number}").parse().unwrap(),
+            guid: SnapshotGuid(number.into()),
+            written: ByteSize(number * 10),
+        };
+        // The first ones were dropped, and nothing says any more how much was written before them.
+        let seen = Manifestation {
+            role: Role::Primary { epoch: Epoch(2) },
+            snapshots: [2, 3, 4].map(snapshot).into(),
+            maximum_size: None,
+            used: ByteSize(5000),
+            unsent: ByteSize(0),
+            partial: None,
+            fence: Epoch(2),
+            age: Duration::ZERO,
+        };
+        let last = snapshot(4);
+        let bytes = |base: Option<Snapshot>| to_send(&seen, &last.name, base.as_ref());
+        assert_eq!(bytes(None), Some(ByteSize(5000)));
+        assert_eq!(bytes(Some(snapshot(2))), Some(ByteSize(70)));
+        assert_eq!(bytes(Some(snapshot(3))), Some(ByteSize(40)));
+        assert_eq!(bytes(Some(snapshot(4))), Some(ByteSize(0)));
+        assert_eq!(bytes(Some(snapshot(1))), None);
     }
 }

@@ -261,8 +261,7 @@ impl Cluster {
 pub(crate) fn member(node: &str) -> Member {
     Member {
         address: Some(address(node)),
-        id: None,
-        applications: BTreeSet::new(),
+        ..Member::empty()
     }
 }
 

@@ -125,6 +125,44 @@ pub async fn a_dataset_never_holds_more_than_it_may(harness: &dyn VolumeHarness)
     harness.write(ID, "big", &too_much).await.unwrap();
 }
 
+/// How much more fits is told, or never told; and what did fit was told to be free.
+pub async fn what_fits_was_said_to_be_free(harness: &dyn VolumeHarness) {
+    let before = free(harness).await;
+    create_full(harness).await;
+    let after = free(harness).await;
+    assert_eq!(before.is_some(), after.is_some(), "{before:?} {after:?}");
+    if let Some(before) = before {
+        assert!(before >= size(N_FILES * FILE_SIZE), "{before}");
+    }
+}
+
+/// A copy that does not fit is refused before it fills what is left, and leaves no snapshot; where that can be tried out.
+pub async fn a_copy_that_does_not_fit_is_refused(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    let room = size(N_FILES * FILE_SIZE / 2);
+    if !beta.leave_free(Some(room)).await {
+        return;
+    }
+    let told = free(&*beta).await.unwrap();
+    assert!(told <= room, "{told} of {room}");
+    create_full(harness).await;
+    let last = release(harness, 2).await;
+    let refusal = copy(harness, &*beta, "handoff-2", None).await.unwrap_err();
+    assert!(
+        matches!(refusal, VolumeError::NoSpace { dataset: ID, .. }),
+        "{refusal}"
+    );
+    assert!(seen(&*beta).await.is_none_or(|seen| seen.snapshots.is_empty()));
+    assert!(beta.leave_free(None).await);
+    made(copy(harness, &*beta, "handoff-2", None).await);
+    made(acquire(&*beta, 2, "handoff-2", last).await);
+    assert_full(&*beta).await;
+}
+
+async fn free(harness: &dyn VolumeHarness) -> Option<ByteSize> {
+    harness.backend().inventory().await.unwrap().free
+}
+
 /// What is not here has no size.
 pub async fn what_is_not_here_is_not_resized(harness: &dyn VolumeHarness) {
     let refusal = harness.backend().resize(ID, None).await.unwrap_err();
