@@ -16,3 +16,4 @@ pub mod planning;
 pub mod report;
 pub mod routes;
 pub mod terraform;
+pub mod transfer;

@@ -1,5 +1,6 @@
 //! The way to a node: a byte pipe to our own program there.
 
+pub mod direct;
 pub mod local;
 pub mod ssh;
 

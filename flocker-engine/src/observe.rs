@@ -158,6 +158,7 @@ fn silence(error: &NodeError) -> Silence {
     match error {
         NodeError::Protocol { .. } => Silence::Unreadable { reason },
         NodeError::Unreachable { .. }
+        | NodeError::NotDirect { .. }
         | NodeError::Lost { .. }
         | NodeError::Stale { .. }
         | NodeError::WrongNode { .. }

@@ -17,6 +17,7 @@ use flocker_benches::planning;
 use flocker_benches::planning::Effort;
 use flocker_benches::routes;
 use flocker_benches::terraform;
+use flocker_benches::transfer;
 
 /// Measure everything and print one table
 #[derive(Debug, Parser)]
@@ -50,6 +51,7 @@ fn main() -> io::Result<()> {
     planning::measure(effort, &mut figures);
     frontier::measure(effort, &mut figures);
     routes::measure(&mut figures);
+    transfer::measure(&mut figures)?;
     kernel_routes::measure(&mut figures)?;
     parsing::measure(effort, &mut figures);
     memory::measure(effort, &mut figures)?;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::fault::one_line;
 use crate::node_error::NodeError;
+use crate::passage::Carrier;
 use crate::report::Ending;
 use crate::report::Report;
 use crate::report::StepReport;
@@ -36,6 +37,8 @@ pub struct Move {
     pub rounds: Vec<ByteSize>,
     /// How much the last copy sent, which was made after it was stopped.
     pub last_round: Option<ByteSize>,
+    /// By what the newest copy was carried, if it went to another machine.
+    pub carrier: Option<Carrier>,
     /// How long it was expected to be away, by the plan that stopped it.
     pub forecast: Option<Duration>,
     /// How long it was away: from the beginning of its stop until every route led to its new home.
@@ -151,6 +154,7 @@ impl Course {
                 to: to.clone(),
                 rounds: Vec::new(),
                 last_round: None,
+                carrier: None,
                 forecast: None,
                 downtime: None,
             },
@@ -217,6 +221,7 @@ impl Track {
                 self.stopped = report.began;
             }
             Action::Push { dataset, .. } if Some(dataset.id) == self.dataset && is_done => {
+                self.seen.carrier = report.carrier;
                 if self.stopped.is_some() {
                     self.seen.last_round = Some(report.sent);
                 } else {

@@ -187,6 +187,7 @@ async fn reply(
     Ok(match ask {
         Ask::Ping | Ask::Cancel => Say::Pong,
         Ask::Observe => Say::State(Box::new(node.observe().await?.into())),
+        Ask::Offer => Say::Offered(node.offer().await?),
         Ask::Admit { transfer, generation } => {
             Say::Admitted((&node.admit(&transfer, generation).await?).into())
         }

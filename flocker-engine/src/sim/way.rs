@@ -145,6 +145,7 @@ impl Way {
                 dataset: dataset.clone(),
                 snapshot: snapshot.clone(),
                 base: base.as_ref().map(|base| base.guid),
+                sender: None,
             };
             let Some(receiver) = self.cluster.program(to) else {
                 return;

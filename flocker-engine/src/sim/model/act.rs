@@ -193,6 +193,7 @@ pub(super) fn carry(world: &mut World, plan: &Plan, desired: &Deployment, positi
                 dataset: dataset.clone(),
                 snapshot: snapshot.clone(),
                 base: base.as_ref().map(|base| base.guid),
+                sender: None,
             };
             let done = push(&rig, &receiver, &network, order, &transfer, cut).await;
             (
