@@ -1,7 +1,6 @@
 //! Clusters in memory, for the tests of this directory.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
