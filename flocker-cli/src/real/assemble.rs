@@ -10,6 +10,8 @@ use std::sync::Arc;
 use flocker_backends::ContainerRuntime;
 use flocker_backends::Router;
 use flocker_backends::VolumeBackend;
+use flocker_backends::router::choice;
+use flocker_backends::router::choice::Preference;
 use flocker_backends::router::proxy::ProxyOptions;
 use flocker_backends::router::proxy::ProxyRouter;
 use flocker_backends::runtime::docker::DockerOptions;
@@ -169,25 +171,34 @@ async fn routing(settings: &Settings, directory: &Path) -> Result<Routing, Failu
         ..
     } = settings;
     let failed = || Failure::failed(format!("{name} cannot route with `router: {router}`"));
-    match router {
-        // While there is but one, it is the first that works.
-        RouterKind::Proxy | RouterKind::Auto => {
-            let opened =
-                ProxyRouter::open(&directory.join("routes"), *address, ProxyOptions::default()).await;
-            let proxy = Arc::new(opened.map_err(|error| failed().because(&error))?);
-            Ok(Routing {
-                router: Arc::<ProxyRouter>::clone(&proxy),
-                foreign_ports: Arc::new(Listening {
-                    address: *address,
-                    router: Some(Arc::clone(&proxy)),
-                }),
-                proxy: Some(proxy),
-            })
-        }
-        RouterKind::Nftables | RouterKind::Iptables => {
-            Err(failed().hint("this version has `router: proxy` alone"))
-        }
+    let preference = match (router, settings.runtime) {
+        // Programs of the machine itself listen at its own address, where a connection can be held for them.
+        (RouterKind::Proxy, _) | (RouterKind::Auto, RuntimeKind::Process) => None,
+        (RouterKind::Auto, RuntimeKind::Docker | RuntimeKind::Systemd) => Some(Preference::Auto),
+        (RouterKind::Nftables, _) => Some(Preference::Nftables),
+        (RouterKind::Iptables, _) => Some(Preference::Iptables),
+    };
+    if let Some(preference) = preference {
+        let chosen = choice::choose(preference, *address).await;
+        return Ok(Routing {
+            router: chosen.map_err(|error| failed().because(&error))?,
+            foreign_ports: Arc::new(Listening {
+                address: *address,
+                router: None,
+            }),
+            proxy: None,
+        });
     }
+    let opened = ProxyRouter::open(&directory.join("routes"), *address, ProxyOptions::default()).await;
+    let proxy = Arc::new(opened.map_err(|error| failed().because(&error))?);
+    Ok(Routing {
+        router: Arc::<ProxyRouter>::clone(&proxy),
+        foreign_ports: Arc::new(Listening {
+            address: *address,
+            router: Some(Arc::clone(&proxy)),
+        }),
+        proxy: Some(proxy),
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flocker_backends::process::Program;
 use flocker_backends::process::Stream;
+use flocker_backends::transport::direct::Doorstep;
 use flocker_backends::transport::local::ListenError;
 use flocker_backends::transport::local::LocalListener;
 use tokio::signal::unix::SignalKind;
@@ -77,7 +78,11 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
     let bound = local::in_time(bind, |error| matches!(error, ListenError::InUse { .. }));
     let listener = bound.await.map_err(|error| failed().because(&error))?;
     let assembled = assemble::assemble(&settings, directory).await?;
-    let node = Arc::new(assembled.node);
+    let (node, doors) = assembled.node.with_doors(Doorstep::new(settings.address));
+    let node = Arc::new(node);
+    // Data comes straight from other nodes through doors that are opened for it; it ends with us.
+    let mut background = JoinSet::new();
+    background.spawn(doors.keep(Arc::clone(&node)));
     let program = env!("CARGO_PKG_VERSION");
     tracing::info!(name = %settings.name, id = %node.id(), address = %settings.address, program, "the node serves");
     drop_old_programs(directory);

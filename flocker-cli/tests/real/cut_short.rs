@@ -90,8 +90,9 @@ fn the_command_is_killed_at_each_step_and_the_next_one_finishes() {
 fn the_power_of_a_node_is_cut_at_each_step_and_the_next_deploy_finishes() {
     let operator = accounts();
     let mut n_cuts = 0;
-    for (round, (node, homes)) in (0..).zip([1, 2].into_iter().flat_map(|node| (0..).step_by(3).take(5).map(move |at| (node, at)))) {
-        let at = homes;
+    // Every third event, for the one node and the other.
+    let points = [1, 2].into_iter().flat_map(|node| (0..15).step_by(3).map(move |at| (node, at)));
+    for (round, (node, at)) in points.enumerate() {
         operator.place(HOMES[round % 2]);
         let mut deploy = operator.start_deploy();
         let Some(event) = deploy.nth_step(at) else {

@@ -87,12 +87,12 @@ fn a_volume_grows_under_its_database() {
 
 /// A program that asks a linked Redis by its alias, again and again, and keeps the last answer.
 fn asking() -> App {
-    let ask = "while true; do redis-cli -h store -p 7000 get key > /tmp/answer 2>&1; sleep 0.2; done";
+    let ask = "while true; do redis-cli -h store -p 6505 get key > /tmp/answer 2>&1; sleep 0.2; done";
     App {
         name: "asking",
         text: format!(
             "  asking:\n    image: database\n    command_line: [/bin/sh, -c, {ask:?}]\n    \
-             links: [{{local_port: 7000, remote_port: 6505, alias: store}}]\n"
+             links: [{{local_port: 6505, remote_port: 6505, alias: store}}]\n"
         ),
     }
 }

@@ -22,11 +22,10 @@ fn a_node_with_another_host_key_is_refused_and_nothing_is_stopped() {
         None => format!("{line}\n"),
     });
     std::fs::write(&known, changed.collect::<String>()).unwrap();
-    // A connection that is kept from before would hide it.
     std::fs::write(operator.path("ssh_config"), config.replace(right, known.to_str().unwrap())).unwrap();
-    let stranger = operator.as_somebody_else();
     operator.place([&[], &["guarded"], &[]]);
-    let refused = stranger.run_in(&operator, &["deploy", "--yes", "deployment.yml", "application.yml"]);
+    // Somebody else, since a connection that is kept from before would hide the change.
+    let refused = operator.run_as("stranger", &["deploy", "--yes", "deployment.yml", "application.yml"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     let said = format!("{}{}", refused.stdout, refused.stderr);
     assert!(said.contains("host key"), "{said}");

@@ -5,7 +5,6 @@
 use std::fmt::Write as _;
 use std::io::BufRead as _;
 use std::io::BufReader;
-use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -137,15 +136,15 @@ impl Operator {
         self.apps.push(app);
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    fn command(&self, who: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flocker"));
         command
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.directory.path())
-            .env("USER", "tester")
-            .env("FLOCKER_STATE_DIR", self.path("state"))
+            .env("USER", who)
+            .env("FLOCKER_STATE_DIR", self.path(who))
             .env("FLOCKER_SSH_CONFIG", self.path("ssh_config"))
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
@@ -156,7 +155,12 @@ impl Operator {
 
     /// Runs the command to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Done {
-        let output = self.command(arguments).output().unwrap();
+        self.run_as("tester", arguments)
+    }
+
+    /// Runs the command as somebody with a state directory of their own.
+    pub(crate) fn run_as(&self, who: &str, arguments: &[&str]) -> Done {
+        let output = self.command(who, arguments).output().unwrap();
         let done = Done {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -173,7 +177,7 @@ impl Operator {
     /// Starts a deploy that tells its events as JSON.
     pub(crate) fn start_deploy(&self) -> Running {
         let mut child = self
-            .command(&["deploy", "--json", "--yes", "--allow-stop-all", "deployment.yml", "application.yml"])
+            .command("tester", &["deploy", "--json", "--yes", "--allow-stop-all", "deployment.yml", "application.yml"])
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
@@ -225,10 +229,6 @@ impl Operator {
     pub(crate) fn finish(self) {
         self.place([&[], &[], &[]]);
         self.deploy().ok();
-    }
-
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
     }
 }
 

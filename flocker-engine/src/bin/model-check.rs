@@ -13,7 +13,7 @@ use stateright::Model as _;
 
 fn say(line: &str) {
     // Whoever does not listen misses nothing but words.
-    drop(writeln!(std::io::stdout(), "{line}"));
+    drop(writeln!(std::io::stdout().lock(), "{line}"));
 }
 
 fn main() -> ExitCode {
