@@ -83,7 +83,11 @@ fn with_those_that_are_gone(
         .filter(|(name, member)| !known.contains_key(*name) && member.address.is_none())
         .map(|(name, _)| name)
         .collect();
-    let n_local = desired.members().keys().filter(|name| known.contains_key(*name)).count();
+    let n_local = desired
+        .members()
+        .keys()
+        .filter(|name| known.contains_key(*name))
+        .count();
     if n_local > 0 && n_local + gone.len() == desired.members().len() {
         for name in gone {
             known.insert(name.clone(), local::would_be_at(state_dir, name)?);

@@ -130,7 +130,11 @@ fn parent(pool: &PoolName) -> Result<ParentName, ParentNameError> {
 
 async fn runtime(settings: &Settings, directory: &Path) -> Result<Arc<dyn ContainerRuntime>, Failure> {
     let Settings { name, runtime, .. } = settings;
-    let failed = || Failure::failed(format!("{name} cannot run applications with `runtime: {runtime}`"));
+    let failed = || {
+        Failure::failed(format!(
+            "{name} cannot run applications with `runtime: {runtime}`"
+        ))
+    };
     let of_docker = || DockerOptions::new(directory.join("docker"));
     match runtime {
         RuntimeKind::Process => {

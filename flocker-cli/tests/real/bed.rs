@@ -1,6 +1,9 @@
 //! The machines, as somebody sees them who stands beside them.
 
-#![expect(clippy::disallowed_methods, reason = "the machines are worked on from outside")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the machines are worked on from outside"
+)]
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -57,10 +60,16 @@ impl Bed {
 
     fn feed(&self, name: &str, arguments: &[&str], input: &[u8]) -> Said {
         use std::io::Write as _;
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/bed").join(name);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/real/bed")
+            .join(name);
         let mut child = Command::new(path)
             .args(arguments)
-            .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdin(if input.is_empty() {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -88,7 +97,8 @@ impl Bed {
 
     /// Lets nothing pass between two nodes, until [`Self::heal`].
     pub(crate) fn split(&self, one: usize, other: usize) {
-        self.program("net", &["split", &one.to_string(), &other.to_string()]).ok();
+        self.program("net", &["split", &one.to_string(), &other.to_string()])
+            .ok();
     }
 
     pub(crate) fn heal(&self) {
@@ -115,7 +125,10 @@ impl Bed {
         let name = std::env::var("FLOCKER_BED_NAME").unwrap_or_else(|_| "fbed".into());
         let key = home.join("image/id_ed25519");
         let known = home.join(format!("run-{name}/known_hosts"));
-        assert!(known.exists(), "the bed is not up: run flocker-cli/tests/real/run");
+        assert!(
+            known.exists(),
+            "the bed is not up: run flocker-cli/tests/real/run"
+        );
         let hosts = (1..=3).map(|node| {
             format!(
                 "Host node{node}\n  HostName {}\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  \

@@ -16,8 +16,16 @@ fn accounts() -> Operator {
     let operator = Operator::new(vec![postgres("ledgers", PORT, "1G")]);
     operator.place([&["ledgers"], &[], &[]]);
     operator.deploy().ok();
-    operator.sql(3, PORT, "create table if not exists ledger (i integer primary key)").ok();
-    operator.sql(3, PORT, "insert into ledger values (1) on conflict do nothing").ok();
+    operator
+        .sql(
+            3,
+            PORT,
+            "create table if not exists ledger (i integer primary key)",
+        )
+        .ok();
+    operator
+        .sql(3, PORT, "insert into ledger values (1) on conflict do nothing")
+        .ok();
     operator
 }
 
@@ -81,7 +89,10 @@ fn the_command_is_killed_at_each_step_and_the_next_one_finishes() {
     println!("the command was killed at {} events", killed_at.len());
     for verb in ["stop", "release", "push", "acquire", "start", "route"] {
         let is_there = |event: &String| event.contains(&format!("/{verb}/"));
-        assert!(killed_at.iter().any(is_there), "never killed at {verb}: {killed_at:?}");
+        assert!(
+            killed_at.iter().any(is_there),
+            "never killed at {verb}: {killed_at:?}"
+        );
     }
     operator.finish();
 }
@@ -91,7 +102,9 @@ fn the_power_of_a_node_is_cut_at_each_step_and_the_next_deploy_finishes() {
     let operator = accounts();
     let mut n_cuts = 0;
     // Every third event, for the one node and the other.
-    let points = [1, 2].into_iter().flat_map(|node| (0..15).step_by(3).map(move |at| (node, at)));
+    let points = [1, 2]
+        .into_iter()
+        .flat_map(|node| (0..15).step_by(3).map(move |at| (node, at)));
     for (round, (node, at)) in points.enumerate() {
         operator.place(HOMES[round % 2]);
         let mut deploy = operator.start_deploy();

@@ -80,9 +80,15 @@ impl Ledger {
             numbers[0],
             self.longest_wait.lock().unwrap()
         );
-        assert!(numbers[0] >= n_acknowledged, "rows are lost: {said} of {n_acknowledged}");
+        assert!(
+            numbers[0] >= n_acknowledged,
+            "rows are lost: {said} of {n_acknowledged}"
+        );
         // One more may be there, whose answer was lost.
-        assert!(numbers[0] <= n_acknowledged + 1, "rows that nobody wrote: {said} of {n_acknowledged}");
+        assert!(
+            numbers[0] <= n_acknowledged + 1,
+            "rows that nobody wrote: {said} of {n_acknowledged}"
+        );
         assert_eq!(numbers[0], numbers[1]);
         assert_eq!((numbers[2], numbers[3]), (1, numbers[0]), "there are gaps");
     }

@@ -12,7 +12,10 @@ fn a_node_with_another_host_key_is_refused_and_nothing_is_stopped() {
     operator.deploy().ok();
     let known = operator.path("known_hosts");
     let config = std::fs::read_to_string(operator.path("ssh_config")).unwrap();
-    let right = config.lines().find_map(|line| line.trim().strip_prefix("UserKnownHostsFile ")).unwrap();
+    let right = config
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("UserKnownHostsFile "))
+        .unwrap();
     let keys = std::fs::read_to_string(right).unwrap();
     // The key of the third node in the place of the second's.
     let third = keys.lines().find(|line| line.starts_with("node3,")).unwrap();
@@ -22,10 +25,17 @@ fn a_node_with_another_host_key_is_refused_and_nothing_is_stopped() {
         None => format!("{line}\n"),
     });
     std::fs::write(&known, changed.collect::<String>()).unwrap();
-    std::fs::write(operator.path("ssh_config"), config.replace(right, known.to_str().unwrap())).unwrap();
+    std::fs::write(
+        operator.path("ssh_config"),
+        config.replace(right, known.to_str().unwrap()),
+    )
+    .unwrap();
     operator.place([&[], &["guarded"], &[]]);
     // Somebody else, since a connection that is kept from before would hide the change.
-    let refused = operator.run_as("stranger", &["deploy", "--yes", "deployment.yml", "application.yml"]);
+    let refused = operator.run_as(
+        "stranger",
+        &["deploy", "--yes", "deployment.yml", "application.yml"],
+    );
     assert_eq!(refused.code, Some(1), "{refused:?}");
     let said = format!("{}{}", refused.stdout, refused.stderr);
     assert!(said.contains("host key"), "{said}");
@@ -40,14 +50,72 @@ fn foreign_datasets_containers_and_rules_with_confusing_names_are_left_alone() {
     let bed = &operator.bed;
     bed.exec(1, &["zfs", "create", "-o", "mountpoint=none", "flocker/backup"]);
     bed.exec(1, &["docker", "rm", "-f", "flocker--other"]);
-    bed.exec(1, &["docker", "run", "-d", "--name", "flocker--other", "--network", "none", "database", "sleep", "infinity"]).ok();
-    bed.exec(1, &["nft", "add", "table", "ip", "flocker_of_mine"]).ok();
-    bed.exec(1, &["nft", "add", "chain", "ip", "flocker_of_mine", "c"]).ok();
-    bed.exec(1, &["nft", "add", "rule", "ip", "flocker_of_mine", "c", "tcp", "dport", "6522", "accept"]).ok();
+    bed.exec(
+        1,
+        &[
+            "docker",
+            "run",
+            "-d",
+            "--name",
+            "flocker--other",
+            "--network",
+            "none",
+            "database",
+            "sleep",
+            "infinity",
+        ],
+    )
+    .ok();
+    bed.exec(1, &["nft", "add", "table", "ip", "flocker_of_mine"])
+        .ok();
+    bed.exec(1, &["nft", "add", "chain", "ip", "flocker_of_mine", "c"])
+        .ok();
+    bed.exec(
+        1,
+        &[
+            "nft",
+            "add",
+            "rule",
+            "ip",
+            "flocker_of_mine",
+            "c",
+            "tcp",
+            "dport",
+            "6522",
+            "accept",
+        ],
+    )
+    .ok();
     let foreign = || {
-        let rules = bed.exec(1, &["nft", "list", "table", "ip", "flocker_of_mine"]).ok();
-        let container = bed.exec(1, &["docker", "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", "flocker--other"]).ok();
-        let dataset = bed.exec(1, &["zfs", "get", "-Hp", "-o", "property,value", "guid,creation,mountpoint", "flocker/backup"]).ok();
+        let rules = bed
+            .exec(1, &["nft", "list", "table", "ip", "flocker_of_mine"])
+            .ok();
+        let container = bed
+            .exec(
+                1,
+                &[
+                    "docker",
+                    "inspect",
+                    "-f",
+                    "{{.Id}} {{.State.StartedAt}}",
+                    "flocker--other",
+                ],
+            )
+            .ok();
+        let dataset = bed
+            .exec(
+                1,
+                &[
+                    "zfs",
+                    "get",
+                    "-Hp",
+                    "-o",
+                    "property,value",
+                    "guid,creation,mountpoint",
+                    "flocker/backup",
+                ],
+            )
+            .ok();
         (rules, container, dataset)
     };
     let before = foreign();
@@ -61,7 +129,8 @@ fn foreign_datasets_containers_and_rules_with_confusing_names_are_left_alone() {
     operator.run(&["gc", "--yes"]);
     assert_eq!(foreign(), before);
     bed.exec(1, &["docker", "rm", "-f", "flocker--other"]).ok();
-    bed.exec(1, &["nft", "delete", "table", "ip", "flocker_of_mine"]).ok();
+    bed.exec(1, &["nft", "delete", "table", "ip", "flocker_of_mine"])
+        .ok();
     bed.exec(1, &["zfs", "destroy", "flocker/backup"]);
     operator.finish();
 }

@@ -1,6 +1,9 @@
 //! An operator with a directory of files, and the command.
 
-#![expect(clippy::disallowed_methods, reason = "the program is run from outside, as a person runs it")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the program is run from outside, as a person runs it"
+)]
 
 use std::fmt::Write as _;
 use std::io::BufRead as _;
@@ -103,7 +106,10 @@ impl Operator {
     pub(crate) fn new(apps: Vec<App>) -> Self {
         let operator = Self {
             bed: Bed::take(),
-            directory: tempfile::Builder::new().prefix("flocker-real-").tempdir().unwrap(),
+            directory: tempfile::Builder::new()
+                .prefix("flocker-real-")
+                .tempdir()
+                .unwrap(),
             apps,
         };
         std::fs::write(operator.path("ssh_config"), operator.bed.ssh_config()).unwrap();
@@ -166,18 +172,39 @@ impl Operator {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         };
-        println!("$ flocker {}\n{}{}", arguments.join(" "), done.stdout, done.stderr);
+        println!(
+            "$ flocker {}\n{}{}",
+            arguments.join(" "),
+            done.stdout,
+            done.stderr
+        );
         done
     }
 
     pub(crate) fn deploy(&self) -> Done {
-        self.run(&["deploy", "--yes", "--allow-stop-all", "deployment.yml", "application.yml"])
+        self.run(&[
+            "deploy",
+            "--yes",
+            "--allow-stop-all",
+            "deployment.yml",
+            "application.yml",
+        ])
     }
 
     /// Starts a deploy that tells its events as JSON.
     pub(crate) fn start_deploy(&self) -> Running {
         let mut child = self
-            .command("tester", &["deploy", "--json", "--yes", "--allow-stop-all", "deployment.yml", "application.yml"])
+            .command(
+                "tester",
+                &[
+                    "deploy",
+                    "--json",
+                    "--yes",
+                    "--allow-stop-all",
+                    "deployment.yml",
+                    "application.yml",
+                ],
+            )
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
@@ -186,11 +213,27 @@ impl Operator {
 
     /// Runs a client program in a node, in a container that is none of Flocker's.
     pub(crate) fn client(&self, node: usize, words: &[&str]) -> Said {
-        let running = self.bed.exec(node, &["docker", "inspect", "-f", "{{.State.Running}}", "client"]);
+        let running = self
+            .bed
+            .exec(node, &["docker", "inspect", "-f", "{{.State.Running}}", "client"]);
         if running.stdout.trim() != "true" {
             self.bed.exec(node, &["docker", "rm", "-f", "client"]);
             self.bed
-                .exec(node, &["docker", "run", "-d", "--name", "client", "--network", "host", "database", "sleep", "infinity"])
+                .exec(
+                    node,
+                    &[
+                        "docker",
+                        "run",
+                        "-d",
+                        "--name",
+                        "client",
+                        "--network",
+                        "host",
+                        "database",
+                        "sleep",
+                        "infinity",
+                    ],
+                )
                 .ok();
         }
         let mut arguments = vec!["docker", "exec", "-e", "PGCONNECT_TIMEOUT=3", "client"];
@@ -201,7 +244,12 @@ impl Operator {
     /// Asks PostgreSQL through a node, from there.
     pub(crate) fn sql(&self, through: usize, port: u16, text: &str) -> Said {
         let (address, port) = (self.bed.address(through), port.to_string());
-        self.client(3, &["psql", "-h", &address, "-p", &port, "-U", "postgres", "-Atqc", text])
+        self.client(
+            3,
+            &[
+                "psql", "-h", &address, "-p", &port, "-U", "postgres", "-Atqc", text,
+            ],
+        )
     }
 
     /// Asks Redis through a node.
@@ -212,17 +260,29 @@ impl Operator {
         self.client(3, &arguments)
     }
 
-    /// Says which nodes have the dataset of an application mounted so that it can be written.
+    /// Says whether a node has a dataset mounted so that it can be written.
+    fn may_write(&self, node: usize, dataset: &str) -> bool {
+        let mounts = self.bed.exec(node, &["cat", "/proc/mounts"]).stdout;
+        let place = format!("/flocker/{dataset} ");
+        mounts.lines().any(|line| {
+            let options = line.split(' ').nth(3).unwrap_or_default();
+            line.contains(&place) && options.split(',').any(|option| option == "rw")
+        })
+    }
+
+    /// Says which nodes surely had a dataset mounted writable at one and the same moment.
+    ///
+    /// The nodes are looked at one after the other, and a hand-off may lie
+    /// between two looks: one counts that could write before and after another could.
     pub(crate) fn writable_on(&self, dataset: &str) -> Vec<usize> {
-        let mounted = |node: &usize| {
-            let mounts = self.bed.exec(*node, &["cat", "/proc/mounts"]).stdout;
-            let place = format!("/flocker/{dataset} ");
-            mounts.lines().any(|line| {
-                let options = line.split(' ').nth(3).unwrap_or_default();
-                line.contains(&place) && options.split(',').any(|option| option == "rw")
-            })
-        };
-        (1..=3).filter(mounted).collect()
+        let first: Vec<usize> = (1..=3).filter(|node| self.may_write(*node, dataset)).collect();
+        if first.len() < 2 {
+            return first;
+        }
+        first
+            .into_iter()
+            .filter(|node| self.may_write(*node, dataset))
+            .collect()
     }
 
     /// Stops everything, and gives what it left back.
