@@ -319,7 +319,7 @@ pub(crate) fn read(text: &str, name: &str, into: &mut ClusterState) -> Result<()
     )?;
     for (node, look) in report.nodes {
         let look = match look {
-            WrittenNode::Seen(state) => Observed::Known(NodeState::from(*state)),
+            WrittenNode::Seen(state) => Observed::Known(NodeState::from(*state).compact()),
             WrittenNode::Silent(silence) => Observed::Unknown(silence),
         };
         if into.nodes.contains_key(&node) {

@@ -15,6 +15,7 @@ pub mod number;
 pub mod placements;
 pub mod route;
 pub mod secret;
+mod shared;
 pub mod state;
 pub mod volume;
 

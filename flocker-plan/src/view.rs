@@ -157,7 +157,11 @@ impl<'a> View<'a> {
         for (member, name) in listed {
             view(name, None, Some(member));
         }
-        let mut copies = Vec::new();
+        let n_copies = nodes
+            .iter()
+            .filter_map(|node| node.seen)
+            .map(|state| state.datasets.len());
+        let mut copies = Vec::with_capacity(n_copies.sum());
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
             let datasets = seen.iter().flat_map(|state| &state.datasets);
             copies.extend(datasets.map(|(dataset, what)| CopyView::new(*dataset, node, what)));
