@@ -18,7 +18,7 @@ mod warm;
 mod writers;
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -35,6 +35,7 @@ use crate::blocked::Kept;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::policy::StopAll;
@@ -77,6 +78,29 @@ struct Serving {
     begins: bool,
 }
 
+/// What is stopped on one node, in order of name.
+#[derive(Clone, Debug, Default)]
+struct Stopped(Vec<ApplicationName>);
+
+impl Stopped {
+    fn find(&self, name: &ApplicationName) -> Result<usize, usize> {
+        match self.0.last() {
+            // Applications are looked at in order of name, so that most come last.
+            Some(last) if last < name => Err(self.0.len()),
+            Some(_) | None => self.0.binary_search(name),
+        }
+    }
+
+    /// Adds an application, and says whether it was not there.
+    fn insert(&mut self, name: &ApplicationName) -> bool {
+        let place = self.find(name);
+        if let Err(place) = place {
+            self.0.insert(place, name.clone());
+        }
+        place.is_err()
+    }
+}
+
 /// What the rules read and what they have written so far.
 struct Rules<'a> {
     view: View<'a>,
@@ -92,7 +116,7 @@ struct Rules<'a> {
     /// What is started, and by which step; in order of application.
     started: Vec<(u32, usize)>,
     /// By number of node: what is stopped there.
-    stopped: Vec<BTreeSet<ApplicationName>>,
+    stopped: Vec<Stopped>,
     /// What stops once nobody is sent there, and by which step.
     leaving: Vec<(u32, usize)>,
     /// How much of each node's free space is promised to data on its way.
@@ -115,7 +139,7 @@ impl<'a> Rules<'a> {
             extras: Vec::new(),
             serving: BTreeMap::new(),
             started: Vec::new(),
-            stopped: vec![BTreeSet::new(); n_nodes],
+            stopped: vec![Stopped::default(); n_nodes],
             leaving: Vec::new(),
             promised: BTreeMap::new(),
             steps: Vec::new(),
@@ -352,19 +376,33 @@ impl<'a> Rules<'a> {
         });
     }
 
+    /// Adds a step, and says what it makes: that is what follows from its action.
     fn step(&mut self, actor: u32, action: Action, reason: &Reason, needs: Vec<Need>, makes: Vec<Fact>) {
+        self.act(actor, action, reason, needs.into());
+        let is_made = |fact| self.steps.last().is_some_and(|step| step.is_maker_of(fact));
+        debug_assert!(makes.iter().all(is_made), "{makes:?}");
+        drop(makes);
+    }
+
+    /// Adds a step.
+    fn act(&mut self, actor: u32, action: Action, reason: &Reason, needs: Needs) {
+        // Steps of one reason come together, and share it.
+        let before = self.steps.last().map(|step| &step.reason);
+        let reason = match before.filter(|before| ***before == *reason) {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(reason.clone()),
+        };
         let actor = self.node(actor);
         self.steps.push(Step {
             actor,
             action,
-            reason: reason.clone(),
+            reason,
             needs,
-            makes,
         });
     }
 
     fn is_stopped(&self, name: &ApplicationName, node: u32) -> bool {
-        self.stopped[node as usize].contains(name)
+        self.stopped[node as usize].find(name).is_ok()
     }
 
     /// Notes where an application serves, if anybody is sent to it.
@@ -387,12 +425,12 @@ impl<'a> Rules<'a> {
             application: name.clone(),
             on,
         };
-        if self.stopped[node as usize].insert(name.clone()) {
+        if self.stopped[node as usize].insert(name) {
             let action = Action::Stop {
                 application: name.clone(),
                 grace,
             };
-            self.step(node, action, reason, needs, vec![stopped.clone()]);
+            self.act(node, action, reason, needs.into());
         }
         stopped
     }

@@ -116,7 +116,7 @@ impl Course {
             application,
             from,
             to,
-        } = &step.step.reason
+        } = &*step.step.reason
         else {
             return;
         };

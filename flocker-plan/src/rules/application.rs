@@ -13,6 +13,7 @@ use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -225,7 +226,7 @@ impl<'a> Rules<'a> {
             application: name,
             definition,
         };
-        self.step(node, action, reason, Vec::new(), vec![fact.clone()]);
+        self.act(node, action, reason, Needs::default());
         Some(fact)
     }
 
@@ -234,29 +235,13 @@ impl<'a> Rules<'a> {
             return;
         };
         let name = self.application(application);
-        let on = self.node(node);
         let definition = self.view.definition_on(application, state);
-        let makes = vec![
-            Fact::Running {
-                application: name.clone(),
-                on: on.clone(),
-            },
-            Fact::Healthy {
-                application: name.clone(),
-                on,
-            },
-        ];
         self.started.push((application, self.steps.len()));
-        self.step(
-            node,
-            Action::Start {
-                application: name,
-                definition,
-            },
-            reason,
-            needs,
-            makes,
-        );
+        let action = Action::Start {
+            application: name,
+            definition,
+        };
+        self.act(node, action, reason, needs.into());
         let homes = self
             .view
             .homes(application)

@@ -272,7 +272,7 @@ impl Rules<'_> {
             dataset,
             epoch: Epoch::FIRST,
         };
-        self.step(home, action, &reason, before.clone(), vec![made.clone()]);
+        self.act(home, action, &reason, before.clone().into());
         needs.push(need(made.clone(), Because::DataThere));
         if is_alive {
             let mut before = before;

@@ -141,15 +141,10 @@ impl<'a> Rules<'a> {
         let last = SnapshotName::handoff(move_.epoch);
         let released = Fact::Released {
             dataset: id,
-            by: from.clone(),
+            by: from,
             epoch: move_.epoch,
         };
-        let taken = Fact::Snapshot {
-            dataset: id,
-            on: from,
-            name: last.clone(),
-        };
-        self.step(
+        self.act(
             move_.from,
             Action::Release {
                 dataset: id,
@@ -158,8 +153,7 @@ impl<'a> Rules<'a> {
                 last: last.clone(),
             },
             &move_.reason,
-            before_release,
-            vec![released.clone(), taken],
+            before_release.into(),
         );
         let mut before_push = vec![need(released.clone(), Because::OneWriter)];
         before_push.extend(set_aside);
@@ -192,7 +186,7 @@ impl<'a> Rules<'a> {
             from: from.clone(),
             guid,
         };
-        self.step(move_.to, action, &move_.reason, needs, vec![owns.clone()]);
+        self.act(move_.to, action, &move_.reason, needs.into());
         let held = move_.source.maximum_size;
         if move_.from == move_.to && held != move_.dataset.maximum_size {
             let needs = vec![need(owns.clone(), Because::DataThere)];
@@ -274,7 +268,7 @@ impl<'a> Rules<'a> {
             base,
             to,
         };
-        self.step(move_.from, action, &move_.reason, needs, vec![complete.clone()]);
+        self.act(move_.from, action, &move_.reason, needs.into());
         complete
     }
 

@@ -163,10 +163,9 @@ impl<'a> Rules<'a> {
         let generation = self.view.desired.generation();
         let renounced = Fact::Renounced {
             dataset: id,
-            by: node.clone(),
+            by: node,
             epoch: offer.epoch,
         };
-        let obeys = Fact::Obeys { node, generation };
         let state = self.view.node(taker).seen;
         let is_fenced = state.is_some_and(|state| {
             state.generation >= generation
@@ -185,7 +184,7 @@ impl<'a> Rules<'a> {
                 action,
                 &move_.reason,
                 Vec::new(),
-                vec![renounced.clone(), obeys],
+                vec![renounced.clone()],
             );
         }
         vec![need(renounced, Because::OfferWithdrawn)]

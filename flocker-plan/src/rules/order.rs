@@ -87,7 +87,7 @@ impl Rules<'_> {
                 let Some(start) = self.find_start(number, on) else {
                     continue;
                 };
-                waits.extend(step.makes.first().map(|made| (start, made.clone())));
+                waits.extend(step.makes().into_iter().next().map(|made| (start, made)));
             }
         }
         for (start, made) in waits {

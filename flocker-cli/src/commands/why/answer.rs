@@ -179,7 +179,7 @@ impl<'a> View<'a> {
             .plan
             .steps()
             .iter()
-            .find(|step| step.makes.contains(&need.fact));
+            .find(|step| step.is_maker_of(&need.fact));
         Needed {
             fact: need.fact.to_string(),
             because: need.because.to_string(),
