@@ -203,7 +203,10 @@ impl SnapshotName {
     /// Returns the round of a warm snapshot on the way to `epoch`, or nothing for any other.
     #[must_use]
     pub fn warm_round(&self, epoch: Epoch) -> Option<u32> {
-        self.0.strip_prefix(&format!("warm-{epoch}-"))?.parse().ok()
+        let (written, round) = self.0.strip_prefix("warm-")?.split_once('-')?;
+        let is_own = written.parse() == Ok(epoch.0) && written.starts_with(|c: char| c.is_ascii_digit());
+        let is_plain = written == "0" || !written.starts_with('0');
+        (is_own && is_plain).then(|| round.parse().ok()).flatten()
     }
 
     /// Returns the ownership on the way to which the snapshot was taken.

@@ -3,10 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
-use std::hash::Hash as _;
+use std::hash::Hash;
 use std::hash::Hasher;
 use std::mem::Discriminant;
 use std::mem::discriminant;
+
+use flocker_model::NodeName;
 
 use crate::action::Action;
 use crate::fact::Fact;
@@ -87,7 +89,9 @@ pub fn link(mut steps: Vec<Step>) -> (Vec<Step>, Edges) {
     let order = sort(&edges, steps.len());
     if order.len() < steps.len() {
         let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
-        let kept = order.into_iter().filter_map(|position| slots[position as usize].take());
+        let kept = order
+            .into_iter()
+            .filter_map(|position| slots[position as usize].take());
         let kept: Vec<Step> = kept.collect();
         let edges = find(&kept);
         return (kept, edges);
@@ -126,7 +130,9 @@ fn renumber(edges: &Edges, order: &[u32]) -> Edges {
     renumbered.starts.push(0);
     for &position in order {
         let makers = edges.makers_of(position as usize).iter();
-        renumbered.makers.extend(makers.map(|&maker| places[maker as usize]));
+        renumbered
+            .makers
+            .extend(makers.map(|&maker| places[maker as usize]));
         renumbered.starts.push(number(renumbered.makers.len()));
     }
     renumbered
@@ -244,9 +250,13 @@ impl<'a> Distant<'a> {
         if self.facts.is_empty() {
             return;
         }
+        let asked = Asked::new(self.facts.iter().map(|(_, fact, _)| fact.place()));
         // An action of one kind always makes facts of the same kinds: whether they are asked for is found out once.
         let mut matters: Vec<(Discriminant<Action>, bool)> = Vec::new();
         for (maker, step) in steps.iter().enumerate() {
+            if !asked.has(step.place()) {
+                continue;
+            }
             let kind = discriminant(&step.action);
             let known = matters.iter().find(|(known, _)| *known == kind);
             if known.is_some_and(|(_, matters)| !matters) {
@@ -287,6 +297,28 @@ impl<'a> Distant<'a> {
     }
 }
 
+/// The nodes on which what is asked for is made true: says surely which are not among them.
+struct Asked(Vec<bool>);
+
+impl Asked {
+    fn new<'n>(nodes: impl ExactSizeIterator<Item = &'n NodeName>) -> Self {
+        let mut made = Self(vec![false; (nodes.len() * 8).next_power_of_two()]);
+        for node in nodes {
+            let place = made.place(node);
+            made.0[place] = true;
+        }
+        made
+    }
+
+    fn place(&self, node: &NodeName) -> usize {
+        usize::try_from(hash(node) >> 32).unwrap_or(0) & (self.0.len() - 1)
+    }
+
+    fn has(&self, node: &NodeName) -> bool {
+        self.0[self.place(node)]
+    }
+}
+
 /// A hash that is quick and the same on every machine. Nobody gains by choosing what falls on one place.
 struct Quick(u64);
 
@@ -303,14 +335,22 @@ impl Hasher for Quick {
         }
     }
 
+    fn write_u8(&mut self, word: u8) {
+        self.write_u64(word.into());
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word.unsigned_abs() as u64);
+    }
+
     fn write_u64(&mut self, word: u64) {
         self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
-fn hash(fact: &Fact) -> u64 {
+fn hash(value: &impl Hash) -> u64 {
     let mut hasher = Quick(0);
-    fact.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -391,15 +431,26 @@ mod tests {
             })
             .collect();
         steps[59].needs = steps[0].needs.clone();
-        let name = |step: &Step| step.action.application().unwrap().as_str()[1..].parse::<usize>().unwrap();
+        let name = |step: &Step| {
+            step.action.application().unwrap().as_str()[1..]
+                .parse::<usize>()
+                .unwrap()
+        };
         let (linked, edges) = link(steps);
         let order: Vec<usize> = linked.iter().map(name).collect();
-        let mut expected: Vec<usize> = (2..=19).chain([22, 21, 20]).chain(23..=41).chain([0, 1]).collect();
+        let mut expected: Vec<usize> = (2..=19)
+            .chain([22, 21, 20])
+            .chain(23..=41)
+            .chain([0, 1])
+            .collect();
         expected.extend((42..=49).chain(53..=59));
         assert_eq!(order, expected);
         let makers = |number| {
             let position = order.iter().position(|&other| other == number).unwrap();
-            edges.makers(position).map(|maker| order[maker]).collect::<Vec<_>>()
+            edges
+                .makers(position)
+                .map(|maker| order[maker])
+                .collect::<Vec<_>>()
         };
         assert_eq!(makers(0), [40, 41]);
         assert_eq!(makers(59), [40, 41]);
@@ -408,7 +459,11 @@ mod tests {
         assert_eq!(makers(2), [0; 0]);
         assert_eq!(edges, find(&linked));
         let takers = edges.turned();
-        let of_first: Vec<usize> = takers.of(order.iter().position(|&other| other == 40).unwrap()).iter().map(|&taker| order[taker as usize]).collect();
+        let of_first: Vec<usize> = takers
+            .of(order.iter().position(|&other| other == 40).unwrap())
+            .iter()
+            .map(|&taker| order[taker as usize])
+            .collect();
         assert_eq!(of_first, [0, 59]);
     }
 

@@ -119,6 +119,28 @@ impl Step {
         }
     }
 
+    /// Returns the node on which it makes something true: the receiver's of a copy, else its actor's.
+    pub(crate) fn place(&self) -> &NodeName {
+        match &self.action {
+            Action::Push { to, .. } => to,
+            Action::Create { .. }
+            | Action::Resize { .. }
+            | Action::Take { .. }
+            | Action::Release { .. }
+            | Action::Acquire { .. }
+            | Action::Renounce { .. }
+            | Action::Destroy { .. }
+            | Action::Trim { .. }
+            | Action::DropPartial { .. }
+            | Action::Restore { .. }
+            | Action::EmptyTrash { .. }
+            | Action::Prepare { .. }
+            | Action::Start { .. }
+            | Action::Stop { .. }
+            | Action::Route { .. } => &self.actor,
+        }
+    }
+
     /// Says whether a fact is among those that [`Step::makes`] returns, without making them.
     #[must_use]
     pub fn is_maker_of(&self, fact: &Fact) -> bool {
@@ -153,7 +175,10 @@ impl Step {
             ) => dataset == made && self.actor == *on && snapshot == name,
             (
                 Action::Push {
-                    dataset, snapshot, to, ..
+                    dataset,
+                    snapshot,
+                    to,
+                    ..
                 },
                 Fact::Snapshot {
                     dataset: made,

@@ -19,6 +19,7 @@ mod writers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -27,8 +28,10 @@ use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
+use flocker_model::SnapshotName;
 
 use crate::action::Action;
 use crate::blocked::Kept;
@@ -56,10 +59,8 @@ pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy)
     if rules.stops_too_much() {
         return rules.finish();
     }
-    for application in 0..number(rules.view.names.len()) {
-        if !rules.is_settled(application) {
-            rules.apply(application);
-        }
+    for application in rules.find_unsettled() {
+        rules.apply(application);
     }
     rules.stop_undefined();
     rules.start_again_last();
@@ -109,8 +110,12 @@ struct Rules<'a> {
     data_settled: Vec<bool>,
     /// By number of application: whether all its homes run it as it is to be.
     runs_settled: Vec<bool>,
+    /// By number of application: whether a container of it is on any of its homes; empty before anybody has looked.
+    seen_at_home: Vec<bool>,
     /// Containers where they are not placed, in order of application.
     extras: Vec<Extra<'a>>,
+    /// By number of application: where its own begin among them; empty where there are none.
+    extra_starts: Vec<u32>,
     /// Where the applications serve of which anything changes.
     serving: BTreeMap<u32, Serving>,
     /// What is started, and by which step; in order of application.
@@ -119,8 +124,10 @@ struct Rules<'a> {
     stopped: Vec<Stopped>,
     /// What stops once nobody is sent there, and by which step.
     leaving: Vec<(u32, usize)>,
-    /// How much of each node's free space is promised to data on its way.
-    promised: BTreeMap<u32, ByteSize>,
+    /// By number of node: how much of its free space is promised to data on its way.
+    promised: Vec<ByteSize>,
+    /// The newest name that was made for a last snapshot.
+    handoff: Option<(Epoch, SnapshotName)>,
     steps: Vec<Step>,
     waiting: Vec<Waiting>,
     refused: Vec<Refusal>,
@@ -136,12 +143,15 @@ impl<'a> Rules<'a> {
             policy,
             data_settled: vec![true; n_applications],
             runs_settled: vec![false; n_applications],
+            seen_at_home: Vec::new(),
             extras: Vec::new(),
+            extra_starts: Vec::new(),
             serving: BTreeMap::new(),
             started: Vec::new(),
             stopped: vec![Stopped::default(); n_nodes],
             leaving: Vec::new(),
-            promised: BTreeMap::new(),
+            promised: vec![ByteSize(0); n_nodes],
+            handoff: None,
             steps: Vec::new(),
             waiting: Vec::new(),
             refused: Vec::new(),
@@ -202,6 +212,7 @@ impl<'a> Rules<'a> {
     fn find_containers(&mut self) {
         let view = &self.view;
         let mut n_right = vec![0_u32; view.names.len()];
+        let mut seen_at_home = vec![false; view.names.len()];
         for (node, node_view) in (0_u32..).zip(&view.nodes) {
             let Some(state) = node_view.seen else { continue };
             let placed = node_view
@@ -218,6 +229,7 @@ impl<'a> Rules<'a> {
                         let right = container.definition == view.definition_on(application, state)
                             && application::runs_as_wanted(view.definitions[application as usize], container);
                         n_right[application as usize] += u32::from(right);
+                        seen_at_home[application as usize] = true;
                     }
                     None => self.extras.push(Extra {
                         application: view.desired.placements().find(name, &view.names),
@@ -228,11 +240,11 @@ impl<'a> Rules<'a> {
                 }
             }
         }
-        self.extras
-            .sort_by_key(|extra| (extra.application.unwrap_or(u32::MAX), extra.node));
+        self.seen_at_home = seen_at_home;
         for ((application, settled), n_right) in (0_u32..).zip(&mut self.runs_settled).zip(n_right) {
             *settled = view.desired.placements().homes(application).len() == n_right as usize;
         }
+        self.sort_extras();
     }
 
     fn is_settled(&self, application: u32) -> bool {
@@ -243,11 +255,46 @@ impl<'a> Rules<'a> {
     }
 
     fn extras_of(&self, application: u32) -> &[Extra<'a>] {
-        let start = self
-            .extras
-            .partition_point(|extra| extra.application.is_some_and(|own| own < application));
-        let n_extras = self.extras[start..].partition_point(|extra| extra.application == Some(application));
-        &self.extras[start..start + n_extras]
+        let place = application as usize;
+        let bounds = self.extra_starts.get(place).zip(self.extra_starts.get(place + 1));
+        bounds.map_or(&[], |(start, end)| &self.extras[*start as usize..*end as usize])
+    }
+
+    /// Puts containers where they are not placed, which come in order of node, into order of application.
+    fn sort_extras(&mut self) {
+        let Some(&first) = self.extras.first() else {
+            return;
+        };
+        let n_applications = self.view.names.len();
+        let place = |extra: &Extra<'_>| extra.application.map_or(n_applications, |own| own as usize);
+        let mut starts = vec![0; n_applications + 2];
+        for extra in &self.extras {
+            starts[place(extra) + 1] += 1;
+        }
+        for place in 1..starts.len() {
+            starts[place] += starts[place - 1];
+        }
+        let mut free = starts.clone();
+        let mut sorted = vec![first; self.extras.len()];
+        for extra in &self.extras {
+            let free = &mut free[place(extra)];
+            sorted[*free as usize] = *extra;
+            *free += 1;
+        }
+        self.extras = sorted;
+        self.extra_starts = starts;
+    }
+
+    /// Returns the applications of which anything is not as it is to be, and tells the view whose data will be asked for.
+    fn find_unsettled(&mut self) -> Vec<u32> {
+        let all = 0..number(self.view.names.len());
+        let unsettled: Vec<u32> = all.filter(|&application| !self.is_settled(application)).collect();
+        let volumes = unsettled
+            .iter()
+            .filter_map(|&application| self.view.definitions[application as usize].volume.as_ref());
+        let datasets: Vec<DatasetId> = volumes.map(|volume| volume.dataset).collect();
+        self.view.seek(datasets.into_iter());
+        unsettled
     }
 
     /// Returns the placed application that claims the data with which another one is left running: its new name.
@@ -339,8 +386,20 @@ impl<'a> Rules<'a> {
     }
 
     fn container(&self, application: u32, node: u32) -> Option<&'a ContainerState> {
-        let state = self.view.node(node).seen?;
-        state.containers.get(self.view.names[application as usize])
+        let lookup = || {
+            let state = self.view.node(node).seen?;
+            state.containers.get(self.view.names[application as usize])
+        };
+        let Some(&is_at_home) = self.seen_at_home.get(application as usize) else {
+            return lookup();
+        };
+        if self.view.homes(application).any(|home| home == node) {
+            return is_at_home.then(lookup).flatten();
+        }
+        let mut extras = self.extras_of(application).iter();
+        extras
+            .find(|extra| extra.node == node)
+            .map(|extra| extra.container)
     }
 
     /// Returns every container on a node that obeys which has a dataset or an application's name; in order of node, then name.
@@ -414,13 +473,25 @@ impl<'a> Rules<'a> {
 
     /// Removes a container, alive or not.
     fn stop(&mut self, name: &ApplicationName, node: u32, reason: &Reason, needs: Vec<Need>) -> Fact {
-        let on = self.node(node);
         let state = self.view.node(node).seen;
         let grace = state
             .and_then(|state| state.containers.get(name))
             .map_or(flocker_model::Application::DEFAULT_STOP_GRACE, |container| {
                 container.stop_grace
             });
+        self.stop_within(name, node, grace, reason, needs.into())
+    }
+
+    /// Removes a container, alive or not, of which it is known how long it may take to end.
+    fn stop_within(
+        &mut self,
+        name: &ApplicationName,
+        node: u32,
+        grace: Duration,
+        reason: &Reason,
+        needs: Needs,
+    ) -> Fact {
+        let on = self.node(node);
         let stopped = Fact::Stopped {
             application: name.clone(),
             on,
@@ -430,7 +501,7 @@ impl<'a> Rules<'a> {
                 application: name.clone(),
                 grace,
             };
-            self.act(node, action, reason, needs.into());
+            self.act(node, action, reason, needs);
         }
         stopped
     }

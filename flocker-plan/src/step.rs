@@ -89,7 +89,10 @@ impl TryFrom<Written> for Step {
             needs,
         };
         match makes.into_iter().find(|fact| !step.is_maker_of(fact)) {
-            Some(fact) => Err(NotMade { step: step.id(), fact }),
+            Some(fact) => Err(NotMade {
+                step: step.id(),
+                fact,
+            }),
             None => Ok(step),
         }
     }

@@ -23,13 +23,13 @@ use crate::step::Reason;
 /// One that ended well and is not to be started again has done its work;
 /// starting it at every deploy would never settle.
 pub(super) fn runs_as_wanted(definition: &Application, container: &ContainerState) -> bool {
-    match (container.status, definition.restart_policy) {
-        (ContainerStatus::Running | ContainerStatus::Restarting, _)
-        | (
-            ContainerStatus::Exited { code: Some(0) },
-            RestartPolicy::Never | RestartPolicy::OnFailure { .. },
-        ) => true,
-        (ContainerStatus::Exited { .. } | ContainerStatus::Prepared, _) => false,
+    match container.status {
+        ContainerStatus::Running | ContainerStatus::Restarting => true,
+        ContainerStatus::Exited { code: Some(0) } => match definition.restart_policy {
+            RestartPolicy::Never | RestartPolicy::OnFailure { .. } => true,
+            RestartPolicy::Always => false,
+        },
+        ContainerStatus::Exited { .. } | ContainerStatus::Prepared => false,
     }
 }
 
@@ -176,12 +176,12 @@ impl<'a> Rules<'a> {
             on: self.node(home),
         };
         match self.container(application, home) {
-            None => self.start(application, home, &started, needs),
+            None => self.start(application, home, &started, needs.into()),
             Some(container) if container.definition == definition => {
                 if runs_as_wanted(self.view.definitions[application as usize], container) {
                     return;
                 }
-                self.start(application, home, &started, needs);
+                self.start(application, home, &started, needs.into());
             }
             Some(container) => {
                 let reason = if container.is_alive() {
@@ -202,7 +202,7 @@ impl<'a> Rules<'a> {
                     .collect();
                 let stopped = self.stop(&name, home, &reason, before);
                 needs.push(need(stopped, Because::OneCopy));
-                self.start(application, home, &reason, needs);
+                self.start(application, home, &reason, needs.into());
             }
         }
     }
@@ -230,7 +230,7 @@ impl<'a> Rules<'a> {
         Some(fact)
     }
 
-    pub(super) fn start(&mut self, application: u32, node: u32, reason: &Reason, needs: Vec<Need>) {
+    pub(super) fn start(&mut self, application: u32, node: u32, reason: &Reason, needs: Needs) {
         let Some(state) = self.view.node(node).seen else {
             return;
         };
@@ -241,7 +241,10 @@ impl<'a> Rules<'a> {
             application: name,
             definition,
         };
-        self.act(node, action, reason, needs.into());
+        self.act(node, action, reason, needs);
+        if self.view.definitions[application as usize].ports.is_empty() {
+            return;
+        }
         let homes = self
             .view
             .homes(application)

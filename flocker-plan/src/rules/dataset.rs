@@ -281,7 +281,7 @@ impl Rules<'_> {
             let stopped = self.stop(&name, home, &reason, before);
             needs.push(need(stopped, Because::OneCopy));
         }
-        self.start(application, home, &reason, needs);
+        self.start(application, home, &reason, needs.into());
     }
 
     /// Returns the dataset of an application as a backend is asked for it.

@@ -16,6 +16,7 @@ use super::warm::arrived;
 use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::written_since;
@@ -105,9 +106,9 @@ impl<'a> Rules<'a> {
         if offered_elsewhere && let Some(taker) = taker {
             needs.extend(self.renounce(&move_, offer, taker));
         }
-        needs.extend(self.stop_users(&move_, &[]));
+        needs.extend(self.stop_users(&move_, &Needs::default()));
         if home == offer.by {
-            return self.take_over(&move_, offer.last, Some(offer.guid), needs);
+            return self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
         }
         let by = self.node(offer.by);
         if redirected {
@@ -128,10 +129,10 @@ impl<'a> Rules<'a> {
         if !is_complete {
             let mut before_push = needs.clone();
             before_push.extend(self.set_aside(&move_, &base));
-            let complete = self.push(&move_, offer.last, &base, before_push);
+            let complete = self.push(&move_, offer.last, &base, before_push.into());
             needs.push(need(complete, Because::DataComplete));
         }
-        self.take_over(&move_, offer.last, Some(offer.guid), needs);
+        self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
     }
 
     /// The taker is lost for ever, and may have acquired and written before. That the copy left here is good enough is
@@ -179,13 +180,7 @@ impl<'a> Rules<'a> {
                 dataset: id,
                 epoch: offer.epoch,
             };
-            self.step(
-                taker,
-                action,
-                &move_.reason,
-                Vec::new(),
-                vec![renounced.clone()],
-            );
+            self.step(taker, action, &move_.reason, Vec::new(), vec![renounced.clone()]);
         }
         vec![need(renounced, Because::OfferWithdrawn)]
     }

@@ -124,7 +124,12 @@ impl Change<'_> {
     /// Returns which nodes are homes of what is behind which ports, in order of node.
     fn homes(&self, wanted: &Wanted) -> Vec<(u32, PortNumber)> {
         let ports = self.set.iter().map(|&(port, _)| port);
-        let homes = ports.flat_map(|port| wanted.owners[&port].homes.iter().map(move |&(home, _)| (home, port)));
+        let homes = ports.flat_map(|port| {
+            wanted.owners[&port]
+                .homes
+                .iter()
+                .map(move |&(home, _)| (home, port))
+        });
         let mut homes: Vec<_> = homes.collect();
         homes.sort_unstable();
         homes
@@ -184,7 +189,12 @@ impl Rules<'_> {
         let mut changing: Vec<(u32, usize)> = Vec::new();
         for node in 0..number(self.view.nodes.len()) {
             let is_member = self.view.node(node).member.is_some();
-            let Some(state) = self.view.node(node).seen.filter(|_| is_member && self.obeys(node)) else {
+            let Some(state) = self
+                .view
+                .node(node)
+                .seen
+                .filter(|_| is_member && self.obeys(node))
+            else {
                 continue;
             };
             let known = tables.entry(state.routes.digest()).or_default();
