@@ -15,3 +15,4 @@ pub mod planning;
 pub mod report;
 pub mod routes;
 pub mod terraform;
+pub mod transfer;

@@ -28,7 +28,7 @@ pub use id::{
 };
 pub use number::{ByteSize, Epoch, Generation, PortNumber};
 pub use placements::Placements;
-pub use route::{Home, RouteChange, RouteTable, RouteTarget};
+pub use route::{Home, KnownTables, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
 pub use state::{
     ClusterState, ContainerState, ContainerStatus, Health, Manifestation, NodeState, Observed,

@@ -3,8 +3,11 @@
 //! A plan of a million moves has eight million facts that its steps make.
 //! Almost all of them are only ever compared with what other steps need.
 
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
 use flocker_model::NodeName;
 use flocker_model::RouteTarget;
+use flocker_model::SnapshotName;
 
 use crate::action::Action;
 use crate::fact::Fact;
@@ -17,54 +20,36 @@ impl Step {
     #[must_use]
     pub fn makes(&self) -> Vec<Fact> {
         let on = || self.actor.clone();
+        let owned = |dataset: DatasetId, epoch: Epoch| Fact::Primary {
+            dataset,
+            on: on(),
+            epoch,
+        };
+        let complete = |dataset: DatasetId, on: NodeName, name: &SnapshotName| Fact::Snapshot {
+            dataset,
+            on,
+            name: name.clone(),
+        };
         match &self.action {
-            Action::Create { dataset, epoch } => vec![Fact::Primary {
-                dataset: dataset.id,
-                on: on(),
-                epoch: *epoch,
-            }],
-            Action::Take { dataset, snapshot } => vec![Fact::Snapshot {
-                dataset: *dataset,
-                on: on(),
-                name: snapshot.clone(),
-            }],
+            Action::Create { dataset, epoch } => vec![owned(dataset.id, *epoch)],
+            Action::Take { dataset, snapshot } => vec![complete(*dataset, on(), snapshot)],
             Action::Push {
                 dataset,
                 snapshot,
-                base: _,
                 to,
-            } => vec![Fact::Snapshot {
-                dataset: dataset.id,
-                on: to.clone(),
-                name: snapshot.clone(),
-            }],
+                ..
+            } => vec![complete(dataset.id, to.clone(), snapshot)],
             Action::Release {
-                dataset,
-                epoch,
-                to: _,
-                last,
-            } => vec![
-                Fact::Released {
+                dataset, epoch, last, ..
+            } => {
+                let released = Fact::Released {
                     dataset: *dataset,
                     by: on(),
                     epoch: *epoch,
-                },
-                Fact::Snapshot {
-                    dataset: *dataset,
-                    on: on(),
-                    name: last.clone(),
-                },
-            ],
-            Action::Acquire {
-                dataset,
-                epoch,
-                from: _,
-                guid: _,
-            } => vec![Fact::Primary {
-                dataset: *dataset,
-                on: on(),
-                epoch: *epoch,
-            }],
+                };
+                vec![released, complete(*dataset, on(), last)]
+            }
+            Action::Acquire { dataset, epoch, .. } => vec![owned(*dataset, *epoch)],
             Action::Renounce { dataset, epoch } => vec![Fact::Renounced {
                 dataset: *dataset,
                 by: on(),
@@ -74,30 +59,22 @@ impl Step {
                 dataset: *dataset,
                 on: on(),
             }],
-            Action::Prepare {
-                application,
-                definition: _,
-            } => vec![Fact::Prepared {
+            Action::Prepare { application, .. } => vec![Fact::Prepared {
                 application: application.clone(),
                 on: on(),
             }],
-            Action::Start {
-                application,
-                definition: _,
-            } => vec![
-                Fact::Running {
+            Action::Start { application, .. } => {
+                let running = Fact::Running {
                     application: application.clone(),
                     on: on(),
-                },
-                Fact::Healthy {
+                };
+                let healthy = Fact::Healthy {
                     application: application.clone(),
                     on: on(),
-                },
-            ],
-            Action::Stop {
-                application,
-                grace: _,
-            } => vec![Fact::Stopped {
+                };
+                vec![running, healthy]
+            }
+            Action::Stop { application, .. } => vec![Fact::Stopped {
                 application: application.clone(),
                 on: on(),
             }],
@@ -116,6 +93,58 @@ impl Step {
             | Action::DropPartial { .. }
             | Action::Restore { .. }
             | Action::EmptyTrash { .. } => Vec::new(),
+        }
+    }
+
+    /// Says whether a fact is among those that [`Step::makes`] returns, without making them.
+    #[must_use]
+    pub fn is_maker_of(&self, fact: &Fact) -> bool {
+        let Self { actor, action, .. } = self;
+        match fact {
+            Fact::Prepared { application, on } => {
+                matches!(action, Action::Prepare { application: own, .. } if own == application)
+                    && actor == on
+            }
+            Fact::Running { application, on } | Fact::Healthy { application, on } => {
+                matches!(action, Action::Start { application: own, .. } if own == application) && actor == on
+            }
+            Fact::Stopped { application, on } => {
+                matches!(action, Action::Stop { application: own, .. } if own == application) && actor == on
+            }
+            Fact::Primary { dataset, on, epoch } => {
+                let created = matches!(action, Action::Create { dataset: own, epoch: since }
+                    if own.id == *dataset && since == epoch);
+                let acquired = matches!(action, Action::Acquire { dataset: own, epoch: since, .. }
+                    if own == dataset && since == epoch);
+                (created || acquired) && actor == on
+            }
+            Fact::Released { dataset, by, epoch } => {
+                matches!(action, Action::Release { dataset: own, epoch: for_, .. }
+                    if own == dataset && for_ == epoch)
+                    && actor == by
+            }
+            Fact::Renounced { dataset, by, epoch } => {
+                matches!(action, Action::Renounce { dataset: own, epoch: given_up }
+                    if own == dataset && given_up == epoch)
+                    && actor == by
+            }
+            Fact::Snapshot { dataset, on, name } => {
+                let sent = matches!(action, Action::Push { dataset: own, snapshot, to, .. }
+                    if own.id == *dataset && snapshot == name && to == on);
+                let taken = matches!(action, Action::Take { dataset: own, snapshot }
+                    | Action::Release { dataset: own, last: snapshot, .. }
+                    if own == dataset && snapshot == name);
+                sent || (taken && actor == on)
+            }
+            Fact::Gone { dataset, on } => {
+                matches!(action, Action::Destroy { dataset: own } if own == dataset) && actor == on
+            }
+            Fact::Routed { port, on, to } => {
+                let leads_there = |target| end(target, on) == Some(to);
+                matches!(action, Action::Route { change } if change.set.get(port).is_some_and(leads_there))
+                    && actor == on
+            }
+            Fact::Obeys { .. } => false,
         }
     }
 
@@ -140,118 +169,110 @@ impl Step {
             | Action::Route { .. } => &self.actor,
         }
     }
-
-    /// Says whether a fact is among those that [`Step::makes`] returns, without making them.
-    #[must_use]
-    pub fn is_maker_of(&self, fact: &Fact) -> bool {
-        match (&self.action, fact) {
-            (
-                Action::Create { dataset, epoch },
-                Fact::Primary {
-                    dataset: made,
-                    on,
-                    epoch: since,
-                },
-            ) => dataset.id == *made && epoch == since && self.actor == *on,
-            (
-                Action::Take { dataset, snapshot },
-                Fact::Snapshot {
-                    dataset: made,
-                    on,
-                    name,
-                },
-            )
-            | (
-                Action::Release {
-                    dataset,
-                    last: snapshot,
-                    ..
-                },
-                Fact::Snapshot {
-                    dataset: made,
-                    on,
-                    name,
-                },
-            ) => dataset == made && self.actor == *on && snapshot == name,
-            (
-                Action::Push {
-                    dataset,
-                    snapshot,
-                    to,
-                    ..
-                },
-                Fact::Snapshot {
-                    dataset: made,
-                    on,
-                    name,
-                },
-            ) => dataset.id == *made && to == on && snapshot == name,
-            (
-                Action::Release { dataset, epoch, .. },
-                Fact::Released {
-                    dataset: made,
-                    by,
-                    epoch: for_,
-                },
-            )
-            | (
-                Action::Renounce { dataset, epoch },
-                Fact::Renounced {
-                    dataset: made,
-                    by,
-                    epoch: for_,
-                },
-            )
-            | (
-                Action::Acquire { dataset, epoch, .. },
-                Fact::Primary {
-                    dataset: made,
-                    on: by,
-                    epoch: for_,
-                },
-            ) => dataset == made && epoch == for_ && self.actor == *by,
-            (Action::Destroy { dataset }, Fact::Gone { dataset: made, on }) => {
-                dataset == made && self.actor == *on
-            }
-            (
-                Action::Prepare { application, .. },
-                Fact::Prepared {
-                    application: made,
-                    on,
-                },
-            )
-            | (
-                Action::Start { application, .. },
-                Fact::Running {
-                    application: made,
-                    on,
-                }
-                | Fact::Healthy {
-                    application: made,
-                    on,
-                },
-            )
-            | (
-                Action::Stop { application, .. },
-                Fact::Stopped {
-                    application: made,
-                    on,
-                },
-            ) => self.actor == *on && application == made,
-            (Action::Route { change }, Fact::Routed { port, on, to }) => {
-                self.actor == *on
-                    && change
-                        .set
-                        .get(port)
-                        .is_some_and(|target| end(target, on) == Some(to))
-            }
-            (_, _) => false,
-        }
-    }
 }
 
 /// Returns where a node's own route to a target leads: to itself where it is a home, else to the first home.
 fn end<'a>(target: &'a RouteTarget, on: &NodeName) -> Option<&'a NodeName> {
     let here = target.homes.iter().find(|home| home.node == *on);
     here.or(target.homes.first()).map(|home| &home.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Needs;
+    use crate::Reason;
+
+    #[test]
+    fn a_step_is_the_maker_of_just_what_it_makes() {
+        let dataset = flocker_model::Dataset {
+            id: DatasetId(uuid::Uuid::from_u128(1)),
+            owner: "web".parse().unwrap(),
+            maximum_size: None,
+        };
+        let (id, epoch, last) = (dataset.id, Epoch(2), SnapshotName::handoff(Epoch(2)));
+        let application: flocker_model::ApplicationName = "web".parse().unwrap();
+        let definition = flocker_model::DefinitionHash(1);
+        let [alpha, beta] = ["alpha", "beta"].map(|name| name.parse::<NodeName>().unwrap());
+        let home = |node: &NodeName| flocker_model::Home {
+            node: node.clone(),
+            address: [10, 0, 0, 1].into(),
+        };
+        let port = flocker_model::PortNumber::new(80).unwrap();
+        let target = RouteTarget {
+            application: application.clone(),
+            internal: port,
+            homes: vec![home(&beta)],
+        };
+        let change = flocker_model::RouteChange {
+            set: [(port, target)].into(),
+            drop: [].into(),
+        };
+        let actions = [
+            Action::Create {
+                dataset: dataset.clone(),
+                epoch,
+            },
+            Action::Take {
+                dataset: id,
+                snapshot: SnapshotName::warm(epoch, 1),
+            },
+            Action::Push {
+                dataset,
+                snapshot: last.clone(),
+                base: None,
+                to: beta.clone(),
+            },
+            Action::Release {
+                dataset: id,
+                epoch,
+                to: beta.clone(),
+                last: last.clone(),
+            },
+            Action::Acquire {
+                dataset: id,
+                epoch: Epoch(3),
+                from: last,
+                guid: None,
+            },
+            Action::Renounce { dataset: id, epoch },
+            Action::Destroy { dataset: id },
+            Action::Prepare {
+                application: application.clone(),
+                definition,
+            },
+            Action::Start {
+                application: application.clone(),
+                definition,
+            },
+            Action::Stop {
+                application,
+                grace: std::time::Duration::ZERO,
+            },
+            Action::Route {
+                change: change.into(),
+            },
+            Action::DropPartial { dataset: id },
+        ];
+        let steps = actions.map(|action| Step {
+            actor: alpha.clone(),
+            action,
+            reason: Reason::Tidies { dataset: None }.into(),
+            needs: Needs::default(),
+        });
+        let facts: Vec<Fact> = steps.iter().flat_map(Step::makes).collect();
+        assert_eq!(facts.len(), 13);
+        for step in &steps {
+            let made = step.makes();
+            for fact in &facts {
+                assert_eq!(
+                    step.is_maker_of(fact),
+                    made.contains(fact),
+                    "{}: {fact}",
+                    step.id()
+                );
+            }
+            assert!(made.iter().all(|fact| fact.place() == step.place()));
+        }
+    }
 }

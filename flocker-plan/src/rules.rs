@@ -330,11 +330,11 @@ impl<'a> Rules<'a> {
             .extras
             .iter()
             .filter(|extra| listed(extra.node) && alive(extra.container))
-            .filter(|extra| self.heir(extra).is_none())
             .filter(|extra| match extra.application {
                 Some(application) => self.view.desired.placements().homes(application).is_empty(),
                 None => true,
             })
+            .filter(|extra| self.heir(extra).is_none())
             .count();
         if n_stopping == 0 || self.policy.stop_all == StopAll::Allow {
             return false;

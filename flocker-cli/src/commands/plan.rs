@@ -65,6 +65,8 @@ const SECRETS: &str = "whether its secrets have changed";
 
 impl Plan {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        // Reports are much longer than what is kept of them: they are read, and their texts given back, before all else.
+        let reports = state_file::read_reports(&self.state);
         let configuration = files::read(self.files.paths())?;
         if !ui.is_json() {
             ui.diagnostics(configuration.warnings(), configuration.sources());
@@ -80,7 +82,8 @@ impl Plan {
             return self.show(desired, &actual, &policy, &[], ui);
         }
         let desired = configuration.without_secrets()?;
-        let (actual, assumed) = state_file::read_all(&self.state, &desired)?;
+        let mut actual = reports?;
+        let assumed = state_file::complete(&mut actual, &desired);
         self.show(desired, &actual, &policy, &assumed, ui)
     }
 

@@ -42,9 +42,9 @@ impl Rules<'_> {
         let mut last = None;
         for &(application, _) in &self.started {
             if last.replace(application) != Some(application) && uses_others(application) {
-                let used = self.used_by(application, &owners).into_iter();
-                let starts = used.filter(|&used| !self.starts_of(used).is_empty());
-                uses.extend(starts.map(|used| (application, used)));
+                let all = self.used_by(application, &owners).into_iter();
+                let starting = all.filter(|&used| !self.starts_of(used).is_empty());
+                uses.extend(starting.map(|used| (application, used)));
             }
         }
         let mut waits = Vec::with_capacity(uses.len());
@@ -57,8 +57,8 @@ impl Rules<'_> {
         for (user, used) in waits {
             for start in self.range_of_starts(user) {
                 let (_, position) = self.started[start];
-                for used in self.range_of_starts(used) {
-                    let (used, maker) = self.started[used];
+                for earlier in self.range_of_starts(used) {
+                    let (_, maker) = self.started[earlier];
                     let on = self.steps[maker].actor.clone();
                     let healthy = Fact::Healthy {
                         application: self.application(used),

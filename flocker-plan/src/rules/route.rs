@@ -447,16 +447,16 @@ impl Rules<'_> {
     ) -> Course<'w> {
         let mut at_once = RouteChange::default();
         let drops = self.drop_routes(node, &change.drop, &mut at_once);
-        let mut owned: Vec<(&Owner, PortNumber, &RouteTarget)> = change
+        let mut routes: Vec<(&Owner, PortNumber, &RouteTarget)> = change
             .set
             .iter()
             .map(|&(port, target)| (&*wanted.owners[&port], port, target))
             .collect();
         // Stable: the ports of an application come in their order.
-        owned.sort_by_key(|(owner, ..)| owner.application);
+        routes.sort_by_key(|(owner, ..)| owner.application);
         let mut groups = Vec::new();
         let mut homes = Vec::new();
-        for group in owned.chunk_by(|(one, ..), (other, ..)| one.application == other.application) {
+        for group in routes.chunk_by(|(one, ..), (other, ..)| one.application == other.application) {
             let Some(&(owner, ..)) = group.first() else {
                 continue;
             };
