@@ -90,8 +90,9 @@ impl Figure {
     }
 }
 
-/// How long this process has kept a processor busy.
-fn processor() -> Duration {
+/// Returns how long this process has kept a processor busy.
+#[must_use]
+pub fn processor() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 

@@ -13,6 +13,7 @@ mod offer;
 mod order;
 pub mod request;
 mod route;
+mod settled;
 mod tidy;
 mod warm;
 mod writers;
@@ -29,7 +30,6 @@ use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::Epoch;
-use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::SnapshotName;
 
@@ -47,9 +47,7 @@ use crate::step::Need;
 use crate::step::Reason;
 use crate::step::Step;
 use crate::view::Extra;
-use crate::view::Ownership;
 use crate::view::View;
-use crate::view::number;
 
 pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
     let mut rules = Rules::new(desired, actual, policy);
@@ -59,8 +57,11 @@ pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy)
     if rules.stops_too_much() {
         return rules.finish();
     }
-    for application in rules.find_unsettled() {
-        rules.apply(application);
+    for some in rules.find_unsettled().chunks(settled::BLOCK) {
+        rules.look_ahead(some);
+        for &application in some {
+            rules.apply(application);
+        }
     }
     rules.stop_undefined();
     rules.start_again_last();
@@ -169,132 +170,6 @@ impl<'a> Rules<'a> {
         self.refused.extend(returned.map(|node| Refusal::Returned {
             node: node.name.clone(),
         }));
-    }
-
-    /// Finds the datasets that need no look: one copy alone or with spare ones, its owner at home, its size right.
-    fn find_settled_data(&mut self) {
-        let view = &self.view;
-        let mut copies = view.copies.all();
-        for &(dataset, application) in view.desired.placements().datasets() {
-            let n_before = copies.iter().take_while(|copy| copy.dataset < dataset).count();
-            copies = &copies[n_before..];
-            let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();
-            let (group, rest) = copies.split_at(n_copies);
-            copies = rest;
-            self.data_settled[application as usize] = false;
-            let Some(home) = view.homes(application).next() else {
-                continue;
-            };
-            let size_is_right = |is_limited: bool, what: &Manifestation| {
-                let has_limit = is_limited || view.desired.placements().is_limited(application);
-                let volume = &view.definitions[application as usize].volume;
-                !has_limit || Some(what.maximum_size) == volume.as_ref().map(|volume| volume.maximum_size)
-            };
-            let mut owners = group.iter().filter(|copy| copy.ownership != Ownership::None);
-            let settled = match (owners.next(), owners.next()) {
-                (Some(owner), None) => {
-                    owner.ownership == Ownership::Primary
-                        && owner.node == home
-                        && size_is_right(owner.is_limited, owner.what)
-                }
-                (Some(_), Some(_)) => {
-                    let seen = dataset::see(view, dataset);
-                    matches!(seen, dataset::Seen::Primary { on, what, .. }
-                        if on == home && size_is_right(what.maximum_size.is_some(), what))
-                }
-                (None, _) => false,
-            };
-            self.data_settled[application as usize] = settled;
-        }
-    }
-
-    /// Compares what runs on each node with what is to run there.
-    fn find_containers(&mut self) {
-        let view = &self.view;
-        let mut n_right = vec![0_u32; view.names.len()];
-        let mut seen_at_home = vec![false; view.names.len()];
-        for (node, node_view) in (0_u32..).zip(&view.nodes) {
-            let Some(state) = node_view.seen else { continue };
-            let placed = node_view
-                .member
-                .map_or(&[][..], |member| view.desired.placements().placed(member));
-            let mut placed = placed.iter().copied().peekable();
-            for (name, container) in &state.containers {
-                while placed
-                    .next_if(|&application| view.names[application as usize] < name)
-                    .is_some()
-                {}
-                match placed.next_if(|&application| view.names[application as usize] == name) {
-                    Some(application) => {
-                        let right = container.definition == view.definition_on(application, state)
-                            && application::runs_as_wanted(view.definitions[application as usize], container);
-                        n_right[application as usize] += u32::from(right);
-                        seen_at_home[application as usize] = true;
-                    }
-                    None => self.extras.push(Extra {
-                        application: view.desired.placements().find(name, &view.names),
-                        name,
-                        node,
-                        container,
-                    }),
-                }
-            }
-        }
-        self.seen_at_home = seen_at_home;
-        for ((application, settled), n_right) in (0_u32..).zip(&mut self.runs_settled).zip(n_right) {
-            *settled = view.desired.placements().homes(application).len() == n_right as usize;
-        }
-        self.sort_extras();
-    }
-
-    fn is_settled(&self, application: u32) -> bool {
-        let homes = self.view.desired.placements().homes(application);
-        let at_rest = self.runs_settled[application as usize]
-            && (homes.is_empty() || self.data_settled[application as usize]);
-        at_rest && self.extras_of(application).is_empty()
-    }
-
-    fn extras_of(&self, application: u32) -> &[Extra<'a>] {
-        let place = application as usize;
-        let bounds = self.extra_starts.get(place).zip(self.extra_starts.get(place + 1));
-        bounds.map_or(&[], |(start, end)| &self.extras[*start as usize..*end as usize])
-    }
-
-    /// Puts containers where they are not placed, which come in order of node, into order of application.
-    fn sort_extras(&mut self) {
-        let Some(&first) = self.extras.first() else {
-            return;
-        };
-        let n_applications = self.view.names.len();
-        let place = |extra: &Extra<'_>| extra.application.map_or(n_applications, |own| own as usize);
-        let mut starts = vec![0; n_applications + 2];
-        for extra in &self.extras {
-            starts[place(extra) + 1] += 1;
-        }
-        for place in 1..starts.len() {
-            starts[place] += starts[place - 1];
-        }
-        let mut free = starts.clone();
-        let mut sorted = vec![first; self.extras.len()];
-        for extra in &self.extras {
-            let free = &mut free[place(extra)];
-            sorted[*free as usize] = *extra;
-            *free += 1;
-        }
-        self.extras = sorted;
-        self.extra_starts = starts;
-    }
-
-    /// Returns the applications of which anything is not as it is to be, and tells the view whose data will be asked for.
-    fn find_unsettled(&mut self) -> Vec<u32> {
-        let all = 0..number(self.view.names.len());
-        let unsettled: Vec<u32> = all.filter(|&application| !self.is_settled(application)).collect();
-        let volumes = unsettled
-            .iter()
-            .filter_map(|&application| self.view.definitions[application as usize].volume.as_ref());
-        let datasets: Vec<DatasetId> = volumes.map(|volume| volume.dataset).collect();
-        self.view.seek(datasets.into_iter());
-        unsettled
     }
 
     /// Returns the placed application that claims the data with which another one is left running: its new name.
