@@ -1,10 +1,9 @@
-//! Copies of datasets alone; see the library.
+//! Ways for bytes alone; see the library.
 
 use std::io::Write as _;
 
 use flocker_benches::figure::Figures;
 use flocker_benches::figure::is_bench;
-use flocker_benches::planning::Effort;
 use flocker_benches::transfer;
 
 fn main() -> std::io::Result<()> {
@@ -12,6 +11,6 @@ fn main() -> std::io::Result<()> {
         return Ok(());
     }
     let mut figures = Figures::default();
-    transfer::measure(Effort::Full, &mut figures)?;
+    transfer::measure(&mut figures)?;
     write!(std::io::stdout(), "{figures}")
 }

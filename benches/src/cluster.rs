@@ -309,10 +309,11 @@ impl Shape {
             containers: BTreeMap::new(),
             routes: RouteTable::default(),
             trash: Vec::new(),
+            fences: BTreeMap::new(),
             free: Some(ByteSize(1 << 50)),
             foreign_ports: BTreeSet::new(),
             peers: BTreeMap::new(),
-            forgotten: BTreeSet::new(),
+            forgotten: BTreeMap::new(),
         }
     }
 

@@ -6,9 +6,11 @@
 
 pub mod child;
 pub mod cluster;
+pub mod copies;
 pub mod figure;
 pub mod frontier;
 pub mod growth;
+pub mod kernel_routes;
 pub mod memory;
 pub mod parsing;
 pub mod planning;

@@ -5,7 +5,6 @@
 //! changes nothing else.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -120,8 +119,7 @@ impl Cluster {
         for node in self.nodes.keys() {
             let member = Member {
                 address: Some(address(node)),
-                id: None,
-                applications: BTreeSet::new(),
+                ..Member::empty()
             };
             builder = builder.node(node.clone(), member);
         }

@@ -51,20 +51,31 @@ pub fn run(body: impl Future<Output = ()>) {
         .block_on(body);
 }
 
+/// Runs a test body where it is: what surrounds a promise that needs nothing around it.
+#[doc(hidden)]
+pub fn as_it_is(body: impl FnOnce()) {
+    body();
+}
+
 /// Declares one test per promise.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_tests {
-    ($module:path, $harness:expr, $($name:ident)*) => {$(
+    (within $surroundings:path, $module:path, $harness:expr, $($name:ident)*) => {$(
         #[test]
         fn $name() {
             use $module as promises;
-            $crate::conformance::run(async {
+            $surroundings(|| $crate::conformance::run(async {
                 let harness = $harness;
                 promises::$name(&harness).await;
-            });
+            }));
         }
     )*};
+    ($module:path, $harness:expr, $($name:ident)*) => {
+        $crate::conformance_tests! {
+            within $crate::conformance::as_it_is, $module, $harness, $($name)*
+        }
+    };
 }
 
 /// Asks again until an answer comes, or panics after half a minute.

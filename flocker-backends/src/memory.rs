@@ -89,6 +89,7 @@ pub use containers::MemoryProgram;
 pub use faults::{Attempt, Effect, Fault, Faults};
 pub use network::{Acceptor, Incoming, MemoryNetwork, MemoryTransport};
 pub use node::MemoryNode;
+pub use node::Picture;
 pub use observer::{Loss, Observer, Record, Violation};
 pub use router::MemoryRouter;
 pub use runtime::MemoryRuntime;

@@ -1,5 +1,15 @@
 //! Routes: how every node answers for every port.
 
+#[cfg(any(feature = "nftables", feature = "iptables"))]
+pub mod choice;
+#[cfg(feature = "iptables")]
+pub mod iptables;
+#[cfg(any(feature = "nftables", feature = "iptables"))]
+mod kernel;
+#[cfg(feature = "nftables")]
+pub mod nftables;
+#[cfg(all(feature = "nftables", feature = "iptables"))]
+mod passage;
 pub mod proxy;
 
 use std::collections::BTreeMap;
@@ -16,6 +26,7 @@ use thiserror::Error;
 use crate::change::Change;
 use crate::class::Classify;
 use crate::class::ErrorClass;
+use crate::process::ProcessError;
 
 /// What carries connections to where an application is.
 #[async_trait]
@@ -49,6 +60,20 @@ pub enum RouterError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A program that carries routes out failed.
+    #[error("could not {what}")]
+    Program {
+        /// What was to be done.
+        what: String,
+        /// How it failed.
+        source: ProcessError,
+    },
+    /// No way to carry routes out works on this node.
+    #[error("no packet filter can be used on this node: {tried}")]
+    NoFilter {
+        /// What was tried, and how each failed.
+        tried: String,
+    },
     /// The operating system refused.
     #[error("could not {what}")]
     Io {
@@ -63,6 +88,9 @@ impl Classify for RouterError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::PortInUse { .. } | Self::Io { .. } => ErrorClass::Transient,
+            Self::Program { source, .. } => source.class(),
+            // Somebody has to install one, or give us the privilege.
+            Self::NoFilter { .. } => ErrorClass::Permanent,
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Containers: where applications run.
 
+#[cfg(feature = "docker")]
+pub mod docker;
 pub mod process;
+#[cfg(feature = "systemd")]
+pub mod systemd;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -88,8 +92,10 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
     ///
     /// `AlreadySo` where one of this definition runs. Refused where one of
     /// another definition is alive. Where it does not become healthy, it is
-    /// left as it is, for its logs to be read. Dropped half way: running or
-    /// not, and [`ContainerRuntime::list`] tells.
+    /// left as it is, for its logs to be read. One that ends right after its
+    /// start may be given a few more tries, by its restart policy; that it
+    /// keeps ending is told soon, not at the end of all patience. Dropped half
+    /// way: running or not, and [`ContainerRuntime::list`] tells.
     async fn start(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError>;
 
     /// Stops a container and removes it; returns when every process of it is confirmed gone.
@@ -101,7 +107,8 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
 
     /// Opens the output of an application: both its streams, oldest first.
     ///
-    /// The output outlives the container.
+    /// The output outlives the container. Followed, it ends when the container
+    /// has ended for good or is gone.
     async fn logs(
         &self,
         application: &ApplicationName,
@@ -127,6 +134,14 @@ pub enum RuntimeError {
         /// What is missing.
         reason: String,
     },
+    /// The place where it would be is somebody else's.
+    #[error("application `{application}` cannot run here: {place} is not ours and is left alone")]
+    Taken {
+        /// The application.
+        application: ApplicationName,
+        /// What is taken, such as the container with its name.
+        place: String,
+    },
     /// Another definition of it runs.
     #[error("application `{application}` already runs here with another definition")]
     OtherDefinition {
@@ -139,6 +154,18 @@ pub enum RuntimeError {
         /// The application.
         application: ApplicationName,
         /// How it ended.
+        status: String,
+    },
+    /// It was started several times, and ended right after each.
+    #[error(
+        "application `{application}` ended right after its start {times} times in a row, at last with status {status}"
+    )]
+    KeepsEnding {
+        /// The application.
+        application: ApplicationName,
+        /// How often.
+        times: u32,
+        /// How it ended the last time.
         status: String,
     },
     /// It runs but does not serve.
@@ -174,9 +201,11 @@ impl Classify for RuntimeError {
                 ErrorClass::Transient
             }
             // Only a new plan or an installed program can change these.
-            Self::NotHere { .. } | Self::NoImage { .. } | Self::OtherDefinition { .. } => {
-                ErrorClass::Permanent
-            }
+            Self::NotHere { .. }
+            | Self::NoImage { .. }
+            | Self::Taken { .. }
+            | Self::OtherDefinition { .. }
+            | Self::KeepsEnding { .. } => ErrorClass::Permanent,
         }
     }
 }

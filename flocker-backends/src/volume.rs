@@ -11,6 +11,8 @@
 
 #[cfg(feature = "directory")]
 pub mod directory;
+#[cfg(feature = "zfs")]
+pub mod zfs;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -46,6 +48,8 @@ pub struct Inventory {
     pub datasets: BTreeMap<DatasetId, Manifestation>,
     /// Copies that were destroyed and can still be brought back.
     pub trash: Vec<Trashed>,
+    /// Of datasets that have no trace here any more: the newest ownership that was known here. It is never taken again.
+    pub fences: BTreeMap<DatasetId, Epoch>,
     /// How much more data fits, if that can be told.
     pub free: Option<ByteSize>,
 }
@@ -139,7 +143,8 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     ///
     /// `AlreadySo` where it is primary of just that epoch here. Refused where
     /// any other trace of it is here, so that data is never hidden by an empty
-    /// volume. Dropped half way: either nothing or the whole.
+    /// volume, and at or below the fence that an earlier copy has left. Dropped
+    /// half way: either nothing or the whole.
     async fn create(&self, dataset: &Dataset, epoch: Epoch) -> Result<Change, VolumeError>;
 
     /// Sets how much the dataset may hold. Refused below what it holds.
@@ -162,8 +167,10 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     /// `AlreadySo` where the snapshot is here already. Refused by a primary,
     /// and where the base is not the newest snapshot here: nothing is ever
     /// rolled back or overwritten. A released copy that receives becomes a
-    /// replica and keeps its fence. Cut or dropped half way: the last complete
-    /// snapshot is untouched, and what arrived is kept as a
+    /// replica and keeps its fence. Of two at once for one dataset at most one
+    /// makes the snapshot: the other waits and finds it there, or fails, and
+    /// what is sent again then arrives. Cut or dropped half way: the last
+    /// complete snapshot is untouched, and what arrived is kept as a
     /// [`PartialReceive`](flocker_model::PartialReceive).
     async fn receive(&self, request: &ReceiveRequest, stream: ByteStream) -> Result<Change, VolumeError>;
 
@@ -188,9 +195,15 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     async fn renounce(&self, dataset: DatasetId, epoch: Epoch) -> Result<Change, VolumeError>;
 
     /// Moves a copy to the trash, whatever its role. `AlreadySo` where none is here.
+    ///
+    /// Its fence stays for good, also when the trash is emptied: whatever
+    /// comes to be here of the dataset later begins with it.
     async fn destroy(&self, dataset: DatasetId) -> Result<Change, VolumeError>;
 
     /// Brings a piece of trash back as it was. Refused where the dataset has a trace here.
+    ///
+    /// What this node has learnt since is not unlearnt: the fence stays as high
+    /// as it was, and an owner's copy below it is refused.
     async fn restore(&self, entry: &str) -> Result<Change, VolumeError>;
 
     /// Drops what is no longer needed. `AlreadySo` where it is gone.

@@ -32,6 +32,7 @@ use flocker_backends::memory::MemoryProgram;
 use flocker_backends::memory::MemoryRouter;
 use flocker_model::Application;
 use flocker_model::ApplicationName;
+use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
@@ -107,6 +108,11 @@ impl VolumeHarness for Node {
             .stop(&spec.name, spec.application.stop_grace)
             .await
             .unwrap();
+        true
+    }
+
+    async fn leave_free(&self, room: Option<ByteSize>) -> bool {
+        self.node.set_capacity(room);
         true
     }
 

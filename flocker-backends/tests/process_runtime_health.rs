@@ -15,16 +15,22 @@ use std::time::Duration;
 use std::time::Instant;
 
 use flocker_backends::Change;
+use flocker_backends::Classify as _;
 use flocker_backends::ContainerRuntime as _;
 use flocker_backends::ContainerSpec;
+use flocker_backends::ErrorClass;
 use flocker_backends::LogRequest;
 use flocker_backends::RuntimeError;
 use flocker_backends::runtime::process::application_address;
 use flocker_model::ContainerStatus;
+use flocker_model::DefinitionHash;
+use flocker_model::EnvironmentValue;
 use flocker_model::Health;
 use flocker_model::HealthCheck;
 use flocker_model::HealthProbe;
 use flocker_model::PortNumber;
+use flocker_model::RestartPolicy;
+use flocker_model::Secret;
 use process_runtime_support::PATIENCE;
 use process_runtime_support::World;
 use process_runtime_support::eventually;
@@ -239,4 +245,65 @@ async fn logs_of_what_was_never_here_are_refused() {
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("there are none"),
     }
+}
+
+#[tokio::test]
+async fn what_keeps_ending_is_told_soon_and_with_its_last_words() {
+    let world = World::new();
+    let mut spec = world.script("loop", "echo first; echo \"no database at $PASSWORD\"; exit 9");
+    spec.application.restart_policy = RestartPolicy::Always;
+    let password = EnvironmentValue::Secret(Secret::new("hunter2"));
+    spec.application.environment.insert("PASSWORD".into(), password);
+    let mut patient = check(tcp());
+    patient.interval = Duration::from_secs(60);
+    spec.application.health_check = Some(patient.into());
+    for n_starts in 1..=2 {
+        let begun = Instant::now();
+        let failure = world.runtime.start(&spec).await.unwrap_err();
+        assert!(begun.elapsed() < PATIENCE, "{n_starts}: {:?}", begun.elapsed());
+        let RuntimeError::KeepsEnding { times, status, .. } = &failure else {
+            panic!("{failure}")
+        };
+        assert!(*times >= 3, "{failure}");
+        assert!(
+            status.starts_with("9; the end of its output: ")
+                && status.contains("`no database at (a secret)`"),
+            "{failure}"
+        );
+        assert_eq!(failure.class(), ErrorClass::Permanent);
+    }
+    // It goes on trying: what it waits for may come.
+    assert!(world.state(&spec).await.unwrap().is_alive());
+}
+
+#[tokio::test]
+async fn what_is_never_restarted_keeps_ending_at_its_third_start() {
+    let world = World::new();
+    let spec = world.script("once", "exit 4");
+    for _ in 0..2 {
+        let failure = world.runtime.start(&spec).await.unwrap_err();
+        assert!(matches!(failure, RuntimeError::Ended { .. }), "{failure}");
+    }
+    let failure = world.runtime.start(&spec).await.unwrap_err();
+    assert!(
+        matches!(failure, RuntimeError::KeepsEnding { times: 3, .. }),
+        "{failure}"
+    );
+    // Another definition has not failed yet.
+    let mut other = world.script("once", "exit 5");
+    other.definition = DefinitionHash(2);
+    let failure = world.runtime.start(&other).await.unwrap_err();
+    assert!(matches!(failure, RuntimeError::Ended { .. }), "{failure}");
+}
+
+#[tokio::test]
+async fn what_fails_at_first_and_then_serves_has_started() {
+    let world = World::new();
+    let mut spec = world.script(
+        "late",
+        "echo try >> tries; test $(wc -l < tries) -ge 3 && exec sleep 1000",
+    );
+    spec.application.restart_policy = RestartPolicy::Always;
+    assert_eq!(world.runtime.start(&spec).await.unwrap(), Change::Made);
+    assert_eq!(world.state(&spec).await.unwrap().restarts, 2);
 }

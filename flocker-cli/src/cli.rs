@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use flocker_model::ByteSize;
 
 use crate::commands;
+use crate::error::Failure;
+use crate::files;
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -69,6 +71,15 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     state_dir: Option<PathBuf>,
+    /// The configuration of SSH to read in place of your own; also said by `FLOCKER_SSH_CONFIG`
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help = "The configuration of SSH to read in place of your own [env: FLOCKER_SSH_CONFIG]",
+        help_heading = "Global options"
+    )]
+    ssh_config: Option<PathBuf>,
 }
 
 /// When to use colours.
@@ -80,7 +91,45 @@ pub(crate) enum Colour {
     Never,
 }
 
+/// What of the operator's environment the program `ssh` is given, to find its configuration, keys and agent.
+const FOR_SSH: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "TZ",
+    "SSH_AUTH_SOCK",
+    "SSH_AGENT_PID",
+    "KRB5CCNAME",
+    "KRB5_CONFIG",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+    // Programs that the configuration names to get at a host of a cloud.
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_CONFIG_FILE",
+    "CLOUDSDK_CONFIG",
+    "AZURE_CONFIG_DIR",
+];
+
 impl Global {
+    /// Returns which configuration of SSH to read in place of the usual ones.
+    pub(crate) fn ssh_config(&self) -> Option<PathBuf> {
+        // Read here and not by clap, to whom a variable is as good as something that was typed.
+        let named = || variable_os("FLOCKER_SSH_CONFIG").filter(|value| !value.is_empty());
+        self.ssh_config.clone().or_else(|| named().map(PathBuf::from))
+    }
+
+    /// Returns the environment of the program `ssh`.
+    pub(crate) fn environment_for_ssh() -> Vec<(OsString, OsString)> {
+        let set = FOR_SSH
+            .iter()
+            .filter_map(|name| Some(((*name).into(), variable_os(name)?)));
+        set.collect()
+    }
+
     /// Returns where local nodes live: what was said, else what the platform says, else a directory beside the current one.
     pub(crate) fn state_dir(&self) -> PathBuf {
         if let Some(said) = &self.state_dir {
@@ -109,11 +158,16 @@ pub(crate) enum Command {
     Undo(commands::undo::Undo),
     Gc(commands::gc::Gc),
     Node(commands::node::Node),
+    Doctor(commands::doctor::Doctor),
     Promote(commands::promote::Promote),
     ReportState(commands::report_state::ReportState),
     ChangeState(commands::change_state::ChangeState),
     Local(commands::local::Local),
     Demo(commands::demo::Demo),
+    #[command(hide = true)]
+    NodeStdio(commands::node_stdio::NodeStdio),
+    #[command(hide = true)]
+    NodeProcess(commands::node_process::NodeProcess),
     #[command(hide = true)]
     NodeServe(commands::node_serve::NodeServe),
     #[command(hide = true)]
@@ -137,6 +191,9 @@ impl Command {
             Self::Undo(_) => "undo",
             Self::Gc(_) => "gc",
             Self::Node(_) => "node",
+            Self::Doctor(_) => "doctor",
+            Self::NodeStdio(_) => "node-stdio",
+            Self::NodeProcess(_) => "node-process",
             Self::Promote(_) => "promote",
             Self::ReportState(_) => "report-state",
             Self::ChangeState(_) => "change-state",
@@ -182,6 +239,11 @@ pub(crate) struct OptionalFiles {
 impl OptionalFiles {
     pub(crate) fn paths(&self) -> Option<[&Path; 2]> {
         Some([self.deployment.as_deref()?, self.application.as_deref()?])
+    }
+
+    /// Returns the files that were named, or else those of the last deploy.
+    pub(crate) fn named_or_last(&self, global: &Global) -> Result<[PathBuf; 2], Failure> {
+        files::named_or_last(&global.state_dir(), self.paths())
     }
 }
 
@@ -256,6 +318,24 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Call
         Some(program) => commands::seed::read(program, all.into_iter()).map(Called::Seed),
         None => Cli::try_parse_from(all).map(|cli| Called::Flocker(Box::new(cli))),
     }
+}
+
+/// Says whether JSON was asked for, and by which command, where what was typed could not be read.
+pub(crate) fn asked_for_json(typed: &[OsString]) -> Option<String> {
+    let (program, arguments) = typed.split_first()?;
+    // What follows this is for a program that is not ours.
+    let mut ours = arguments.iter().take_while(|word| *word != "--");
+    if !ours.clone().any(|word| word == "--json") {
+        return None;
+    }
+    let called = Path::new(program).file_name().and_then(|name| name.to_str());
+    if let Some(seed) = called.and_then(commands::seed::Program::named) {
+        return Some(seed.command().to_owned());
+    }
+    let all = command();
+    let is_command = |name: &&str| all.find_subcommand(name).is_some();
+    let name = ours.find_map(|word| word.to_str().filter(is_command));
+    Some(name.unwrap_or("flocker").to_owned())
 }
 
 /// Returns everything that can be typed, for help, completions and manual pages.

@@ -1,18 +1,23 @@
 //! Which nodes are meant, and how to get at them.
 //!
-//! In this version every node is a local one: a process on this machine. A
-//! name that is none is refused here, before anything is contacted.
+//! A name that is a local node's is that node, a process on this machine. Any
+//! other is reached by SSH: at the address of the files, or by the name itself.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use flocker_backends::transport::ssh::NodeProgram;
+use flocker_backends::transport::ssh::SshOptions;
+use flocker_backends::transport::ssh::SshTransport;
 use flocker_engine::Deadlines;
 use flocker_engine::Elsewhere;
 use flocker_engine::Handles;
 use flocker_engine::Looking;
 use flocker_engine::NodeHandle;
+use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::Generation;
@@ -25,6 +30,8 @@ use crate::error::Failure;
 use crate::files;
 use crate::files::Configuration;
 use crate::local;
+use crate::real::Wanted;
+use crate::real::Ways;
 use crate::state_file;
 
 /// What to do about nodes of the files that do not exist.
@@ -32,6 +39,8 @@ use crate::state_file;
 pub(crate) enum Start {
     /// Say so.
     Nothing,
+    /// Go on without them: they are silent.
+    Unseen,
     /// Make and start them, on this machine.
     Missing,
 }
@@ -42,36 +51,110 @@ pub(crate) struct Cluster {
     pub(crate) desired: Deployment,
     pub(crate) handles: Handles,
     looking: Looking,
+    /// The applications of which a secret could not be fetched, and so is taken to be what it was.
+    withheld: BTreeSet<ApplicationName>,
+    addresses: BTreeMap<NodeName, NodeAddress>,
+    ways: Arc<Ways>,
 }
 
 /// Gets at the nodes of a deployment.
 pub(crate) async fn connect(desired: Deployment, global: &Global, start: Start) -> Result<Cluster, Failure> {
     let state_dir = global.state_dir();
-    let mut known = local::known(&state_dir)?;
-    let missing: Vec<NodeName> = desired
-        .members()
-        .keys()
-        .filter(|name| !known.contains_key(*name))
-        .cloned()
-        .collect();
-    match start {
-        Start::Missing => known = local::ensure(&state_dir, desired.members().keys()).await?,
-        Start::Nothing if missing.is_empty() => {}
-        Start::Nothing => return Err(not_local(&desired, &missing)),
-    }
-    Ok(reached(desired, &known))
+    let known = match start {
+        Start::Missing => local::ensure(&state_dir, desired.members().keys()).await?,
+        Start::Nothing => local::known(&state_dir)?,
+        Start::Unseen => with_those_that_are_gone(&desired, &state_dir)?,
+    };
+    let cluster = reached(desired, &known, global)?;
+    cluster.ways().go_ahead().await;
+    Ok(cluster)
 }
 
-/// Gets at every local node that there is, for commands that need no files.
-pub(crate) fn connect_all(global: &Global) -> Result<Cluster, Failure> {
-    let known = all(&global.state_dir())?;
-    let nodes = known.keys().fold(Deployment::builder(), |builder, name| {
-        builder.node(name.clone(), Member::empty())
+/// Returns the local nodes, and where those of the files would be that are gone.
+///
+/// A name that says no address is taken for a local node's where all the others are local nodes; else it is a host.
+fn with_those_that_are_gone(
+    desired: &Deployment,
+    state_dir: &Path,
+) -> Result<BTreeMap<NodeName, NodeAddress>, Failure> {
+    let mut known = local::known(state_dir)?;
+    let members = desired.members().iter();
+    let gone: Vec<&NodeName> = members
+        .filter(|(name, member)| !known.contains_key(*name) && member.address.is_none())
+        .map(|(name, _)| name)
+        .collect();
+    let n_local = desired
+        .members()
+        .keys()
+        .filter(|name| known.contains_key(*name))
+        .count();
+    if n_local > 0 && n_local + gone.len() == desired.members().len() {
+        for name in gone {
+            known.insert(name.clone(), local::would_be_at(state_dir, name)?);
+        }
+    }
+    Ok(known)
+}
+
+/// Gets at every local node and every node of the last deploy, for commands that need no files.
+pub(crate) async fn connect_all(global: &Global) -> Result<Cluster, Failure> {
+    let known = local::known(&global.state_dir())?;
+    let members = match files::last_used(&global.state_dir()) {
+        Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
+        None => Deployment::default(),
+    };
+    let cluster = reached(nobody(&known, &members)?, &known, global)?;
+    cluster.ways().go_ahead().await;
+    Ok(cluster)
+}
+
+/// Names the nodes to look at closely; nothing is contacted yet.
+pub(crate) fn connect_for_doctor(
+    paths: Option<[&Path; 2]>,
+    only: &[NodeName],
+    global: &Global,
+) -> Result<Cluster, Failure> {
+    let known = local::known(&global.state_dir())?;
+    let desired = match named(paths, global) {
+        Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
+        None => Deployment::default(),
+    };
+    if only.is_empty() && desired.members().is_empty() {
+        return reached(nobody(&known, &desired)?, &known, global);
+    }
+    let mut cluster = reached(desired, &known, global)?;
+    for name in only {
+        if !cluster.addresses.contains_key(name) {
+            let address = by_name(name);
+            drop(cluster.handles.reach(name, Some(&address)));
+            cluster.addresses.insert(name.clone(), address);
+        }
+    }
+    Ok(cluster)
+}
+
+/// Returns a deployment of no applications on these nodes.
+fn nobody(known: &BTreeMap<NodeName, NodeAddress>, members: &Deployment) -> Result<Deployment, Failure> {
+    if known.is_empty() && members.members().is_empty() {
+        return Err(Failure::usage("there are no local nodes").hint(
+            "`flocker local up NAME…` makes some; so does `flocker deploy --local` with the nodes of the files",
+        ));
+    }
+    let empty = known.keys().map(|name| (name.clone(), Member::empty()));
+    let listed = members.members().iter().map(|(name, member)| {
+        let member = Member {
+            applications: BTreeSet::new(),
+            ..member.clone()
+        };
+        (name.clone(), member)
     });
-    let nobody = nodes
+    empty
+        .chain(listed)
+        .fold(Deployment::builder(), |builder, (name, member)| {
+            builder.node(name, member)
+        })
         .build()
-        .map_err(|_| Failure::bug("local nodes exclude each other"))?;
-    Ok(reached(nobody, &known))
+        .map_err(|_| Failure::bug("nodes without applications exclude each other"))
 }
 
 /// Returns the files that were named, or those of the last deploy.
@@ -82,7 +165,8 @@ fn named(paths: Option<[&Path; 2]>, global: &Global) -> Option<[PathBuf; 2]> {
 
 /// Gets at the nodes of the files, or of the files of the last deploy.
 ///
-/// Where there are neither, the result has every local node and no files.
+/// Where there are neither, the result has every local node and no files. Nodes of the files that do not exist are
+/// silent, and secrets that cannot be fetched are withheld: who starts something fetches them all.
 pub(crate) async fn connect_with(
     paths: Option<[&Path; 2]>,
     global: &Global,
@@ -90,10 +174,12 @@ pub(crate) async fn connect_with(
     match named(paths, global) {
         Some(paths) => {
             let configuration = files::read([&paths[0], &paths[1]])?;
-            let cluster = connect(configuration.resolve()?, global, Start::Nothing).await?;
+            let known = configuration.resolve_what_can_be()?;
+            let mut cluster = connect(known.deployment, global, Start::Unseen).await?;
+            cluster.withheld = known.applications;
             Ok((cluster, Some(configuration)))
         }
-        None => Ok((connect_all(global)?, None)),
+        None => Ok((connect_all(global).await?, None)),
     }
 }
 
@@ -104,6 +190,8 @@ pub(crate) struct Sight {
     pub(crate) desired: Deployment,
     pub(crate) actual: ClusterState,
     pub(crate) has_files: bool,
+    /// What could not be told, a sentence for each.
+    pub(crate) unknown: Vec<String>,
 }
 
 /// Looks at the nodes, or into reports of them that were saved.
@@ -112,11 +200,15 @@ pub(crate) fn sight(
     reports: &[PathBuf],
     global: &Global,
 ) -> Result<Sight, Failure> {
-    let (desired, actual, has_files) = if reports.is_empty() {
+    let (desired, actual, has_files, unknown) = if reports.is_empty() {
         crate::runtime::block_on(async {
             let (cluster, files) = connect_with(paths, global).await?;
             let actual = cluster.observe().await;
-            Ok((cluster.desired, actual, files.is_some()))
+            let unknown = match &files {
+                Some(files) => files.resolve_what_can_be()?.withheld,
+                None => Vec::new(),
+            };
+            Ok((cluster.desired, actual, files.is_some(), unknown))
         })?
     } else {
         let desired = match named(paths, global) {
@@ -126,80 +218,97 @@ pub(crate) fn sight(
         let has_files = desired.is_some();
         let desired = desired.unwrap_or_default();
         let (actual, _) = state_file::read_all(reports, &desired)?;
-        (desired, actual, has_files)
+        (desired, actual, has_files, Vec::new())
     };
     Ok(Sight {
         desired: at_next_generation(desired, &actual),
         actual,
         has_files,
+        unknown,
     })
 }
 
-fn all(state_dir: &Path) -> Result<BTreeMap<NodeName, NodeAddress>, Failure> {
-    let known = local::known(state_dir)?;
-    if known.is_empty() {
-        return Err(Failure::usage("there are no local nodes").hint(
-            "`flocker local up NAME…` makes some; so does `flocker deploy --local` with the nodes of the files",
-        ));
+fn by_name(name: &NodeName) -> NodeAddress {
+    NodeAddress::Ssh {
+        host: name.to_string(),
+        user: None,
+        port: None,
     }
-    Ok(known)
 }
 
-fn reached(desired: Deployment, known: &BTreeMap<NodeName, NodeAddress>) -> Cluster {
-    let elsewhere = Elsewhere {
-        transport: local::transport(),
+fn reached(
+    desired: Deployment,
+    known: &BTreeMap<NodeName, NodeAddress>,
+    global: &Global,
+) -> Result<Cluster, Failure> {
+    let mut addresses = BTreeMap::new();
+    let mut wanted = BTreeMap::new();
+    for (name, member) in desired.members() {
+        // Local nodes go before what the files say.
+        if let Some(local) = known.get(name) {
+            addresses.insert(name.clone(), local.clone());
+            continue;
+        }
+        let address = member.address.clone().unwrap_or_else(|| by_name(name));
+        let say = Wanted {
+            name: name.clone(),
+            setup: member.setup.clone(),
+        };
+        wanted.insert(address.clone(), say);
+        addresses.insert(name.clone(), address);
+    }
+    let ways = Arc::new(Ways::new(ssh(global)?, wanted));
+    let handles = Handles::new(Arc::new(Elsewhere {
+        transport: Arc::<Ways>::clone(&ways),
         deadlines: Deadlines::default(),
-    };
-    let handles = Handles::new(Arc::new(elsewhere));
-    for (name, address) in known {
-        // The first look at a handle settles its address: local nodes go before what the files say.
+    }));
+    // The first look at a handle settles its address.
+    for (name, address) in known.iter().chain(&addresses) {
         let _handle = handles.reach(name, Some(address));
     }
-    Cluster {
+    Ok(Cluster {
         desired,
         handles,
         looking: Looking {
             deadline: std::time::Duration::from_secs(15),
             known: BTreeMap::new(),
         },
-    }
+        withheld: BTreeSet::new(),
+        addresses,
+        ways,
+    })
 }
 
-fn not_local(desired: &Deployment, missing: &[NodeName]) -> Failure {
-    let names = flocker_plan::blocked::list(missing);
-    let first = missing.first().map_or("NODE", NodeName::as_str);
-    let by_ssh = missing.iter().find_map(|name| match desired.members().get(name) {
-        Some(Member {
-            address: Some(NodeAddress::Ssh { host, .. }),
-            ..
-        }) => Some(host.as_str()),
-        Some(_) | None => None,
-    });
-    let (verb, them) = if missing.len() == 1 {
-        ("is not a local node", "it")
-    } else {
-        ("are no local nodes", "them")
+/// Returns the way to real machines. Nothing is opened yet.
+fn ssh(global: &Global) -> Result<SshTransport, Failure> {
+    let mut options = SshOptions::new();
+    options.environment = Global::environment_for_ssh();
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| {
+            Failure::usage(format!("`{}` is no path that can be used", path.display())).because(&error)
+        })
     };
-    let why = match by_ssh {
-        Some(host) => {
-            format!("this version reaches no node by SSH, as the deployment file asks for `{host}`")
-        }
-        None => "this version reaches only nodes on this machine".into(),
-    };
-    let mut failure = Failure::usage(format!("cannot reach {names}: {first} {verb}"));
-    if missing.len() > 1 {
-        failure.message = format!("cannot reach {names}: they {verb}");
-    }
-    failure.causes.push(why);
-    failure.hint(format!(
-        "`flocker deploy --local` makes {them} on this machine, to try the files out; `flocker local up {first}` makes one by hand"
-    ))
+    options.configuration = global.ssh_config().as_deref().map(absolute).transpose()?;
+    options.control_directory = Some(absolute(&global.state_dir())?.join("ssh"));
+    Ok(SshTransport::new(options, NodeProgram::running()))
 }
 
 impl Cluster {
     /// Looks at all nodes.
     pub(crate) async fn observe(&self) -> ClusterState {
-        flocker_engine::observe(&self.desired, &self.handles, &self.looking).await
+        let mut actual = flocker_engine::observe(&self.desired, &self.handles, &self.looking).await;
+        state_file::assume_definitions(&mut actual, &self.desired, &self.withheld);
+        actual
+    }
+
+    /// Returns where the nodes of the files are.
+    pub(crate) fn addresses(&self) -> BTreeMap<NodeName, NodeAddress> {
+        self.addresses.clone()
+    }
+
+    /// Returns the ways to them.
+    pub(crate) fn ways(&self) -> Arc<Ways> {
+        Arc::clone(&self.ways)
     }
 
     /// Returns the handle of a node that was seen or named.

@@ -6,12 +6,15 @@ pub(crate) mod cutover;
 pub(crate) mod demo;
 pub(crate) mod demo_program;
 pub(crate) mod deploy;
+pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod node;
+pub(crate) mod node_process;
 pub(crate) mod node_serve;
+pub(crate) mod node_stdio;
 pub(crate) mod plan;
 pub(crate) mod promote;
 pub(crate) mod report_state;
@@ -38,7 +41,7 @@ pub(crate) fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ending, 
         Command::Cutover(cutover) => cutover.run(global, ui),
         Command::Status(status) => status.run(global, ui),
         Command::Why(why) => why.run(global, ui),
-        Command::Logs(logs) => logs.run(global),
+        Command::Logs(logs) => logs.run(global, ui),
         Command::Undo(undo) => undo.run(global, ui),
         Command::Gc(gc) => gc.run(global, ui),
         Command::Node(node) => node.run(global, ui),
@@ -55,7 +58,10 @@ pub(crate) fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ending, 
         }
         Command::Local(local) => local.run(global, ui),
         Command::Demo(demo) => demo.run(ui),
+        Command::Doctor(doctor) => doctor.run(global, ui),
         Command::NodeServe(node) => node.run(),
+        Command::NodeStdio(node) => node.run(),
+        Command::NodeProcess(node) => node.run(),
         Command::DemoProgram(program) => program.run(),
         Command::Man(man) => man.run(ui),
     }

@@ -6,6 +6,7 @@
 mod aftermath;
 mod once;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -16,20 +17,28 @@ use async_trait::async_trait;
 use flocker_engine::Answer;
 use flocker_engine::Confirm;
 use flocker_engine::End;
+use flocker_engine::Ending::{Done, Failed, Interrupted, Left, Skipped};
 use flocker_engine::IfHeld;
+use flocker_engine::NodeError;
+use flocker_engine::Outcome;
 use flocker_engine::PushError;
 use flocker_engine::PushOptions;
+use flocker_engine::RolledBack;
 use flocker_engine::Stop;
 use flocker_engine::Stopper;
 use flocker_engine::clock;
+use flocker_engine::one_line;
 use flocker_engine::stopper;
 use flocker_model::ByteSize;
 use flocker_model::ClusterState;
+use flocker_model::ContainerStatus;
 use flocker_model::Deployment;
+use flocker_plan::Action;
 use flocker_plan::CutOver;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::SavedPlan;
+use flocker_plan::StepId;
 use flocker_plan::Waiting;
 use flocker_plan::saved::Difference;
 use tokio::signal::unix::SignalKind;
@@ -58,6 +67,8 @@ pub(crate) struct Wish {
     pub(crate) if_held: IfHeld,
     pub(crate) consent: Consent,
     pub(crate) loudness: Loudness,
+    /// Whether cut-overs of these files are still left for `flocker cutover` afterwards.
+    pub(crate) left_held: CutOver,
     /// The files that others may go by once they were obeyed, and where that is kept.
     pub(crate) remember: Option<(PathBuf, [PathBuf; 2])>,
 }
@@ -103,15 +114,16 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
         &asking,
         progress.clone(),
     );
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         outcome = push => outcome.map_err(|error| refused(&error))?,
         () = interrupts(&stopper) => return Err(stopped_at_once()),
     };
     ui.clear_status();
+    not_settled_while_it_keeps_ending(&mut outcome);
     // A file that was refused or declined is not what anybody asked for.
-    let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty();
+    let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty() || is_only_held(&outcome.end);
     if let Some((state_dir, [one, other])) = wish.remember.as_ref().filter(|_| was_obeyed) {
-        files::remember(state_dir, [one, other]);
+        files::remember(state_dir, [one, other], wish.left_held, failures(&outcome));
     }
     asking.verdict(&outcome.actual)?;
     let aftermath = aftermath::Aftermath::new(&outcome, &progress);
@@ -135,20 +147,76 @@ fn ending(end: &End, policy: &Policy, went_forward: bool) -> Ending {
     match end {
         End::Settled if went_forward => Ending::Done,
         // It was asked for, so it is no obstacle.
+        End::Partly { .. } if policy.cut_over == CutOver::Hold && is_only_held(end) => Ending::Done,
+        End::Settled | End::Partly { .. } | End::Interrupted { .. } | End::Declined => Ending::Blocked,
+    }
+}
+
+/// Returns what could not be done and why, by step, or by application where its move was given up.
+fn failures(outcome: &Outcome) -> BTreeMap<String, String> {
+    let given_up = outcome.rolled_back.iter().map(|back| {
+        let RolledBack {
+            application, from, ..
+        } = back;
+        let why = format!("the move to {from} was given up: {}", back.cause_text());
+        (application.to_string(), why)
+    });
+    let mut failures: BTreeMap<String, String> = given_up.collect();
+    match &outcome.end {
+        End::Partly { failed, .. } => {
+            let failed = failed.iter();
+            failures.extend(failed.map(|(step, error)| (step.to_string(), one_line(error))));
+        }
+        End::Settled | End::Interrupted { .. } | End::Declined => {}
+    }
+    failures
+}
+
+/// Takes it back that all is as it is to be where what was started keeps ending: its restart policy starts it again
+/// and again, so there is nothing to plan, and yet nobody is served.
+fn not_settled_while_it_keeps_ending(outcome: &mut Outcome) {
+    if outcome.end != End::Settled {
+        return;
+    }
+    let mut starts: BTreeMap<StepId, Option<NodeError>> = BTreeMap::new();
+    for report in outcome.reports.iter().flat_map(|report| &report.steps) {
+        let Action::Start { application, .. } = &report.step.action else {
+            continue;
+        };
+        let there = outcome.actual.known(&report.step.actor);
+        let container = there.and_then(|state| state.containers.get(application));
+        let is_restarting =
+            container.is_some_and(|container| container.status == ContainerStatus::Restarting);
+        let failure = match &report.ending {
+            Failed(error) if is_restarting => Some(error.clone()),
+            Failed(_) | Done(_) | Skipped { .. } | Interrupted | Left => None,
+        };
+        // What counts is how it ended the last time.
+        starts.insert(report.step.id(), failure);
+    }
+    let failed: BTreeMap<StepId, NodeError> = starts
+        .into_iter()
+        .filter_map(|(step, failure)| Some((step, failure?)))
+        .collect();
+    if !failed.is_empty() {
+        outcome.end = End::Partly {
+            waiting: Vec::new(),
+            refused: Vec::new(),
+            failed,
+        };
+    }
+}
+
+/// Says whether nothing but cut-overs that somebody wants to order is left to do.
+fn is_only_held(end: &End) -> bool {
+    let is_held = |waiting: &Waiting| matches!(waiting, Waiting::Held { .. });
+    match end {
         End::Partly {
             waiting,
             refused,
             failed,
-        } if policy.cut_over == CutOver::Hold
-            && refused.is_empty()
-            && failed.is_empty()
-            && waiting
-                .iter()
-                .all(|waiting| matches!(waiting, Waiting::Held { .. })) =>
-        {
-            Ending::Done
-        }
-        End::Settled | End::Partly { .. } | End::Interrupted { .. } | End::Declined => Ending::Blocked,
+        } => refused.is_empty() && failed.is_empty() && waiting.iter().all(is_held),
+        End::Settled | End::Interrupted { .. } | End::Declined => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use flocker_model::config::Diagnostic;
 use flocker_model::config::Source;
 use serde::Serialize;
@@ -93,6 +94,25 @@ impl Failure {
         Self::new(Who::User, message)
     }
 
+    /// What was typed could not be read, as clap says it.
+    pub(crate) fn typed(error: &clap::Error) -> Self {
+        let has_no_command = [
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            ErrorKind::MissingSubcommand,
+        ];
+        if has_no_command.contains(&error.kind()) {
+            return Self::usage("no command was given").hint("`flocker --help` lists the commands");
+        }
+        let text = error.render().to_string();
+        let mut paragraphs = text.split("\n\n").map(str::trim);
+        let first = paragraphs.next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first);
+        let words: Vec<&str> = message.split_whitespace().collect();
+        let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: "));
+        let hint = tip.map_or("`--help` shows what can be typed", |tip| tip);
+        Self::usage(words.join(" ")).hint(hint)
+    }
+
     /// Something could not be done.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(Who::Cluster, message)
@@ -104,9 +124,11 @@ impl Failure {
     }
 
     /// The configuration files are wrong.
-    pub(crate) fn configuration(diagnostics: Vec<Diagnostic>, sources: &[Source]) -> Self {
+    pub(crate) fn configuration(mut diagnostics: Vec<Diagnostic>, sources: &[Source]) -> Self {
         let n_errors = diagnostics.iter().filter(|one| one.is_error()).count();
         let problems = if n_errors == 1 { "problem" } else { "problems" };
+        // What has to be put right comes before what may not be as meant.
+        diagnostics.sort_by_key(|one| !one.is_error());
         let wrong = WrongFiles {
             diagnostics,
             sources: sources.to_vec(),

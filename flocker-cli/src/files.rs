@@ -1,8 +1,19 @@
 //! The operator's files: the configuration, its secrets, and which files were used last.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::IsTerminal as _;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use flocker_model::ApplicationName;
+use flocker_model::ByteSize;
 use flocker_model::Deployment;
 use flocker_model::config::Diagnostic;
 use flocker_model::config::Loaded;
@@ -11,8 +22,17 @@ use flocker_model::config::Source;
 use serde::Deserialize;
 use serde::Serialize;
 
+use flocker_plan::CutOver;
+use flocker_plan::Policy;
+
 use crate::cli;
 use crate::error::Failure;
+
+/// How large a configuration file or a file with a secret may be. The reader of configurations refuses somewhat less.
+const SMALL: ByteSize = ByteSize(4 << 20);
+
+/// How large a report of nodes or a saved plan may be.
+const LARGE: ByteSize = ByteSize(256 << 20);
 
 /// Both configuration files, read and without errors; its secrets are still to be fetched.
 #[derive(Debug)]
@@ -37,26 +57,64 @@ pub(crate) fn load(sources: [Source; 2]) -> Result<Configuration, Failure> {
 
 fn source(path: &Path) -> Result<Source, Failure> {
     let name = path.display().to_string();
-    text(path, "the configuration file").map(|text| Source::new(name, text))
+    text_within(path, "the configuration file", SMALL).map(|text| Source::new(name, text))
 }
 
-/// Reads a file that was named on the command line.
+/// Reads a report or a saved plan that was named on the command line.
 pub(crate) fn text(path: &Path, what: &str) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
+    text_within(path, what, LARGE)
+}
+
+fn text_within(path: &Path, what: &str, limit: ByteSize) -> Result<String, Failure> {
+    read_within(path, limit).map_err(|error| {
         Failure::usage(format!("could not read {what} `{}`", path.display())).because(&error)
     })
 }
 
+/// Reads a file, a pipe or what is typed on a terminal; of anything that goes on for too long, no more than shows that it does.
+fn read_within(path: &Path, limit: ByteSize) -> io::Result<String> {
+    let refuse = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+    let is_endless = std::fs::metadata(path)?.file_type().is_block_device();
+    if is_endless {
+        return Err(refuse("it is a device, not a file".into()));
+    }
+    let file = OpenOptions::new().read(true).open(path)?;
+    if file.metadata()?.file_type().is_char_device() && !file.is_terminal() {
+        return Err(refuse("it is a device, not a file".into()));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit.0.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit.0 {
+        return Err(refuse(format!("it has more than {limit}, which is the limit")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+}
+
 /// Writes a file that was named on the command line, whole or not at all.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_for(0o666, path, text)
+}
+
+/// Writes a file for those whom a mode, less what the operator's mask takes away, lets read it.
+fn write_for(mode: u32, path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| {
         Failure::failed(format!("could not write `{}`", path.display())).because(error)
     };
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
-    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
-    written.map_err(|error| {
+    let written = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        std::fs::rename(&beside, path)
+    };
+    written().map_err(|error| {
         // What is left of a file that was never complete is of no use to anybody.
         std::fs::remove_file(&beside).ok();
         failed(&error)
@@ -80,11 +138,42 @@ impl Configuration {
 
     /// Fetches the secrets. Relative files are looked for beside the file that names them.
     pub(crate) fn resolve(&self) -> Result<Deployment, Failure> {
+        let fetched = self.loaded.resolve(|source| fetch(source, self.beside()));
+        fetched.map_err(|diagnostics| Failure::configuration(diagnostics, &self.sources))
+    }
+
+    /// Fetches the secrets for commands that start nothing: one that cannot be fetched is withheld.
+    pub(crate) fn resolve_what_can_be(&self) -> Result<Known, Failure> {
+        let beside = self.beside();
+        let mut withheld = Vec::new();
+        let mut applications = BTreeSet::new();
+        let fetched = self.loaded.resolve(|source| match fetch(source, beside) {
+            Ok(content) => Ok(content),
+            Err(reason) => {
+                let users = self.loaded.secrets().iter().filter(|secret| secret.source == *source);
+                for secret in users {
+                    applications.insert(secret.application.clone());
+                    withheld.push(format!(
+                        "`{}` of {} could not be fetched from {source}: {reason}; whether it has changed is not known",
+                        secret.variable, secret.application
+                    ));
+                }
+                Ok("withheld".into())
+            }
+        });
+        let deployment = fetched.map_err(|diagnostics| Failure::configuration(diagnostics, &self.sources))?;
+        Ok(Known {
+            deployment,
+            applications,
+            withheld,
+        })
+    }
+
+    /// Returns where relative files of secrets are looked for: beside the file that names them.
+    fn beside(&self) -> &Path {
         let named_in = self.loaded.secrets().first().map(|secret| &*secret.place.file);
         let beside = named_in.and_then(|file| Path::new(file).parent());
-        let beside = beside.unwrap_or(Path::new(""));
-        let fetched = self.loaded.resolve(|source| fetch(source, beside));
-        fetched.map_err(|diagnostics| Failure::configuration(diagnostics, &self.sources))
+        beside.unwrap_or(Path::new(""))
     }
 
     /// Returns the deployment with something else in the place of every secret: for plans that nobody carries out.
@@ -97,7 +186,7 @@ impl Configuration {
 fn fetch(source: &SecretSource, beside: &Path) -> Result<String, String> {
     match source {
         SecretSource::File(path) => {
-            std::fs::read_to_string(beside.join(&**path)).map_err(|error| error.to_string())
+            read_within(&beside.join(&**path), SMALL).map_err(|error| error.to_string())
         }
         SecretSource::Environment(name) => cli::variable_os(name)
             .ok_or_else(|| "it is not set".to_owned())?
@@ -106,34 +195,144 @@ fn fetch(source: &SecretSource, beside: &Path) -> Result<String, String> {
     }
 }
 
-/// Which files were deployed last, so that `why` and `status` need not be told.
+/// A deployment as far as it can be known without every secret.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) deployment: Deployment,
+    /// The applications that have something else in the place of a secret.
+    pub(crate) applications: BTreeSet<ApplicationName>,
+    /// What could not be fetched and why, a sentence for each.
+    pub(crate) withheld: Vec<String>,
+}
+
+/// Which files were deployed last, so that other commands need not be told.
 #[derive(Debug, Serialize, Deserialize)]
 struct LastUsed {
     version: u32,
     files: [PathBuf; 2],
+    /// Whether cut-overs were left for `flocker cutover`.
+    #[serde(default)]
+    hold: bool,
+    /// What could not be done at last and why, by step, or by application where its move was given up.
+    #[serde(default)]
+    failures: BTreeMap<String, String>,
 }
 
 const LAST_USED: &str = "last-used.json";
 
-/// Remembers the files of a deploy. Not to be able to is no reason to stop.
-pub(crate) fn remember(state_dir: &Path, paths: [&Path; 2]) {
+/// Remembers the files of a deploy, how it went about cut-overs, and what failed. Not to be able to is no reason to stop.
+pub(crate) fn remember(
+    state_dir: &Path,
+    paths: [&Path; 2],
+    cut_over: CutOver,
+    failures: BTreeMap<String, String>,
+) {
     let [Ok(one), Ok(other)] = paths.map(std::path::absolute) else {
         return;
     };
     let last = LastUsed {
         version: 1,
         files: [one, other],
+        hold: cut_over == CutOver::Hold,
+        failures,
     };
     if let Ok(text) = serde_json::to_string(&last) {
         std::fs::create_dir_all(state_dir).ok();
-        write(&state_dir.join(LAST_USED), &(text + "\n")).ok();
+        // Why something failed may be what an application said, which is not for everybody.
+        write_for(0o600, &state_dir.join(LAST_USED), &(text + "\n")).ok();
     }
 }
 
 /// Returns the files of the last deploy, where there was one and they still exist.
 pub(crate) fn last_used(state_dir: &Path) -> Option<[PathBuf; 2]> {
-    let text = std::fs::read_to_string(state_dir.join(LAST_USED)).ok()?;
+    last(state_dir).map(|last| last.files)
+}
+
+/// Returns what the last deploy could not do and why, by step, or by application where its move was given up.
+pub(crate) fn last_failures(state_dir: &Path) -> BTreeMap<String, String> {
+    last(state_dir).map_or_else(BTreeMap::new, |last| last.failures)
+}
+
+/// Returns the policy by which these files were deployed last; without files, that of the last deploy.
+pub(crate) fn last_policy(state_dir: &Path, paths: Option<[&Path; 2]>) -> Policy {
+    let is_meant = |last: &LastUsed| match paths.map(|paths| paths.map(std::path::absolute)) {
+        None => true,
+        Some([Ok(one), Ok(other)]) => {
+            last.files == [one.clone(), other.clone()] || last.files == [other, one]
+        }
+        Some([Err(_), _] | [_, Err(_)]) => false,
+    };
+    let is_held = last(state_dir).is_some_and(|last| last.hold && is_meant(&last));
+    Policy {
+        cut_over: if is_held {
+            CutOver::Hold
+        } else {
+            CutOver::WhenReady
+        },
+        ..Policy::default()
+    }
+}
+
+/// Returns the files that were named, or else those of the last deploy.
+pub(crate) fn named_or_last(state_dir: &Path, named: Option<[&Path; 2]>) -> Result<[PathBuf; 2], Failure> {
+    let named = named.map(|paths| paths.map(Path::to_path_buf));
+    named.or_else(|| last_used(state_dir)).ok_or_else(|| {
+        Failure::usage("no files were named, and there is no last deploy whose files could be meant")
+            .hint("name the deployment file and the application file")
+    })
+}
+
+fn last(state_dir: &Path) -> Option<LastUsed> {
+    let text = read_within(&state_dir.join(LAST_USED), SMALL).ok()?;
     let last: LastUsed = serde_json::from_str(&text).ok()?;
     let usable = last.version == 1 && last.files.iter().all(|path| path.exists());
-    usable.then_some(last.files)
+    usable.then_some(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_for_too_long_is_read_no_further_than_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for (size, is_read) in [(9, true), (10, true), (11, false)] {
+            std::fs::write(&path, "x".repeat(size)).unwrap();
+            let read = read_within(&path, ByteSize(10));
+            assert_eq!(read.is_ok(), is_read, "{size}: {read:?}");
+        }
+        let error = read_within(&path, ByteSize(10)).unwrap_err();
+        assert!(error.to_string().contains("10 B"), "{error}");
+    }
+
+    #[test]
+    fn a_device_is_no_file() {
+        for device in ["/dev/zero", "/dev/null"] {
+            let failure = text(Path::new(device), "the report").unwrap_err();
+            assert_eq!(failure.causes, ["it is a device, not a file"], "{device}");
+        }
+    }
+
+    #[test]
+    fn a_hold_is_remembered_for_its_own_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other, third] = ["one", "other", "third"].map(|name| directory.path().join(name));
+        for path in [&one, &other, &third] {
+            std::fs::write(path, "").unwrap();
+        }
+        let cut_over = |paths| last_policy(directory.path(), paths).cut_over;
+        assert_eq!(cut_over(None), CutOver::WhenReady);
+        remember(directory.path(), [&one, &other], CutOver::Hold, BTreeMap::new());
+        assert_eq!(cut_over(None), CutOver::Hold);
+        assert_eq!(cut_over(Some([&other, &one])), CutOver::Hold);
+        assert_eq!(cut_over(Some([&one, &third])), CutOver::WhenReady);
+        remember(
+            directory.path(),
+            [&one, &other],
+            CutOver::WhenReady,
+            BTreeMap::new(),
+        );
+        assert_eq!(cut_over(None), CutOver::WhenReady);
+    }
 }

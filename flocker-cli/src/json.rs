@@ -9,6 +9,7 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const STREAMS: &[&str] = &[
     "deploy",
     "cutover",
+    "logs",
     "undo",
     "gc",
     "promote",

@@ -36,12 +36,19 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::Failure;
-use live::Live;
 use place::Root;
 
 pub(crate) use address::FIRST;
+pub(crate) use live::Live;
+pub(crate) use log::NodeLog;
+pub(crate) use log::open as open_log;
 pub(crate) use place::Place;
+pub(crate) use ports::Listening;
+pub(crate) use ports::listening_at;
 pub(crate) use serve::Serving;
+pub(crate) use serve::environment;
+pub(crate) use serve::in_time;
+pub(crate) use serve::note;
 pub(crate) use serve::serve;
 
 /// How long a node may take until it answers for the first time.
@@ -81,6 +88,11 @@ pub(crate) async fn ensure(
 /// Returns the way to local nodes.
 pub(crate) fn transport() -> Arc<dyn Transport> {
     Arc::new(LocalTransport)
+}
+
+/// Returns where a node would be reached if it were made.
+pub(crate) fn would_be_at(state_dir: &Path, name: &NodeName) -> Result<NodeAddress, Failure> {
+    Ok(Root::of(state_dir)?.would_be(name))
 }
 
 /// Returns where a node is, if it was made.

@@ -16,16 +16,20 @@ mod json;
 mod local;
 mod policy;
 mod progress;
+mod real;
 mod runtime;
 mod shown;
 mod state_file;
 mod table;
 mod ui;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::cli::Called;
 use crate::cli::Cli;
+use crate::cli::Colour;
+use crate::error::Failure;
 use crate::error::Who;
 use crate::ui::Ui;
 
@@ -47,17 +51,21 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    match cli::read(std::env::args_os()) {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    match cli::read(typed.iter().cloned()) {
         Ok(Called::Flocker(cli)) => flocker(*cli),
         Ok(Called::Seed(seed)) => commands::seed::run(seed),
         Ok(Called::Supervise(supervise)) => supervise.run(),
         Err(error) => {
-            ui::clap(&error);
-            if error.use_stderr() {
-                Who::User.exit_code()
-            } else {
-                ExitCode::SUCCESS
+            if !error.use_stderr() {
+                ui::clap(&error);
+                return ExitCode::SUCCESS;
             }
+            match cli::asked_for_json(&typed) {
+                Some(command) => Ui::new(command, true, Colour::Auto).failure(&Failure::typed(&error)),
+                None => ui::clap(&error),
+            }
+            Who::User.exit_code()
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use flocker_engine::Carrier;
 use flocker_engine::Event;
 use flocker_engine::Listener;
 use flocker_engine::clock;
@@ -71,6 +72,8 @@ struct Copy {
     before: Option<ByteSize>,
     done: ByteSize,
     total: Option<ByteSize>,
+    /// What carries it, if it goes to another machine.
+    carrier: Option<Carrier>,
 }
 
 impl Progress {
@@ -223,12 +226,18 @@ impl Progress {
             Event::Stopping => {
                 "stopping: what runs gets 10 s to finish; once more Ctrl-C stops at once".into()
             }
+            Event::StepCarried {
+                step,
+                by: Carrier::Relay,
+                because: Some(because),
+            } => format!("through this machine: {}, because {because}", self.readable(step)),
             // What comes all the time stands on the line that is written over; events are added without notice.
             Event::LockTaken { .. }
             | Event::Observed { .. }
             | Event::PlanMade { .. }
             | Event::StepStarted { .. }
             | Event::StepProgress { .. }
+            | Event::StepCarried { .. }
             | _ => return None,
         };
         (!quiet).then_some(line)
@@ -265,6 +274,9 @@ impl Seen {
                 copy.before.get_or_insert(*done);
                 copy.done = *done;
                 copy.total = *total;
+            }
+            Event::StepCarried { step, by, .. } => {
+                self.running.entry(step.clone()).or_default().carrier = Some(*by);
             }
             Event::StepDone { step, .. }
             | Event::StepFailed { step, .. }
@@ -303,7 +315,10 @@ impl Seen {
             return Some(format!("{ahead}{first}{more}"));
         }
         let what = match copies.as_slice() {
-            [(step, _)] => readable(step, names),
+            [(step, copy)] => {
+                let carrier = copy.carrier.map_or_else(String::new, |by| format!(" ({by})"));
+                format!("{}{carrier}", readable(step, names))
+            }
             several => format!("{} copies", several.len()),
         };
         let sum = |part: fn(&Copy) -> u64| copies.iter().map(|(_, copy)| part(copy)).sum::<u64>();
@@ -418,6 +433,18 @@ mod tests {
             "[0/3] alpha push mongodb@warm-2-1 to beta  300.0 MiB of 700.0 MiB, 100.0 MiB/s, 4.0 s left; then about 0.9 s of downtime"
         );
         seen.forecast = None;
+        seen.note(
+            &Event::StepCarried {
+                step: step(PUSH),
+                by: Carrier::DirectTls,
+                because: None,
+            },
+            at(2),
+        );
+        assert_eq!(
+            seen.status(at(2), &names()).unwrap(),
+            "[0/3] alpha push mongodb@warm-2-1 to beta (direct TLS)  300.0 MiB of 700.0 MiB, 100.0 MiB/s, 4.0 s left"
+        );
         let other = step("alpha/push/00000000-0000-4000-8000-000000000001@warm-1-1/beta");
         seen.note(
             &Event::StepProgress {

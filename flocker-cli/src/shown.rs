@@ -32,6 +32,9 @@ impl Shown<'_> {
         ui.data(&self.to_text());
         for (node, silence) in silent(self.actual) {
             ui.warn(&format!("{node} was not seen: {silence}"));
+            if let Some(hint) = silence.hint(node) {
+                ui.hint(&hint);
+            }
         }
     }
 

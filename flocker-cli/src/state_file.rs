@@ -20,14 +20,15 @@ use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionKey;
 use flocker_model::Deployment;
+use flocker_model::Epoch;
 use flocker_model::Generation;
 use flocker_model::KnownTables;
 use flocker_model::Manifestation;
-use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Observed;
+use flocker_model::Peer;
 use flocker_model::Port;
 use flocker_model::PortNumber;
 use flocker_model::RouteTable;
@@ -207,10 +208,11 @@ struct WrittenState {
     containers: BTreeMap<ApplicationName, ContainerState>,
     routes: RouteTable,
     trash: Vec<Trashed>,
+    fences: BTreeMap<DatasetId, Epoch>,
     free: Option<ByteSize>,
     foreign_ports: BTreeSet<PortNumber>,
-    peers: BTreeMap<NodeName, NodeAddress>,
-    forgotten: BTreeSet<NodeName>,
+    peers: BTreeMap<NodeName, Peer>,
+    forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
 }
 
 /// The key in the place of one that was withheld.
@@ -230,6 +232,7 @@ impl From<NodeState> for WrittenState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -245,6 +248,7 @@ impl From<NodeState> for WrittenState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -265,6 +269,7 @@ impl From<WrittenState> for NodeState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -280,6 +285,7 @@ impl From<WrittenState> for NodeState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -443,6 +449,25 @@ pub(crate) fn assume_secrets(
         }
     }
     assumed
+}
+
+/// Takes it that these applications run as the files say, where they run: a secret of each could not be fetched.
+pub(crate) fn assume_definitions(
+    actual: &mut ClusterState,
+    desired: &Deployment,
+    withheld: &BTreeSet<ApplicationName>,
+) {
+    for look in actual.nodes.values_mut() {
+        let Observed::Known(state) = look else {
+            continue;
+        };
+        for (name, container) in &mut state.containers {
+            let definition = desired.application(name).filter(|_| withheld.contains(name));
+            if let Some(definition) = definition {
+                container.definition = definition.definition_hash(&state.key);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ struct Error<'a> {
 /// Where words go.
 #[derive(Clone, Debug)]
 pub(crate) struct Ui {
-    command: &'static str,
+    command: String,
     json: bool,
     /// Whether something stands on the line that is written over and over.
     has_status: Arc<Mutex<bool>>,
@@ -51,14 +51,14 @@ pub(crate) struct Ui {
 
 impl Ui {
     /// Decides about colours, once for the whole program.
-    pub(crate) fn new(command: &'static str, json: bool, colour: Colour) -> Self {
+    pub(crate) fn new(command: impl Into<String>, json: bool, colour: Colour) -> Self {
         match colour {
             Colour::Auto => {}
             Colour::Always => anstream::ColorChoice::Always.write_global(),
             Colour::Never => anstream::ColorChoice::Never.write_global(),
         }
         Self {
-            command,
+            command: command.into(),
             json,
             has_status: Arc::default(),
         }
@@ -97,7 +97,7 @@ impl Ui {
     pub(crate) fn document(&self, body: &impl Serialize) -> Result<(), Failure> {
         self.clear_status();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        let written = serde_json::to_writer_pretty(&mut out, &Document::new(self.command, body));
+        let written = serde_json::to_writer_pretty(&mut out, &Document::new(&self.command, body));
         match written {
             Ok(()) => unheard(out.write_all(b"\n").and_then(|()| out.flush())),
             // Nobody listens any more.
@@ -109,7 +109,7 @@ impl Ui {
 
     /// Prints one JSON document on one line: an event, or the end of a stream of them.
     pub(crate) fn line(&self, body: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string(&Document::new(self.command, body));
+        let text = serde_json::to_string(&Document::new(&self.command, body));
         self.data(&(text.map_err(|error| unwritten(&error))? + "\n"));
         Ok(())
     }
@@ -177,7 +177,7 @@ impl Ui {
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.json {
             let body = Error { error: failure };
-            let is_said = if json::STREAMS.contains(&self.command) {
+            let is_said = if json::STREAMS.contains(&self.command.as_str()) {
                 self.line(&body)
             } else {
                 self.document(&body)

@@ -5,6 +5,9 @@
     reason = "a test that cannot go on has failed, helper functions and all"
 )]
 
+#[path = "nodes/answers.rs"]
+mod answers;
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,11 +75,16 @@ applications:
     }
 
     fn run(&self, program: &Path, arguments: &[&str]) -> Ended {
+        self.run_with(program, arguments, &[])
+    }
+
+    fn run_with(&self, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
         let output = Command::new(program)
             .args(arguments)
             .current_dir(self.home.path())
             .env("FLOCKER_STATE_DIR", self.path("state"))
             .env("NO_COLOR", "1")
+            .envs(environment.iter().copied())
             .output()
             .unwrap();
         Ended {
@@ -88,6 +96,18 @@ applications:
 
     fn flocker(&self, arguments: &[&str]) -> Ended {
         self.run(cargo_bin!("flocker"), arguments)
+    }
+
+    /// Types what a hint says, and agrees to it.
+    fn type_hint(&self, talk: &str, about: &str) -> Ended {
+        let commands = talk.split('`').skip(1).step_by(2);
+        let line = commands
+            .filter_map(|command| command.strip_prefix("flocker "))
+            .find(|command| command.starts_with(about))
+            .unwrap_or_else(|| panic!("no hint about {about}: {talk}"));
+        let mut arguments: Vec<&str> = line.split_whitespace().collect();
+        arguments.push("--yes");
+        self.flocker(&arguments)
     }
 
     fn seed(&self, name: &str, arguments: &[&str]) -> Ended {
@@ -259,4 +279,182 @@ fn what_is_dropped_is_shown_first_and_silence_is_no_leave_to_drop() {
     let copies = status["datasets"].as_array().unwrap();
     assert_eq!(copies.len(), 1, "{copies:?}");
     assert_eq!(copies[0]["node"], "beta");
+}
+
+/// Where applications run, by what is seen.
+fn homes(machine: &Machine) -> Vec<(String, String)> {
+    let status = machine.flocker(&["status", "--json"]).json();
+    let rows = status["applications"].as_array().unwrap();
+    let word = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    rows.iter()
+        .map(|row| (word(row, "application"), word(row, "node")))
+        .collect()
+}
+
+#[test]
+fn a_node_that_was_made_anew_is_a_stranger_until_the_old_one_is_forgotten() {
+    let machine = Machine::new(64);
+    machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(0);
+    machine
+        .flocker(&["local", "down", "beta", "--delete-data", "--yes"])
+        .ended_with(0);
+    machine.flocker(&["local", "up", "beta"]).ended_with(0);
+
+    // It is empty, and that says nothing of the data of the one that is gone.
+    let status = machine.flocker(&["status"]).ended_with(1);
+    for said in [
+        "answers under this name, but alpha remembers node",
+        "`flocker node forget beta` says so",
+        "ledger waits to see beta",
+    ] {
+        assert!(status.data.contains(said), "{said}: {}", status.data);
+    }
+    let planned = machine.flocker(&["plan", "--json", "beta.yml", "app.yml"]).json();
+    assert_eq!(planned["silent"][0]["cause"], "impostor", "{planned}");
+    assert_eq!(planned["steps"].as_array().unwrap().len(), 0, "{planned}");
+    let promoted = machine
+        .flocker(&["promote", "ledger", "--on", "alpha", "--yes"])
+        .ended_with(1);
+    assert!(promoted.data.contains("waits to see beta"), "{promoted:?}");
+    assert!(
+        !promoted.data.contains("everything is as it is to be"),
+        "{promoted:?}"
+    );
+
+    let forgotten = machine.flocker(&["node", "forget", "beta"]).ended_with(0);
+    assert!(
+        forgotten.talk.contains("beta is the machine that answers by now"),
+        "{forgotten:?}"
+    );
+    // The copy that is left is older than what was lost: a person says that it is good enough.
+    let refused = machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(1);
+    assert!(refused.talk.contains("no node owns it"), "{refused:?}");
+    machine
+        .flocker(&["promote", "ledger", "--on", "alpha", "--yes"])
+        .ended_with(0);
+    machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(0);
+    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
+    // Whoever has taken its place is remembered, and is not made good by yet another one.
+    machine
+        .flocker(&["local", "down", "beta", "--delete-data", "--yes"])
+        .ended_with(0);
+    machine.flocker(&["local", "up", "beta"]).ended_with(0);
+    machine.flocker(&["status"]).ended_with(1);
+}
+
+#[test]
+fn what_does_not_exist_is_neither_forgotten_nor_undone_nor_promoted() {
+    let machine = Machine::new(65);
+    for (arguments, message) in [
+        (&["node", "forget", "nosuch"][..], "there is no node `nosuch`"),
+        (&["node", "remember", "nosuch"], "there is no node `nosuch`"),
+        (&["undo", "nosuch", "--yes"], "there is no application `nosuch`"),
+        (
+            &["undo", "ledger", "--on", "nosuch", "--yes"],
+            "there is no node `nosuch`",
+        ),
+        (
+            &["promote", "ledger", "--on", "nosuch", "--yes"],
+            "there is no node `nosuch`",
+        ),
+    ] {
+        let refused = machine.flocker(arguments).ended_with(2);
+        assert!(refused.talk.contains(message), "{arguments:?}: {}", refused.talk);
+        assert!(refused.talk.contains("hint: "), "{arguments:?}: {}", refused.talk);
+    }
+    // What exists and has nothing to undo is as it was: that is no error.
+    let nothing = machine.flocker(&["undo", "ledger", "--yes"]).ended_with(0);
+    assert!(nothing.talk.contains("nothing to undo"), "{nothing:?}");
+    // A node that has no copy is not made the owner, and that is not taken for done.
+    let promoted = machine
+        .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
+        .ended_with(1);
+    assert!(promoted.data.contains("alpha owns the data"), "{promoted:?}");
+    machine
+        .flocker(&["promote", "ledger", "--on", "alpha", "--yes"])
+        .ended_with(0);
+}
+
+#[test]
+fn a_node_that_is_lost_is_called_lost_in_what_a_deploy_says() {
+    let machine = Machine::new(66);
+    machine
+        .flocker(&["local", "down", "beta", "--delete-data", "--yes"])
+        .ended_with(0);
+    machine.flocker(&["node", "forget", "beta"]).ended_with(0);
+    machine.write("alone.yml", "version: 1\nnodes: {alpha: [ledger]}\n");
+    let deployed = machine
+        .flocker(&["deploy", "--yes", "alone.yml", "app.yml"])
+        .ended_with(0);
+    assert!(
+        deployed
+            .talk
+            .contains("beta was not seen: it was declared lost for ever"),
+        "{}",
+        deployed.talk
+    );
+    assert!(!deployed.talk.contains("asked"), "{}", deployed.talk);
+}
+
+#[test]
+fn files_that_were_refused_are_not_remembered() {
+    let machine = Machine::new(67);
+    machine.write("nothing.yml", "version: 1\nnodes: {alpha: [], beta: []}\n");
+    let refused = machine
+        .flocker(&["deploy", "--yes", "nothing.yml", "app.yml"])
+        .ended_with(1);
+    assert!(refused.talk.contains("would be stopped"), "{}", refused.talk);
+    // Without files, what was obeyed last counts.
+    let status = machine.flocker(&["status", "--json"]).ended_with(0).json();
+    assert_eq!(status["plan"]["settled"], true, "{status}");
+    machine
+        .flocker(&["deploy", "--yes", "--allow-stop-all", "nothing.yml", "app.yml"])
+        .ended_with(0);
+    let status = machine.flocker(&["status", "--json"]).ended_with(0).json();
+    assert_eq!(status["plan"]["settled"], true, "{status}");
+    assert_eq!(homes(&machine), []);
+}
+
+#[test]
+fn an_undo_moves_one_application_alone() {
+    let machine = Machine::new(68);
+    let files = std::fs::read_to_string(machine.path("app.yml")).unwrap();
+    machine.write(
+        "two.yml",
+        &format!("{files}  clock:\n    image: /bin/sleep\n    command_line: ['600']\n"),
+    );
+    machine.write(
+        "nodes.yml",
+        "version: 1\nnodes: {alpha: [ledger, clock], beta: []}\n",
+    );
+    machine
+        .flocker(&["deploy", "--yes", "nodes.yml", "two.yml"])
+        .ended_with(0);
+    machine.write(
+        "nodes.yml",
+        "version: 1\nnodes: {alpha: [clock], beta: [ledger]}\n",
+    );
+    machine
+        .flocker(&["deploy", "--yes", "nodes.yml", "two.yml"])
+        .ended_with(0);
+    let pair = |application: &str, node: &str| (application.to_owned(), node.to_owned());
+    assert_eq!(homes(&machine), [pair("clock", "alpha"), pair("ledger", "beta")]);
+    // Somebody has begun to write the next version of the file; it was not deployed.
+    machine.write(
+        "nodes.yml",
+        "version: 1\nnodes: {alpha: [], beta: [clock, ledger]}\n",
+    );
+    let undone = machine.flocker(&["undo", "ledger", "--yes"]).ended_with(0);
+    assert!(
+        undone.talk.contains("ledger moved from beta to alpha"),
+        "{}",
+        undone.talk
+    );
+    assert_eq!(homes(&machine), [pair("clock", "alpha"), pair("ledger", "alpha")]);
 }

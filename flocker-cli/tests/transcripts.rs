@@ -3,7 +3,8 @@
 //! Each file under `tests/transcripts/` is what a terminal would show: a
 //! command after `$`, its standard output as it is, its standard error behind
 //! `!`, and its exit status behind `?` where that is not 0. The commands run
-//! in `tests/files/`, with an empty state directory and without colours.
+//! in `tests/files/`, with an empty state directory and without colours; no
+//! host can be reached from there.
 //! `SNAPSHOTS=overwrite cargo test -p flocker-cli --test transcripts` writes
 //! them anew.
 
@@ -48,6 +49,7 @@ impl Terminal {
             .current_dir(files())
             .env_clear()
             .env("HOME", self.state.path())
+            .env("FLOCKER_SSH_CONFIG", "nowhere.ssh_config")
             .env("COLUMNS", "100")
             .output()
             .unwrap();

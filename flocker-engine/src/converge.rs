@@ -28,6 +28,7 @@ use flocker_plan::StepId;
 use flocker_plan::Waiting;
 use thiserror::Error;
 
+use crate::clock;
 use crate::event::Event;
 use crate::event::Listener;
 use crate::execute::Execution;
@@ -361,6 +362,7 @@ impl Push<'_> {
 
     async fn look(&mut self) {
         self.actual = observe(&self.desired, self.handles, &self.looking).await;
+        self.course.see(&self.actual, clock::now());
         let mut silent = Vec::new();
         for (name, look) in &self.actual.nodes {
             if let Observed::Unknown(silence) = look {
@@ -375,14 +377,9 @@ impl Push<'_> {
 
     /// Takes the locks that are not held yet; says whether there were any.
     async fn take_locks(&mut self) -> Result<bool, PushError> {
-        let taken = self
-            .locks
+        self.locks
             .take(&self.actual, self.handles, self.options, &*self.listener)
-            .await?;
-        for (name, id) in self.locks.known() {
-            self.looking.known.entry(name.clone()).or_insert(*id);
-        }
-        Ok(taken)
+            .await
     }
 
     /// Works out which configuration this push is: newer than all that the nodes obey, and the same for its life.

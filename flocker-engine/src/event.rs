@@ -11,6 +11,8 @@ use flocker_model::NodeName;
 use flocker_plan::StepId;
 use serde::Serialize;
 
+use crate::passage::Carrier;
+
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -63,6 +65,15 @@ pub enum Event {
         done: ByteSize,
         /// Of so many.
         total: Option<ByteSize>,
+    },
+    /// A step sends its bytes elsewhere than to a process of the same machine.
+    StepCarried {
+        /// The step.
+        step: StepId,
+        /// By what they are carried.
+        by: Carrier,
+        /// Why they do not go directly, where that was tried or known.
+        because: Option<String>,
     },
     /// A step was done.
     StepDone {

@@ -38,6 +38,10 @@ use crate::node::Order;
 use crate::node::Progress;
 use crate::node::Transfer;
 use crate::node_error::NodeError;
+use crate::passage::Carriage;
+use crate::passage::Carrier;
+use crate::passage::Detours;
+use crate::passage::Watcher;
 use crate::report::Ending;
 use crate::report::Report;
 use crate::report::StepReport;
@@ -111,6 +115,7 @@ struct Note {
     ended: Option<Instant>,
     result: Option<Result<Change, NodeError>>,
     sent: ByteSize,
+    carrier: Option<Carrier>,
 }
 
 /// The steps of one node that may start, and how many run.
@@ -125,6 +130,7 @@ struct Done {
     position: usize,
     result: Result<Change, NodeError>,
     sent: ByteSize,
+    carrier: Option<Carrier>,
 }
 
 struct Run<'a> {
@@ -195,19 +201,22 @@ impl Run<'_> {
                 | Action::Stop { .. }
                 | Action::Route { .. } => None,
             },
+            detours: Arc::clone(self.handles.detours()),
             listener: Arc::clone(&self.execution.listener),
         };
         self.running.spawn(async move {
             let watch = Watch {
                 step: errand.step.id(),
                 listener: Arc::clone(&errand.listener),
-                sent: Mutex::new(ByteSize(0)),
+                seen: Mutex::default(),
             };
             let result = errand.run(&watch).await;
+            let Seen { sent, carrier, .. } = *watch.seen();
             Done {
                 position,
                 result,
-                sent: watch.sent(),
+                sent,
+                carrier,
             }
         });
     }
@@ -233,6 +242,7 @@ impl Run<'_> {
             position,
             result,
             sent,
+            carrier,
         } = done;
         let step = &self.plan.steps()[position];
         if let Some(queue) = self.queues.get_mut(&step.actor) {
@@ -242,6 +252,7 @@ impl Run<'_> {
         let now = clock::now();
         note.ended = Some(now);
         note.sent = sent;
+        note.carrier = carrier;
         let took = note
             .began
             .map_or(Duration::ZERO, |began| now.duration_since(began));
@@ -315,6 +326,7 @@ impl Run<'_> {
                 began: note.began,
                 ended: note.ended,
                 sent: note.sent,
+                carrier: note.carrier,
             }
         });
         Report {
@@ -330,21 +342,20 @@ struct Errand {
     order: Order,
     actor: Option<Arc<dyn NodeHandle>>,
     receiver: Option<(NodeName, Option<Arc<dyn NodeHandle>>)>,
+    detours: Arc<Detours>,
     listener: Arc<dyn Listener>,
 }
 
 impl Errand {
-    async fn run(mut self, watch: &Watch) -> Result<Change, NodeError> {
+    async fn run(self, watch: &Watch) -> Result<Change, NodeError> {
         let actor = self.actor.as_ref().ok_or_else(|| no_way(&self.step.actor))?;
-        if let (Some((name, receiver)), Action::Push { .. }) = (&self.receiver, &self.step.action) {
-            let receiver = receiver.as_ref().ok_or_else(|| no_way(name))?;
-            if let Some(transfer) = transfer(&self.step.action) {
-                let ticket = receiver.admit(&transfer, self.order.generation).await;
-                self.order.ticket = Some(ticket.map_err(|error| NodeError::Receiver {
-                    node: name.clone(),
-                    source: Box::new(error),
-                })?);
-            }
+        if let (Some((name, receiver)), Some(transfer)) = (&self.receiver, transfer(&self.step.action)) {
+            let carriage = Carriage {
+                sender: &**actor,
+                receiver: &**receiver.as_ref().ok_or_else(|| no_way(name))?,
+                detours: &self.detours,
+            };
+            return carriage.carry(transfer, self.order, watch).await;
         }
         actor.perform(&self.order, watch).await
     }
@@ -362,6 +373,7 @@ fn transfer(action: &Action) -> Option<Transfer> {
             dataset: dataset.clone(),
             snapshot: snapshot.clone(),
             base: base.as_ref().map(|base| base.guid),
+            sender: None,
         })
     } else {
         None
@@ -379,22 +391,64 @@ fn no_way(node: &NodeName) -> NodeError {
 struct Watch {
     step: StepId,
     listener: Arc<dyn Listener>,
-    sent: Mutex<ByteSize>,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen of a step.
+#[derive(Default)]
+struct Seen {
+    sent: ByteSize,
+    carrier: Option<Carrier>,
+    /// What carries it, until that is seen to work.
+    tried: Option<Carrier>,
 }
 
 impl Watch {
-    fn sent(&self) -> ByteSize {
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_carrier(&self, by: Carrier, because: Option<String>) {
+        self.listener.on(&Event::StepCarried {
+            step: self.step.clone(),
+            by,
+            because,
+        });
     }
 }
 
 impl Progress for Watch {
     fn report(&self, done: ByteSize, total: Option<ByteSize>) {
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = done;
+        let confirmed = {
+            let mut seen = self.seen();
+            seen.sent = done;
+            let confirmed = seen.tried.take();
+            seen.carrier = seen.carrier.or(confirmed);
+            confirmed
+        };
+        if let Some(by) = confirmed {
+            self.tell_carrier(by, None);
+        }
         self.listener.on(&Event::StepProgress {
             step: self.step.clone(),
             done,
             total,
         });
+    }
+}
+
+impl Watcher for Watch {
+    fn carried(&self, by: Carrier, because: Option<String>) {
+        match by {
+            Carrier::DirectTls => self.seen().tried = Some(by),
+            Carrier::Relay => {
+                {
+                    let mut seen = self.seen();
+                    seen.tried = None;
+                    seen.carrier = Some(by);
+                }
+                self.tell_carrier(by, because);
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ use flocker_model::NodeName;
 
 use crate::clock::Deadlines;
 use crate::node::NodeHandle;
+use crate::passage::Detours;
 use crate::remote::RemoteNode;
 
 /// What makes a handle of a name and an address. It opens nothing.
@@ -45,6 +46,7 @@ impl Connect for Elsewhere {
 pub struct Handles {
     connect: Arc<dyn Connect>,
     made: Mutex<BTreeMap<NodeName, Arc<dyn NodeHandle>>>,
+    detours: Arc<Detours>,
 }
 
 impl Handles {
@@ -54,7 +56,13 @@ impl Handles {
         Self {
             connect,
             made: Mutex::new(BTreeMap::new()),
+            detours: Arc::default(),
         }
+    }
+
+    /// Returns which nodes were found not to reach each other directly.
+    pub(crate) fn detours(&self) -> &Arc<Detours> {
+        &self.detours
     }
 
     /// Returns the handle of a node, made now if there was none. Where no address is given, the name is a host's.

@@ -16,6 +16,7 @@ pub mod local;
 pub mod node;
 pub mod node_error;
 pub mod observe;
+mod passage;
 pub mod record;
 pub mod remote;
 pub mod report;
@@ -34,12 +35,13 @@ pub use event::{Event, Listener, Logged};
 pub use execute::{Execution, execute};
 pub use fault::{Fault, one_line};
 pub use handles::{Connect, Elsewhere, Handles};
-pub use local::{ForeignPorts, LocalNode, NoForeignPorts, NodeParts};
+pub use local::{Doors, ForeignPorts, LocalNode, NoForeignPorts, NodeParts};
 pub use node::{
-    Claim, LockToken, Locked, NodeHandle, Order, Pass, Peer, Progress, Ticket, Transfer, Unwatched,
+    Claim, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress, Ticket, Transfer, Unwatched,
 };
 pub use node_error::NodeError;
 pub use observe::{Looking, observe};
+pub use passage::Carrier;
 pub use record::{FileRecord, MemoryRecord, NodeRecord, RecordError, RecordStore, this_boot};
 pub use remote::RemoteNode;
 pub use report::{Ending, Report, StepReport};

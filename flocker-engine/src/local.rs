@@ -5,10 +5,13 @@
 
 mod admission;
 mod arrival;
+mod doors;
 mod gate;
 mod lock;
+mod packing;
 mod perform;
 mod push;
+mod relays;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -28,6 +31,8 @@ use flocker_backends::LogRequest;
 use flocker_backends::Router;
 use flocker_backends::Transport;
 use flocker_backends::VolumeBackend;
+use flocker_backends::transport::direct::KeyPin;
+use flocker_backends::transport::direct::TransferKey;
 use flocker_model::ApplicationName;
 use flocker_model::BootId;
 use flocker_model::ByteSize;
@@ -42,9 +47,9 @@ use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::NodeHandle;
 use crate::node::Order;
+use crate::node::Passage;
 use crate::node::Progress;
 use crate::node::Ticket;
 use crate::node::Transfer;
@@ -54,11 +59,14 @@ use crate::record::RecordError;
 use crate::record::RecordStore;
 
 use admission::Admissions;
+pub use doors::Doors;
+use doors::Porch;
 use gate::Entry;
 use gate::Gate;
 use lock::DeployLock;
 pub(crate) use lock::Session;
 pub(crate) use perform::stop_limit;
+use relays::Relays;
 use turns::Turns;
 
 /// Who can tell which ports of this node something else uses.
@@ -114,6 +122,10 @@ pub struct LocalNode {
     gate: Arc<Gate>,
     lock: DeployLock,
     admissions: Admissions,
+    porch: Option<Porch>,
+    // Drawn when it is first asked for; it lives and dies with this process.
+    sender_key: Mutex<Option<TransferKey>>,
+    relays: Relays,
     turns: Turns,
 }
 
@@ -132,6 +144,9 @@ impl LocalNode {
             record: Mutex::new(record),
             lock: DeployLock::default(),
             admissions: Admissions::default(),
+            porch: None,
+            sender_key: Mutex::default(),
+            relays: Relays::default(),
             turns: Turns::default(),
             parts,
         })
@@ -141,6 +156,16 @@ impl LocalNode {
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.remembered(|record| record.id)
+    }
+
+    /// Returns the key that this node proves itself with where it sends directly.
+    fn sender_key(&self) -> Result<TransferKey, NodeError> {
+        let mut drawn = self.sender_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = &*drawn {
+            return Ok(key.clone());
+        }
+        let key = TransferKey::draw().map_err(|error| NodeError::backend(&error))?;
+        Ok(drawn.insert(key).clone())
     }
 
     pub(crate) fn deadlines(&self) -> &Deadlines {
@@ -196,7 +221,7 @@ impl LocalNode {
     }
 
     /// Takes the deploy lock for a connection; it can be given back with [`LocalNode::end_session`].
-    pub(crate) fn lock_over(&self, session: Session, claim: &Claim) -> Result<Locked, NodeError> {
+    pub(crate) fn lock_over(&self, session: Session, claim: &Claim) -> Result<Change, NodeError> {
         let change = self.lock.take(claim, session)?;
         let told = self.record(|record| {
             for (name, peer) in &claim.peers {
@@ -210,13 +235,7 @@ impl LocalNode {
             self.lock.release(claim.token);
             return Err(error);
         }
-        let known = self.remembered(|record| {
-            let known = record.peers.iter();
-            known
-                .filter_map(|(name, peer)| peer.id.map(|id| (name.clone(), id)))
-                .collect()
-        });
-        Ok(Locked { change, known })
+        Ok(change)
     }
 
     /// Gives back what was taken over a connection that has ended.
@@ -266,15 +285,16 @@ impl NodeHandle for LocalNode {
             containers,
             routes,
             trash: inventory.trash,
+            fences: inventory.fences,
             free: inventory.free,
             foreign_ports,
-            peers: record
-                .peers
-                .into_iter()
-                .map(|(name, peer)| (name, peer.address))
-                .collect(),
+            peers: record.peers,
             forgotten: record.forgotten,
         })
+    }
+
+    async fn offer(&self) -> Result<Option<KeyPin>, NodeError> {
+        Ok(Some(self.sender_key()?.pin()))
     }
 
     async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
@@ -288,11 +308,20 @@ impl NodeHandle for LocalNode {
             .get(&transfer.dataset.id)
             .and_then(|seen| seen.partial.as_ref())
             .filter(|partial| partial.snapshot == transfer.snapshot);
-        let pass = self
-            .admissions
-            .open(transfer, generation, self.parts.deadlines.ticket)?;
+        let door = match (&self.porch, transfer.sender) {
+            (Some(porch), Some(sender)) => porch.open(sender).await,
+            (None, _) | (_, None) => None,
+        };
+        let passage = door
+            .as_ref()
+            .map_or(Passage::Own, |ajar| Passage::Door(ajar.door.address()));
+        let lifetime = self.parts.deadlines.ticket;
+        let pass = self.admissions.open(transfer, generation, lifetime, |pass| {
+            door.map(|ajar| ajar.watch(pass, lifetime))
+        })?;
         Ok(Ticket {
             address: self.parts.reached_at.clone(),
+            passage,
             pass,
             resume: partial.map(|partial| partial.token.clone()),
             received: partial.map_or(ByteSize(0), |partial| partial.received),
@@ -311,7 +340,7 @@ impl NodeHandle for LocalNode {
         self.carry_out(order, progress, &entry).await
     }
 
-    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
+    async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
         self.lock_over(Session::HERE, claim)
     }
 
@@ -325,13 +354,8 @@ impl NodeHandle for LocalNode {
         Ok(change)
     }
 
-    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
-        self.record(|record| {
-            record.forgotten.insert(node.clone());
-            if let Some(peer) = record.peers.get_mut(node) {
-                peer.id = None;
-            }
-        })
+    async fn forget(&self, node: &NodeName, instead: Option<NodeId>) -> Result<Change, NodeError> {
+        self.record(|record| record.forget(node, instead))
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {

@@ -6,7 +6,11 @@ use std::fmt;
 use async_trait::async_trait;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
+use flocker_backends::Channel;
+use flocker_backends::ErrorClass;
 use flocker_backends::LogRequest;
+use flocker_backends::transport::direct::DoorAddress;
+use flocker_backends::transport::direct::KeyPin;
 use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -23,7 +27,9 @@ use serde::Deserialize;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::fault::Fault;
 pub use crate::node_error::NodeError;
+pub use flocker_model::Peer;
 
 /// A node, here or elsewhere.
 ///
@@ -41,11 +47,29 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     /// Looks at everything that the node has. Changes nothing.
     async fn observe(&self) -> Result<NodeState, NodeError>;
 
+    /// Returns the key that this node proves itself with where it sends directly, or nothing where it cannot.
+    ///
+    /// Asked twice it is the same, until the node's program is started anew.
+    async fn offer(&self) -> Result<Option<KeyPin>, NodeError> {
+        Ok(None)
+    }
+
     /// Announces a transfer to its receiver, and returns what the sender needs.
     ///
     /// The ticket is good for one transfer of one snapshot of one dataset into
     /// this node, for minutes; it replaces an unused one for the same dataset.
     async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError>;
+
+    /// Opens a byte pipe to one end of a transfer that goes through whoever holds this handle.
+    ///
+    /// What comes out of the pipe to the sender belongs into the one to the
+    /// receiver, and the other way round. A handle that opens no pipes says so.
+    async fn pipe(&self, _end: PipeEnd) -> Result<Channel, NodeError> {
+        Err(NodeError::Unreachable {
+            node: self.name().clone(),
+            source: Fault::new("no pipes are opened by this handle", ErrorClass::Permanent),
+        })
+    }
 
     /// Carries one action out.
     ///
@@ -58,7 +82,7 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     ///
     /// `AlreadySo` where this very claim holds it. The lock of a remote node
     /// ends with the connection it was taken on.
-    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError>;
+    async fn lock(&self, claim: &Claim) -> Result<Change, NodeError>;
 
     /// Gives the deploy lock back. `AlreadySo` where the claim does not hold it.
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError>;
@@ -66,8 +90,11 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     /// Takes the deploy lock away from whoever holds it, once no order is under way.
     async fn break_lock(&self) -> Result<Change, NodeError>;
 
-    /// Records durably that another node is lost for ever.
-    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError>;
+    /// Records durably that another node is lost for ever: the one that is remembered under this name.
+    ///
+    /// Where another machine answers under it by now, that one is remembered
+    /// instead, and is not forgotten.
+    async fn forget(&self, node: &NodeName, instead: Option<NodeId>) -> Result<Change, NodeError>;
 
     /// Takes that back.
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError>;
@@ -122,6 +149,9 @@ pub struct Transfer {
     pub snapshot: SnapshotName,
     /// The snapshot that the receiver has already; nothing for a full copy.
     pub base: Option<SnapshotGuid>,
+    /// The key of its sender, for whom the receiver is to open a door; nothing where none is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<KeyPin>,
 }
 
 /// What the receiver of a transfer gives to its sender.
@@ -129,12 +159,44 @@ pub struct Transfer {
 pub struct Ticket {
     /// Where the receiver is reached. It is filled in by the handle, never by the receiver itself.
     pub address: NodeAddress,
+    /// How the sender gets at it.
+    pub passage: Passage,
     /// What lets the sender in, once.
     pub pass: Pass,
     /// Where an earlier try stopped; its meaning is the backend's own.
     pub resume: Option<String>,
     /// How much of it has arrived already.
     pub received: ByteSize,
+}
+
+/// How the bytes of a transfer get from its sender to its receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Passage {
+    /// By the sender's own transport, at the receiver's address.
+    #[default]
+    Own,
+    /// Through a door that the receiver has opened for it.
+    Door(DoorAddress),
+    /// Through whoever gave the order, who pipes.
+    Relay,
+}
+
+impl Passage {
+    /// Says whether it is the one that needs no saying.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
+}
+
+/// One end of a transfer that goes through whoever ordered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PipeEnd {
+    /// The sender, and the pass of the transfer that is meant.
+    Sender(Pass),
+    /// The receiver, who learns from the sender which transfer it is.
+    Receiver,
 }
 
 /// 128 random bits that let one transfer in. They are never shown.
@@ -172,26 +234,6 @@ pub struct Claim {
     pub since: u64,
     /// The other nodes that there are.
     pub peers: BTreeMap<NodeName, Peer>,
-}
-
-/// Another node, as a node is told of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Peer {
-    /// Where it is reached.
-    pub address: NodeAddress,
-    /// Who answered there first. It stays until the node is forgotten.
-    pub id: Option<NodeId>,
-}
-
-/// A deploy lock that was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Locked {
-    /// Whether it was taken now.
-    pub change: Change,
-    /// Who the other nodes were when this one was first told of them.
-    pub known: BTreeMap<NodeName, NodeId>,
 }
 
 /// Who is told how far a long action is.

@@ -30,6 +30,14 @@ pub enum NodeError {
         /// Why not.
         source: Fault,
     },
+    /// The bytes of a transfer could not be sent to it directly. Nothing was sent, and the ticket is unused.
+    #[error("{node} could not be reached directly")]
+    NotDirect {
+        /// The receiver.
+        node: NodeName,
+        /// Why not.
+        source: Fault,
+    },
     /// The connection ended before the answer came. Whether the order was carried out is not known.
     #[error("the connection to {node} ended before it answered")]
     Lost {
@@ -151,9 +159,10 @@ impl Classify for NodeError {
             | Self::NotAdmitted { .. }
             | Self::InUse { .. }
             | Self::Deadline { .. } => ErrorClass::Transient,
-            Self::Unreachable { source, .. } | Self::Protocol { source, .. } | Self::Backend(source) => {
-                source.class()
-            }
+            Self::Unreachable { source, .. }
+            | Self::NotDirect { source, .. }
+            | Self::Protocol { source, .. }
+            | Self::Backend(source) => source.class(),
             Self::Receiver { source, .. } => source.class(),
             // Only another order, or another person, can change these.
             Self::Stale { .. }

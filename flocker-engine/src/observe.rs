@@ -26,7 +26,7 @@ use crate::node_error::NodeError;
 pub struct Looking {
     /// How long one node may take.
     pub deadline: Duration,
-    /// Who answered under which name before.
+    /// Who is expected under which name, beside what the files and the nodes themselves say.
     pub known: BTreeMap<NodeName, NodeId>,
 }
 
@@ -36,8 +36,12 @@ pub struct Looking {
 /// still have what the files speak of. One that was declared lost for ever is
 /// listed and not asked, unless the files name it. A slow node delays nobody
 /// beyond the deadline.
+///
+/// A node that answers with another identity than any of the others remembers
+/// is not seen: what it has says nothing of what is meant by its name. The
+/// files go before what is remembered where they say who a node is.
 pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking) -> ClusterState {
-    let mut seen: BTreeMap<NodeName, Observed<NodeState>> = BTreeMap::new();
+    let mut state = ClusterState::default();
     let mut next: BTreeMap<NodeName, Option<NodeAddress>> = desired
         .members()
         .iter()
@@ -48,8 +52,7 @@ pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking)
         for (name, address) in std::mem::take(&mut next) {
             let handle = handles.reach(&name, address.as_ref());
             let deadline = looking.deadline;
-            let pinned = desired.members().get(&name).and_then(|member| member.id);
-            let expected = pinned.or_else(|| looking.known.get(&name).copied());
+            let expected = pinned(desired, &name).or_else(|| looking.known.get(&name).copied());
             looks.spawn(async move {
                 let look = look(handle, deadline, expected).await;
                 (name, look)
@@ -57,18 +60,18 @@ pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking)
         }
         while let Some(look) = looks.join_next().await {
             if let Ok((name, look)) = look {
-                seen.insert(name, look);
+                state.nodes.insert(name, look);
             }
         }
-        let known = || seen.values().filter_map(Observed::known);
-        let forgotten: BTreeSet<NodeName> = known().flat_map(|state| state.forgotten.clone()).collect();
-        let peers: BTreeMap<NodeName, NodeAddress> = known().flat_map(|state| state.peers.clone()).collect();
-        for (name, address) in peers {
-            if seen.contains_key(&name) {
-                continue;
-            }
+        let forgotten: BTreeSet<NodeName> = state.forgotten().into_iter().cloned().collect();
+        let peers = state.all_known().flat_map(|(_, seen)| &seen.peers);
+        let unlisted: BTreeMap<NodeName, NodeAddress> = peers
+            .filter(|(name, _)| !state.nodes.contains_key(*name))
+            .map(|(name, peer)| (name.clone(), peer.address.clone()))
+            .collect();
+        for (name, address) in unlisted {
             if forgotten.contains(&name) {
-                seen.insert(name, Observed::Unknown(Silence::NotAsked));
+                state.nodes.insert(name, Observed::Unknown(Silence::Forgotten));
             } else {
                 next.insert(name, Some(address));
             }
@@ -76,11 +79,58 @@ pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking)
     }
     // Every name that was asked has an answer, even where looking itself broke down.
     for name in desired.members().keys() {
-        seen.entry(name.clone())
+        state
+            .nodes
+            .entry(name.clone())
             .or_insert(Observed::Unknown(Silence::NotAsked));
     }
-    set_doubles_apart(desired, &mut seen);
-    ClusterState { nodes: seen }
+    set_doubles_apart(desired, &mut state.nodes);
+    doubt_impostors(desired, &mut state);
+    state
+}
+
+fn pinned(desired: &Deployment, name: &NodeName) -> Option<NodeId> {
+    desired.members().get(name).and_then(|member| member.id)
+}
+
+/// Takes every node as silent that is not who others remember under its name: any disagreement is enough.
+///
+/// Nothing is said by who was declared lost, nor of whom: those identities are given up.
+fn doubt_impostors(desired: &Deployment, state: &mut ClusterState) {
+    let forgotten = state.forgotten();
+    let mut lost: BTreeSet<(&NodeName, &NodeId)> = BTreeSet::new();
+    for (name, ids) in state.all_known().flat_map(|(_, seen)| &seen.forgotten) {
+        lost.extend(ids.iter().map(|id| (name, id)));
+    }
+    let memories = || {
+        let witnesses = state.all_known().filter(|(who, _)| !forgotten.contains(who));
+        witnesses.flat_map(|(who, seen)| seen.peers.iter().map(move |peer| (who, peer)))
+    };
+    let mut doubtful: BTreeMap<NodeName, Silence> = BTreeMap::new();
+    for (_, (name, peer)) in memories() {
+        if let (Some(id), Some(seen)) = (&peer.id, state.known(name))
+            && *id != seen.id
+            && !lost.contains(&(name, id))
+            && pinned(desired, name).is_none()
+        {
+            let silence = Silence::Impostor {
+                found: seen.id,
+                remembered: BTreeMap::new(),
+            };
+            doubtful.insert(name.clone(), silence);
+        }
+    }
+    for (who, (name, peer)) in memories() {
+        if let (Some(id), Some(Silence::Impostor { remembered, .. })) = (peer.id, doubtful.get_mut(name))
+            && !lost.contains(&(name, &id))
+        {
+            remembered.insert(who.clone(), id);
+        }
+    }
+    let doubtful = doubtful.into_iter();
+    state
+        .nodes
+        .extend(doubtful.map(|(name, silence)| (name, Observed::Unknown(silence))));
 }
 
 async fn look(
@@ -108,6 +158,7 @@ fn silence(error: &NodeError) -> Silence {
     match error {
         NodeError::Protocol { .. } => Silence::Unreadable { reason },
         NodeError::Unreachable { .. }
+        | NodeError::NotDirect { .. }
         | NodeError::Lost { .. }
         | NodeError::Stale { .. }
         | NodeError::WrongNode { .. }

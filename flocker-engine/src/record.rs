@@ -44,8 +44,8 @@ pub struct NodeRecord {
     pub generation: Generation,
     /// The other nodes that it was told of.
     pub peers: BTreeMap<NodeName, Peer>,
-    /// The nodes that a person has declared lost for ever.
-    pub forgotten: BTreeSet<NodeName>,
+    /// The nodes that a person has declared lost for ever, and who they were; nobody where that was not known.
+    pub forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
 }
 
 impl NodeRecord {
@@ -61,8 +61,31 @@ impl NodeRecord {
             key: DefinitionKey::new(key),
             generation: Generation::default(),
             peers: BTreeMap::new(),
-            forgotten: BTreeSet::new(),
+            forgotten: BTreeMap::new(),
         })
+    }
+
+    /// Gives up who is remembered under a name, for who answers under it by now or for nobody.
+    pub(crate) fn forget(&mut self, node: &NodeName, instead: Option<NodeId>) {
+        let mut peer = self.peers.get_mut(node);
+        let remembered = peer.as_ref().and_then(|peer| peer.id);
+        let lost = remembered.filter(|id| Some(*id) != instead);
+        if lost.is_some() || instead.is_none() {
+            self.forgotten.entry(node.clone()).or_default().extend(lost);
+        }
+        if let Some(peer) = &mut peer {
+            peer.id = instead;
+        }
+        let Some(instead) = instead else {
+            return;
+        };
+        if let Some(lost) = self.forgotten.get_mut(node) {
+            lost.remove(&instead);
+            // Nobody in particular would be anybody, and so the one that answers too.
+            if lost.is_empty() {
+                self.forgotten.remove(node);
+            }
+        }
     }
 }
 
@@ -185,7 +208,7 @@ struct Written {
     key: String,
     generation: Generation,
     peers: BTreeMap<NodeName, Peer>,
-    forgotten: BTreeSet<NodeName>,
+    forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
 }
 
 impl From<&NodeRecord> for Written {
@@ -283,7 +306,9 @@ mod tests {
         let mut record = NodeRecord::random().unwrap();
         store.save(&record).unwrap();
         record.generation = Generation(7);
-        record.forgotten.insert("gamma".parse().unwrap());
+        record
+            .forgotten
+            .insert("gamma".parse().unwrap(), [NodeId(Uuid::new_v4())].into());
         record.peers.insert(
             "beta".parse().unwrap(),
             Peer {

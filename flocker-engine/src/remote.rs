@@ -9,11 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
+use flocker_backends::Channel;
 use flocker_backends::LogRequest;
 use flocker_backends::Transport;
+use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ApplicationName;
 use flocker_model::Generation;
 use flocker_model::NodeAddress;
+use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_plan::Action;
@@ -26,15 +29,16 @@ use crate::fault::Fault;
 use crate::local::stop_limit;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::NodeHandle;
 use crate::node::Order;
+use crate::node::PipeEnd;
 use crate::node::Progress;
 use crate::node::Ticket;
 use crate::node::Transfer;
 use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Ask;
+use crate::wire::PASSAGES;
 use crate::wire::Piece;
 use crate::wire::Say;
 use crate::wire::WireError;
@@ -98,6 +102,11 @@ impl RemoteNode {
     }
 
     async fn call(&self, ask: Ask) -> Result<Call, NodeError> {
+        Call::begin(self.connection().await?, &self.name, ask)
+    }
+
+    /// Returns the connection that all calls share, opened now if there is none.
+    async fn connection(&self) -> Result<Arc<Connection>, NodeError> {
         let began = clock::now();
         let mut link = self.link.lock().await;
         let alive = link
@@ -116,8 +125,7 @@ impl RemoteNode {
                 }
             },
         };
-        drop(link);
-        Call::begin(connection, &self.name, ask)
+        Ok(connection)
     }
 
     /// Asks something that is answered at once.
@@ -205,11 +213,26 @@ impl NodeHandle for RemoteNode {
         NodeState::try_from(*state).map_err(|error| self.protocol(&error))
     }
 
-    async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
-        let ask = Ask::Admit {
-            transfer: transfer.clone(),
-            generation,
+    async fn offer(&self) -> Result<Option<KeyPin>, NodeError> {
+        if self.connection().await?.version() < PASSAGES {
+            return Ok(None);
+        }
+        let Say::Offered(pin) = self.ask("the key of a sender", Ask::Offer).await? else {
+            return Err(self.unexpected());
         };
+        Ok(pin)
+    }
+
+    async fn pipe(&self, end: PipeEnd) -> Result<Channel, NodeError> {
+        connection::open_pipe(&self.name, &self.address, &*self.transport, &self.deadlines, end).await
+    }
+
+    async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
+        let mut transfer = transfer.clone();
+        if self.connection().await?.version() < PASSAGES {
+            transfer.sender = None;
+        }
+        let ask = Ask::Admit { transfer, generation };
         let Say::Admitted(ticket) = self.ask("the admission of a transfer", ask).await? else {
             return Err(self.unexpected());
         };
@@ -237,11 +260,8 @@ impl NodeHandle for RemoteNode {
         }
     }
 
-    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
-        let Say::Locked(locked) = self.ask("the deploy lock", Ask::Lock(claim.clone())).await? else {
-            return Err(self.unexpected());
-        };
-        Ok(locked)
+    async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
+        self.ask_change("the deploy lock", Ask::Lock(claim.clone())).await
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
@@ -254,9 +274,13 @@ impl NodeHandle for RemoteNode {
             .await
     }
 
-    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
+    async fn forget(&self, node: &NodeName, instead: Option<NodeId>) -> Result<Change, NodeError> {
         let what = format!("{node} to be forgotten");
-        self.ask_change(&what, Ask::Forget(node.clone())).await
+        let ask = Ask::Forget {
+            node: node.clone(),
+            instead,
+        };
+        self.ask_change(&what, ask).await
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {

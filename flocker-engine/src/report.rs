@@ -7,6 +7,7 @@ use flocker_plan::StepId;
 use tokio::time::Instant;
 
 use crate::node_error::NodeError;
+use crate::passage::Carrier;
 
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct StepReport {
     pub ended: Option<Instant>,
     /// How much it sent, if it sends.
     pub sent: ByteSize,
+    /// By what it was carried, if it was sent to another machine.
+    pub carrier: Option<Carrier>,
 }
 
 impl StepReport {

@@ -5,8 +5,11 @@ mod control;
 use std::sync::Arc;
 
 use flocker_backends::Channel;
+use tokio::io::ReadHalf;
+use tokio::io::WriteHalf;
 
 use crate::local::LocalNode;
+use crate::node::Pass;
 use crate::wire;
 use crate::wire::Frame;
 use crate::wire::FrameReader;
@@ -22,6 +25,38 @@ use crate::wire::WireError;
 /// and are dropped then; after that, what it held of the deploy lock is given
 /// back. Whatever comes in, only this connection can end by it.
 pub async fn serve(channel: Channel, node: Arc<LocalNode>) -> Result<(), WireError> {
+    let (reader, writer, greeting) = greet(channel, &node).await?;
+    match greeting {
+        Some(Greeting::Control) => control::serve(reader, writer, node).await,
+        Some(Greeting::Transfer) => node.arrive(reader, writer, None).await,
+        Some(Greeting::Relay) => node.take_pipe(reader, writer).await,
+        None => Err(WireError::Invalid { what: "a greeting" }),
+    }
+}
+
+/// Serves the sender who came in by a door; all that may be said there is the transfer that the door was opened for.
+pub(crate) async fn serve_sender(
+    channel: Channel,
+    node: Arc<LocalNode>,
+    pass: Pass,
+) -> Result<(), WireError> {
+    let (reader, writer, greeting) = greet(channel, &node).await?;
+    match greeting {
+        Some(Greeting::Transfer) => node.arrive(reader, writer, Some(pass)).await,
+        Some(Greeting::Control | Greeting::Relay) | None => Err(WireError::Unexpected {
+            what: "something else than a transfer",
+        }),
+    }
+}
+
+type Greeted = (
+    FrameReader<ReadHalf<Channel>>,
+    FrameWriter<WriteHalf<Channel>>,
+    Option<Greeting>,
+);
+
+/// Introduces this node, and returns what the connection is for.
+async fn greet(channel: Channel, node: &LocalNode) -> Result<Greeted, WireError> {
     let (reader, writer) = tokio::io::split(channel);
     let mut reader = FrameReader::new(reader);
     let mut writer = FrameWriter::new(writer);
@@ -38,9 +73,5 @@ pub async fn serve(channel: Channel, node: Arc<LocalNode>) -> Result<(), WireErr
     });
     let theirs = greeted.await.map_err(|_| WireError::Silent(limit))??;
     wire::check_hello(&theirs)?;
-    match theirs.greeting {
-        Some(Greeting::Control) => control::serve(reader, writer, node).await,
-        Some(Greeting::Transfer) => node.arrive(reader, writer).await,
-        None => Err(WireError::Invalid { what: "a greeting" }),
-    }
+    Ok((reader, writer, theirs.greeting))
 }

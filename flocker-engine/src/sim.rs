@@ -19,6 +19,7 @@ mod command;
 mod dice;
 mod harm;
 mod mishap;
+pub mod model;
 mod run;
 mod script;
 mod way;

@@ -237,6 +237,7 @@ async fn perform(cluster: &Cluster, desired: &Deployment, step: &Step) -> Change
             dataset: dataset.clone(),
             snapshot: snapshot.clone(),
             base: base.as_ref().map(|base| base.guid),
+            sender: None,
         };
         let receiver = cluster.program(to).expect("it is so in memory");
         order.ticket = Some(

@@ -20,6 +20,7 @@ use crate::id::NodeName;
 use crate::number::Generation;
 use crate::number::PortNumber;
 use crate::placements::Placements;
+use crate::setup::NodeSetup;
 use crate::shared::Shared;
 
 /// How to reach a node.
@@ -49,6 +50,8 @@ pub struct Member {
     pub address: Option<NodeAddress>,
     /// Who it must be; nothing where whoever answers is taken at its word.
     pub id: Option<NodeId>,
+    /// What it is put together from, as far as that is said.
+    pub setup: NodeSetup,
     /// What runs there, in order of name.
     pub applications: BTreeSet<ApplicationName>,
 }
@@ -60,6 +63,7 @@ impl Member {
         Self {
             address: None,
             id: None,
+            setup: NodeSetup::default(),
             applications: BTreeSet::new(),
         }
     }

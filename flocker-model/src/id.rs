@@ -187,6 +187,18 @@ name! {
     }
 }
 
+name! {
+    /// The name of a ZFS pool, or of a file system in one: `tank`, `tank/flocker`.
+    PoolName,
+    Alphabet {
+        what: "name of a pool",
+        limit: 200,
+        first: |c| c.is_ascii_alphabetic(),
+        rest: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ':' | '/'),
+        allowed: "letters, digits, `_`, `.`, `-`, `:` and `/`, starting with a letter",
+    }
+}
+
 impl SnapshotName {
     /// Returns the name of the `round`th copy made while the application still runs, on the way to `epoch`.
     #[must_use]

@@ -15,6 +15,7 @@ pub mod number;
 pub mod placements;
 pub mod route;
 pub mod secret;
+pub mod setup;
 mod shared;
 pub mod state;
 pub mod volume;
@@ -23,15 +24,16 @@ pub use application::{Application, HealthCheck, HealthProbe, Image, Limits, Link
 pub use deployment::{Deployment, DeploymentBuilder, DeploymentError, Member, NodeAddress};
 pub use environment::{Environment, EnvironmentValue};
 pub use id::{
-    ApplicationName, BootId, DatasetId, DefinitionHash, NameError, NodeId, NodeName, SnapshotGuid,
+    ApplicationName, BootId, DatasetId, DefinitionHash, NameError, NodeId, NodeName, PoolName, SnapshotGuid,
     SnapshotName,
 };
 pub use number::{ByteSize, Epoch, Generation, PortNumber};
 pub use placements::Placements;
 pub use route::{Home, KnownTables, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
+pub use setup::{ChoiceError, NodeSetup, RouterKind, RuntimeKind, VolumeKind};
 pub use state::{
     ClusterState, ContainerState, ContainerStatus, Health, Manifestation, NodeState, Observed,
-    PartialReceive, Role, Silence, Snapshot, Trashed,
+    PartialReceive, Peer, Role, Silence, Snapshot, Trashed,
 };
 pub use volume::{Dataset, Volume};

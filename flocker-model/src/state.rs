@@ -74,6 +74,33 @@ pub enum Silence {
         /// The other name.
         other: NodeName,
     },
+    /// Who answers is not who other nodes remember under this name, or they do not agree on who that is.
+    Impostor {
+        /// Who answered.
+        found: NodeId,
+        /// Which nodes remember whom under this name.
+        remembered: BTreeMap<NodeName, NodeId>,
+    },
+    /// A person has declared it lost for ever, so nobody asks it.
+    Forgotten,
+}
+
+impl Silence {
+    /// Returns what a person can do about it, where that is more than bringing the node back.
+    #[must_use]
+    pub fn hint(&self, node: &NodeName) -> Option<String> {
+        match self {
+            Self::Impostor { .. } => Some(format!(
+                "if the {node} that is remembered is lost for ever, `flocker node forget {node}` says so, and lets in the one that answers; else bring the old one back under this name"
+            )),
+            Self::NotAsked
+            | Self::Unreachable { .. }
+            | Self::Unreadable { .. }
+            | Self::WrongNode { .. }
+            | Self::SameNode { .. }
+            | Self::Forgotten => None,
+        }
+    }
 }
 
 impl fmt::Display for Silence {
@@ -89,6 +116,26 @@ impl fmt::Display for Silence {
                 )
             }
             Self::SameNode { other } => write!(f, "it is the same machine as {other}"),
+            Self::Impostor { found, remembered } => {
+                write!(f, "node {found} answers under this name")?;
+                let mut by_id: BTreeMap<NodeId, Vec<&str>> = BTreeMap::new();
+                for (who, id) in remembered {
+                    by_id.entry(*id).or_default().push(who.as_str());
+                }
+                for (id, who) in by_id {
+                    let (who, verb) = (
+                        who.join(" and "),
+                        if who.len() == 1 { "remembers" } else { "remember" },
+                    );
+                    if id == *found {
+                        write!(f, ", as {who} {verb}")?;
+                    } else {
+                        write!(f, ", but {who} {verb} node {id}")?;
+                    }
+                }
+                Ok(())
+            }
+            Self::Forgotten => f.write_str("it was declared lost for ever"),
         }
     }
 }
@@ -133,9 +180,43 @@ impl ClusterState {
     }
 
     /// Says whether a person has declared this node lost for ever, and some seen node has recorded it.
+    ///
+    /// What is lost is a machine, not a name: one that answers with another
+    /// identity than the lost one, or is remembered by a seen node with another, is not forgotten.
     #[must_use]
     pub fn is_forgotten(&self, node: &NodeName) -> bool {
-        self.all_known().any(|(_, state)| state.forgotten.contains(node))
+        let mut records = self
+            .all_known()
+            .filter_map(|(_, state)| state.forgotten.get(node))
+            .peekable();
+        if records.peek().is_none() {
+            return false;
+        }
+        let lost: BTreeSet<&NodeId> = records.flatten().collect();
+        // Nobody knew who it was: it may be anybody.
+        if lost.is_empty() {
+            return true;
+        }
+        if let Some(state) = self.known(node) {
+            return lost.contains(&state.id);
+        }
+        let mut remembered = self
+            .all_known()
+            .filter_map(|(_, state)| state.peers.get(node)?.id.as_ref());
+        remembered.all(|id| lost.contains(id))
+    }
+
+    /// Returns every node that is forgotten, whether anybody else speaks of it or not.
+    #[must_use]
+    pub fn forgotten(&self) -> BTreeSet<&NodeName> {
+        let recorded: BTreeSet<&NodeName> = self
+            .all_known()
+            .flat_map(|(_, state)| state.forgotten.keys())
+            .collect();
+        recorded
+            .into_iter()
+            .filter(|name| self.is_forgotten(name))
+            .collect()
     }
 }
 
@@ -160,14 +241,26 @@ pub struct NodeState {
     pub routes: RouteTable,
     /// Copies that were destroyed and can still be brought back.
     pub trash: Vec<Trashed>,
+    /// Of datasets that it has no trace of any more: the newest ownership that it knew of. It never takes this one or an older one.
+    pub fences: BTreeMap<DatasetId, Epoch>,
     /// How much more data it can take, if it can tell.
     pub free: Option<ByteSize>,
     /// Ports of its address that something else than Flocker uses.
     pub foreign_ports: BTreeSet<PortNumber>,
     /// The other nodes that it has been told of.
-    pub peers: BTreeMap<NodeName, NodeAddress>,
-    /// Nodes that a person has declared lost for ever.
-    pub forgotten: BTreeSet<NodeName>,
+    pub peers: BTreeMap<NodeName, Peer>,
+    /// Nodes that a person has declared lost for ever, and who they were; nobody where that was not known.
+    pub forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
+}
+
+/// Another node, as a node is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Where it is reached.
+    pub address: NodeAddress,
+    /// Who answered there first. It stays until the node is forgotten.
+    pub id: Option<NodeId>,
 }
 
 /// A dataset's presence on a node.
@@ -244,6 +337,8 @@ pub struct Trashed {
     pub entry: String,
     /// The dataset.
     pub dataset: DatasetId,
+    /// What its node might do with it; nothing where that can no longer be told.
+    pub role: Option<Role>,
     /// How much it holds.
     pub used: ByteSize,
     /// How long it has been there, by the node's own clock.

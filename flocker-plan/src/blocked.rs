@@ -7,10 +7,15 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Generation;
 use flocker_model::NodeName;
 use flocker_model::PortNumber;
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::obstacle::NotPromoted;
+use crate::obstacle::NotRestored;
+use crate::step::StepId;
 
 /// Something that is to be, and that no step can bring about yet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -104,8 +109,8 @@ impl Waiting {
                 nodes.first().map_or("NODE", NodeName::as_str)
             ),
             Self::ForHealth { application, on } => format!(
-                "`flocker logs {application}` on {} shows why; the next deploy looks again",
-                list(on)
+                "`flocker logs {application} --on {}` shows why; the next deploy looks again",
+                on.first().map_or("NODE", NodeName::as_str)
             ),
             Self::PreCopy { .. } => {
                 "nothing to do: the cut-over follows when the copies are close enough".into()
@@ -200,6 +205,8 @@ pub enum Refusal {
         dataset: DatasetId,
         /// Where the copies are.
         nodes: Vec<NodeName>,
+        /// In whose trash the owner's copy is, where it can be brought back.
+        in_trash: Option<NodeName>,
     },
     /// The only copies are in the trash.
     InTrash {
@@ -253,6 +260,40 @@ pub enum Refusal {
         /// The node.
         node: NodeName,
     },
+    /// Nodes obey a newer configuration by now.
+    Outdated {
+        /// Which configuration this is.
+        generation: Generation,
+        /// The newest that is obeyed.
+        newest: Generation,
+        /// By whom one is obeyed that is newer than this.
+        nodes: Vec<NodeName>,
+    },
+    /// Steps wait for each other, so that none of them can ever begin.
+    Circle {
+        /// These, and those that wait for them.
+        steps: Vec<StepId>,
+    },
+    /// A copy was to become the owner's, and does not.
+    NotPromoted {
+        /// The dataset.
+        dataset: DatasetId,
+        /// The node whose copy was to count.
+        on: NodeName,
+        /// Why not.
+        because: NotPromoted,
+    },
+    /// Data was to come back from the trash, and does not.
+    NotRestored {
+        /// The application.
+        application: ApplicationName,
+        /// The dataset.
+        dataset: DatasetId,
+        /// In whose trash it is.
+        nodes: Vec<NodeName>,
+        /// Why not.
+        because: NotRestored,
+    },
 }
 
 impl Refusal {
@@ -265,8 +306,13 @@ impl Refusal {
             | Self::InTrash { application, .. }
             | Self::NoRoom { application, .. }
             | Self::LargerThanLimit { application, .. }
-            | Self::PortTaken { application, .. } => Some(application),
-            Self::StopAll { .. } | Self::Returned { .. } => None,
+            | Self::PortTaken { application, .. }
+            | Self::NotRestored { application, .. } => Some(application),
+            Self::StopAll { .. }
+            | Self::Returned { .. }
+            | Self::Outdated { .. }
+            | Self::Circle { .. }
+            | Self::NotPromoted { .. } => None,
         }
     }
 
@@ -281,6 +327,15 @@ impl Refusal {
                     .map_or("NODE", |(node, _)| node.as_str());
                 format!(
                     "look at both copies; `flocker promote {dataset} --on {newest}` keeps that one and sets the other aside"
+                )
+            }
+            Self::NoOwner {
+                application,
+                in_trash: Some(node),
+                ..
+            } => {
+                format!(
+                    "its owner's copy is in the trash on {node}: `flocker undo {application}` brings it back"
                 )
             }
             Self::NoOwner { dataset, nodes, .. } => format!(
@@ -299,6 +354,21 @@ impl Refusal {
                     "it may hold old data: clear it, or name it again with `flocker node remember {node}`"
                 )
             }
+            Self::Outdated { .. } => {
+                "somebody has deployed newer files; look at them, and deploy again if yours are right".into()
+            }
+            Self::Circle { .. } => "this is a bug in flocker; please report it with the plan".into(),
+            Self::NotPromoted {
+                dataset,
+                on: _,
+                because,
+            } => because.hint(*dataset),
+            Self::NotRestored {
+                application,
+                dataset,
+                nodes,
+                because,
+            } => because.hint(application, *dataset, nodes),
         }
     }
 }
@@ -310,24 +380,12 @@ impl fmt::Display for Refusal {
                 application,
                 dataset,
                 owners,
-            } => {
-                if let Some(application) = application {
-                    write!(f, "{application} is left as it is: ")?;
-                }
-                write!(f, "dataset {dataset} is written by more than one node:")?;
-                for (position, (node, epoch)) in owners.iter().enumerate() {
-                    write!(
-                        f,
-                        "{} {node} in epoch {epoch}",
-                        if position == 0 { "" } else { "," }
-                    )?;
-                }
-                Ok(())
-            }
+            } => split(f, application.as_ref(), *dataset, owners),
             Self::NoOwner {
                 application,
                 dataset: _,
                 nodes,
+                in_trash: _,
             } => write!(
                 f,
                 "{application} cannot have its data: there are copies on {}, and no node owns it",
@@ -380,8 +438,62 @@ impl fmt::Display for Refusal {
                 write!(f, "{stopping} of {running} running applications would be stopped")
             }
             Self::Returned { node } => write!(f, "{node} was declared lost for ever, and answers again"),
+            Self::Outdated {
+                generation,
+                newest,
+                nodes,
+            } => write!(
+                f,
+                "this is generation {generation}, and {} obey{} generation {newest} by now",
+                list(nodes),
+                if nodes.len() == 1 { "s" } else { "" }
+            ),
+            Self::Circle { steps } => {
+                let steps: Vec<&str> = steps.iter().map(|step| step.0.as_str()).collect();
+                write!(
+                    f,
+                    "steps wait for each other, and none can begin: {}",
+                    steps.join(", ")
+                )
+            }
+            Self::NotPromoted { dataset, on, because } => {
+                write!(
+                    f,
+                    "the copy of dataset {dataset} on {on} is not made the owner's: {because}"
+                )
+            }
+            Self::NotRestored {
+                application,
+                dataset: _,
+                nodes,
+                because,
+            } => {
+                let nodes = list(nodes);
+                write!(
+                    f,
+                    "the data of {application} in the trash on {nodes} does not come back: {because}"
+                )
+            }
         }
     }
+}
+
+/// Writes who all claim a dataset.
+fn split(
+    f: &mut fmt::Formatter<'_>,
+    application: Option<&ApplicationName>,
+    dataset: DatasetId,
+    owners: &[(NodeName, Epoch)],
+) -> fmt::Result {
+    if let Some(application) = application {
+        write!(f, "{application} is left as it is: ")?;
+    }
+    write!(f, "dataset {dataset} is written by more than one node:")?;
+    for (position, (node, epoch)) in owners.iter().enumerate() {
+        let comma = if position == 0 { "" } else { "," };
+        write!(f, "{comma} {node} in epoch {epoch}")?;
+    }
+    Ok(())
 }
 
 /// Data that no application of the files uses. It is kept.

@@ -76,15 +76,30 @@ impl Takers {
     }
 }
 
+/// Steps in an order in which they can be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Linked {
+    /// Those that can be done; each comes after the makers of its needs.
+    pub steps: Vec<Step>,
+    /// Which of these make what which of these need.
+    pub edges: Edges,
+    /// Those that can not: they wait for each other, or for one that does.
+    pub in_circle: Vec<Step>,
+}
+
 /// Orders steps so that each comes after the makers of its needs, and otherwise as they came.
 ///
-/// Steps that wait for each other in a circle are left out.
+/// Steps that wait for each other in a circle, and those that wait for them, can never come; they are returned apart.
 #[must_use]
-pub fn link(mut steps: Vec<Step>) -> (Vec<Step>, Edges) {
+pub fn link(mut steps: Vec<Step>) -> Linked {
     let edges = find(&steps);
     let in_order = (0..steps.len()).all(|position| edges.makers(position).all(|maker| maker < position));
     if in_order {
-        return (steps, edges);
+        return Linked {
+            steps,
+            edges,
+            in_circle: Vec::new(),
+        };
     }
     let order = sort(&edges, steps.len());
     if order.len() < steps.len() {
@@ -93,12 +108,19 @@ pub fn link(mut steps: Vec<Step>) -> (Vec<Step>, Edges) {
             .into_iter()
             .filter_map(|position| slots[position as usize].take());
         let kept: Vec<Step> = kept.collect();
-        let edges = find(&kept);
-        return (kept, edges);
+        return Linked {
+            edges: find(&kept),
+            steps: kept,
+            in_circle: slots.into_iter().flatten().collect(),
+        };
     }
     let edges = renumber(&edges, &order);
     arrange(&mut steps, order);
-    (steps, edges)
+    Linked {
+        steps,
+        edges,
+        in_circle: Vec::new(),
+    }
 }
 
 /// Puts each step where `order` has its position.
@@ -436,7 +458,9 @@ mod tests {
                 .parse::<usize>()
                 .unwrap()
         };
-        let (linked, edges) = link(steps);
+        let Linked {
+            steps: linked, edges, ..
+        } = link(steps);
         let order: Vec<usize> = linked.iter().map(name).collect();
         let mut expected: Vec<usize> = (2..=19)
             .chain([22, 21, 20])
@@ -478,7 +502,9 @@ mod tests {
             .filter(|number| number % 2 == 0 || number % 5 != 0)
             .map(|number| stop(number, &needs(number)))
             .collect();
-        let (linked, edges) = link(steps);
+        let Linked {
+            steps: linked, edges, ..
+        } = link(steps);
         assert_eq!(edges, find(&linked));
     }
 }

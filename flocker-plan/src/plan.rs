@@ -9,6 +9,7 @@ use crate::blocked::Kept;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::link::Edges;
+use crate::link::Linked;
 use crate::step::Step;
 
 /// What to do, in which order, and what is left undone and why.
@@ -28,15 +29,23 @@ impl Plan {
     /// Puts steps into a stable topological order and keeps them with what is left undone.
     ///
     /// A step that needs a fact which another step makes comes after it. Steps
-    /// in a circle, which no rule produces, are left out.
+    /// in a circle, which no rule produces, are left out and refused by name.
     pub fn new(
         generation: Generation,
         steps: Vec<Step>,
         waiting: Vec<Waiting>,
-        refused: Vec<Refusal>,
+        mut refused: Vec<Refusal>,
         kept: Vec<Kept>,
     ) -> Self {
-        let (steps, edges) = crate::link::link(steps);
+        let Linked {
+            steps,
+            edges,
+            in_circle,
+        } = crate::link::link(steps);
+        if !in_circle.is_empty() {
+            let steps = in_circle.iter().map(Step::id).collect();
+            refused.push(Refusal::Circle { steps });
+        }
         Self {
             generation,
             steps,

@@ -139,7 +139,8 @@ fn receive(
     sent: &Sent,
     base: Option<&Snapshot>,
 ) -> Result<(), &'static str> {
-    let fresh = || empty(Role::Replica, Epoch(0), dataset.maximum_size);
+    let fence = node.fences.remove(&dataset.id).unwrap_or_default();
+    let fresh = || empty(Role::Replica, fence, dataset.maximum_size);
     let copy = node.datasets.entry(dataset.id).or_insert_with(fresh);
     if copy
         .snapshots
@@ -260,6 +261,10 @@ fn create(node: &mut NodeState, dataset: &Dataset, epoch: Epoch) -> Result<(), &
     if node.datasets.contains_key(&dataset.id) {
         return Err("a trace of the dataset is there");
     }
+    if node.fences.get(&dataset.id).is_some_and(|fence| epoch <= *fence) {
+        return Err("an earlier copy there had that ownership");
+    }
+    node.fences.remove(&dataset.id);
     node.datasets.insert(
         dataset.id,
         empty(Role::Primary { epoch }, epoch, dataset.maximum_size),
@@ -326,10 +331,14 @@ fn destroy(node: &mut NodeState, dataset: DatasetId) -> Result<(), &'static str>
         return Err("an application still uses it");
     }
     if let Some(copy) = node.datasets.remove(&dataset) {
+        if copy.fence > Epoch::default() {
+            node.fences.insert(dataset, copy.fence);
+        }
         let (entry, used) = (dataset.to_string(), copy.used);
         node.trash.push(Trashed {
             entry,
             dataset,
+            role: Some(copy.role),
             used,
             age: Duration::ZERO,
         });

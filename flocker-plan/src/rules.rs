@@ -12,6 +12,7 @@ mod handoff;
 mod offer;
 mod order;
 pub mod request;
+mod restore;
 mod route;
 mod settled;
 mod tidy;
@@ -30,6 +31,7 @@ use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::Epoch;
+use flocker_model::Generation;
 use flocker_model::NodeName;
 use flocker_model::SnapshotName;
 
@@ -52,6 +54,9 @@ use crate::view::View;
 pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
     let mut rules = Rules::new(desired, actual, policy);
     rules.refuse_returned();
+    if rules.is_outdated() {
+        return rules.finish();
+    }
     rules.find_settled_data();
     rules.find_containers();
     if rules.stops_too_much() {
@@ -170,6 +175,24 @@ impl<'a> Rules<'a> {
         self.refused.extend(returned.map(|node| Refusal::Returned {
             node: node.name.clone(),
         }));
+    }
+
+    /// Refuses everything where a node obeys a newer configuration by now: it is somebody else's turn.
+    fn is_outdated(&mut self) -> bool {
+        let generation = self.view.desired.generation();
+        let nodes = self.view.nodes.iter().filter(|node| !node.forgotten);
+        let obeyed = nodes.filter_map(|node| Some((node.seen?.generation, node.name)));
+        let newer: Vec<(Generation, &NodeName)> = obeyed.filter(|(obeyed, _)| *obeyed > generation).collect();
+        let Some(&(newest, _)) = newer.iter().max() else {
+            return false;
+        };
+        let nodes = newer.iter().map(|(_, name)| (*name).clone()).collect();
+        self.refused.push(Refusal::Outdated {
+            generation,
+            newest,
+            nodes,
+        });
+        true
     }
 
     /// Returns the placed application that claims the data with which another one is left running: its new name.

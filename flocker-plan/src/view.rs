@@ -10,6 +10,7 @@ use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionHash;
 use flocker_model::Deployment;
+use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
@@ -158,6 +159,8 @@ pub(crate) struct View<'a> {
     pub(crate) silent: Vec<NodeName>,
     /// Which datasets are in the trash of which seen nodes, in order of both.
     trashed: Vec<(DatasetId, u32)>,
+    /// What seen nodes know of the ownerships of datasets of which they have no copy, in order of both.
+    fences: Vec<(DatasetId, Epoch)>,
     /// The only datasets whose users anybody asks for; nothing where that may be any.
     sought: Option<Sought>,
     /// All containers with a dataset, in order of dataset, node and name; made when the first move asks.
@@ -169,11 +172,7 @@ pub(crate) struct View<'a> {
 impl<'a> View<'a> {
     pub(crate) fn new(desired: &'a Deployment, actual: &'a ClusterState) -> Self {
         let (names, definitions) = desired.applications().iter().unzip();
-        let mut forgotten: Vec<&NodeName> = actual
-            .all_known()
-            .flat_map(|(_, state)| state.forgotten.iter())
-            .collect();
-        forgotten.sort_unstable();
+        let forgotten: Vec<&NodeName> = actual.forgotten().into_iter().collect();
         let mut nodes: Vec<NodeView<'a>> = Vec::with_capacity(actual.nodes.len());
         let mut members = Vec::with_capacity(desired.members().len());
         let mut listed = (0_u32..).zip(desired.members().keys()).peekable();
@@ -216,6 +215,10 @@ impl<'a> View<'a> {
         }
         trashed.sort_unstable();
         trashed.dedup();
+        let states = nodes.iter().filter_map(|node| node.seen);
+        let fences = states.flat_map(|state| &state.fences);
+        let mut fences: Vec<(DatasetId, Epoch)> = fences.map(|(dataset, fence)| (*dataset, *fence)).collect();
+        fences.sort_unstable();
         let silent = actual
             .nodes
             .iter()
@@ -240,6 +243,7 @@ impl<'a> View<'a> {
             copies: ByDataset::new(copies),
             silent,
             trashed,
+            fences,
             sought: None,
             users: OnceCell::new(),
             lost: forgotten,
@@ -249,6 +253,12 @@ impl<'a> View<'a> {
     /// Says whether a person has declared a node lost for ever.
     pub(crate) fn is_lost(&self, name: &NodeName) -> bool {
         self.lost.binary_search(&name).is_ok()
+    }
+
+    /// Says whether a machine that was called so was declared lost, whoever is called so by now.
+    pub(crate) fn has_lost(&self, name: &NodeName) -> bool {
+        let mut states = self.nodes.iter().filter_map(|node| node.seen);
+        states.any(|state| state.forgotten.contains_key(name))
     }
 
     pub(crate) fn node(&self, node: u32) -> &NodeView<'a> {
@@ -302,6 +312,14 @@ impl<'a> View<'a> {
     /// Says that only the users of these datasets will be asked for.
     pub(crate) fn seek(&mut self, datasets: impl ExactSizeIterator<Item = DatasetId>) {
         self.sought = Some(Sought::new(datasets));
+    }
+
+    /// Returns the newest ownership of a dataset that a seen node without a copy of it knows of.
+    pub(crate) fn fence_left(&self, dataset: DatasetId) -> Option<Epoch> {
+        let n_before = self.fences.partition_point(|(known, _)| *known <= dataset);
+        let last = self.fences[..n_before].last();
+        last.filter(|(known, _)| *known == dataset)
+            .map(|(_, fence)| *fence)
     }
 
     /// Returns the containers, of whatever name, that have a dataset, in order of node, then name.

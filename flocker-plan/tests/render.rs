@@ -77,10 +77,11 @@ fn node(number: u8) -> NodeState {
         containers: BTreeMap::new(),
         routes: RouteTable::default(),
         trash: Vec::new(),
+        fences: BTreeMap::new(),
         free: None,
         foreign_ports: BTreeSet::new(),
         peers: BTreeMap::new(),
-        forgotten: BTreeSet::new(),
+        forgotten: BTreeMap::new(),
     }
 }
 

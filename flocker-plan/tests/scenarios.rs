@@ -18,8 +18,9 @@ use std::fs;
 use std::path::Path;
 
 use flocker_model::{ClusterState, Deployment};
-use flocker_plan::{Action, Plan, Policy, Waiting, check, plan};
+use flocker_plan::{Action, Plan, Policy, Undo, Waiting, check, plan, promote, undo};
 
+use scenario::Ask;
 use scenario::Scenario;
 use walk::settle;
 
@@ -49,16 +50,32 @@ fn check(path: &Path, wrong: &mut String) {
         desired,
         actual,
         policy,
+        ask,
         given,
         expected,
     } = &scenario;
-    let made = plan(desired, actual, policy);
+    let answer = || match ask {
+        Ask::Deploy | Ask::Hints => Asked::of(plan(desired, actual, policy)),
+        Ask::Promote { dataset, on } => Asked::of(promote(desired, actual, policy, *dataset, on)),
+        Ask::Undo { application, on } => undone(undo(desired, actual, policy, application, on.as_ref())),
+    };
+    let Asked { plan: made, besides } = answer();
     if let Err(violation) = check::plan(&made, desired, actual) {
         writeln!(wrong, "{name}: {violation}").unwrap();
     }
-    assert_eq!(made, plan(desired, actual, policy), "{name}: planned twice");
+    assert_eq!(made, answer().plan, "{name}: planned twice");
     let mut found = written(&made);
-    found.push_str(&follow(&name, desired, actual, policy, wrong));
+    found.push_str(&besides);
+    match ask {
+        Ask::Deploy => found.push_str(&follow(&name, desired, actual, policy, wrong)),
+        // What a person has asked for is done once.
+        Ask::Hints | Ask::Promote { .. } | Ask::Undo { .. } => {
+            for refusal in made.refused() {
+                writeln!(found, "   hint: {}", refusal.hint()).unwrap();
+            }
+        }
+    }
+    let found = found.replace("00000000-0000-0000-0000-00000000000", "d");
     if found == *expected {
         return;
     }
@@ -66,6 +83,42 @@ fn check(path: &Path, wrong: &mut String) {
         fs::write(path, format!("{given}\n\nplan\n{found}")).unwrap();
     } else {
         writeln!(wrong, "{name}: expected\n{expected}\nfound\n{found}").unwrap();
+    }
+}
+
+/// What was asked for: a plan, and what is said besides.
+struct Asked {
+    plan: Plan,
+    besides: String,
+}
+
+impl Asked {
+    fn of(plan: Plan) -> Self {
+        Self {
+            plan,
+            besides: String::new(),
+        }
+    }
+}
+
+fn undone(undo: Undo) -> Asked {
+    match undo {
+        Undo::Restore { plan, left } => Asked {
+            plan,
+            besides: if left.is_empty() {
+                String::new()
+            } else {
+                format!("left in the trash on {}\n", flocker_plan::blocked::list(&left))
+            },
+        },
+        Undo::MoveBack { to, from } => Asked {
+            plan: Plan::default(),
+            besides: format!("moves back from {from} to {to}\n"),
+        },
+        Undo::Nothing => Asked {
+            plan: Plan::default(),
+            besides: "nothing to undo\n".into(),
+        },
     }
 }
 
@@ -168,5 +221,5 @@ fn written(plan: &Plan) -> String {
         )
         .unwrap();
     }
-    text.replace("00000000-0000-0000-0000-00000000000", "d")
+    text
 }

@@ -28,6 +28,7 @@ use flocker_engine::wire::FromSender;
 use flocker_engine::wire::Greeting;
 use flocker_engine::wire::Hello;
 use flocker_engine::wire::PROTOCOL;
+use flocker_engine::wire::Pickup;
 use flocker_engine::wire::Reply;
 use flocker_engine::wire::Request;
 use flocker_engine::wire::Say;
@@ -49,7 +50,7 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     decode(data);
-    for greeting in [Greeting::Control, Greeting::Transfer] {
+    for greeting in [Greeting::Control, Greeting::Transfer, Greeting::Relay] {
         RUNTIME.block_on(tell_a_node(greeting, data));
     }
 });
@@ -65,7 +66,7 @@ fn decode(data: &[u8]) {
             rest = &rest[written.len()..];
             match frame {
                 Frame::Hello(bytes) | Frame::Part(bytes) | Frame::Last(bytes) => understand(&bytes),
-                Frame::Chunk(_) | Frame::Output { .. } => {}
+                Frame::Chunk(_) | Frame::Packed(_) | Frame::Output { .. } => {}
             }
         }
     }
@@ -76,6 +77,7 @@ fn understand(text: &[u8]) {
     again::<Hello>(text);
     again::<FromSender>(text);
     again::<ToSender>(text);
+    again::<Pickup>(text);
     if let Some(Request {
         ask: Ask::Perform(order),
         ..
@@ -119,6 +121,8 @@ fn node() -> Arc<LocalNode> {
         record: Arc::new(MemoryRecord::default()),
         foreign_ports: Arc::new(NoForeignPorts),
         deadlines: Deadlines {
+            // A pipe for a push that there is not is kept no longer than this.
+            answer: Duration::from_secs(1),
             closing: Duration::ZERO,
             ..Deadlines::default()
         },

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use clap::Parser;
 use clap::ValueEnum;
 use flocker_benches::child;
+use flocker_benches::copies;
 use flocker_benches::figure::Figures;
 use flocker_benches::frontier;
 use flocker_benches::growth;
+use flocker_benches::kernel_routes;
 use flocker_benches::memory;
 use flocker_benches::parsing;
 use flocker_benches::planning;
@@ -47,6 +49,8 @@ enum Group {
     Parsing,
     Memory,
     Transfer,
+    Copies,
+    KernelRoutes,
     Growth,
 }
 
@@ -81,7 +85,13 @@ fn main() -> io::Result<()> {
         memory::measure(effort, &mut figures)?;
     }
     if wants(Group::Transfer) {
-        transfer::measure(effort, &mut figures)?;
+        transfer::measure(&mut figures)?;
+    }
+    if wants(Group::Copies) {
+        copies::measure(effort, &mut figures)?;
+    }
+    if wants(Group::KernelRoutes) {
+        kernel_routes::measure(&mut figures)?;
     }
     if wants(Group::Growth) {
         match effort {

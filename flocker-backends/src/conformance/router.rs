@@ -56,10 +56,16 @@ pub trait RouterHarness: Send + Sync {
 }
 
 /// Declares a test for every promise of [`Router`]; give it an expression that makes a [`RouterHarness`].
+///
+/// Give it a function as well where a test needs something around it, a
+/// network of its own for example: it is called with the test as a closure.
 #[macro_export]
 macro_rules! router_conformance {
     ($harness:expr) => {
-        $crate::conformance_tests! { $crate::conformance::router, $harness,
+        $crate::router_conformance!($harness, within $crate::conformance::as_it_is);
+    };
+    ($harness:expr, within $surroundings:path) => {
+        $crate::conformance_tests! { within $surroundings, $crate::conformance::router, $harness,
             a_new_node_has_no_routes
             a_route_is_in_force_when_it_was_applied
             applying_twice_is_applying_once

@@ -102,6 +102,8 @@ macro_rules! runtime_conformance {
             output_outlives_the_container
             output_outlives_a_restart
             the_last_lines_are_read
+            output_is_followed_to_the_end_of_the_application
+            output_of_what_has_ended_is_not_waited_for
             an_application_that_was_never_here_has_no_output
             the_environment_arrives
             a_secret_arrives

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::SnapshotName;
 
@@ -44,6 +45,14 @@ pub trait VolumeHarness: Send + Sync {
     /// `false`, with nothing done, where the backend's snapshots are always atomic.
     async fn take_blurred(&self, dataset: DatasetId, name: &SnapshotName) -> bool {
         let _ = (dataset, name);
+        false
+    }
+
+    /// Sees to it that no more than so many bytes are free, or takes that back, and says whether it could.
+    ///
+    /// `false`, with nothing done, where nobody can say how large the disk is.
+    async fn leave_free(&self, room: Option<ByteSize>) -> bool {
+        let _ = room;
         false
     }
 
@@ -116,6 +125,8 @@ macro_rules! volume_conformance {
             a_cut_copy_goes_on_where_it_stopped
             a_token_that_does_not_fit_is_ignored
             a_damaged_stream_is_refused
+            two_receives_at_once_make_one_snapshot
+            two_full_copies_at_once_make_one_dataset
             a_dropped_receive_can_be_done_again
         }
         $crate::conformance_tests! { $crate::conformance::volume::keeping, $harness,
@@ -125,6 +136,8 @@ macro_rules! volume_conformance {
             a_dataset_is_resized
             a_dataset_is_never_resized_below_what_it_holds
             a_dataset_never_holds_more_than_it_may
+            what_fits_was_said_to_be_free
+            a_copy_that_does_not_fit_is_refused
             what_is_not_here_is_not_resized
             a_destroyed_copy_is_in_the_trash
             a_destroyed_primary_comes_back_as_it_was
@@ -133,6 +146,9 @@ macro_rules! volume_conformance {
             a_destroyed_dataset_can_be_created_again
             there_is_no_such_trash
             reclaimed_trash_is_gone_for_ever
+            a_fence_outlives_its_copy_and_its_trash
+            a_copy_that_comes_anew_begins_with_the_old_fence
+            an_owner_that_was_followed_never_comes_back_from_the_trash
             reclaimed_snapshots_are_gone
             the_newest_complete_snapshot_is_never_reclaimed
             a_reclaimed_partial_is_gone_and_the_copy_can_begin_again

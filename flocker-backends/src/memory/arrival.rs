@@ -106,7 +106,11 @@ impl Disk {
         let number = self.n_arrivals;
         let maximum_size = request.dataset.maximum_size;
         let now = self.now;
-        let new = || Held::empty(Role::Replica, maximum_size, now);
+        let fence = self.fence_left(dataset);
+        let new = || Held {
+            fence,
+            ..Held::empty(Role::Replica, maximum_size, now)
+        };
         let held = self.datasets.entry(dataset).or_insert_with(new);
         held.arrival = Some(Arrival {
             number,

@@ -35,6 +35,8 @@ pub(super) struct Disk {
     pub(super) now: Duration,
     pub(super) datasets: BTreeMap<DatasetId, Held>,
     trash: BTreeMap<String, Trash>,
+    /// The newest ownership that was known here of each dataset when a copy left.
+    fences: BTreeMap<DatasetId, Epoch>,
     n_taken: u64,
     n_destroyed: u64,
     pub(super) n_arrivals: u64,
@@ -50,6 +52,7 @@ impl Disk {
             now: Duration::ZERO,
             datasets: BTreeMap::new(),
             trash: BTreeMap::new(),
+            fences: BTreeMap::new(),
             n_taken: 0,
             n_destroyed: 0,
             n_arrivals: 0,
@@ -101,6 +104,7 @@ impl Disk {
         let trash = self.trash.iter().map(|(entry, trash)| Trashed {
             entry: entry.clone(),
             dataset: trash.dataset,
+            role: Some(trash.held.role.clone()),
             used: ByteSize(trash.held.live.size()),
             age: self.now.saturating_sub(trash.since),
         });
@@ -111,6 +115,12 @@ impl Disk {
                 .map(|(id, held)| (*id, held.report(self.now)))
                 .collect(),
             trash: trash.collect(),
+            fences: self
+                .fences
+                .iter()
+                .filter(|(id, _)| !self.datasets.contains_key(id))
+                .map(|(id, fence)| (*id, *fence))
+                .collect(),
             free: self.capacity.map(|all| ByteSize(all.0.saturating_sub(used))),
         }
     }
@@ -125,10 +135,23 @@ impl Disk {
             }),
             None => {
                 let held = Held::empty(role, dataset.maximum_size, self.now);
+                let fence = self.fence_left(dataset.id);
+                if epoch <= fence {
+                    return Err(VolumeError::Fenced {
+                        dataset: dataset.id,
+                        epoch,
+                        fence,
+                    });
+                }
                 self.datasets.insert(dataset.id, held);
                 Ok(Change::Made)
             }
         }
+    }
+
+    /// Returns what an earlier copy of a dataset has left: an ownership that is never taken again.
+    pub(super) fn fence_left(&self, dataset: DatasetId) -> Epoch {
+        self.fences.get(&dataset).copied().unwrap_or_default()
     }
 
     pub(super) fn resize(&mut self, dataset: DatasetId, to: Option<ByteSize>) -> Result<Change, VolumeError> {
@@ -284,6 +307,10 @@ impl Disk {
         let Some(held) = self.datasets.remove(&dataset) else {
             return Change::AlreadySo;
         };
+        let fence = self.fence_left(dataset).max(held.fence);
+        if fence > Epoch::default() {
+            self.fences.insert(dataset, fence);
+        }
         self.n_destroyed += 1;
         let entry = format!("{dataset}-{}", self.n_destroyed);
         let since = self.now;
@@ -302,7 +329,18 @@ impl Disk {
                 role: held.role_text(),
             });
         }
-        if let Some(trash) = self.trash.remove(&entry) {
+        let fence = self.fence_left(trash.dataset);
+        if let Role::Primary { epoch } = trash.held.role
+            && trash.held.fence < fence
+        {
+            return Err(VolumeError::Fenced {
+                dataset: trash.dataset,
+                epoch,
+                fence,
+            });
+        }
+        if let Some(mut trash) = self.trash.remove(&entry) {
+            trash.held.fence = trash.held.fence.max(fence);
             self.datasets.insert(trash.dataset, trash.held);
         }
         Ok(Change::Made)
@@ -322,12 +360,13 @@ impl Disk {
     }
 
     fn reclaim_partial(&mut self, dataset: DatasetId) -> bool {
+        let fence = self.fence_left(dataset);
         let Some(held) = self.datasets.get_mut(&dataset) else {
             return false;
         };
         let is_changed = held.arrival.take().is_some();
         // What was nothing but a beginning leaves no trace, unless something was renounced.
-        if is_changed && held.snapshots.is_empty() && held.fence == Epoch(0) {
+        if is_changed && held.snapshots.is_empty() && held.fence <= fence {
             self.datasets.remove(&dataset);
         }
         is_changed

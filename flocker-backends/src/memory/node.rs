@@ -39,6 +39,10 @@ pub(super) struct State {
     n_boots: u64,
 }
 
+/// Everything that is on a node at one moment, as a value: to go on from it more than once.
+#[derive(Clone, Debug)]
+pub struct Picture(State);
+
 /// What the twins of one node share.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -309,6 +313,17 @@ impl MemoryNode {
     /// as on a backend without atomic snapshots.
     pub fn set_blurred_snapshots(&self, blurred: bool) {
         self.machine.lock().disk.blurs = blurred;
+    }
+
+    /// Returns everything that is on the node.
+    #[must_use]
+    pub fn picture(&self) -> Picture {
+        Picture(self.machine.lock().clone())
+    }
+
+    /// Makes the node what it was when the picture was taken, whichever node that was. The observer is told nothing.
+    pub fn become_as(&self, picture: &Picture) {
+        *self.machine.lock() = picture.0.clone();
     }
 
     /// Returns the files of every dataset, as applications see them: a picture for comparisons.

@@ -89,6 +89,13 @@ pub fn serving_process(directory: &Path) -> io::Result<Option<u32>> {
     Ok(u32::try_from(peer.pid()).ok().filter(|process| *process != 0))
 }
 
+/// Connects to whoever answers at the state directory of a node, for programs that wait in threads of their own.
+pub fn connect_now(directory: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let stream = std::os::unix::net::UnixStream::connect(socket_in(&File::open(directory)?))?;
+    check_user(getsockopt(&stream, PeerCredentials)?.uid())?;
+    Ok(stream)
+}
+
 /// Returns a path of the socket that is short enough for a socket address, however deep its directory is.
 ///
 /// It is valid for as long as the directory is kept open.
@@ -98,7 +105,10 @@ fn socket_in(directory: &File) -> PathBuf {
 
 /// Refuses a peer that runs as another user.
 fn check_peer(stream: &UnixStream) -> io::Result<()> {
-    let peer = stream.peer_cred()?.uid();
+    check_user(stream.peer_cred()?.uid())
+}
+
+fn check_user(peer: u32) -> io::Result<()> {
     let own = Uid::effective().as_raw();
     if peer == own {
         return Ok(());

@@ -7,7 +7,13 @@
 //! hand-off. The one that a release takes is exact, or the release fails.
 //!
 //! What it cannot do: keep the application itself within the dataset's
-//! maximum size. The limit is checked where data is sent and received.
+//! maximum size, for which a filesystem needs quotas, and quotas root. The
+//! limit is checked where data is sent and received and where it is changed,
+//! and an inventory says how much there is of how much there may be.
+//!
+//! Entries that are not named as we name things are nobody's concern: they are
+//! logged once and left alone. What is ours and cannot be read makes the
+//! inventory an error that names it.
 //!
 //! Read `home` first: it has the order of the durable changes.
 
@@ -18,6 +24,7 @@ mod context;
 mod difference;
 mod dir;
 mod effects;
+mod fences;
 mod home;
 mod incoming;
 mod inventory;
@@ -54,6 +61,7 @@ use self::clock::Clock;
 use self::context::Context as _;
 use self::dir::Dir;
 use self::effects::Effects;
+use self::fences::Fences;
 use self::home::Home;
 use self::lock::Held;
 use self::lock::Locks;
@@ -111,7 +119,9 @@ struct Shared {
     staging: Dir,
     clock: Clock,
     locks: Locks,
+    fences: Fences,
     options: DirectoryOptions,
+    foreign: inventory::Foreign,
     /// Whether a file that was written always has another time than before.
     trusts_times: bool,
 }
@@ -313,6 +323,7 @@ impl Shared {
         let trash = below(b"trash")?;
         let staging = below(b"staging")?;
         let locks = below(b"locks")?;
+        let fences = below(b"fences")?;
         top.sync()?;
         let trusts_times = [
             statfs::EXT4_SUPER_MAGIC,
@@ -328,7 +339,9 @@ impl Shared {
             staging,
             clock: Clock::open(&top)?,
             locks: Locks::new(locks),
+            fences: Fences::new(fences),
             options: options.clone(),
+            foreign: inventory::Foreign::default(),
             trusts_times,
         })
     }
@@ -373,6 +386,7 @@ impl Shared {
                 role: record.role_word(),
             });
         }
+        self.beyond_fence(dataset.id, epoch)?;
         let record = Record::new(dataset, role, epoch, self.now()?);
         Home::create(&self.datasets, &self.staging, &record)?;
         Ok(Change::Made)
@@ -400,8 +414,25 @@ impl Shared {
         Ok(Change::Made)
     }
 
+    /// Refuses an ownership that this node has known, or a newer one than that, under an earlier copy.
+    fn beyond_fence(&self, dataset: DatasetId, epoch: Epoch) -> Result<(), VolumeError> {
+        let fence = self.fences.of(dataset)?;
+        if epoch > fence {
+            return Ok(());
+        }
+        Err(VolumeError::Fenced {
+            dataset,
+            epoch,
+            fence,
+        })
+    }
+
     fn destroy(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
         let name = dataset.to_string();
+        // Before the copy goes: its trash may be emptied, and what it knew must not be forgotten.
+        if let Some(home) = Home::open(&self.datasets, dataset)? {
+            self.fences.raise(dataset, home.record()?.fence)?;
+        }
         let now = self.now()?;
         let moved = || -> std::io::Result<Change> {
             if self.datasets.stat(name.as_bytes())?.is_none() {
@@ -436,6 +467,11 @@ impl Shared {
                 role: home.record()?.role_word(),
             });
         }
+        let home = Home {
+            dataset,
+            dir: self.trash.dir(entry.as_bytes()).to(what)?,
+        };
+        self.raise_fence(&home)?;
         let name = dataset.to_string();
         let moved = || -> std::io::Result<()> {
             self.trash
@@ -445,6 +481,26 @@ impl Shared {
         };
         moved().to(what)?;
         Ok(Change::Made)
+    }
+
+    /// Makes a copy that comes back know what this node has learnt since. An owner that was followed stays away.
+    fn raise_fence(&self, home: &Home) -> Result<(), VolumeError> {
+        let fence = self.fences.of(home.dataset)?;
+        let mut record = home.record()?;
+        if record.fence >= fence {
+            return Ok(());
+        }
+        match record.role {
+            Role::Primary { epoch } => Err(VolumeError::Fenced {
+                dataset: home.dataset,
+                epoch,
+                fence,
+            }),
+            Role::Released { .. } | Role::Replica => {
+                record.fence = fence;
+                home.set_record(&record)
+            }
+        }
     }
 
     fn drop_snapshots(&self, dataset: DatasetId, names: &[SnapshotName]) -> Result<Change, VolumeError> {
@@ -475,7 +531,7 @@ impl Shared {
         if incoming::label(&home.dir).to(what)?.is_none() {
             return Ok(Change::AlreadySo);
         }
-        let only_that = home.snapshots()?.is_empty() && record.fence == Epoch::default();
+        let only_that = home.snapshots()?.is_empty() && record.fence <= self.fences.of(dataset)?;
         if only_that && record.role == Role::Replica {
             // Nothing else was ever here, so nothing else has to be remembered.
             self.remove(&self.datasets, &dataset.to_string()).to(what)?;

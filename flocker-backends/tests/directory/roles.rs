@@ -117,11 +117,24 @@ async fn trash_keeps_everything_until_it_is_emptied() {
         "{refused:?}"
     );
     alpha.volumes.destroy(ID).await.unwrap();
-    assert_eq!(alpha.volumes.restore(&trashed.entry).await.unwrap(), Change::Made);
+    // Nor where a newer owner has been here since.
+    let refused = alpha.volumes.restore(&trashed.entry).await;
+    assert!(
+        matches!(refused, Err(VolumeError::Fenced { fence: Epoch(5), .. })),
+        "{refused:?}"
+    );
+    let alpha = Node::primary().await;
+    alpha.write("file", noise(1, 5000));
+    alpha.volumes.destroy(ID).await.unwrap();
+    let entry = alpha.volumes.inventory().await.unwrap().trash.remove(0).entry;
+    assert_eq!(alpha.volumes.restore(&entry).await.unwrap(), Change::Made);
     let after = alpha.manifestation().await;
     assert_eq!((after.role, after.used), (before.role, before.used));
     assert_eq!(std::fs::read(alpha.data().join("file")).unwrap(), noise(1, 5000));
 
+    alpha.volumes.destroy(ID).await.unwrap();
+    alpha.volumes.create(&dataset(), Epoch(5)).await.unwrap();
+    alpha.write("file", noise(1, 5000));
     let other = alpha.volumes.inventory().await.unwrap().trash.remove(0).entry;
     let reclaim = Reclaim::Trash { entry: other };
     assert_eq!(alpha.volumes.reclaim(&reclaim).await.unwrap(), Change::Made);
@@ -182,6 +195,8 @@ async fn a_dataset_whose_record_is_damaged_is_an_error_and_never_an_absence() {
     std::fs::write(&record, b"{}").unwrap();
     let refused = alpha.volumes.inventory().await;
     assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains(&ID.to_string()), "{said}");
     let refused = alpha.volumes.create(&dataset(), Epoch(9)).await;
     assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
 }
@@ -199,4 +214,51 @@ async fn what_was_written_since_the_last_snapshot_is_estimated() {
     alpha.write("two", noise(3, 500_000));
     let unsent = alpha.manifestation().await.unsent.0;
     assert!((500_000..600_000).contains(&unsent), "{unsent}");
+}
+
+#[tokio::test]
+async fn what_is_not_ours_hides_nothing_and_is_left_alone() {
+    let alpha = Node::primary().await;
+    let seen = alpha.manifestation().await;
+    let (datasets, trash) = (
+        alpha.root.path().join("datasets"),
+        alpha.root.path().join("trash"),
+    );
+    for place in [&datasets, &trash] {
+        std::fs::create_dir(place.join("lost+found")).unwrap();
+        std::fs::write(place.join("notes.txt"), b"somebody's").unwrap();
+        std::os::unix::fs::symlink("/nowhere", place.join("link")).unwrap();
+    }
+    // A copy that somebody has made for himself, records and all.
+    let backup = datasets.join("backup");
+    std::fs::create_dir(&backup).unwrap();
+    let record = alpha.data().with_file_name("record.json");
+    std::fs::copy(&record, backup.join("record.json")).unwrap();
+    for _ in 0..2 {
+        let inventory = alpha.volumes.inventory().await.unwrap();
+        assert_eq!(inventory.datasets.keys().collect::<Vec<_>>(), [&ID]);
+        assert_eq!(inventory.datasets[&ID].role, seen.role);
+        assert_eq!(inventory.trash, []);
+    }
+    alpha.volumes.destroy(ID).await.unwrap();
+    for place in [&datasets, &trash] {
+        assert_eq!(std::fs::read(place.join("notes.txt")).unwrap(), b"somebody's");
+        assert!(place.join("lost+found").is_dir() && place.join("link").is_symlink());
+    }
+    assert!(backup.join("record.json").is_file());
+    assert_eq!(alpha.volumes.inventory().await.unwrap().trash.len(), 1);
+}
+
+#[tokio::test]
+async fn a_dataset_that_was_taken_from_its_place_is_an_error_and_never_an_absence() {
+    let alpha = Node::primary().await;
+    let home = alpha.data().parent().unwrap().to_owned();
+    for elsewhere in ["aside", &ID.to_string().to_uppercase()] {
+        let elsewhere = home.with_file_name(elsewhere);
+        std::fs::rename(&home, &elsewhere).unwrap();
+        let refused = alpha.volumes.inventory().await.unwrap_err();
+        assert!(refused.to_string().contains(&ID.to_string()), "{refused}");
+        std::fs::rename(&elsewhere, &home).unwrap();
+        alpha.volumes.inventory().await.unwrap();
+    }
 }

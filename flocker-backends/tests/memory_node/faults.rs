@@ -83,11 +83,7 @@ async fn a_closure_decides_what_the_script_leaves_open() {
         .decide(|attempt| matches!(attempt.effect, Effect::Create(_)).then_some(Fault::Fail));
     alpha.volumes().create(&dataset(), Epoch::FIRST).await.unwrap();
     alpha.volumes().destroy(id()).await.unwrap();
-    alpha
-        .volumes()
-        .create(&dataset(), Epoch::FIRST)
-        .await
-        .unwrap_err();
+    alpha.volumes().create(&dataset(), Epoch(2)).await.unwrap_err();
     assert_eq!(alpha.faults().n_effects(), 3);
 }
 

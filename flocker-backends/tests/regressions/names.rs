@@ -156,11 +156,20 @@ async fn l23_every_destroyed_one_of_an_id_is_kept_and_can_be_told_apart() {
     }
     let mut found = Vec::new();
     for trashed in &trash {
-        alpha.volumes.destroy(ID).await.unwrap();
-        assert_eq!(alpha.volumes.restore(&trashed.entry).await.unwrap(), Change::Made);
-        found.push(picture(&alpha.data()));
+        found.push(picture(
+            &alpha.root.path().join("trash").join(&trashed.entry).join("data"),
+        ));
     }
     found.sort();
     pictures.sort();
     assert_eq!(found, pictures);
+    // The newest comes back once nothing newer has been here.
+    let beta = Node::new();
+    beta.volumes.create(&dataset(), Epoch(4)).await.unwrap();
+    beta.write("generation", "4");
+    let newest = picture(&beta.data());
+    beta.volumes.destroy(ID).await.unwrap();
+    let entry = beta.volumes.inventory().await.unwrap().trash.remove(0).entry;
+    assert_eq!(beta.volumes.restore(&entry).await.unwrap(), Change::Made);
+    assert_eq!(picture(&beta.data()), newest);
 }

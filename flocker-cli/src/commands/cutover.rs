@@ -1,7 +1,5 @@
 //! `flocker cutover`: moves one application now, pause and all.
 
-use std::path::Path;
-
 use clap::Args;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
@@ -13,8 +11,8 @@ use flocker_plan::CutOver;
 use flocker_plan::NotConverging;
 use flocker_plan::Policy;
 
-use crate::cli::Files;
 use crate::cli::Global;
+use crate::cli::OptionalFiles;
 use crate::cluster;
 use crate::cluster::Start;
 use crate::commands::deploy::Locking;
@@ -36,15 +34,15 @@ pub(crate) struct Cutover {
     #[arg(id = "app", value_name = "APP")]
     application: ApplicationName,
     #[command(flatten)]
-    files: Files,
+    files: OptionalFiles,
     #[command(flatten)]
     locking: Locking,
 }
 
 impl Cutover {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let paths = self.files.paths();
-        let configuration = files::read(paths)?;
+        let [one, other] = self.files.named_or_last(global)?;
+        let configuration = files::read([&one, &other])?;
         let wish = Wish {
             policy: Policy {
                 cut_over: CutOver::WhenReady,
@@ -56,7 +54,9 @@ impl Cutover {
             if_held: self.locking.if_held(),
             consent: self.locking.consent(),
             loudness: Loudness::All,
-            remember: Some((global.state_dir(), paths.map(Path::to_path_buf))),
+            // The other applications that are held are held on.
+            left_held: files::last_policy(&global.state_dir(), Some([&one, &other])).cut_over,
+            remember: Some((global.state_dir(), [one, other])),
         };
         wish.check(ui)?;
         let desired = configuration.resolve()?;

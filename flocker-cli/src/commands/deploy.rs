@@ -1,7 +1,5 @@
 //! `flocker deploy`: makes it so.
 
-use std::path::Path;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,8 +8,8 @@ use flocker_engine::IfHeld;
 use flocker_plan::SavedPlan;
 
 use crate::cli;
-use crate::cli::Files;
 use crate::cli::Global;
+use crate::cli::OptionalFiles;
 use crate::cluster;
 use crate::cluster::Start;
 use crate::deploy;
@@ -32,7 +30,7 @@ use crate::ui::Ui;
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     #[command(flatten)]
-    files: Files,
+    files: OptionalFiles,
     /// Carry out this saved plan and nothing else: refused if the nodes are not as they were
     #[arg(long, value_name = "FILE", conflicts_with_all = ["max_downtime", "hold", "allow_stop_all"])]
     plan: Option<PathBuf>,
@@ -79,13 +77,13 @@ impl Locking {
 
 impl Deploy {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let paths = self.files.paths();
-        let configuration = files::read(paths)?;
+        let [one, other] = self.files.named_or_last(global)?;
+        let configuration = files::read([&one, &other])?;
         if !ui.is_json() {
             ui.diagnostics(configuration.warnings(), configuration.sources());
         }
         let mut wish = self.wish()?;
-        wish.remember = Some((global.state_dir(), paths.map(Path::to_path_buf)));
+        wish.remember = Some((global.state_dir(), [one, other]));
         wish.check(ui)?;
         let desired = configuration.resolve()?;
         let start = if self.local {
@@ -113,11 +111,12 @@ impl Deploy {
             consent = Consent::Saved(Box::new(saved));
         }
         Ok(Wish {
-            policy,
             bandwidth: self.allowed.bandwidth(),
             lock_wait: self.locking.lock_wait(),
             if_held: self.locking.if_held(),
             consent,
+            left_held: policy.cut_over,
+            policy,
             loudness: Loudness::All,
             remember: None,
         })

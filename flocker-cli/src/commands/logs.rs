@@ -4,6 +4,7 @@ use clap::Args;
 use flocker_backends::LogRequest;
 use flocker_model::ApplicationName;
 use flocker_model::NodeName;
+use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
 use crate::cli::Global;
@@ -15,7 +16,7 @@ use crate::ui::Ui;
 
 /// Print what an application has printed, wherever it runs
 ///
-/// The output is passed on byte for byte, with or without `--json`.
+/// The output is passed on byte for byte; with `--json`, one document to a line of it.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// The application
@@ -32,10 +33,66 @@ pub(crate) struct Logs {
     on: Option<NodeName>,
 }
 
+/// How long a line may be before it is printed in pieces.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// One line of the output. What is not UTF-8 in it is replaced.
+#[derive(Serialize)]
+struct Line<'a> {
+    line: &'a str,
+}
+
+/// The last document.
+#[derive(Serialize)]
+struct End {
+    result: &'static str,
+    lines: u64,
+}
+
+/// Makes one document of each line.
+#[derive(Debug, Default)]
+struct Lines {
+    begun: Vec<u8>,
+    n_lines: u64,
+}
+
+impl Lines {
+    fn take(&mut self, bytes: &[u8], ui: &Ui) -> Result<(), Failure> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.begun.extend_from_slice(piece);
+            if self.begun.last() == Some(&b'\n') {
+                self.begun.pop();
+                self.print(ui)?;
+            } else if self.begun.len() >= LONGEST_LINE {
+                self.print(ui)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, ui: &Ui) -> Result<(), Failure> {
+        let line = std::mem::take(&mut self.begun);
+        self.n_lines += 1;
+        ui.line(&Line {
+            line: &String::from_utf8_lossy(&line),
+        })
+    }
+
+    fn end(mut self, ui: &Ui) -> Result<(), Failure> {
+        if !self.begun.is_empty() {
+            self.print(ui)?;
+        }
+        ui.line(&End {
+            result: "complete",
+            lines: self.n_lines,
+        })
+    }
+}
+
 impl Logs {
-    pub(crate) fn run(self, global: &Global) -> Result<Ending, Failure> {
+    pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         runtime::block_on(async {
-            let cluster = cluster::connect_all(global)?;
+            let cluster = cluster::connect_all(global).await?;
             let node = match &self.on {
                 Some(node) => node.clone(),
                 None => self.home(&cluster.observe().await)?,
@@ -54,13 +111,19 @@ impl Logs {
                 .hint(format!("`flocker why {node}` shows what is known of the node"))
             })?;
             let mut chunk = vec![0; 64 * 1024];
+            let mut lines = Lines::default();
             loop {
                 let read = tokio::select! {
                     read = stream.read(&mut chunk) => read,
-                    _ = tokio::signal::ctrl_c() => return Ok(Ending::Done),
+                    _ = tokio::signal::ctrl_c() => Ok(0),
                 };
                 match read {
+                    Ok(0) if ui.is_json() => {
+                        lines.end(ui)?;
+                        return Ok(Ending::Done);
+                    }
                     Ok(0) => return Ok(Ending::Done),
+                    Ok(n_bytes) if ui.is_json() => lines.take(&chunk[..n_bytes], ui)?,
                     Ok(n_bytes) if Ui::bytes(&chunk[..n_bytes]) => {}
                     // Nobody reads any more.
                     Ok(_) => return Ok(Ending::Done),

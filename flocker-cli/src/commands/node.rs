@@ -1,11 +1,17 @@
 //! `flocker node`: a person declares a node lost for ever, or takes that back.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use clap::Subcommand;
 use flocker_backends::Change;
 use flocker_engine::NodeError;
 use flocker_engine::one_line;
+use flocker_model::ClusterState;
 use flocker_model::NodeName;
+use flocker_model::Observed;
+use flocker_model::Role;
+use flocker_model::Silence;
 use serde::Serialize;
 
 use crate::cli::Global;
@@ -25,6 +31,8 @@ pub(crate) struct Node {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Declare a node lost for ever: plans no longer wait to see it, and what it held is taken as gone
+    ///
+    /// Where another machine answers under its name by now, that one takes its place.
     Forget {
         /// The node
         name: NodeName,
@@ -56,9 +64,13 @@ impl Node {
             Verb::Forget { name } => ("forget", name),
             Verb::Remember { name } => ("remember", name),
         };
-        let told = runtime::block_on(async {
-            let cluster = cluster::connect_all(global)?;
+        let (told, is_replaced) = runtime::block_on(async {
+            let cluster = cluster::connect_all(global).await?;
             let actual = cluster.observe().await;
+            if !is_spoken_of(name, &actual) {
+                return Err(Failure::usage(format!("there is no node `{name}`"))
+                    .hint("`flocker status` lists the nodes that there are"));
+            }
             let is_forgetting = matches!(self.verb, Verb::Forget { .. });
             if is_forgetting && actual.known(name).is_some() {
                 return Err(
@@ -66,17 +78,27 @@ impl Node {
                         .hint("take it out of the deployment file to move everything away from it"),
                 );
             }
+            let mut listeners: BTreeSet<&NodeName> = actual.all_known().map(|(node, _)| node).collect();
+            // Where another machine answers, the one that is remembered is lost, and this one takes its place.
+            let instead = match actual.nodes.get(name) {
+                Some(Observed::Unknown(Silence::Impostor { found, remembered })) if is_forgetting => {
+                    listeners.extend(remembered.keys());
+                    Some(*found)
+                }
+                Some(_) | None => None,
+            };
+            listeners.remove(name);
             let mut told = Vec::new();
-            for (node, _) in actual.all_known() {
+            for node in listeners {
                 let handle = cluster.handle(node)?;
                 let answer = if is_forgetting {
-                    handle.forget(name).await
+                    handle.forget(name, instead).await
                 } else {
                     handle.remember(name).await
                 };
                 told.push((node.clone(), answer));
             }
-            Ok(told)
+            Ok((told, instead.is_some()))
         })?;
         if told.is_empty() {
             return Err(
@@ -86,8 +108,22 @@ impl Node {
         }
         let has_failed = told.iter().any(|(_, answer)| answer.is_err());
         tell(verb, name, told, ui)?;
+        if is_replaced && !has_failed && !ui.is_json() {
+            ui.hint(&format!(
+                "{name} is the machine that answers by now; `flocker status` shows what is to be done"
+            ));
+        }
         Ok(if has_failed { Ending::Blocked } else { Ending::Done })
     }
+}
+
+/// Says whether any seen node speaks of another: to ask it, to have forgotten it, or to have let go to it.
+fn is_spoken_of(name: &NodeName, actual: &ClusterState) -> bool {
+    let is_taker = |role: &Role| matches!(role, Role::Released { to, .. } if to == name);
+    actual.nodes.contains_key(name)
+        || actual.all_known().any(|(_, state)| {
+            state.forgotten.contains_key(name) || state.datasets.values().any(|copy| is_taker(&copy.role))
+        })
 }
 
 fn tell(

@@ -11,8 +11,8 @@ use flocker_plan::Policy;
 use flocker_plan::SavedPlan;
 use serde::Serialize;
 
-use crate::cli::Files;
 use crate::cli::Global;
+use crate::cli::OptionalFiles;
 use crate::cluster;
 use crate::cluster::Start;
 use crate::cluster::at_next_generation;
@@ -32,7 +32,7 @@ use crate::ui::Ui;
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     #[command(flatten)]
-    files: Files,
+    files: OptionalFiles,
     /// Save the plan, for `flocker deploy --plan FILE`
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -67,7 +67,8 @@ impl Plan {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         // Reports are much longer than what is kept of them: they are read, and their texts given back, before all else.
         let reports = state_file::read_reports(&self.state);
-        let configuration = files::read(self.files.paths())?;
+        let paths = self.files.named_or_last(global)?;
+        let configuration = files::read([&paths[0], &paths[1]])?;
         if !ui.is_json() {
             ui.diagnostics(configuration.warnings(), configuration.sources());
         }
@@ -79,12 +80,12 @@ impl Plan {
                 let actual = cluster.observe().await;
                 Ok((cluster.desired, actual))
             })?;
-            return self.show(desired, &actual, &policy, &[], ui);
+            return self.show(desired, &actual, &policy, &[], &paths, ui);
         }
         let desired = configuration.without_secrets()?;
         let mut actual = reports?;
         let assumed = state_file::complete(&mut actual, &desired);
-        self.show(desired, &actual, &policy, &assumed, ui)
+        self.show(desired, &actual, &policy, &assumed, &paths, ui)
     }
 
     fn show(
@@ -93,6 +94,7 @@ impl Plan {
         actual: &ClusterState,
         policy: &Policy,
         assumed: &[(ApplicationName, NodeName)],
+        paths: &[PathBuf; 2],
         ui: &Ui,
     ) -> Result<Ending, Failure> {
         let desired = at_next_generation(desired, actual);
@@ -131,10 +133,12 @@ impl Plan {
                 .map_err(|error| Failure::bug("the plan could not be written down").because(&error))?;
             files::write(path, &text)?;
             if !ui.is_json() {
-                let [one, other] = self.files.paths().map(std::path::Path::display);
+                let [one, other] = paths;
                 ui.hint(&format!(
-                    "`flocker deploy --plan {} {one} {other}` carries this plan out, or says what is different",
-                    path.display()
+                    "`flocker deploy --plan {} {} {}` carries this plan out, or says what is different",
+                    path.display(),
+                    one.display(),
+                    other.display()
                 ));
             }
         }

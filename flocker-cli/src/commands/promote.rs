@@ -47,6 +47,10 @@ impl Promote {
         runtime::block_on(async {
             let (cluster, _) = cluster::connect_with(self.files.paths(), global).await?;
             let dataset = dataset(&self.what, &cluster.desired)?;
+            if !cluster.observe().await.nodes.contains_key(&self.on) {
+                return Err(Failure::usage(format!("there is no node `{}`", self.on))
+                    .hint("`flocker status` lists the nodes that there are"));
+            }
             let policy = Policy::default();
             let has_steps = std::cell::Cell::new(false);
             let ending = carry_out_once(

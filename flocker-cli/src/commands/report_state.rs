@@ -47,7 +47,7 @@ impl ReportState {
 /// Looks at nodes, or at all local ones.
 pub(crate) fn look(nodes: &[NodeName], global: &Global) -> Result<ClusterState, Failure> {
     runtime::block_on(async {
-        let cluster = cluster::connect_all(global)?;
+        let cluster = cluster::connect_all(global).await?;
         for node in nodes {
             let _handle = cluster.handle(node)?;
         }

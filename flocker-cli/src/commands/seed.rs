@@ -14,6 +14,7 @@ use clap::Parser;
 use flocker_engine::IfHeld;
 use flocker_model::NodeName;
 use flocker_model::config::Source;
+use flocker_plan::CutOver;
 use flocker_plan::Policy;
 
 use super::change_state::Orders;
@@ -104,6 +105,15 @@ impl Program {
             _ => None,
         }
     }
+
+    /// Returns the name of the command that does what it did, as its JSON document says it.
+    pub(crate) fn command(self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::ReportState => "report-state",
+            Self::ChangeState => "change-state",
+        }
+    }
 }
 
 /// Reads what was typed for one of them.
@@ -150,6 +160,7 @@ impl Deploy {
             lock_wait: None,
             if_held: IfHeld::Refuse,
             consent: Consent::Given,
+            left_held: CutOver::WhenReady,
             loudness: Loudness::Failures,
             remember: Some((global.state_dir(), paths.map(Path::to_path_buf))),
         };

@@ -13,6 +13,7 @@ use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::Health;
 use flocker_model::Manifestation;
+use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Observed;
@@ -29,6 +30,7 @@ use crate::cluster;
 use crate::cluster::Sight;
 use crate::error::Ending;
 use crate::error::Failure;
+use crate::files;
 use crate::shown;
 use crate::shown::Blocked;
 use crate::table::heading;
@@ -52,6 +54,8 @@ struct Body<'a> {
     datasets: Vec<DatasetRow<'a>>,
     /// Nothing where there are no files to hold it against.
     plan: Option<PlanRow<'a>>,
+    /// What could not be told, a sentence for each.
+    unknown: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -61,6 +65,8 @@ struct NodeRow<'a> {
     /// Whether a person has declared it lost for ever.
     forgotten: bool,
     silence: Option<String>,
+    /// What to do about its silence, where that can be told.
+    hint: Option<String>,
     id: Option<flocker_model::NodeId>,
     address: Option<std::net::IpAddr>,
     generation: Option<u64>,
@@ -95,22 +101,34 @@ struct PlanRow<'a> {
 impl Status {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
-        show(&sight, ui)
+        // What was held is not about to move.
+        let policy = files::last_policy(&global.state_dir(), self.files.paths());
+        // Whether a node of a report runs is not to be seen from here.
+        let is_live = self.state.is_empty();
+        show(&sight, &policy, is_live, ui)
     }
 }
 
-fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
+fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending, Failure> {
     let Sight {
         desired,
         actual,
         has_files,
+        unknown,
     } = sight;
-    let plan = has_files.then(|| flocker_plan::plan(desired, actual, &Policy::default()));
+    let plan = has_files.then(|| flocker_plan::plan(desired, actual, policy));
     let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
+    let keeps_ending: Vec<ApplicationRow<'_>> = all_applications(actual)
+        .filter(|row| row.container.status == ContainerStatus::Restarting)
+        .collect();
     // Of a node that was declared lost for ever nothing is awaited.
     let is_silent = shown::silent(actual).any(|(node, _)| !actual.is_forgotten(node));
     let body = Body {
-        nodes: actual.nodes.iter().map(|look| node_row(look, actual)).collect(),
+        nodes: actual
+            .nodes
+            .iter()
+            .map(|look| node_row(look, sight, is_live))
+            .collect(),
         applications: all_applications(actual).collect(),
         datasets: all_datasets(actual, desired).collect(),
         plan: plan.as_ref().map(|plan| PlanRow {
@@ -119,28 +137,66 @@ fn show(sight: &Sight, ui: &Ui) -> Result<Ending, Failure> {
             waiting: plan.waiting().iter().map(Blocked::waiting).collect(),
             refused: plan.refused().iter().map(Blocked::refused).collect(),
         }),
+        unknown,
     };
     if ui.is_json() {
         ui.document(&body)?;
     } else {
-        ui.data(&text(&body, plan.as_ref()));
+        let mut text = text(&body, plan.as_ref(), keeps_ending.is_empty());
+        for ApplicationRow {
+            application, node, ..
+        } in &keeps_ending
+        {
+            writeln!(
+                text,
+                "{application} on {node} has ended, and is about to be started again\n   hint: `flocker logs {application} --on {node}` shows why"
+            )
+            .unwrap_or_default();
+        }
+        ui.data(&text);
+        for unknown in unknown {
+            ui.warn(unknown);
+        }
+        for row in &body.datasets {
+            if let Some(warning) = overflow(row) {
+                ui.warn(&warning);
+            }
+        }
     }
-    Ok(if is_blocked || is_silent {
+    Ok(if is_blocked || is_silent || !keeps_ending.is_empty() {
         Ending::Blocked
     } else {
         Ending::Done
     })
 }
 
-fn node_row<'a>((node, look): (&'a NodeName, &'a Observed<NodeState>), actual: &ClusterState) -> NodeRow<'a> {
+fn node_row<'a>(
+    (node, look): (&'a NodeName, &'a Observed<NodeState>),
+    sight: &Sight,
+    is_live: bool,
+) -> NodeRow<'a> {
     let known = look.known();
+    let is_forgotten = sight.actual.is_forgotten(node);
+    let member = sight.desired.members().get(node);
+    let address = member.and_then(|member| member.address.as_ref());
+    let is_local = match address {
+        None | Some(NodeAddress::Local { .. }) => is_live,
+        Some(NodeAddress::Ssh { .. }) => false,
+    };
     NodeRow {
         node,
         seen: known.is_some(),
-        forgotten: actual.is_forgotten(node),
+        forgotten: is_forgotten,
         silence: match look {
             Observed::Known(_) => None,
             Observed::Unknown(silence) => Some(silence.to_string()),
+        },
+        hint: match look {
+            Observed::Known(_) => None,
+            Observed::Unknown(silence) => silence.hint(node).or_else(|| {
+                (is_local && !is_forgotten)
+                    .then(|| format!("`flocker local up {node}` starts it, or makes it where there is none"))
+            }),
         },
         id: known.map(|state| state.id),
         address: known.map(|state| state.address),
@@ -193,7 +249,7 @@ pub(crate) fn owner<'a>(
         .or_else(|| by_mount().map(|(name, _)| name))
 }
 
-fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
+fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -> String {
     let mut rows = vec![heading(["NODE", "STATE", "ADDRESS", "GENERATION", "FREE"])];
     rows.extend(body.nodes.iter().map(|row| {
         let said = |value: Option<String>| value.unwrap_or_else(|| "-".into());
@@ -214,6 +270,9 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
     for row in &body.nodes {
         if let Some(silence) = row.silence.as_ref().filter(|_| !row.forgotten) {
             writeln!(text, "{} was not seen: {silence}", row.node).unwrap_or_default();
+            if let Some(hint) = &row.hint {
+                writeln!(text, "   hint: {hint}").unwrap_or_default();
+            }
         }
     }
     if !body.applications.is_empty() {
@@ -240,7 +299,10 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
                 of,
                 row.node.to_string(),
                 role(row.copy),
-                row.copy.used.to_string(),
+                match row.copy.maximum_size {
+                    Some(maximum) => format!("{} of {maximum}", row.copy.used),
+                    None => row.copy.used.to_string(),
+                },
                 format!("{} ago", seconds(row.copy.age)),
             ]
         }));
@@ -249,14 +311,19 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>) -> String {
     }
     if let Some(plan) = plan {
         text.push('\n');
-        text.push_str(&verdict(plan));
+        text.push_str(&verdict(plan, all_is_well));
     }
     text
 }
 
-fn verdict(plan: &flocker_plan::Plan) -> String {
+fn verdict(plan: &flocker_plan::Plan, all_is_well: bool) -> String {
     if plan.is_settled() {
-        return "everything is as it is to be\n".into();
+        let said = if all_is_well {
+            "everything is as it is to be\n"
+        } else {
+            ""
+        };
+        return said.into();
     }
     let mut text = String::new();
     for waiting in plan.waiting() {
@@ -275,6 +342,20 @@ fn verdict(plan: &flocker_plan::Plan) -> String {
         .unwrap_or_default();
     }
     text
+}
+
+/// Says that a dataset holds more than it may: not every kind of volume keeps it from that.
+fn overflow(row: &DatasetRow<'_>) -> Option<String> {
+    let used = row.copy.used;
+    let maximum = row.copy.maximum_size.filter(|maximum| *maximum < used)?;
+    let of = row.application.map_or_else(
+        || format!("dataset {}", row.dataset),
+        |name| format!("the data of {name}"),
+    );
+    Some(format!(
+        "{of} on {} holds {used}, more than the {maximum} that it may: this node does not keep it from growing",
+        row.node
+    ))
 }
 
 /// Writes whether a container runs.

@@ -3,10 +3,13 @@
 use clap::Args;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
+use flocker_model::DatasetId;
 use flocker_model::NodeName;
+use flocker_plan::CutOver;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Undo as Way;
+use flocker_plan::blocked::list;
 
 use crate::cli::FilesOption;
 use crate::cli::Global;
@@ -29,12 +32,15 @@ use crate::ui::Ui;
 /// Take the last thing that happened to an application's data back
 ///
 /// A move: it goes back where it came from, with everything that was written since. A deletion: it comes back from the
-/// trash, as it was.
+/// trash, as it was; only the copy that counted last, where several are there.
 #[derive(Debug, Args)]
 pub(crate) struct Undo {
     /// The application; may be left out where only one has something to undo
     #[arg(value_name = "APP")]
     application: Option<ApplicationName>,
+    /// Of what is in the trash of several nodes, bring back what this one has
+    #[arg(long, value_name = "NODE", requires = "application")]
+    on: Option<NodeName>,
     #[command(flatten)]
     locking: Locking,
     #[command(flatten)]
@@ -49,6 +55,7 @@ impl Undo {
             lock_wait: self.locking.lock_wait(),
             if_held: self.locking.if_held(),
             consent: self.locking.consent(),
+            left_held: CutOver::WhenReady,
             loudness: Loudness::All,
             remember: None,
         };
@@ -56,22 +63,32 @@ impl Undo {
         runtime::block_on(async {
             let (cluster, files) = cluster::connect_with(self.files.paths(), global).await?;
             let actual = cluster.observe().await;
+            if let Some(on) = self.on.as_ref().filter(|on| !actual.nodes.contains_key(*on)) {
+                return Err(Failure::usage(format!("there is no node `{on}`"))
+                    .hint("`flocker status` lists the nodes that there are"));
+            }
             let application = self.which(&cluster, &actual)?;
-            match way(&cluster, &actual, &application) {
+            if !is_known(&application, &cluster, &actual) {
+                return Err(Failure::usage(format!("there is no application `{application}`"))
+                    .hint("`flocker status` lists what there is; `--files DEPLOYMENT APPLICATION` names files that define it"));
+            }
+            match way(&cluster, &actual, &application, self.on.as_ref()) {
                 Way::Nothing => {
                     ui.say(&format!(
                         "there is nothing to undo for {application}: no copy of its data is left where it was before, and none is in the trash"
                     ));
                     Ok(Ending::Done)
                 }
-                Way::Restore(_) => restore(&cluster, &wish, &application, ui).await,
-                Way::MoveBack { .. } if files.is_none() => Err(Failure::usage(format!(
-                    "cannot move {application} back without its definition"
-                ))
-                .hint("`--files DEPLOYMENT APPLICATION` names the files that were deployed")),
+                Way::Restore { .. } => restore(&cluster, &wish, (&application, self.on.as_ref()), ui).await,
                 Way::MoveBack { to, from } => {
-                    // Only this one goes back; what the files say of the others is not what was asked for.
+                    let files = files.ok_or_else(|| {
+                        Failure::usage(format!("cannot move {application} back without its definition"))
+                            .hint("`--files DEPLOYMENT APPLICATION` names the files that were deployed")
+                    })?;
                     let mut cluster = cluster;
+                    // What is started there needs its secrets.
+                    cluster.desired = files.resolve()?;
+                    // Only this one goes back; what the files say of the others is not what was asked for.
                     cluster.desired = all_others_stay(cluster.desired, &actual, &application);
                     move_back(cluster, &wish, &application, (&from, &to), ui).await
                 }
@@ -85,7 +102,7 @@ impl Undo {
         }
         let all = cluster.desired.applications().keys();
         let undoable: Vec<&ApplicationName> = all
-            .filter(|name| way(cluster, actual, name) != Way::Nothing)
+            .filter(|name| way(cluster, actual, name, None) != Way::Nothing)
             .collect();
         match undoable.as_slice() {
             [only] => Ok((*only).clone()),
@@ -102,15 +119,32 @@ impl Undo {
     }
 }
 
-fn way(cluster: &Cluster, actual: &ClusterState, application: &ApplicationName) -> Way {
+fn way(
+    cluster: &Cluster,
+    actual: &ClusterState,
+    application: &ApplicationName,
+    on: Option<&NodeName>,
+) -> Way {
     let desired = at_next_generation(cluster.desired.clone(), actual);
-    flocker_plan::undo(&desired, actual, &Policy::default(), application)
+    flocker_plan::undo(&desired, actual, &Policy::default(), application, on)
+}
+
+/// Says whether the files define an application, or any seen node has a trace of it or of its data.
+fn is_known(application: &ApplicationName, cluster: &Cluster, actual: &ClusterState) -> bool {
+    let dataset = DatasetId::derived(application);
+    cluster.desired.application(application).is_some()
+        || actual.all_known().any(|(_, state)| {
+            state.containers.contains_key(application)
+                || state.datasets.contains_key(&dataset)
+                || state.fences.contains_key(&dataset)
+                || state.trash.iter().any(|piece| piece.dataset == dataset)
+        })
 }
 
 async fn restore(
     cluster: &Cluster,
     wish: &Wish,
-    application: &ApplicationName,
+    (application, on): (&ApplicationName, Option<&NodeName>),
     ui: &Ui,
 ) -> Result<Ending, Failure> {
     let once = match wish.consent {
@@ -118,16 +152,28 @@ async fn restore(
         Consent::Given | Consent::Saved(_) => Once::Go,
     };
     let policy = Policy::default();
-    carry_out_once(
+    let stays = std::cell::RefCell::new(Vec::new());
+    let ending = carry_out_once(
         cluster,
         once,
-        |desired, actual| match flocker_plan::undo(desired, actual, &policy, application) {
-            Way::Restore(plan) => plan,
+        |desired, actual| match flocker_plan::undo(desired, actual, &policy, application, on) {
+            Way::Restore { plan, left } => {
+                stays.replace(left);
+                plan
+            }
             Way::MoveBack { .. } | Way::Nothing => Plan::default(),
         },
         ui,
     )
-    .await
+    .await?;
+    let stays = stays.into_inner();
+    if ending == Ending::Done && !stays.is_empty() && !ui.is_json() {
+        ui.say(&format!(
+            "only the copy that counted last comes back; others stay in the trash on {}",
+            list(&stays)
+        ));
+    }
+    Ok(ending)
 }
 
 async fn move_back(

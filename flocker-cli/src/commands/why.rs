@@ -31,7 +31,9 @@ pub(crate) struct Why {
 impl Why {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
-        let view = View::new(&sight, self.deploy(global));
+        let policy = files::last_policy(&global.state_dir(), self.files.paths());
+        let failures = files::last_failures(&global.state_dir());
+        let view = View::new(&sight, &policy, self.deploy(global), failures);
         let Some(answer) = view.answer(&self.thing) else {
             return Err(view.unknown(&self.thing));
         };
@@ -39,6 +41,9 @@ impl Why {
             ui.document(&answer)?;
         } else {
             ui.data(&answer.to_text());
+            for unknown in &sight.unknown {
+                ui.warn(unknown);
+            }
         }
         Ok(Ending::Done)
     }

@@ -58,7 +58,7 @@ applications:
     command_line: [demo-program, --listen, \"{{address}}:{{port}}\", --volume, \"{{volume}}\", --fill, \"{FILLING}\"]
     ports: [{{internal: {LEDGER_PORT}, external: {LEDGER_PORT}}}]
     volume: {{mountpoint: /data}}
-    health_check: {{tcp: {LEDGER_PORT}, interval: 50ms}}
+    health_check: {{tcp: {LEDGER_PORT}, interval: 50ms, timeout: 1s, retries: 200}}
     restart_policy: {{name: always}}
 "
         );

@@ -1,6 +1,8 @@
 //! Where the demonstration happens: a directory for the time being, with three nodes in it.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,11 +37,20 @@ use crate::local::Place;
 
 pub(super) const NODES: [&str; 3] = ["alpha", "beta", "gamma"];
 
-/// A directory with nodes. Strike it when everything is over; dropped before that, the nodes run on.
+/// What the directory of a demonstration begins with.
+const PREFIX: &str = "flocker-demo-";
+
+/// The file that whoever demonstrates keeps locked for as long as he lives.
+const OWNER: &str = "owner.lock";
+
+/// A directory with nodes. Strike it when everything is over; dropped before that, the nodes run on, and the next
+/// demonstration ends them.
 #[derive(Debug)]
 pub(super) struct Stage {
     directory: TempDir,
     names: Vec<NodeName>,
+    /// Says that we live: the lock ends with us, whatever we die of.
+    owner: File,
 }
 
 /// Shows the first plan of a push before it is carried out.
@@ -61,8 +72,9 @@ impl Stage {
     /// Makes the directory, and nothing that runs.
     pub(super) fn new() -> Result<Self, Failure> {
         let failed = || Failure::failed("could not make a directory for the demonstration");
-        let directory = tempfile::Builder::new().prefix("flocker-demo-").tempdir();
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir();
         let directory = directory.map_err(|error| failed().because(&error))?;
+        let owner = claim(directory.path()).map_err(|error| failed().because(&error))?;
         // A name without special characters, wherever our program lies.
         let own = std::env::current_exe().map_err(|error| failed().because(&error))?;
         let link = directory.path().join("flocker");
@@ -71,7 +83,20 @@ impl Stage {
         let names = names
             .collect::<Result<_, _>>()
             .map_err(|error| failed().because(&error))?;
-        Ok(Self { directory, names })
+        Ok(Self {
+            directory,
+            names,
+            owner,
+        })
+    }
+
+    /// Ends and removes what demonstrations have left that were killed. Returns their directories.
+    pub(super) async fn clear() -> Vec<Result<PathBuf, Failure>> {
+        let mut cleared = Vec::new();
+        for directory in abandoned(&std::env::temp_dir()) {
+            cleared.push(clear(&directory).await.map(|()| directory));
+        }
+        cleared
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -148,6 +173,8 @@ impl Stage {
         let made: Vec<NodeName> = local::known(self.directory())?.into_keys().collect();
         let down = local::down(self.directory(), &made, Data::Keep).await;
         if keep || down.is_err() {
+            // It is somebody's from now on, and no next demonstration clears it.
+            drop(std::fs::remove_file(self.directory().join(OWNER)));
             let kept = self.directory.keep();
             let path = kept.display();
             let again = format!(
@@ -159,9 +186,48 @@ impl Stage {
         }
         let path = self.directory().display().to_string();
         let closed = self.directory.close();
+        drop(self.owner);
         closed.map_err(|error| Failure::failed(format!("could not remove `{path}`")).because(&error))?;
         Ok(None)
     }
+}
+
+/// Makes a directory ours for as long as we live.
+fn claim(directory: &Path) -> std::io::Result<File> {
+    // It gets its name only with its lock, so that nobody ever finds it free.
+    let new = directory.join("owner.new");
+    let file = File::create_new(&new)?;
+    file.lock()?;
+    std::fs::rename(new, directory.join(OWNER))?;
+    Ok(file)
+}
+
+/// Returns the directories of demonstrations of ours whose owner is gone.
+fn abandoned(temporary: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(temporary) else {
+        return Vec::new();
+    };
+    let is_abandoned = |path: &Path| -> std::io::Result<bool> {
+        let found = std::fs::symlink_metadata(path)?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            return Ok(false);
+        }
+        Ok(File::open(path.join(OWNER))?.try_lock().is_ok())
+    };
+    let named = entries.flatten().filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(|name| name.starts_with(PREFIX))
+    });
+    let paths = named.map(|entry| entry.path());
+    paths.filter(|path| is_abandoned(path).unwrap_or(false)).collect()
+}
+
+async fn clear(directory: &Path) -> Result<(), Failure> {
+    let made: Vec<NodeName> = local::known(directory)?.into_keys().collect();
+    local::down(directory, &made, Data::Delete).await?;
+    std::fs::remove_dir_all(directory).map_err(|error| {
+        Failure::failed(format!("could not remove `{}`", directory.display())).because(&error)
+    })
 }
 
 fn unsettled(end: &End, outcome: &Outcome) -> Failure {
@@ -187,4 +253,23 @@ fn unsettled(end: &End, outcome: &Outcome) -> Failure {
         ));
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_owns_any_more_is_abandoned() {
+        let temporary = tempfile::tempdir().unwrap();
+        let [dead, alive, kept, other] = ["flocker-demo-1", "flocker-demo-2", "flocker-demo-3", "other"]
+            .map(|name| temporary.path().join(name));
+        for directory in [&dead, &alive, &kept, &other] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        drop(claim(&dead).unwrap());
+        drop(claim(&other).unwrap());
+        let _owner = claim(&alive).unwrap();
+        assert_eq!(abandoned(temporary.path()), [dead]);
+    }
 }

@@ -43,6 +43,20 @@ use crate::ui::Ui;
 pub(crate) async fn tell(ui: &Ui, keep: bool) -> Result<Ending, Failure> {
     let mut interrupted = Interrupted::new()?;
     let began = Instant::now();
+    for cleared in Stage::clear().await {
+        match cleared {
+            Ok(directory) => say(
+                ui,
+                &format!(
+                    "Removed what a demonstration that was killed had left in {}.",
+                    directory.display()
+                ),
+            ),
+            Err(failure) => ui.warn(&format!(
+                "what a demonstration that was killed has left is still there: {failure}"
+            )),
+        }
+    }
     let stage = Stage::new()?;
     let told = match stage.set().await {
         Ok(_) => tokio::select! {

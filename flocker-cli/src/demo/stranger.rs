@@ -82,7 +82,7 @@ impl Stranger {
     command_line: {command_line}
     ports: [{{internal: {port}, external: {port}}}]
     volume: {{mountpoint: /data}}
-    health_check: {{tcp: {port}, interval: 50ms}}
+    health_check: {{tcp: {port}, interval: 50ms, timeout: 1s, retries: 200}}
 "
         )
     }

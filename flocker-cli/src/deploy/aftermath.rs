@@ -1,7 +1,9 @@
 //! How a deploy went: what it forecast and what it cost, what is left and what to do about it.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use flocker_engine::Carrier;
 use flocker_engine::End;
 use flocker_engine::Move;
 use flocker_engine::Outcome;
@@ -57,6 +59,9 @@ struct Moved<'a> {
     rounds: &'a [ByteSize],
     /// How many the last one sent.
     last_round: Option<ByteSize>,
+    /// What carried the newest of them, if it went to another machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    carried_by: Option<Carrier>,
     forecast_ms: Option<u64>,
     downtime_ms: Option<u64>,
 }
@@ -192,6 +197,7 @@ impl<'a> Moved<'a> {
             to: &moved.to,
             rounds: &moved.rounds,
             last_round: moved.last_round,
+            carried_by: moved.carrier,
             forecast_ms: moved.forecast.map(millis),
             downtime_ms: moved.downtime.map(millis),
         }
@@ -206,17 +212,23 @@ fn told(moved: &Move, is_settled: bool) -> Option<String> {
         to,
         rounds,
         last_round,
+        carrier,
         forecast,
         downtime,
     } = moved;
     let sent = |bytes: &ByteSize| bytes.to_string();
     let ahead: Vec<String> = rounds.iter().map(sent).collect();
-    let copied = match (ahead.as_slice(), last_round) {
+    let mut copied = match (ahead.as_slice(), last_round) {
         ([], None) => String::new(),
         ([], Some(last)) => format!("; copied {last} after it was stopped"),
         (ahead, None) => format!("; copied {} while it ran", ahead.join(", ")),
         (ahead, Some(last)) => format!("; copied {} while it ran, then {last}", ahead.join(", ")),
     };
+    if let Some(carrier) = carrier
+        && !copied.is_empty()
+    {
+        write!(copied, " ({carrier})").unwrap_or_default();
+    }
     match downtime {
         Some(downtime) => {
             let forecast = forecast.map_or_else(String::new, |forecast| {
@@ -253,6 +265,7 @@ mod tests {
             to: "beta".parse().unwrap(),
             rounds: vec![ByteSize(1 << 30), ByteSize(3 << 20)],
             last_round: Some(ByteSize(40 << 10)),
+            carrier: None,
             forecast: Some(Duration::from_millis(900)),
             downtime: Some(Duration::from_millis(640)),
         };
@@ -280,6 +293,9 @@ mod tests {
                 "mongodb moved from alpha to beta: away for 0.7 s, where 0.9 s were forecast; copied 1.0 GiB, 3.0 MiB while it ran, then 40.0 KiB"
             ]
         );
+        let mut far = outcome(End::Settled);
+        far.moves[0].carrier = Some(Carrier::Relay);
+        assert!(lines(&far)[0].ends_with("while it ran, then 40.0 KiB (relayed)"));
         let mut early = outcome(End::Interrupted { left: Vec::new() });
         early.moves[0].downtime = None;
         early.moves[0].last_round = None;

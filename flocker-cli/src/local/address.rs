@@ -34,7 +34,7 @@ pub(super) fn claim(address: Ipv4Addr) -> io::Result<Claimed> {
 /// Says whether an address is free: no node has it, and nobody listens on it.
 pub(super) fn is_free(address: Ipv4Addr) -> io::Result<bool> {
     match claim(address) {
-        Ok(_claimed) => Ok(ports::listening_at(address)?.is_empty()),
+        Ok(_claimed) => Ok(ports::listening_at(address.into())?.is_empty()),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
         Err(error) => Err(error),
     }

@@ -19,14 +19,14 @@ use super::LOOK_INTERVAL;
 
 /// A process that lived when it was found.
 #[derive(Debug)]
-pub(super) struct Live {
-    pub(super) id: u32,
+pub(crate) struct Live {
+    pub(crate) id: u32,
     descriptor: OwnedFd,
 }
 
 impl Live {
     /// Finds the process that answers at the directory of a node.
-    pub(super) fn find(directory: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn find(directory: &Path) -> io::Result<Option<Self>> {
         while let Some(id) = serving_process(directory)? {
             // The id may have been reused before it was opened; that it still answers proves that it was not.
             if let Some(live) = Self::of(id)?
@@ -39,7 +39,7 @@ impl Live {
     }
 
     /// Takes a process by its id, which the caller knows to be right.
-    pub(super) fn of(id: u32) -> io::Result<Option<Self>> {
+    pub(crate) fn of(id: u32) -> io::Result<Option<Self>> {
         let Some(process) = i32::try_from(id).ok().and_then(Pid::from_raw) else {
             return Ok(None);
         };
@@ -59,7 +59,7 @@ impl Live {
     }
 
     /// Returns when it has ended.
-    pub(super) async fn ended(&self) -> io::Result<()> {
+    pub(crate) async fn ended(&self) -> io::Result<()> {
         while !self.has_ended()? {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
@@ -67,6 +67,11 @@ impl Live {
     }
 
     /// Says whether it has ended, whether or not anybody has collected its exit status.
+    /// Asks it to end when nobody uses it, which is for nodes on real machines to understand.
+    pub(crate) fn retire(&self) -> io::Result<()> {
+        self.signal(Signal::USR1)
+    }
+
     fn has_ended(&self) -> io::Result<bool> {
         let mut descriptors = [PollFd::new(&self.descriptor, PollFlags::IN)];
         let now = Timespec {

@@ -24,7 +24,7 @@ use tracing::span;
 const LIMIT: u64 = 1024 * 1024;
 
 /// Opens a log for what is said outside of it, such as the words of a process that breaks down.
-pub(super) fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
         .append(true)
@@ -34,14 +34,14 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 
 /// Writes what is worth a line and is no detail.
 #[derive(Debug)]
-pub(super) struct NodeLog {
+pub(crate) struct NodeLog {
     path: PathBuf,
     file: Mutex<Option<(File, u64)>>,
     limit: u64,
 }
 
 impl NodeLog {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self::with_limit(path, LIMIT)
     }
 

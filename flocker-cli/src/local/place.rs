@@ -82,6 +82,13 @@ impl Root {
         Ok(places)
     }
 
+    /// Returns where a node would be reached if it were made.
+    pub(super) fn would_be(&self, name: &NodeName) -> NodeAddress {
+        NodeAddress::Local {
+            directory: self.0.join(name.as_str()),
+        }
+    }
+
     /// Returns a node, if it was made.
     pub(super) fn place(&self, name: &NodeName) -> Result<Option<Place>, Failure> {
         let directory = self.0.join(name.as_str());

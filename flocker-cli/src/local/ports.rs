@@ -19,9 +19,10 @@ use flocker_model::PortNumber;
 const LISTENING: &str = "0A";
 
 /// Looks at the kernel's tables, and leaves out what our own router listens on.
-pub(super) struct Listening {
-    pub(super) address: Ipv4Addr,
-    pub(super) router: Arc<ProxyRouter>,
+pub(crate) struct Listening {
+    pub(crate) address: IpAddr,
+    /// Our own router, where it listens itself.
+    pub(crate) router: Option<Arc<ProxyRouter>>,
 }
 
 impl fmt::Debug for Listening {
@@ -35,27 +36,36 @@ impl fmt::Debug for Listening {
 #[async_trait]
 impl ForeignPorts for Listening {
     async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault> {
-        let mut ports = listening_at(self.address).and_then(|mut ports| {
+        let ports = listening_at(self.address).and_then(|mut ports| {
             // Who listens at every address has the port here as well.
-            ports.extend(listening_at(Ipv4Addr::UNSPECIFIED)?);
+            ports.extend(listening_at(everywhere(self.address))?);
             Ok(ports)
         });
-        let ports = ports
-            .as_mut()
-            .map_err(|error| Fault::with_class(error, ErrorClass::Transient))?;
-        // It knows its own, and tries the others: a socket for IPv6 alone leaves the port free.
-        Ok(self.router.foreign_ports(std::mem::take(ports)).await)
+        let ports = ports.map_err(|error| Fault::with_class(&error, ErrorClass::Transient))?;
+        match &self.router {
+            // It knows its own, and tries the others: a socket for IPv6 alone leaves the port free.
+            Some(router) => Ok(router.foreign_ports(ports).await),
+            None => Ok(ports),
+        }
+    }
+}
+
+/// Returns what stands for all addresses of this kind.
+fn everywhere(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
 /// Returns the ports on which anybody listens at exactly this address.
-pub(super) fn listening_at(address: Ipv4Addr) -> io::Result<BTreeSet<PortNumber>> {
+pub(crate) fn listening_at(address: IpAddr) -> io::Result<BTreeSet<PortNumber>> {
     let mut ports = listed("/proc/net/tcp", address)?;
     ports.extend(listed("/proc/net/tcp6", address)?);
     Ok(ports)
 }
 
-fn listed(table: &str, address: Ipv4Addr) -> io::Result<BTreeSet<PortNumber>> {
+fn listed(table: &str, address: IpAddr) -> io::Result<BTreeSet<PortNumber>> {
     match std::fs::read_to_string(table) {
         Ok(text) => Ok(parse(&text, address)),
         // A machine without IPv6 has no table of it.
@@ -64,15 +74,15 @@ fn listed(table: &str, address: Ipv4Addr) -> io::Result<BTreeSet<PortNumber>> {
     }
 }
 
-fn parse(table: &str, wanted: Ipv4Addr) -> BTreeSet<PortNumber> {
+fn parse(table: &str, wanted: IpAddr) -> BTreeSet<PortNumber> {
     let listening = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (address, port) = fields.next()?.split_once(':')?;
         let is_listening = fields.nth(1)? == LISTENING;
         let here = match read_address(address)? {
-            IpAddr::V4(v4) => v4 == wanted,
             IpAddr::V6(v6) if v6.is_unspecified() => wanted.is_unspecified(),
-            IpAddr::V6(v6) => v6.to_ipv4_mapped() == Some(wanted),
+            // A socket for both kinds of addresses has those of the older kind mapped.
+            other => other.to_canonical() == wanted,
         };
         let port = PortNumber::new(u16::from_str_radix(port, 16).ok()?)?;
         (is_listening && here).then_some(port)
@@ -136,6 +146,6 @@ mod tests {
         let address = Ipv4Addr::new(127, 113, 9, 1);
         let listener = std::net::TcpListener::bind((address, 0)).unwrap();
         let port = PortNumber::new(listener.local_addr().unwrap().port()).unwrap();
-        assert_eq!(listening_at(address).unwrap(), BTreeSet::from([port]));
+        assert_eq!(listening_at(address.into()).unwrap(), BTreeSet::from([port]));
     }
 }

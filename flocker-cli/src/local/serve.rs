@@ -62,7 +62,7 @@ fn own_program() -> Result<PathBuf, Failure> {
     std::env::current_exe().map_err(|error| Failure::failed("could not find our own program").because(&error))
 }
 
-fn environment() -> BTreeMap<String, String> {
+pub(crate) fn environment() -> BTreeMap<String, String> {
     let variables = ENVIRONMENT.into_iter().filter_map(|name| {
         let value = cli::variable_os(name)?.into_string().ok()?;
         Some((name.to_owned(), value))
@@ -170,7 +170,7 @@ pub(crate) async fn serve(serving: Serving) -> Result<(), Failure> {
 }
 
 /// Tries something again for a while, since the process that was this node before may just be ending.
-async fn in_time<T, E>(
+pub(crate) async fn in_time<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     may_pass: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
@@ -183,7 +183,7 @@ async fn in_time<T, E>(
     }
 }
 
-fn note(ended: Result<Result<(), flocker_engine::wire::WireError>, tokio::task::JoinError>) {
+pub(crate) fn note(ended: Result<Result<(), flocker_engine::wire::WireError>, tokio::task::JoinError>) {
     match ended {
         Ok(Ok(())) => {}
         // Clients come and go; only what they should not have said is worth a line.
@@ -212,8 +212,8 @@ async fn put_together(place: &Place) -> Result<LocalNode, Failure> {
         transport: Arc::new(LocalTransport),
         record: Arc::new(FileRecord::new(&place.directory)),
         foreign_ports: Arc::new(Listening {
-            address: place.address,
-            router,
+            address: place.address.into(),
+            router: Some(router),
         }),
         deadlines: Deadlines::default(),
     };

@@ -8,7 +8,9 @@ use flocker_backends::ErrorClass;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::ClusterState;
+use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
+use flocker_model::Health;
 use flocker_model::NodeName;
 use flocker_plan::Action;
 use flocker_plan::Estimate;
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::fault::one_line;
 use crate::node_error::NodeError;
+use crate::passage::Carrier;
 use crate::report::Ending;
 use crate::report::Report;
 use crate::report::StepReport;
@@ -34,6 +37,8 @@ pub struct Move {
     pub rounds: Vec<ByteSize>,
     /// How much the last copy sent, which was made after it was stopped.
     pub last_round: Option<ByteSize>,
+    /// By what the newest copy was carried, if it went to another machine.
+    pub carrier: Option<Carrier>,
     /// How long it was expected to be away, by the plan that stopped it.
     pub forecast: Option<Duration>,
     /// How long it was away: from the beginning of its stop until every route led to its new home.
@@ -111,6 +116,21 @@ impl Course {
         }
     }
 
+    /// Takes note of applications that serve although the step that started them failed, or its answer was lost.
+    pub(super) fn see(&mut self, actual: &ClusterState, now: Instant) {
+        for (application, track) in &mut self.tracks {
+            let at_home = actual.known(&track.seen.to);
+            let container = at_home.and_then(|state| state.containers.get(application));
+            let serves = container.is_some_and(|container| {
+                container.status == ContainerStatus::Running && container.health != Health::Unhealthy
+            });
+            if serves && track.stopped.is_some() && track.has_let_go && !track.started {
+                track.started = true;
+                track.serves_since(Some(now));
+            }
+        }
+    }
+
     fn begin(&mut self, step: &StepReport) {
         let Reason::Moves {
             application,
@@ -134,6 +154,7 @@ impl Course {
                 to: to.clone(),
                 rounds: Vec::new(),
                 last_round: None,
+                carrier: None,
                 forecast: None,
                 downtime: None,
             },
@@ -200,6 +221,7 @@ impl Track {
                 self.stopped = report.began;
             }
             Action::Push { dataset, .. } if Some(dataset.id) == self.dataset && is_done => {
+                self.seen.carrier = report.carrier;
                 if self.stopped.is_some() {
                     self.seen.last_round = Some(report.sent);
                 } else {

@@ -1,11 +1,9 @@
 //! The deploy locks of a push.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flocker_model::ClusterState;
-use flocker_model::NodeId;
 use flocker_model::NodeName;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -35,7 +33,6 @@ pub(super) struct Locks {
     held: BTreeSet<NodeName>,
     /// The nodes whose lock was taken at any time: one that fell out of sight may still hold it for this push.
     taken: BTreeSet<NodeName>,
-    known: BTreeMap<NodeName, NodeId>,
 }
 
 impl Locks {
@@ -44,17 +41,11 @@ impl Locks {
             token,
             held: BTreeSet::new(),
             taken: BTreeSet::new(),
-            known: BTreeMap::new(),
         }
     }
 
     pub(super) fn token(&self) -> LockToken {
         self.token
-    }
-
-    /// Returns who the nodes were when others were first told of them.
-    pub(super) fn known(&self) -> &BTreeMap<NodeName, NodeId> {
-        &self.known
     }
 
     /// Takes the locks of the seen nodes that are not held yet; says whether any was taken.
@@ -100,10 +91,7 @@ impl Locks {
         let mut may_break = options.if_held == IfHeld::Break;
         loop {
             match handle.lock(claim).await {
-                Ok(locked) => {
-                    for (name, id) in locked.known {
-                        self.known.entry(name).or_insert(id);
-                    }
+                Ok(_) => {
                     listener.on(&Event::LockTaken { node: node.clone() });
                     self.taken.insert(node.clone());
                     self.held.insert(node);

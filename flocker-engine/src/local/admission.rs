@@ -11,6 +11,7 @@ use flocker_model::Generation;
 use flocker_model::SnapshotName;
 use tokio::time::Instant;
 
+use super::doors::Doorstop;
 use crate::clock;
 use crate::fault::Fault;
 use crate::node::Pass;
@@ -21,11 +22,13 @@ use crate::node_error::NodeError;
 const MAX_OPEN: usize = 1024;
 
 /// A transfer that may come in.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) transfer: Transfer,
     pub(crate) generation: Generation,
     expires: Instant,
+    /// It goes away with the ticket: a door is open no longer than its ticket is good.
+    _doorstop: Option<Doorstop>,
 }
 
 /// The open tickets.
@@ -33,12 +36,13 @@ pub(crate) struct Admitted {
 pub(crate) struct Admissions(Mutex<BTreeMap<Pass, Admitted>>);
 
 impl Admissions {
-    /// Opens a ticket, and closes an unused one for the same dataset.
+    /// Opens a ticket, and closes an unused one for the same dataset. Who has a door for it is told the pass.
     pub(crate) fn open(
         &self,
         transfer: &Transfer,
         generation: Generation,
         lifetime: Duration,
+        watch: impl FnOnce(Pass) -> Option<Doorstop>,
     ) -> Result<Pass, NodeError> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| {
@@ -62,6 +66,7 @@ impl Admissions {
                 transfer: transfer.clone(),
                 generation,
                 expires: now + lifetime,
+                _doorstop: watch(pass),
             },
         );
         Ok(pass)
@@ -115,6 +120,7 @@ mod tests {
             },
             snapshot: "warm-2-1".parse().unwrap(),
             base: None,
+            sender: None,
         }
     }
 
@@ -125,7 +131,11 @@ mod tests {
         let admissions = Admissions::default();
         let transfer = transfer();
         let (dataset, snapshot) = (transfer.dataset.id, &transfer.snapshot);
-        let open = || admissions.open(&transfer, Generation(1), LIFETIME).unwrap();
+        let open = || {
+            admissions
+                .open(&transfer, Generation(1), LIFETIME, |_| None)
+                .unwrap()
+        };
 
         let pass = open();
         assert!(admissions.redeem(pass, dataset, snapshot).is_ok());
@@ -155,8 +165,12 @@ mod tests {
     async fn a_second_announcement_closes_the_first() {
         let admissions = Admissions::default();
         let transfer = transfer();
-        let first = admissions.open(&transfer, Generation(1), LIFETIME).unwrap();
-        let second = admissions.open(&transfer, Generation(1), LIFETIME).unwrap();
+        let first = admissions
+            .open(&transfer, Generation(1), LIFETIME, |_| None)
+            .unwrap();
+        let second = admissions
+            .open(&transfer, Generation(1), LIFETIME, |_| None)
+            .unwrap();
         assert!(
             admissions
                 .redeem(first, transfer.dataset.id, &transfer.snapshot)

@@ -15,6 +15,7 @@ use super::LocalNode;
 use super::admission::Admitted;
 use super::turns::Subject;
 use super::turns::Use;
+use crate::node::Pass;
 use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Arrival;
@@ -33,10 +34,12 @@ impl LocalNode {
     /// Takes one transfer in and tells its sender how it went.
     ///
     /// A sender that says something senseless, or goes away, leaves a partial copy at most.
+    /// Where it came in by a door, `only` is the one pass that is good there.
     pub(crate) async fn arrive(
         &self,
         mut reader: FrameReader<ReadHalf<Channel>>,
         mut writer: FrameWriter<WriteHalf<Channel>>,
+        only: Option<Pass>,
     ) -> Result<(), WireError> {
         let limit = self.parts.deadlines.answer;
         let first = tokio::time::timeout(limit, reader.next())
@@ -55,7 +58,7 @@ impl LocalNode {
             None => return Err(WireError::Closed),
         };
         let pass = arrival.pass()?;
-        let verdict = match self.admissions.redeem(pass, arrival.dataset, &arrival.snapshot) {
+        let verdict = match self.redeem(pass, only, &arrival) {
             Ok(admitted) => self.take_in(&arrival, &admitted, &mut reader, &mut writer).await,
             Err(refusal) => Err(refusal),
         };
@@ -72,6 +75,16 @@ impl LocalNode {
             Ok(())
         };
         tokio::time::timeout(limit, last).await.unwrap_or(Ok(()))
+    }
+
+    fn redeem(&self, pass: Pass, only: Option<Pass>, arrival: &Arrival) -> Result<Admitted, NodeError> {
+        // A ticket that is presented at another's door stays good at its own.
+        if only.is_some_and(|only| only != pass) {
+            return Err(NodeError::NotAdmitted {
+                reason: "its ticket is not the one of the door that it came in by".into(),
+            });
+        }
+        self.admissions.redeem(pass, arrival.dataset, &arrival.snapshot)
     }
 
     async fn take_in(
@@ -146,15 +159,12 @@ impl LocalNode {
                 Ok(Err(error)) => break error,
                 Err(_) => break WireError::Silent(stall),
             };
-            match incoming {
-                Incoming::Chunk(chunk) => {
-                    n_bytes = n_bytes.plus(ByteSize(chunk.len() as u64));
-                    let hand_over = sender.send(Piece::Bytes(chunk));
-                    // A volume that takes no more has said why, or never will.
-                    let Ok(Ok(())) = tokio::time::timeout(self.parts.deadlines.work, hand_over).await else {
-                        return;
-                    };
-                }
+            let chunk = match incoming {
+                Incoming::Chunk(chunk) => chunk,
+                Incoming::Packed(packed) => match wire::unpack(&packed) {
+                    Ok(chunk) => chunk,
+                    Err(error) => break error,
+                },
                 Incoming::Message(text) => match wire::read("the end of a transfer", &text) {
                     Ok(FromSender::End { bytes }) if bytes == n_bytes => {
                         drop(sender.send(Piece::End).await);
@@ -175,7 +185,13 @@ impl LocalNode {
                 Incoming::Hello(_) | Incoming::Output { .. } => {
                     break WireError::Unexpected { what: "a frame" };
                 }
-            }
+            };
+            n_bytes = n_bytes.plus(ByteSize(chunk.len() as u64));
+            let hand_over = sender.send(Piece::Bytes(chunk));
+            // A volume that takes no more has said why, or never will.
+            let Ok(Ok(())) = tokio::time::timeout(self.parts.deadlines.work, hand_over).await else {
+                return;
+            };
         };
         // Who reads it may have stopped reading; then it is of no use to anybody.
         drop(sender.send(Piece::Broken(io::Error::other(cut))).await);

@@ -7,10 +7,13 @@ use bytes::BytesMut;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
+use flocker_backends::ErrorClass;
 use flocker_backends::Purpose;
 use flocker_backends::SendRequest;
+use flocker_backends::transport::direct;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
+use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::Snapshot;
 use flocker_model::SnapshotName;
@@ -19,8 +22,11 @@ use tokio::io::WriteHalf;
 use tokio::time::Instant;
 
 use super::LocalNode;
+use super::packing::Packer;
+use super::relays::Way;
 use crate::clock;
 use crate::fault::Fault;
+use crate::node::Passage;
 use crate::node::Progress;
 use crate::node::Ticket;
 use crate::node_error::NodeError;
@@ -38,6 +44,9 @@ use crate::wire::WireError;
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 
+/// How long whoever is at a door may take to answer and to prove who it is; it is short, because there is another way.
+const KNOCK: Duration = Duration::from_secs(5);
+
 /// How long the receiver may take to say why it broke the pipe.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -52,6 +61,21 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
+    /// Returns what packs its bytes, where they leave this machine.
+    fn packer(&self) -> Result<Option<Packer>, NodeError> {
+        let leaves = match &self.ticket.passage {
+            Passage::Own => false,
+            Passage::Door(door) => !door.socket.ip().is_loopback(),
+            Passage::Relay => true,
+        };
+        if !leaves {
+            return Ok(None);
+        }
+        Packer::new()
+            .map(Some)
+            .map_err(|error| NodeError::Backend(Fault::with_class(&error, ErrorClass::Transient)))
+    }
+
     fn lost(&self, error: &WireError) -> NodeError {
         NodeError::Lost {
             node: self.to.clone(),
@@ -63,36 +87,20 @@ impl Push<'_> {
 impl LocalNode {
     /// Sends one snapshot and returns what its receiver says.
     pub(super) async fn push(&self, push: &Push<'_>, progress: &dyn Progress) -> Result<Change, NodeError> {
-        let limit = self.parts.deadlines.answer;
         let request = SendRequest {
             dataset: push.dataset,
             snapshot: push.snapshot.clone(),
             base: push.base.map(|base| base.guid),
             resume: push.ticket.resume.clone(),
         };
-        let opened = tokio::time::timeout(
-            limit,
-            self.parts.transport.open(&push.ticket.address, Purpose::Transfer),
-        );
-        let channel = match opened.await {
-            Ok(opened) => opened.map_err(|error| NodeError::Unreachable {
-                node: push.to.clone(),
-                source: Fault::of(&error),
-            })?,
-            Err(_) => {
-                return Err(NodeError::Deadline {
-                    what: format!("a connection to {}", push.to),
-                    after: limit,
-                });
-            }
-        };
+        let way = self.open_way(push).await?;
         let what = format!("the stream of snapshot {}", push.snapshot);
         let stream = self
             .within(what, self.parts.deadlines.work, self.parts.volumes.send(&request))
             .await?;
         let total = OnceLock::new();
         let estimate = self.estimate(push, &total);
-        let transfer = self.transfer(push, channel, stream, progress, &total);
+        let transfer = self.transfer(push, way, stream, progress, &total);
         tokio::pin!(estimate, transfer);
         // The estimate is for people and never delays the bytes.
         tokio::select! {
@@ -103,6 +111,44 @@ impl LocalNode {
         transfer.await
     }
 
+    /// Opens the connection to the receiver, by the passage that the ticket says.
+    async fn open_way(&self, push: &Push<'_>) -> Result<Way, NodeError> {
+        let limit = self.parts.deadlines.answer;
+        let late = || NodeError::Deadline {
+            what: format!("a connection to {}", push.to),
+            after: limit,
+        };
+        let channel = match &push.ticket.passage {
+            Passage::Own => {
+                let transport = &self.parts.transport;
+                let opened = transport.open(&push.ticket.address, Purpose::Transfer);
+                tokio::time::timeout(limit, opened)
+                    .await
+                    .map_err(|_| late())?
+                    .map_err(|error| NodeError::Unreachable {
+                        node: push.to.clone(),
+                        source: Fault::of(&error),
+                    })?
+            }
+            Passage::Door(door) => {
+                let key = self.sender_key()?;
+                let knocked = direct::connect(door, &key, limit.min(KNOCK)).await;
+                knocked.map_err(|error| NodeError::NotDirect {
+                    node: push.to.clone(),
+                    source: Fault::of(&error),
+                })?
+            }
+            Passage::Relay => {
+                return self.relays.fetch(push.ticket.pass, limit).await.ok_or_else(late);
+            }
+        };
+        let (reader, writer) = tokio::io::split(channel);
+        Ok(Way {
+            reader: FrameReader::new(reader),
+            writer: FrameWriter::new(writer),
+        })
+    }
+
     /// Works out how much there is to send, if that can be told.
     async fn estimate(&self, push: &Push<'_>, total: &OnceLock<ByteSize>) {
         let Ok(inventory) = self.parts.volumes.inventory().await else {
@@ -111,18 +157,7 @@ impl LocalNode {
         let Some(seen) = inventory.datasets.get(&push.dataset) else {
             return;
         };
-        let position = |guid| {
-            let is_it = |snapshot: &Snapshot| snapshot.guid == guid;
-            seen.snapshots.iter().position(is_it)
-        };
-        let last = seen.snapshots.iter().position(|s| s.name == *push.snapshot);
-        let first = push
-            .base
-            .map_or(Some(0), |base| position(base.guid).map(|at| at + 1));
-        let range = first.zip(last).filter(|(first, last)| first <= last);
-        if let Some((first, last)) = range {
-            let written = seen.snapshots[first..=last].iter();
-            let all = written.fold(ByteSize(0), |sum, snapshot| sum.plus(snapshot.written));
+        if let Some(all) = to_send(seen, push.snapshot, push.base) {
             let _ = total.set(ByteSize(all.0.saturating_sub(push.ticket.received.0)));
         }
     }
@@ -130,16 +165,17 @@ impl LocalNode {
     async fn transfer(
         &self,
         push: &Push<'_>,
-        channel: Channel,
+        way: Way,
         stream: ByteStream,
         progress: &dyn Progress,
         total: &OnceLock<ByteSize>,
     ) -> Result<Change, NodeError> {
-        let (reader, writer) = tokio::io::split(channel);
+        let Way { reader, writer } = way;
         let meter = Meter::new(progress, total, push.bandwidth);
         let stall = self.parts.deadlines.stall;
-        let sending = send(push, writer, stream, &meter, stall);
-        let verdict = verdict(push, reader, &meter, self.parts.deadlines.work, stall);
+        let spoken = OnceLock::new();
+        let sending = send(push, writer, stream, &meter, &spoken, stall);
+        let verdict = verdict(push, reader, &meter, &spoken, self.parts.deadlines.work, stall);
         tokio::pin!(sending, verdict);
         // The receiver may refuse, or have it already, before all was sent.
         let end = tokio::select! {
@@ -160,6 +196,18 @@ impl LocalNode {
     }
 }
 
+/// Works out how much a snapshot is that the receiver has already the base of.
+fn to_send(seen: &Manifestation, snapshot: &SnapshotName, base: Option<&Snapshot>) -> Option<ByteSize> {
+    let Some(base) = base else {
+        // The snapshots before it, which say what else there is, may be gone.
+        return Some(seen.used);
+    };
+    let last = seen.snapshots.iter().position(|known| known.name == *snapshot)?;
+    let base = seen.snapshots.iter().position(|known| known.guid == base.guid)?;
+    let written = seen.snapshots.get(base + 1..=last)?.iter();
+    Some(written.fold(ByteSize(0), |sum, snapshot| sum.plus(snapshot.written)))
+}
+
 /// What stopped the sending.
 enum Stopped {
     /// Something on this side.
@@ -170,12 +218,13 @@ enum Stopped {
 
 async fn send(
     push: &Push<'_>,
-    pipe: WriteHalf<Channel>,
+    mut writer: FrameWriter<WriteHalf<Channel>>,
     mut stream: ByteStream,
     meter: &Meter<'_>,
+    spoken: &OnceLock<u32>,
     stall: Duration,
 ) -> Result<(), Stopped> {
-    let mut writer = FrameWriter::new(pipe);
+    let mut packer = push.packer().map_err(Stopped::Here)?;
     let hello = wire::write(&wire::our_hello(Some(Greeting::Transfer))).map_err(Stopped::Pipe)?;
     let arrival = Arrival::new(push.ticket.pass, push.dataset, push.snapshot.clone());
     let arrival = wire::write(&FromSender::Arrival(arrival)).map_err(Stopped::Pipe)?;
@@ -218,11 +267,18 @@ async fn send(
         if n_bytes == 0 {
             break;
         }
-        tokio::time::timeout(stall, writer.chunk(&chunk))
+        // Until the receiver has introduced itself, it may be one that unpacks nothing.
+        let may_pack = spoken.get().is_some_and(|version| *version >= wire::PASSAGES);
+        let shrunk = packer
+            .as_mut()
+            .filter(|_| may_pack)
+            .and_then(|packer| packer.pack(wire::chunk_bytes(&chunk)));
+        let frame = shrunk.unwrap_or(&chunk);
+        tokio::time::timeout(stall, writer.chunk(frame))
             .await
             .map_err(|_| stalled())?
             .map_err(Stopped::Pipe)?;
-        meter.passed(n_bytes);
+        meter.passed(n_bytes, frame.len());
         meter.pace().await;
     }
     let end = wire::write(&FromSender::End { bytes: meter.done() }).map_err(Stopped::Pipe)?;
@@ -241,12 +297,12 @@ async fn send(
 /// Waits for what the receiver says. While it works, it says so, and that counts as progress.
 async fn verdict(
     push: &Push<'_>,
-    pipe: ReadHalf<Channel>,
+    mut reader: FrameReader<ReadHalf<Channel>>,
     meter: &Meter<'_>,
+    spoken: &OnceLock<u32>,
     work: Duration,
     stall: Duration,
 ) -> Result<Change, NodeError> {
-    let mut reader = FrameReader::new(pipe);
     let mut greeted = false;
     let mut last_passed = clock::now();
     let mut n_passed = meter.done();
@@ -259,12 +315,13 @@ async fn verdict(
         let say = match incoming {
             Some(Incoming::Hello(text)) if !greeted => {
                 let hello = wire::read("the greeting of a receiver", &text);
-                hello
+                let version = hello
                     .and_then(|hello| wire::check_hello(&hello))
                     .map_err(|error| NodeError::Protocol {
                         node: push.to.clone(),
                         source: Fault::of(&error),
                     })?;
+                spoken.get_or_init(|| version);
                 greeted = true;
                 continue;
             }
@@ -320,6 +377,8 @@ struct Meter<'a> {
 
 struct Count {
     done: ByteSize,
+    /// How many of them there were on the way, packed or not.
+    n_on_way: u64,
     told: Instant,
 }
 
@@ -333,6 +392,7 @@ impl<'a> Meter<'a> {
             began: now,
             count: std::sync::Mutex::new(Count {
                 done: ByteSize(0),
+                n_on_way: 0,
                 told: now,
             }),
         }
@@ -348,10 +408,11 @@ impl<'a> Meter<'a> {
         self.count().done
     }
 
-    fn passed(&self, n_bytes: usize) {
+    fn passed(&self, n_bytes: usize, n_on_way: usize) {
         let is_due = {
             let mut count = self.count();
             count.done = count.done.plus(ByteSize(n_bytes as u64));
+            count.n_on_way += n_on_way as u64;
             let now = clock::now();
             let is_due = now.duration_since(count.told) >= TELL;
             if is_due {
@@ -374,15 +435,51 @@ impl<'a> Meter<'a> {
         usize::try_from(second).unwrap_or(usize::MAX)
     }
 
-    /// Waits until so many bytes may have been sent.
+    /// Waits until so many bytes may have been on the way.
     async fn pace(&self) {
         let Some(rate) = self.bandwidth else {
             return;
         };
-        let millis = u128::from(self.done().0) * 1000 / u128::from(rate.0.max(1));
+        let millis = u128::from(self.count().n_on_way) * 1000 / u128::from(rate.0.max(1));
         let due = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
         // A moment too far away to be written down is waited for a day at a time.
         let due = due.min(self.began.elapsed() + Duration::from_secs(24 * 60 * 60));
         tokio::time::sleep_until(self.began + due).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flocker_model::Epoch;
+    use flocker_model::Role;
+    use flocker_model::SnapshotGuid;
+
+    use super::*;
+
+    #[test]
+    fn a_full_copy_is_all_of_it_whatever_snapshots_are_left() {
+        let snapshot = |number: u64| Snapshot {
+            name: format!("warm-2-{number}").parse().unwrap(),
+            guid: SnapshotGuid(number.into()),
+            written: ByteSize(number * 10),
+        };
+        // The first ones were dropped, and nothing says any more how much was written before them.
+        let seen = Manifestation {
+            role: Role::Primary { epoch: Epoch(2) },
+            snapshots: [2, 3, 4].map(snapshot).into(),
+            maximum_size: None,
+            used: ByteSize(5000),
+            unsent: ByteSize(0),
+            partial: None,
+            fence: Epoch(2),
+            age: Duration::ZERO,
+        };
+        let last = snapshot(4);
+        let bytes = |base: Option<Snapshot>| to_send(&seen, &last.name, base.as_ref());
+        assert_eq!(bytes(None), Some(ByteSize(5000)));
+        assert_eq!(bytes(Some(snapshot(2))), Some(ByteSize(70)));
+        assert_eq!(bytes(Some(snapshot(3))), Some(ByteSize(40)));
+        assert_eq!(bytes(Some(snapshot(4))), Some(ByteSize(0)));
+        assert_eq!(bytes(Some(snapshot(1))), None);
     }
 }

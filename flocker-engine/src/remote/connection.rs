@@ -28,6 +28,8 @@ use tokio::task::JoinSet;
 
 use crate::clock::Deadlines;
 use crate::fault::Fault;
+use crate::node::Pass;
+use crate::node::PipeEnd;
 use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Ask;
@@ -37,6 +39,7 @@ use crate::wire::FrameReader;
 use crate::wire::FrameWriter;
 use crate::wire::Greeting;
 use crate::wire::Incoming;
+use crate::wire::Pickup;
 use crate::wire::Reply;
 use crate::wire::Request;
 use crate::wire::Say;
@@ -67,6 +70,7 @@ pub(super) struct Connection {
     // Requests are few and small beside what they set going, so none waits to be queued.
     asks: mpsc::UnboundedSender<Vec<u8>>,
     waiting: Arc<Mutex<Waiting>>,
+    version: u32,
     _task: JoinSet<()>,
 }
 
@@ -97,7 +101,7 @@ impl Connection {
         let (reader, writer) = tokio::io::split(channel);
         let mut reader = FrameReader::new(reader);
         let mut writer = FrameWriter::new(writer);
-        tokio::time::timeout(limit, greet(&mut reader, &mut writer))
+        let version = tokio::time::timeout(limit, greet(&mut reader, &mut writer, Greeting::Control))
             .await
             .map_err(late)?
             .map_err(|error| not_greeted(name, &error))?;
@@ -121,13 +125,61 @@ impl Connection {
         Ok(Self {
             asks,
             waiting,
+            version,
             _task: task,
         })
+    }
+
+    /// Returns the version of the protocol that is spoken on it.
+    pub(super) fn version(&self) -> u32 {
+        self.version
     }
 
     pub(super) fn is_alive(&self) -> bool {
         lock(&self.waiting).ended.is_none()
     }
+}
+
+/// Opens a byte pipe for one end of a transfer that goes through this side.
+pub(super) async fn open_pipe(
+    name: &NodeName,
+    address: &NodeAddress,
+    transport: &dyn Transport,
+    deadlines: &Deadlines,
+    end: PipeEnd,
+) -> Result<Channel, NodeError> {
+    let limit = deadlines.answer;
+    let open = async {
+        let opened = transport.open(address, Purpose::Transfer).await;
+        let channel = opened.map_err(|error| NodeError::Unreachable {
+            node: name.clone(),
+            source: Fault::of(&error),
+        })?;
+        match end {
+            // It is greeted by the sender.
+            PipeEnd::Receiver => Ok(channel),
+            PipeEnd::Sender(pass) => introduce(channel, pass)
+                .await
+                .map_err(|error| not_greeted(name, &error)),
+        }
+    };
+    tokio::time::timeout(limit, open)
+        .await
+        .map_err(|_| NodeError::Deadline {
+            what: format!("a pipe to {name}"),
+            after: limit,
+        })?
+}
+
+/// Tells a sender for which transfer this pipe is. What it says from then on is meant for the receiver.
+async fn introduce(channel: Channel, pass: Pass) -> Result<Channel, WireError> {
+    let (reader, writer) = tokio::io::split(channel);
+    let mut reader = FrameReader::new(reader);
+    let mut writer = FrameWriter::new(writer);
+    greet(&mut reader, &mut writer, Greeting::Relay).await?;
+    writer.message(&wire::write(&Pickup::new(pass))?).await?;
+    writer.flush().await?;
+    Ok(reader.into_pipe()?.unsplit(writer.into_pipe()))
 }
 
 /// A pipe that ends before a word was said leads to no node; a wrong word comes from a strange one.
@@ -143,14 +195,15 @@ fn not_greeted(name: &NodeName, error: &WireError) -> NodeError {
 async fn greet(
     reader: &mut FrameReader<ReadHalf<Channel>>,
     writer: &mut FrameWriter<WriteHalf<Channel>>,
-) -> Result<(), WireError> {
-    let ours = wire::write(&wire::our_hello(Some(Greeting::Control)))?;
+    greeting: Greeting,
+) -> Result<u32, WireError> {
+    let ours = wire::write(&wire::our_hello(Some(greeting)))?;
     writer.frame(&Frame::Hello(ours.into())).await?;
     writer.flush().await?;
     match reader.next().await? {
         Some(Incoming::Hello(text)) => {
             let theirs = wire::read("the greeting of a node", &text)?;
-            wire::check_hello(&theirs).map(drop)
+            wire::check_hello(&theirs)
         }
         Some(_) => Err(WireError::Unexpected { what: "a frame" }),
         None => Err(WireError::Closed),
@@ -175,7 +228,7 @@ async fn read_all(
                 Err(error) => return error,
             },
             Incoming::Output { id, bytes } => (id, Said::Output(bytes)),
-            Incoming::Hello(_) | Incoming::Chunk(_) => {
+            Incoming::Hello(_) | Incoming::Chunk(_) | Incoming::Packed(_) => {
                 return WireError::Unexpected { what: "a frame" };
             }
         };

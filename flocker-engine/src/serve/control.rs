@@ -187,6 +187,7 @@ async fn reply(
     Ok(match ask {
         Ask::Ping | Ask::Cancel => Say::Pong,
         Ask::Observe => Say::State(Box::new(node.observe().await?.into())),
+        Ask::Offer => Say::Offered(node.offer().await?),
         Ask::Admit { transfer, generation } => {
             Say::Admitted((&node.admit(&transfer, generation).await?).into())
         }
@@ -196,10 +197,10 @@ async fn reply(
             let change = tell_progress(&told, id, replies, node.perform(&order, &told)).await?;
             Say::Changed(change)
         }
-        Ask::Lock(claim) => Say::Locked(node.lock_over(session, &claim)?),
+        Ask::Lock(claim) => Say::Changed(node.lock_over(session, &claim)?),
         Ask::Unlock(token) => Say::Changed(node.unlock(token).await?),
         Ask::BreakLock => Say::Changed(node.break_lock().await?),
-        Ask::Forget(name) => Say::Changed(node.forget(&name).await?),
+        Ask::Forget { node: name, instead } => Say::Changed(node.forget(&name, instead).await?),
         Ask::Remember(name) => Say::Changed(node.remember(&name).await?),
         Ask::Logs { application, request } => {
             let mut output = node.logs(&application, request).await?;

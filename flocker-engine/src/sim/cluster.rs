@@ -162,7 +162,7 @@ impl Cluster {
                 key: DefinitionKey::new([position; 32]),
                 generation: Generation::default(),
                 peers: BTreeMap::new(),
-                forgotten: BTreeSet::new(),
+                forgotten: BTreeMap::new(),
             };
             let store = MemoryRecord::default();
             // A record in memory cannot fail to be saved.

@@ -226,6 +226,7 @@ fn tell(event: &Event) -> Option<String> {
         | Event::LockAwaited { .. }
         | Event::StepStarted { .. }
         | Event::StepProgress { .. }
+        | Event::StepCarried { .. }
         | Event::StepSkipped { .. }
         | Event::BackingOff { .. }
         | Event::Stopping => None,

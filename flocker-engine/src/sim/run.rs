@@ -281,7 +281,7 @@ impl Course<'_> {
         for other in self.cluster.machines.keys().filter(|other| **other != name) {
             if let Some(program) = self.cluster.program(other) {
                 // A record in memory cannot fail to be saved.
-                drop(program.forget(&name).await);
+                drop(program.forget(&name, None).await);
             }
         }
     }

@@ -12,6 +12,7 @@ use flocker_backends::LogRequest;
 use flocker_model::ApplicationName;
 use flocker_model::Generation;
 use flocker_model::NodeAddress;
+use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_plan::Action;
@@ -24,7 +25,6 @@ use crate::handles::Connect;
 use crate::local::LocalNode;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::NodeHandle;
 use crate::node::Order;
 use crate::node::Progress;
@@ -145,6 +145,7 @@ impl Way {
                 dataset: dataset.clone(),
                 snapshot: snapshot.clone(),
                 base: base.as_ref().map(|base| base.guid),
+                sender: None,
             };
             let Some(receiver) = self.cluster.program(to) else {
                 return;
@@ -199,7 +200,7 @@ impl NodeHandle for Way {
         self.answer(done)
     }
 
-    async fn lock(&self, claim: &Claim) -> Result<Locked, NodeError> {
+    async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
         self.answer(self.end()?.node().lock(claim).await)
     }
 
@@ -211,8 +212,8 @@ impl NodeHandle for Way {
         self.answer(self.end()?.node().break_lock().await)
     }
 
-    async fn forget(&self, node: &NodeName) -> Result<Change, NodeError> {
-        self.answer(self.end()?.node().forget(node).await)
+    async fn forget(&self, node: &NodeName, instead: Option<NodeId>) -> Result<Change, NodeError> {
+        self.answer(self.end()?.node().forget(node, instead).await)
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {

@@ -23,6 +23,7 @@ const PART: u8 = 2;
 const LAST: u8 = 3;
 const CHUNK: u8 = 4;
 const OUTPUT: u8 = 5;
+const PACKED: u8 = 6;
 
 /// What a frame carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum Frame {
     Last(Bytes),
     /// Bytes of a snapshot.
     Chunk(Bytes),
+    /// Bytes of a snapshot, packed. From version 2.
+    Packed(Bytes),
     /// Bytes of the output that was asked for by the request of this id.
     Output {
         /// The request.
@@ -53,6 +56,7 @@ impl Frame {
             Self::Part(bytes) => (PART, None, bytes),
             Self::Last(bytes) => (LAST, None, bytes),
             Self::Chunk(bytes) => (CHUNK, None, bytes),
+            Self::Packed(bytes) => (PACKED, None, bytes),
             Self::Output { id, bytes } => (OUTPUT, Some(*id), bytes),
         };
         let mut written = Vec::with_capacity(HEADER + 8 + bytes.len());
@@ -74,6 +78,11 @@ fn header(kind: u8, n_bytes: usize) -> [u8; HEADER] {
 /// Returns the first bytes of a frame with so many bytes of a snapshot.
 pub(crate) fn chunk_header(n_bytes: usize) -> [u8; HEADER] {
     header(CHUNK, n_bytes)
+}
+
+/// Returns the first bytes of a frame with so many packed bytes of a snapshot.
+pub(crate) fn packed_header(n_bytes: usize) -> [u8; HEADER] {
+    header(PACKED, n_bytes)
 }
 
 /// Returns the first bytes of a frame with so many bytes of a message.
@@ -110,7 +119,7 @@ impl Decoder {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let limit = match kind {
             HELLO | PART | LAST => MAX_FRAME,
-            CHUNK => MAX_CHUNK + 1,
+            CHUNK | PACKED => MAX_CHUNK + 1,
             OUTPUT => MAX_CHUNK + 9,
             other => return Err(WireError::UnknownKind(other)),
         };
@@ -130,6 +139,7 @@ impl Decoder {
             PART => Frame::Part(bytes),
             LAST => Frame::Last(bytes),
             CHUNK => Frame::Chunk(bytes),
+            PACKED => Frame::Packed(bytes),
             _ => Frame::Output {
                 id: bytes.get_u64(),
                 bytes,
@@ -150,6 +160,7 @@ mod tests {
             bytes().prop_map(Frame::Part),
             bytes().prop_map(Frame::Last),
             bytes().prop_map(Frame::Chunk),
+            bytes().prop_map(Frame::Packed),
             (any::<u64>(), bytes()).prop_map(|(id, bytes)| Frame::Output { id, bytes }),
         ];
         proptest::collection::vec(frame, 0..8)
@@ -181,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_too_long_is_refused_before_it_has_arrived() {
-        for (kind, limit) in [(LAST, MAX_FRAME), (CHUNK, MAX_CHUNK + 1)] {
+        for (kind, limit) in [(LAST, MAX_FRAME), (CHUNK, MAX_CHUNK + 1), (PACKED, MAX_CHUNK + 1)] {
             let mut decoder = Decoder::default();
             let length = u32::try_from(limit + 1).unwrap().to_be_bytes();
             decoder.feed(&length);

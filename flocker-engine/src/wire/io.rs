@@ -36,6 +36,8 @@ pub(crate) enum Incoming {
     Message(Bytes),
     /// Bytes of a snapshot.
     Chunk(Bytes),
+    /// Bytes of a snapshot, packed.
+    Packed(Bytes),
     /// Bytes of an output.
     Output { id: u64, bytes: Bytes },
 }
@@ -57,6 +59,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Returns the pipe, from which nothing was read that [`FrameReader::next`] has not returned.
+    pub(crate) fn into_pipe(self) -> Result<R, WireError> {
+        if self.decoder.is_at_end() && self.parts.is_empty() {
+            Ok(self.pipe)
+        } else {
+            Err(WireError::Unexpected { what: "a frame" })
+        }
+    }
+
     /// Returns what comes next, or nothing where the other side has closed the pipe properly.
     pub(crate) async fn next(&mut self) -> Result<Option<Incoming>, WireError> {
         loop {
@@ -69,13 +80,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                         return Ok(Some(Incoming::Message(self.parts.split().freeze())));
                     }
                     Frame::Last(bytes) => return Ok(Some(Incoming::Message(bytes))),
-                    Frame::Hello(_) | Frame::Chunk(_) | Frame::Output { .. } if is_mid_message => {
+                    Frame::Hello(_) | Frame::Chunk(_) | Frame::Packed(_) | Frame::Output { .. }
+                        if is_mid_message =>
+                    {
                         return Err(WireError::Unexpected {
                             what: "another frame in the middle of a message",
                         });
                     }
                     Frame::Hello(bytes) => return Ok(Some(Incoming::Hello(bytes))),
                     Frame::Chunk(bytes) => return Ok(Some(Incoming::Chunk(bytes))),
+                    Frame::Packed(bytes) => return Ok(Some(Incoming::Packed(bytes))),
                     Frame::Output { id, bytes } => return Ok(Some(Incoming::Output { id, bytes })),
                 }
             }
@@ -116,6 +130,10 @@ pub(crate) struct FrameWriter<W>(W);
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     pub(crate) fn new(pipe: W) -> Self {
         Self(pipe)
+    }
+
+    pub(crate) fn into_pipe(self) -> W {
+        self.0
     }
 
     pub(crate) async fn frame(&mut self, frame: &Frame) -> Result<(), WireError> {
@@ -181,6 +199,20 @@ pub(crate) async fn read_chunk(
     }
     frame[..frame::HEADER].copy_from_slice(&frame::chunk_header(n_bytes));
     Ok(n_bytes)
+}
+
+/// Returns the bytes of a snapshot in a frame that [`read_chunk`] has read.
+pub(crate) fn chunk_bytes(frame: &[u8]) -> &[u8] {
+    frame.get(frame::HEADER..).unwrap_or_default()
+}
+
+/// Unpacks the bytes of one frame. What would be more than a frame may carry unpacked is refused.
+pub(crate) fn unpack(packed: &[u8]) -> Result<Bytes, WireError> {
+    zstd::bulk::decompress(packed, MAX_CHUNK)
+        .map(Bytes::from)
+        .map_err(|_| WireError::Invalid {
+            what: "a packed chunk",
+        })
 }
 
 /// One piece of a byte stream that is handed over.

@@ -2,6 +2,7 @@
 
 use flocker_backends::Change;
 use flocker_backends::LogRequest;
+use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
@@ -20,9 +21,9 @@ use super::definition::WrittenApplication;
 use super::state::WrittenState;
 use crate::node::Claim;
 use crate::node::LockToken;
-use crate::node::Locked;
 use crate::node::Order;
 use crate::node::Pass;
+use crate::node::Passage;
 use crate::node::Ticket;
 use crate::node::Transfer;
 use crate::node_error::NodeError;
@@ -48,6 +49,8 @@ pub enum Greeting {
     Control,
     /// The bytes of one snapshot, to the node that was connected to.
     Transfer,
+    /// The bytes of one snapshot, from the node that was connected to, through whoever connected. From version 2.
+    Relay,
 }
 
 /// Returns this program's first words.
@@ -94,6 +97,8 @@ pub enum Ask {
     Cancel,
     /// What it has.
     Observe,
+    /// For the key that it sends directly with. From version 2.
+    Offer,
     /// To let a transfer in.
     Admit {
         /// The transfer.
@@ -110,7 +115,12 @@ pub enum Ask {
     /// To take its deploy lock away from whoever holds it.
     BreakLock,
     /// To take another node as lost for ever.
-    Forget(NodeName),
+    Forget {
+        /// The node.
+        node: NodeName,
+        /// Who answers under its name by now.
+        instead: Option<NodeId>,
+    },
     /// To take that back.
     Remember(NodeName),
     /// For the output of an application.
@@ -147,12 +157,12 @@ pub enum Say {
     },
     /// What it has.
     State(Box<WrittenState>),
+    /// The key that it sends directly with.
+    Offered(Option<KeyPin>),
     /// The transfer may come.
     Admitted(WrittenTicket),
     /// It was done.
     Changed(Change),
-    /// The lock was taken.
-    Locked(Locked),
     /// The output follows.
     Opened,
     /// The output has ended; what broke it, if anything did.
@@ -168,12 +178,16 @@ pub struct WrittenTicket {
     pass: Revealed,
     resume: Option<String>,
     received: ByteSize,
+    // Version 1 knows no other than the one that is left out.
+    #[serde(default, skip_serializing_if = "Passage::is_own")]
+    passage: Passage,
 }
 
 impl From<&Ticket> for WrittenTicket {
     fn from(ticket: &Ticket) -> Self {
         let Ticket {
             address: _,
+            passage,
             pass,
             resume,
             received,
@@ -182,6 +196,7 @@ impl From<&Ticket> for WrittenTicket {
             pass: write_pass(*pass),
             resume: resume.clone(),
             received: *received,
+            passage: *passage,
         }
     }
 }
@@ -193,9 +208,11 @@ impl WrittenTicket {
             pass,
             resume,
             received,
+            passage,
         } = self;
         Ok(Ticket {
             address,
+            passage,
             pass: read_pass(&pass)?,
             resume,
             received,
@@ -283,6 +300,28 @@ impl TryFrom<WrittenOrder> for Order {
             ticket,
             bandwidth,
         })
+    }
+}
+
+/// What is said first on a connection that a sender is to send through: which transfer it is for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pickup {
+    pass: Revealed,
+}
+
+impl Pickup {
+    /// Names a transfer by its pass.
+    #[must_use]
+    pub fn new(pass: Pass) -> Self {
+        Self {
+            pass: write_pass(pass),
+        }
+    }
+
+    /// Returns the pass.
+    pub fn pass(&self) -> Result<Pass, WireError> {
+        read_pass(&self.pass)
     }
 }
 

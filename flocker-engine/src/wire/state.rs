@@ -10,12 +10,13 @@ use flocker_model::ByteSize;
 use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionKey;
+use flocker_model::Epoch;
 use flocker_model::Generation;
 use flocker_model::Manifestation;
-use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
+use flocker_model::Peer;
 use flocker_model::PortNumber;
 use flocker_model::RouteTable;
 use flocker_model::Trashed;
@@ -40,10 +41,11 @@ pub struct WrittenState {
     containers: BTreeMap<ApplicationName, ContainerState>,
     routes: RouteTable,
     trash: Vec<Trashed>,
+    fences: BTreeMap<DatasetId, Epoch>,
     free: Option<ByteSize>,
     foreign_ports: BTreeSet<PortNumber>,
-    peers: BTreeMap<NodeName, NodeAddress>,
-    forgotten: BTreeSet<NodeName>,
+    peers: BTreeMap<NodeName, Peer>,
+    forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
 }
 
 impl From<NodeState> for WrittenState {
@@ -58,6 +60,7 @@ impl From<NodeState> for WrittenState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -73,6 +76,7 @@ impl From<NodeState> for WrittenState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -95,6 +99,7 @@ impl TryFrom<WrittenState> for NodeState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,
@@ -113,6 +118,7 @@ impl TryFrom<WrittenState> for NodeState {
             containers,
             routes,
             trash,
+            fences,
             free,
             foreign_ports,
             peers,

@@ -1,7 +1,6 @@
 //! Clusters in memory, for the tests of this directory.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -261,8 +260,7 @@ impl Cluster {
 pub(crate) fn member(node: &str) -> Member {
     Member {
         address: Some(address(node)),
-        id: None,
-        applications: BTreeSet::new(),
+        ..Member::empty()
     }
 }
 
@@ -348,10 +346,7 @@ impl NodeHandle for Slow {
         self.node.perform(order, progress).await
     }
 
-    async fn lock(
-        &self,
-        claim: &flocker_engine::Claim,
-    ) -> Result<flocker_engine::Locked, flocker_engine::NodeError> {
+    async fn lock(&self, claim: &flocker_engine::Claim) -> Result<Change, flocker_engine::NodeError> {
         self.node.lock(claim).await
     }
 
@@ -363,8 +358,12 @@ impl NodeHandle for Slow {
         self.node.break_lock().await
     }
 
-    async fn forget(&self, node: &NodeName) -> Result<Change, flocker_engine::NodeError> {
-        self.node.forget(node).await
+    async fn forget(
+        &self,
+        node: &NodeName,
+        instead: Option<flocker_model::NodeId>,
+    ) -> Result<Change, flocker_engine::NodeError> {
+        self.node.forget(node, instead).await
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, flocker_engine::NodeError> {

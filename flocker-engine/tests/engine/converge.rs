@@ -118,6 +118,25 @@ async fn i3_a_move_takes_the_data_along() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn how_long_it_was_away_is_known_although_the_answer_to_its_start_was_lost() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    push_to(&cluster, "alpha").await;
+    cluster.write("alpha", "journal", b"first");
+    let mut n_lost = 0;
+    cluster.machine("beta").memory.faults().decide(move |attempt| {
+        let is_first = matches!(attempt.effect, Effect::Start(_)) && n_lost == 0;
+        n_lost += u32::from(is_first);
+        is_first.then_some(Fault::LoseReply)
+    });
+    let outcome = push_to(&cluster, "beta").await;
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    let [moved] = &outcome.moves[..] else {
+        panic!("one move was made, and {:?} is told", outcome.moves);
+    };
+    assert!(moved.downtime.is_some(), "{moved:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_may_pass_is_tried_again() {
     let cluster = Cluster::new(["alpha", "beta"]);
     push_to(&cluster, "alpha").await;

@@ -58,8 +58,8 @@ async fn a_lock_is_held_until_it_is_given_back() {
     let cluster = Cluster::new(["alpha"]);
     let (ann, bob) = (cluster.remote("alpha"), cluster.remote("alpha"));
     let (anns, bobs) = (claim("ann@laptop"), claim("bob@desk"));
-    assert_eq!(ann.lock(&anns).await.unwrap().change, Change::Made);
-    assert_eq!(ann.lock(&anns).await.unwrap().change, Change::AlreadySo);
+    assert_eq!(ann.lock(&anns).await.unwrap(), Change::Made);
+    assert_eq!(ann.lock(&anns).await.unwrap(), Change::AlreadySo);
     assert_eq!(bob.lock(&bobs).await, Err(held_by("ann@laptop")));
     assert_eq!(bob.unlock(bobs.token).await, Ok(Change::AlreadySo));
     assert_eq!(ann.unlock(anns.token).await, Ok(Change::Made));
@@ -168,16 +168,45 @@ async fn a_node_remembers_whom_it_was_told_of_and_who_answered_first() {
     cluster.restart("alpha");
     let alpha = cluster.remote("alpha");
     let state = alpha.observe().await.unwrap();
-    assert_eq!(state.peers, [(name("beta"), address("beta"))].into());
-    told.peers
-        .insert(name("beta"), peer(Some(NodeId(Uuid::from_u128(2)))));
-    let locked = alpha.lock(&told).await.unwrap();
-    assert_eq!(locked.known, [(name("beta"), first)].into());
-
-    assert_eq!(alpha.forget(&name("beta")).await, Ok(Change::Made));
-    assert_eq!(alpha.forget(&name("beta")).await, Ok(Change::AlreadySo));
+    assert_eq!(state.peers, [(name("beta"), peer(Some(first)))].into());
+    let second = NodeId(Uuid::from_u128(2));
+    told.peers.insert(name("beta"), peer(Some(second)));
+    alpha.lock(&told).await.unwrap();
     let state = alpha.observe().await.unwrap();
-    assert_eq!(state.forgotten, [name("beta")].into());
+    assert_eq!(state.peers, [(name("beta"), peer(Some(first)))].into());
+
+    assert_eq!(alpha.forget(&name("beta"), None).await, Ok(Change::Made));
+    assert_eq!(alpha.forget(&name("beta"), None).await, Ok(Change::AlreadySo));
+    let state = alpha.observe().await.unwrap();
+    assert_eq!(state.forgotten, [(name("beta"), [first].into())].into());
+    assert_eq!(state.peers, [(name("beta"), peer(None))].into());
     assert_eq!(alpha.remember(&name("beta")).await, Ok(Change::Made));
     assert!(alpha.observe().await.unwrap().forgotten.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_answers_by_now_is_remembered_instead_of_who_is_forgotten() {
+    let mut cluster = Cluster::new(["alpha"]);
+    let (old, new) = (NodeId(Uuid::from_u128(1)), NodeId(Uuid::from_u128(2)));
+    let peer = |id| Peer {
+        address: address("beta"),
+        id,
+    };
+    let mut told = claim("ann");
+    told.peers.insert(name("beta"), peer(Some(old)));
+    cluster.remote("alpha").lock(&told).await.unwrap();
+    let alpha = cluster.remote("alpha");
+    let beta = name("beta");
+    assert_eq!(alpha.forget(&beta, Some(new)).await, Ok(Change::Made));
+    assert_eq!(alpha.forget(&beta, Some(new)).await, Ok(Change::AlreadySo));
+    cluster.restart("alpha");
+    let alpha = cluster.remote("alpha");
+    let state = alpha.observe().await.unwrap();
+    assert_eq!(state.peers, [(beta.clone(), peer(Some(new)))].into());
+    assert_eq!(state.forgotten, [(beta.clone(), [old].into())].into());
+    // And back: what was forgotten by mistake is not lost for ever.
+    assert_eq!(alpha.forget(&beta, Some(old)).await, Ok(Change::Made));
+    let state = alpha.observe().await.unwrap();
+    assert_eq!(state.peers, [(beta.clone(), peer(Some(old)))].into());
+    assert_eq!(state.forgotten, [(beta, [new].into())].into());
 }

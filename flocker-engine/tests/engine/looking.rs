@@ -11,8 +11,10 @@ use flocker_engine::Looking;
 use flocker_engine::NodeHandle;
 use flocker_engine::Peer;
 use flocker_engine::observe;
+use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::NodeId;
+use flocker_model::NodeName;
 use flocker_model::Observed;
 use flocker_model::Silence;
 use uuid::Uuid;
@@ -40,10 +42,15 @@ fn of_alpha() -> Deployment {
 }
 
 async fn tell_of(cluster: &Cluster, node: &str, others: &[&str]) {
-    let peer = |other: &&str| {
+    let others: Vec<(&str, Option<NodeId>)> = others.iter().map(|other| (*other, None)).collect();
+    tell_who(cluster, node, &others).await;
+}
+
+async fn tell_who(cluster: &Cluster, node: &str, others: &[(&str, Option<NodeId>)]) {
+    let peer = |(other, id): &(&str, Option<NodeId>)| {
         let peer = Peer {
             address: address(other),
-            id: None,
+            id: *id,
         };
         (name(other), peer)
     };
@@ -72,9 +79,10 @@ async fn a_node_dropped_from_the_files_is_still_looked_at() {
 async fn a_forgotten_node_is_listed_and_not_asked() {
     let cluster = Cluster::new(["alpha", "beta"]);
     tell_of(&cluster, "alpha", &["beta"]).await;
-    cluster.machine("alpha").node.forget(&name("beta")).await.unwrap();
+    let alpha = &cluster.machine("alpha").node;
+    alpha.forget(&name("beta"), None).await.unwrap();
     let state = observe(&of_alpha(), &cluster.handles(), &looking()).await;
-    assert_eq!(state.nodes[&name("beta")], Observed::Unknown(Silence::NotAsked));
+    assert_eq!(state.nodes[&name("beta")], Observed::Unknown(Silence::Forgotten));
     assert!(state.is_forgotten(&name("beta")));
 }
 
@@ -155,4 +163,124 @@ async fn one_machine_under_two_names_is_seen_once() {
     cluster.machine("alpha").node.lock(&claim).await.unwrap();
     let state = observe(&of_alpha(), &cluster.handles(), &looking()).await;
     assert_eq!(state.nodes.keys().collect::<Vec<_>>(), [&name("alpha")]);
+}
+
+fn somebody(number: u128) -> NodeId {
+    NodeId(Uuid::from_u128(number))
+}
+
+/// Returns whom a node is taken for, if it is doubted.
+fn impostor(state: &ClusterState, node: &str) -> Option<(NodeId, BTreeMap<NodeName, NodeId>)> {
+    match &state.nodes[&name(node)] {
+        Observed::Unknown(Silence::Impostor { found, remembered }) => Some((*found, remembered.clone())),
+        Observed::Unknown(_) | Observed::Known(_) => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_who_others_remember_is_not_seen() {
+    let cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    let id = |node: &str| cluster.machine(node).node.id();
+    let old = somebody(1);
+    tell_who(
+        &cluster,
+        "alpha",
+        &[("beta", Some(id("beta"))), ("gamma", Some(old))],
+    )
+    .await;
+    let desired = cluster.deployment("alpha");
+    let look = async || observe(&desired, &cluster.handles(), &looking()).await;
+    let state = look().await;
+    assert!(state.known(&name("beta")).is_some());
+    assert_eq!(
+        impostor(&state, "gamma"),
+        Some((id("gamma"), [(name("alpha"), old)].into()))
+    );
+    assert!(!state.is_forgotten(&name("gamma")));
+    // Once the old one is forgotten, the new one is who is meant.
+    let alpha = &cluster.machine("alpha").node;
+    alpha.forget(&name("gamma"), Some(id("gamma"))).await.unwrap();
+    let state = look().await;
+    assert!(state.known(&name("gamma")).is_some());
+    assert!(!state.is_forgotten(&name("gamma")));
+    // And is missed when it falls silent.
+    cluster.network.part(OPERATOR, directory("gamma"));
+    let state = look().await;
+    assert!(state.known(&name("gamma")).is_none());
+    assert!(!state.is_forgotten(&name("gamma")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_disagree_on_another_are_told_apart() {
+    let cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    let found = cluster.machine("gamma").node.id();
+    let old = somebody(1);
+    tell_who(&cluster, "alpha", &[("gamma", Some(old))]).await;
+    tell_who(&cluster, "beta", &[("gamma", Some(found))]).await;
+    let desired = cluster.deployment("alpha");
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    let remembered = [(name("alpha"), old), (name("beta"), found)].into();
+    assert_eq!(impostor(&state, "gamma"), Some((found, remembered)));
+    let Observed::Unknown(silence) = &state.nodes[&name("gamma")] else {
+        panic!("it is seen");
+    };
+    let text = silence.to_string();
+    assert!(text.contains(&format!("node {found} answers")), "{text}");
+    assert!(text.contains("as beta remembers"), "{text}");
+    assert!(text.contains(&format!("alpha remembers node {old}")), "{text}");
+    let hint = silence.hint(&name("gamma")).unwrap();
+    assert!(hint.contains("`flocker node forget gamma`"), "{hint}");
+    // Every node has forgotten the same one: what beta remembers counts.
+    let alpha = &cluster.machine("alpha").node;
+    alpha.forget(&name("gamma"), Some(found)).await.unwrap();
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    assert!(state.known(&name("gamma")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_node_that_has_forgotten_speaks_for_those_that_were_away() {
+    let cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    let old = somebody(1);
+    for node in ["alpha", "beta"] {
+        tell_who(&cluster, node, &[("gamma", Some(old))]).await;
+    }
+    let alpha = &cluster.machine("alpha").node;
+    alpha.forget(&name("gamma"), None).await.unwrap();
+    let desired = cluster.deployment("alpha");
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    // It is another machine than the one that was lost.
+    assert!(state.known(&name("gamma")).is_some());
+    assert!(!state.is_forgotten(&name("gamma")));
+    cluster.network.part(OPERATOR, directory("gamma"));
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    assert!(state.is_forgotten(&name("gamma")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_node_that_answers_again_is_forgotten_and_accuses_nobody() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    let beta = cluster.machine("beta").node.id();
+    tell_who(&cluster, "alpha", &[("beta", Some(beta))]).await;
+    tell_who(&cluster, "beta", &[("alpha", Some(somebody(1)))]).await;
+    let alpha = &cluster.machine("alpha").node;
+    alpha.forget(&name("beta"), None).await.unwrap();
+    let state = observe(&cluster.deployment("alpha"), &cluster.handles(), &looking()).await;
+    assert!(state.known(&name("alpha")).is_some());
+    assert!(state.known(&name("beta")).is_some());
+    assert!(state.is_forgotten(&name("beta")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_files_go_before_what_is_remembered() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    tell_who(&cluster, "alpha", &[("beta", Some(somebody(1)))]).await;
+    let mut pinned = member("beta");
+    pinned.id = Some(cluster.machine("beta").node.id());
+    let desired = Deployment::builder()
+        .node(name("alpha"), member("alpha"))
+        .node(name("beta"), pinned)
+        .build()
+        .unwrap();
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    assert!(state.known(&name("beta")).is_some());
 }

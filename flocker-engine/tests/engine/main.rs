@@ -12,9 +12,12 @@
 mod canary;
 mod cluster;
 mod converge;
+mod doors;
 mod handoff;
 mod lock;
 mod looking;
+mod machines;
 mod orders;
+mod passages;
 mod protocol;
 mod transfer;

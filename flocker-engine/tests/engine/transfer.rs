@@ -8,6 +8,7 @@ use flocker_engine::NodeError;
 use flocker_engine::NodeHandle;
 use flocker_engine::Order;
 use flocker_engine::Pass;
+use flocker_engine::Passage;
 use flocker_engine::Progress;
 use flocker_engine::Ticket;
 use flocker_engine::Transfer;
@@ -42,6 +43,7 @@ fn transfer() -> Transfer {
         dataset: dataset(),
         snapshot: warm(),
         base: None,
+        sender: None,
     }
 }
 
@@ -185,7 +187,13 @@ async fn a_sender_that_talks_nonsense_leaves_no_snapshot() {
         Frame::Last(text.into()).encode()
     };
     let chunk = Frame::Chunk(vec![7; 1000].into()).encode();
+    let packed = |n_bytes| zstd::bulk::compress(&vec![7; n_bytes], 1).unwrap();
+    let bomb = packed(64 << 20);
+    assert!(bomb.len() < 10_000);
     let cases = [
+        Frame::Packed(vec![7; 1000].into()).encode(),
+        Frame::Packed(bomb.into()).encode(),
+        [Frame::Packed(packed(1000).into()).encode(), end(ByteSize(1001))].concat(),
         [chunk.clone(), end(ByteSize(1000))].concat(),
         [chunk.clone(), end(ByteSize(999))].concat(),
         [chunk, Frame::Hello("{}".into()).encode()].concat(),
@@ -258,6 +266,7 @@ async fn a_receiver_that_is_not_there_is_named() {
     let alpha = cluster.remote("alpha");
     let ticket = Ticket {
         address: address("nowhere"),
+        passage: Passage::Own,
         pass: Pass(1),
         resume: None,
         received: ByteSize(0),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use super::diagnostic::Code;
 use super::diagnostic::Span;
+use super::reader::Fields;
 use super::reader::Keys;
 use super::reader::Reader;
 use super::yaml::Entry;
@@ -17,6 +19,9 @@ use crate::id::ApplicationName;
 use crate::id::NodeId;
 use crate::id::NodeName;
 use crate::number::PortNumber;
+use crate::setup::ChoiceError;
+use crate::setup::NodeSetup;
+use crate::setup::VolumeKind;
 
 const TOP: Keys = Keys {
     what: "a deployment file",
@@ -26,7 +31,17 @@ const TOP: Keys = Keys {
 };
 const NODE: Keys = Keys {
     what: "a node",
-    known: &["applications", "address", "user", "port", "id"],
+    known: &[
+        "applications",
+        "address",
+        "user",
+        "port",
+        "id",
+        "volumes",
+        "pool",
+        "runtime",
+        "router",
+    ],
     unsupported: &[],
     extensions: false,
 };
@@ -135,10 +150,39 @@ impl Reader<'_, '_, '_> {
             claims.ids.insert(id, node.span);
             member.id = Some(id);
         }
+        member.setup = self.setup(&fields);
         let placed = fields.get("applications");
         placed
             .and_then(|node| self.list(node, "`applications`"))
             .unwrap_or_default()
+    }
+
+    /// Reads what a node is put together from.
+    fn setup(&mut self, fields: &Fields<'_, '_>) -> NodeSetup {
+        let volumes = self.choice(fields, "volumes");
+        let pool = fields.get("pool");
+        if let (Some(VolumeKind::Directory), Some(node)) = (volumes, pool) {
+            self.error_with(
+                Code::ExclusiveKeys,
+                node.span,
+                "`pool` is for `volumes: zfs`, and this node keeps its data in directories".into(),
+                "leave out one of the two",
+            );
+        }
+        NodeSetup {
+            volumes,
+            pool: pool.and_then(|node| self.parsed(node, "`pool`", Code::BadName)),
+            runtime: self.choice(fields, "runtime"),
+            router: self.choice(fields, "router"),
+        }
+    }
+
+    fn choice<T>(&mut self, fields: &Fields<'_, '_>, key: &str) -> Option<T>
+    where
+        T: FromStr<Err = ChoiceError>,
+    {
+        let node = fields.get(key)?;
+        self.parsed(node, &format!("`{key}`"), Code::BadChoice)
     }
 
     fn user(&mut self, node: &Node<'_>) -> Option<String> {

@@ -28,6 +28,7 @@ use crate::environment::EnvironmentValue;
 use crate::id::ApplicationName;
 use crate::id::DatasetId;
 use crate::id::NodeName;
+use crate::setup::NodeSetup;
 use crate::volume::Volume;
 
 /// The text of the two files.
@@ -239,6 +240,7 @@ impl Lines {
         let Member {
             address,
             id,
+            setup,
             applications,
         } = member;
         let applications: Vec<&ApplicationName> = applications.iter().collect();
@@ -248,7 +250,7 @@ impl Lines {
             Some(NodeAddress::Ssh { host, user, port }) => Some((host, user, port)),
             Some(NodeAddress::Local { directory: _ }) | None => None,
         };
-        if ssh.is_none() && id.is_none() {
+        if ssh.is_none() && id.is_none() && setup.is_empty() {
             self.line(1, format_args!("{key}: {applications}"));
             return;
         }
@@ -265,7 +267,29 @@ impl Lines {
         if let Some(id) = id {
             self.line(2, format_args!("id: \"{id}\""));
         }
+        self.setup(setup);
         self.line(2, format_args!("applications: {applications}"));
+    }
+
+    fn setup(&mut self, setup: &NodeSetup) {
+        let NodeSetup {
+            volumes,
+            pool,
+            runtime,
+            router,
+        } = setup;
+        if let Some(volumes) = volumes {
+            self.line(2, format_args!("volumes: {volumes}"));
+        }
+        if let Some(pool) = pool {
+            self.line(2, format_args!("pool: {}", Text(pool.as_str())));
+        }
+        if let Some(runtime) = runtime {
+            self.line(2, format_args!("runtime: {runtime}"));
+        }
+        if let Some(router) = router {
+            self.line(2, format_args!("router: {router}"));
+        }
     }
 }
 

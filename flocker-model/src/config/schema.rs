@@ -8,6 +8,10 @@
 use serde_json::Value;
 use serde_json::json;
 
+use crate::setup::RouterKind;
+use crate::setup::RuntimeKind;
+use crate::setup::VolumeKind;
+
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
 /// Returns the schema of an application file of version 1.
@@ -205,7 +209,15 @@ pub fn deployment() -> Value {
                         {
                             "type": "object",
                             "additionalProperties": false,
+                            "not": {"required": ["pool", "volumes"], "properties": {"volumes": {"const": "directory"}}},
                             "properties": {
+                                "volumes": {"description": "What keeps its datasets", "enum": VolumeKind::WORDS},
+                                "pool": {
+                                    "description": "The ZFS pool, or a file system of one, that they are in",
+                                    "type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_.:/-]{0,199}$",
+                                },
+                                "runtime": {"description": "What runs its applications", "enum": RuntimeKind::WORDS},
+                                "router": {"description": "What answers for its ports", "enum": RouterKind::WORDS},
                                 "applications": placed,
                                 "address": host,
                                 "user": {"type": "string", "pattern": "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}$"},

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use flocker_model::Application;
@@ -15,11 +17,15 @@ use flocker_model::Link;
 use flocker_model::Member;
 use flocker_model::NodeAddress;
 use flocker_model::NodeId;
+use flocker_model::NodeSetup;
 use flocker_model::Port;
 use flocker_model::PortNumber;
 use flocker_model::RestartPolicy;
+use flocker_model::RouterKind;
+use flocker_model::RuntimeKind;
 use flocker_model::Secret;
 use flocker_model::Volume;
+use flocker_model::VolumeKind;
 use flocker_model::config::SecretSource;
 use flocker_model::config::SecretSources;
 use flocker_model::config::Source;
@@ -28,6 +34,7 @@ use proptest::collection::btree_map;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use crate::corpus;
 
@@ -169,18 +176,41 @@ fn address() -> impl Strategy<Value = NodeAddress> {
         .prop_map(|(host, user, port)| NodeAddress::Ssh { host, user, port })
 }
 
+fn setup() -> impl Strategy<Value = NodeSetup> {
+    fn word<T: FromStr<Err: Debug> + Clone + Debug>(
+        words: &'static [&'static str],
+    ) -> impl Strategy<Value = Option<T>> {
+        option::of(select(words).prop_map(|word| word.parse().unwrap()))
+    }
+    let pool = option::of("[a-z][a-z0-9_.:/-]{0,6}");
+    let words = (
+        word(VolumeKind::WORDS),
+        word(RuntimeKind::WORDS),
+        word(RouterKind::WORDS),
+    );
+    (pool, words).prop_map(|(pool, (volumes, runtime, router))| NodeSetup {
+        pool: pool
+            .filter(|_| volumes != Some(VolumeKind::Directory))
+            .map(|pool| pool.parse().unwrap()),
+        volumes,
+        runtime,
+        router,
+    })
+}
+
 prop_compose! {
     pub(crate) fn deployment()(
         applications in btree_map(name(), (application(), option::of(any::<u128>())), 0..5),
-        nodes in btree_map("[a-z0-9:][a-z0-9_.:-]{0,6}", (option::of(address()), option::of(any::<u128>())), 1..4),
+        nodes in btree_map("[a-z0-9:][a-z0-9_.:-]{0,6}", (option::of(address()), option::of(any::<u128>()), setup()), 1..4),
         seed in any::<usize>(),
     ) -> (Deployment, SecretSources) {
         let mut sources = SecretSources::new();
         let mut builder = Deployment::builder();
         let mut external: u16 = 0;
         let mut earlier: Vec<ApplicationName> = Vec::new();
-        let nodes: Vec<_> = nodes.into_iter().enumerate().map(|(at, (name, (address, id)))| {
+        let nodes: Vec<_> = nodes.into_iter().enumerate().map(|(at, (name, (address, id, setup)))| {
             let mut member = Member::empty();
+            member.setup = setup;
             // Two nodes never share a host or an id.
             member.address = address.map(|address| match address {
                 NodeAddress::Ssh { host, user, port } => NodeAddress::Ssh { host: format!("{host}-{at}"), user, port },

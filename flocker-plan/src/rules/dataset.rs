@@ -12,6 +12,7 @@ use flocker_model::NodeState;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::Trashed;
 
 use super::Rules;
 use super::need;
@@ -89,9 +90,7 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             what: primary.what,
         },
         // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
-        ([], Some((_, epoch, ..))) if copies.iter().any(|copy| copy.what.fence > epoch) => {
-            without_owner(view, copies)
-        }
+        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => without_owner(view, copies),
         ([], Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
@@ -101,7 +100,7 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
                 return split(&same);
             }
             let taker = view.find(to).and_then(|node| view.node(node).seen);
-            let threw_away = taker.is_some_and(|taker| has_thrown_away(taker, dataset, release.what));
+            let threw_away = taker.is_some_and(|taker| has_thrown_away(taker, dataset, release.what, epoch));
             let hidden = !view.silent.is_empty();
             if threw_away || (hidden && taker.is_some_and(|taker| has_more(taker, dataset, release.what))) {
                 return without_owner(view, copies);
@@ -134,10 +133,17 @@ fn without_owner<'a>(view: &View<'a>, copies: &[CopyView<'a>]) -> Seen<'a> {
 
 /// Says whether the node that a release was made to has thrown a copy away since: it may have been the owner's.
 ///
-/// One that was set aside before the release is older than it.
-fn has_thrown_away(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> bool {
-    let mut trash = taker.trash.iter().filter(|trash| trash.dataset == dataset);
-    !taker.datasets.contains_key(&dataset) && trash.any(|trash| trash.age < released.age)
+/// One that was set aside before the release is older than it, and one that
+/// was only a copy when it went was never written. Where the trash was emptied
+/// since, what the node still knows of the ownership says that it was there.
+fn has_thrown_away(taker: &NodeState, dataset: DatasetId, released: &Manifestation, epoch: Epoch) -> bool {
+    if taker.datasets.contains_key(&dataset) {
+        return false;
+    }
+    let trash = || taker.trash.iter().filter(|trash| trash.dataset == dataset);
+    let was_copy = |trash: &Trashed| trash.role == Some(Role::Replica);
+    let knew = taker.fences.get(&dataset).is_some_and(|fence| *fence >= epoch);
+    trash().any(|trash| !was_copy(trash) && trash.age < released.age) || (knew && !trash().any(was_copy))
 }
 
 /// Says whether the node that a release was made to has data that did not come from it.
@@ -150,11 +156,16 @@ fn has_more(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> 
 
 /// Returns the ownership after the newest that any seen node knows of.
 pub(super) fn next_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
+    newest_epoch(view, dataset).next()
+}
+
+/// Returns the newest ownership that any seen node knows of, whether it has a copy by now or not.
+pub(super) fn newest_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
     let fences = view.copies_of(dataset).iter().map(|copy| match copy.what.role {
         Role::Primary { epoch } | Role::Released { epoch, .. } => epoch.max(copy.what.fence),
         Role::Replica => copy.what.fence,
     });
-    fences.max().map_or(Epoch::FIRST, Epoch::next)
+    fences.chain(view.fence_left(dataset)).max().unwrap_or_default()
 }
 
 impl Rules<'_> {
@@ -206,15 +217,7 @@ impl Rules<'_> {
                         };
                         self.finish_hand_off(application, &offer, home);
                     }
-                    Seen::CopiesOnly { nodes } => {
-                        let name = self.application(application);
-                        self.refused.push(Refusal::NoOwner {
-                            application: name,
-                            dataset,
-                            nodes,
-                        });
-                        self.stays(application);
-                    }
+                    Seen::CopiesOnly { nodes } => self.refuse_without_owner(application, dataset, nodes),
                 }
             }
             (_, _) => self.run_stateless(application, &homes),
@@ -247,10 +250,11 @@ impl Rules<'_> {
             application: name,
             on: self.node(home),
         };
+        let epoch = next_epoch(&self.view, dataset.id);
         let made = Fact::Primary {
             dataset: dataset.id,
             on: self.node(home),
-            epoch: Epoch::FIRST,
+            epoch,
         };
         let goes_anyway = self.is_stopped(self.view.names[application as usize], home);
         let prepared = (!goes_anyway)
@@ -268,10 +272,7 @@ impl Rules<'_> {
         if self.restarts_any(&needs) {
             return self.stays(application);
         }
-        let action = Action::Create {
-            dataset,
-            epoch: Epoch::FIRST,
-        };
+        let action = Action::Create { dataset, epoch };
         self.act(home, action, &reason, before.clone().into());
         needs.push(need(made.clone(), Because::DataThere));
         if is_alive {

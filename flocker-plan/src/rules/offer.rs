@@ -4,6 +4,7 @@ use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
+use flocker_model::NodeState;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
@@ -14,7 +15,6 @@ use super::handoff::base_of;
 use super::need;
 use super::warm::arrived;
 use crate::action::Action;
-use crate::blocked::Refusal;
 use crate::fact::Fact;
 use crate::needs::Needs;
 use crate::replicate::Common;
@@ -45,7 +45,7 @@ impl<'a> Rules<'a> {
             self.wait_for_sight(application, true, vec![node]);
             return self.stays(application);
         }
-        if taker.is_none() {
+        if taker.is_none() || self.was_made_to_lost(dataset.id, offer.to) {
             return self.refuse_lost_offer(application, dataset.id, offer.by);
         }
         if self.port_is_taken(application, home) {
@@ -65,13 +65,12 @@ impl<'a> Rules<'a> {
             }
         };
         let id = dataset.id;
-        let target = self
-            .view
-            .node(home)
-            .seen
-            .and_then(|state| state.datasets.get(&id));
-        // Who has given an offer up needs a newer one.
-        let has_renounced = target.is_some_and(|copy| copy.fence >= offer.epoch);
+        let state = self.view.node(home).seen;
+        let target = state.and_then(|state| state.datasets.get(&id));
+        // Who has given an offer up needs a newer one, also where the copy is gone with which it did.
+        let left = state.and_then(|state| state.fences.get(&id));
+        let fence = target.map(|copy| copy.fence).max(left.copied());
+        let has_renounced = fence.is_some_and(|fence| fence >= offer.epoch);
         let offered_elsewhere = *offer.to != self.node(home);
         let redirected = offered_elsewhere || has_renounced;
         let epoch = if redirected {
@@ -138,12 +137,17 @@ impl<'a> Rules<'a> {
     /// The taker is lost for ever, and may have acquired and written before. That the copy left here is good enough is
     /// for a person to say.
     fn refuse_lost_offer(&mut self, application: u32, dataset: DatasetId, by: u32) {
-        self.refused.push(Refusal::NoOwner {
-            application: self.application(application),
-            dataset,
-            nodes: vec![self.node(by)],
-        });
-        self.stays(application);
+        self.refuse_without_owner(application, dataset, vec![self.node(by)]);
+    }
+
+    /// Says whether a release was made to a machine that is lost for ever, though another one may have its name by now.
+    ///
+    /// One that has any trace of the dataset is who it was made to: it has begun to receive it.
+    pub(super) fn was_made_to_lost(&self, dataset: DatasetId, to: &NodeName) -> bool {
+        let taker = self.view.find(to).and_then(|node| self.view.node(node).seen);
+        let has_trace =
+            |state: &NodeState| state.datasets.contains_key(&dataset) || state.fences.contains_key(&dataset);
+        self.view.is_lost(to) || (self.view.has_lost(to) && !taker.is_some_and(has_trace))
     }
 
     /// Returns the node without which nothing can be said of an offer: its taker, who may have acquired already, or its maker.

@@ -17,9 +17,12 @@ use super::dataset::Seen;
 use super::dataset::next_epoch;
 use super::dataset::see;
 use super::need;
+use super::restore::Return;
 use crate::action::Action;
+use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
+use crate::obstacle::NotPromoted;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::step::Because;
@@ -39,6 +42,9 @@ pub fn promote(
     on: &NodeName,
 ) -> Plan {
     let mut rules = Rules::new(desired, actual, policy);
+    if rules.is_outdated() {
+        return rules.finish();
+    }
     let node = rules.view.find(on).filter(|&node| rules.obeys(node));
     let seen = see(&rules.view, dataset);
     let may_be_hidden = !rules.view.silent.is_empty();
@@ -55,14 +61,42 @@ pub fn promote(
         });
         return rules.finish();
     };
-    match seen {
-        Seen::Split { .. } => rules.settle_split(dataset, node),
-        Seen::CopiesOnly { .. } => rules.promote_copy(dataset, node, Vec::new()),
+    let has_copy = rules.view.copies_of(dataset).iter().any(|copy| {
+        let can_count = match copy.what.role {
+            Role::Primary { .. } => true,
+            Role::Released { .. } | Role::Replica => !copy.what.snapshots.is_empty(),
+        };
+        copy.node == node && can_count
+    });
+    let obstacle = match seen {
+        Seen::Primary { on: owner, .. } if owner == node => None,
+        Seen::Primary { on: owner, .. } => Some(NotPromoted::Owned {
+            by: rules.node(owner),
+        }),
         // While its taker is there, a release is finished or taken back by deploying, never by force.
-        Seen::Released { to, .. } if rules.view.is_lost(to) => {
-            rules.promote_copy(dataset, node, Vec::new());
+        Seen::Released { to, .. } if !rules.was_made_to_lost(dataset, to) => {
+            Some(NotPromoted::Offered { to: to.clone() })
         }
-        Seen::Released { .. } | Seen::Primary { .. } | Seen::OwnerHidden | Seen::Nowhere => {}
+        Seen::Split { .. } | Seen::CopiesOnly { .. } | Seen::Released { .. } if !has_copy => {
+            Some(NotPromoted::NoCopy)
+        }
+        Seen::Split { .. } => {
+            rules.settle_split(dataset, node);
+            None
+        }
+        Seen::CopiesOnly { .. } | Seen::Released { .. } => {
+            rules.promote_copy(dataset, node, Vec::new());
+            None
+        }
+        // Nobody is silent: this was asked above.
+        Seen::OwnerHidden | Seen::Nowhere => Some(NotPromoted::NoCopy),
+    };
+    if let Some(because) = obstacle {
+        rules.refused.push(Refusal::NotPromoted {
+            dataset,
+            on: on.clone(),
+            because,
+        });
     }
     rules.finish()
 }
@@ -73,6 +107,9 @@ pub fn promote(
 /// A spare copy goes only while its owner is seen and every complete snapshot of it lives on there.
 pub fn reclaim(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
     let mut rules = Rules::new(desired, actual, policy);
+    if rules.is_outdated() {
+        return rules.finish();
+    }
     let mut datasets: Vec<DatasetId> = rules.view.copies.all().iter().map(|copy| copy.dataset).collect();
     datasets.dedup();
     for dataset in datasets {
@@ -107,8 +144,13 @@ pub fn reclaim(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> 
 /// How the last thing that happened to an application's data can be undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// It was destroyed: this plan brings it back from the trash.
-    Restore(Plan),
+    /// It was destroyed: this plan brings it back from the trash, or says why it does not.
+    Restore {
+        /// The plan.
+        plan: Plan,
+        /// Where other copies stay in the trash: only the one that counted last comes back.
+        left: Vec<NodeName>,
+    },
     /// It was moved: this is where it came from. It goes back as it came, with everything written since.
     MoveBack {
         /// Where it came from.
@@ -121,44 +163,75 @@ pub enum Undo {
 }
 
 /// Finds out how the last thing that happened to an application's data can be undone, from what is seen.
+///
+/// Of what is in the trash, the copy of the newest owner comes back, or that
+/// of the node `on` where a person has said so.
 #[must_use]
 pub fn undo(
     desired: &Deployment,
     actual: &ClusterState,
     policy: &Policy,
     application: &ApplicationName,
+    on: Option<&NodeName>,
 ) -> Undo {
     let volume = desired
         .application(application)
         .and_then(|definition| definition.volume.as_ref());
     let dataset = volume.map_or_else(|| DatasetId::derived(application), |volume| volume.dataset);
     let mut rules = Rules::new(desired, actual, policy);
-    match see(&rules.view, dataset) {
+    if rules.is_outdated() {
+        return Undo::Restore {
+            plan: rules.finish(),
+            left: Vec::new(),
+        };
+    }
+    let only_on = on.map(|on| rules.view.find(on));
+    let Some(only_on) = only_on.map_or(Some(None), |found| found.map(Some)) else {
+        return Undo::Nothing;
+    };
+    let found = match see(&rules.view, dataset) {
         Seen::Primary { on, .. } => {
             let copies = rules.view.copies_of(dataset).iter();
             let earlier = copies.filter_map(|copy| match copy.what.role {
                 Role::Released { epoch, .. } if copy.node != on => Some((epoch, copy.node)),
                 Role::Released { .. } | Role::Primary { .. } | Role::Replica => None,
             });
-            match earlier.max() {
+            return match earlier.max() {
                 Some((_, node)) => Undo::MoveBack {
                     to: rules.node(node),
                     from: rules.node(on),
                 },
                 None => Undo::Nothing,
-            }
+            };
         }
-        Seen::Nowhere => {
-            rules.restore(dataset);
-            if rules.steps.is_empty() {
-                Undo::Nothing
-            } else {
-                Undo::Restore(rules.finish())
-            }
+        // Whether it is gone is not known, and so not what would bring it back.
+        Seen::OwnerHidden if rules.view.trash_of(dataset).next().is_some() => {
+            let nodes = rules.view.silent.clone();
+            rules.waiting.push(Waiting::ForSight {
+                application: Some(application.clone()),
+                dataset: Some(dataset),
+                nodes,
+            });
+            return Undo::Restore {
+                plan: rules.finish(),
+                left: Vec::new(),
+            };
         }
-        Seen::Split { .. } | Seen::Released { .. } | Seen::OwnerHidden | Seen::CopiesOnly { .. } => {
-            Undo::Nothing
-        }
+        Seen::Split { .. } | Seen::Released { .. } | Seen::OwnerHidden => return Undo::Nothing,
+        Seen::Nowhere => rules.find_return(dataset, only_on),
+        Seen::CopiesOnly { .. } => match rules.find_return(dataset, only_on) {
+            // There are copies enough; what is missing is an owner.
+            Return::Copies(_) => Return::Nothing,
+            found @ (Return::Nothing | Return::Owner(_) | Return::Not { .. }) => found,
+        },
+    };
+    if let Return::Nothing = found {
+        return Undo::Nothing;
+    }
+    let left = rules.restore(application, dataset, found);
+    Undo::Restore {
+        plan: rules.finish(),
+        left,
     }
 }
 
@@ -314,32 +387,6 @@ impl Rules<'_> {
                     Vec::new(),
                     Vec::new(),
                 );
-            }
-        }
-    }
-
-    fn restore(&mut self, dataset: DatasetId) {
-        for node in 0..crate::view::number(self.view.nodes.len()) {
-            let trash = self
-                .view
-                .node(node)
-                .seen
-                .map(|state| state.trash.clone())
-                .unwrap_or_default();
-            // The youngest is the one that was destroyed last.
-            let youngest = trash
-                .into_iter()
-                .filter(|piece| piece.dataset == dataset)
-                .min_by_key(|piece| piece.age);
-            if let Some(piece) = youngest.filter(|_| self.obeys(node)) {
-                let reason = Reason::Tidies {
-                    dataset: Some(dataset),
-                };
-                let action = Action::Restore {
-                    dataset,
-                    entry: piece.entry,
-                };
-                self.step(node, action, &reason, Vec::new(), Vec::new());
             }
         }
     }

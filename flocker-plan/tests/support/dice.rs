@@ -1,5 +1,7 @@
 //! Random deployments and random clusters, right and wrong ones, drawn from a string of bytes.
 
+use std::collections::BTreeSet;
+
 use flocker_model::{
     Application, ByteSize, ClusterState, ContainerState, ContainerStatus, DefinitionHash, Deployment, Epoch,
     Generation, Health, Home, Link, Manifestation, Member, NodeState, Observed, PartialReceive,
@@ -169,7 +171,8 @@ pub(crate) fn any_cluster(
             seen.free = Some(ByteSize([1 << 30, 15 << 20, 5 << 20][dice.roll(3)]));
         }
         if dice.once_in(16) {
-            seen.forgotten.insert(node_name(dice.roll(n_nodes)));
+            seen.forgotten
+                .insert(node_name(dice.roll(n_nodes)), BTreeSet::new());
         }
         let observed = if dice.once_in(8) {
             silent()

@@ -160,7 +160,11 @@ pub(crate) fn live(mut dice: Dice, plot: Plot, turns: usize) -> Result<(), Strin
         | Refusal::LargerThanLimit { .. }
         | Refusal::PortTaken { .. }
         | Refusal::StopAll { .. }
-        | Refusal::Returned { .. } => false,
+        | Refusal::Returned { .. }
+        | Refusal::Outdated { .. }
+        | Refusal::Circle { .. }
+        | Refusal::NotPromoted { .. }
+        | Refusal::NotRestored { .. } => false,
     });
     if excused {
         return Ok(());

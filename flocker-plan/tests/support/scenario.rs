@@ -1,9 +1,10 @@
 //! The text of a scenario: what is wanted, what is seen, and the plan that is expected.
 //!
 //! One thing a line. Wanted: `generation N`, `app NAME key=value...`,
-//! `on NODE: APP...`, `delete N`, `policy key=value...`. Seen: `seen NODE
+//! `on NODE: APP...`, `delete N`, `policy key=value...`, and `ask` for what a
+//! person asks for beside the files. Seen: `seen NODE
 //! key=value...` and, below it, `data N ROLE...`, `run APP...`, `routes as
-//! desired`, `route PORT:PORT APP NODE+NODE`, `trash N`; or `silent NODE`. A
+//! desired`, `route PORT:PORT APP NODE+NODE`, `trash N ROLE...`, `fence N EPOCH`; or `silent NODE`. A
 //! dataset is a number and stands in a plan as `d1`. What follows the line
 //! `plan` is expected.
 
@@ -26,9 +27,40 @@ pub(crate) struct Scenario {
     pub(crate) desired: Deployment,
     pub(crate) actual: ClusterState,
     pub(crate) policy: Policy,
+    pub(crate) ask: Ask,
     /// Everything up to the expected plan, as it stands in the file.
     pub(crate) given: String,
     pub(crate) expected: String,
+}
+
+/// What is asked for.
+pub(crate) enum Ask {
+    /// What the files say.
+    Deploy,
+    /// `ask hints`: the same, with what a person can do about what is not done.
+    Hints,
+    /// `ask promote N NODE`
+    Promote { dataset: DatasetId, on: NodeName },
+    /// `ask undo APP [NODE]`
+    Undo {
+        application: ApplicationName,
+        on: Option<NodeName>,
+    },
+}
+
+fn ask(words: &[&str]) -> Ask {
+    match words {
+        ["hints"] => Ask::Hints,
+        ["promote", number, on] => Ask::Promote {
+            dataset: dataset(number),
+            on: value(on),
+        },
+        ["undo", application, rest @ ..] => Ask::Undo {
+            application: value(application),
+            on: rest.first().map(|on| value(on)),
+        },
+        other => panic!("nobody asks for {other:?}"),
+    }
 }
 
 /// Parses what is known to be well-formed; the line is in the panic of the test otherwise.
@@ -137,11 +169,16 @@ fn policy(words: &[&str], policy: &mut Policy) {
     }
 }
 
+/// Nodes are numbered as they are listed; any other number is another machine.
+fn node_id(number: usize) -> NodeId {
+    value(&format!("00000000-0000-4000-8000-{number:012}"))
+}
+
 fn node(number: usize, words: &[&str]) -> NodeState {
-    let id = format!("00000000-0000-4000-8000-{number:012}");
+    let id = node_id(number);
     let mut state = NodeState {
-        id: value::<NodeId>(&id),
-        boot: value::<BootId>(&id),
+        id,
+        boot: BootId(id.0),
         address: address(number),
         generation: Generation(1),
         key: DefinitionKey::new([1; 32]),
@@ -149,17 +186,26 @@ fn node(number: usize, words: &[&str]) -> NodeState {
         containers: BTreeMap::new(),
         routes: RouteTable::default(),
         trash: Vec::new(),
+        fences: BTreeMap::new(),
         free: None,
         foreign_ports: std::collections::BTreeSet::new(),
         peers: BTreeMap::new(),
-        forgotten: std::collections::BTreeSet::new(),
+        forgotten: BTreeMap::new(),
     };
     for (key, text) in pairs(words) {
         match key {
             "generation" => state.generation = Generation(value(text)),
             "free" => state.free = Some(size(text)),
             "foreign" => state.foreign_ports = text.split(',').map(port).collect(),
-            "forgot" => state.forgotten = text.split(',').map(value).collect(),
+            "forgot" => {
+                for name in text.split(',') {
+                    let (name, number) = name.split_once('#').unwrap_or((name, ""));
+                    let ids = state.forgotten.entry(value(name)).or_default();
+                    if !number.is_empty() {
+                        ids.insert(node_id(value(number)));
+                    }
+                }
+            }
             "key" => state.key = DefinitionKey::new([value(text); 32]),
             other => panic!("a node has no {other:?}"),
         }
@@ -336,6 +382,10 @@ impl FromStr for Scenario {
             actual: actual(&lines, &desired),
             desired,
             policy: plan_policy,
+            ask: lines
+                .iter()
+                .find(|words| words[0] == "ask")
+                .map_or(Ask::Deploy, |words| ask(&words[1..])),
             given: given.trim_end().into(),
             expected: expected.into(),
         })
@@ -390,11 +440,11 @@ fn actual(lines: &[Vec<&str>], desired: &Deployment) -> ClusterState {
                 };
                 state.nodes.insert(value(name), Observed::Unknown(silence));
             }
-            ["data" | "run" | "routes" | "route" | "trash", ..] => {
+            ["data" | "run" | "routes" | "route" | "trash" | "fence", ..] => {
                 let (_, seen) = last.as_mut().unwrap();
                 below(seen, words, desired, &addresses);
             }
-            ["generation" | "app" | "on" | "delete" | "policy", ..] => {}
+            ["generation" | "app" | "on" | "delete" | "policy" | "ask", ..] => {}
             other => panic!("{other:?} is not a line of a scenario"),
         }
     }
@@ -426,12 +476,20 @@ fn below(seen: &mut NodeState, words: &[&str], desired: &Deployment, addresses: 
             entries.insert(port(external), target(&value(name), port(internal), homes));
             seen.routes = entries.into();
         }
-        ["trash", number] => seen.trash.push(Trashed {
-            entry: format!("trash-{number}"),
-            dataset: dataset(number),
-            used: ByteSize(1 << 20),
-            age: Duration::ZERO,
-        }),
+        ["trash", number, rest @ ..] => {
+            let n_before = seen.trash.len();
+            let was = (!rest.is_empty()).then(|| manifestation(rest));
+            seen.trash.push(Trashed {
+                entry: format!("trash-{}", n_before + 1),
+                dataset: dataset(number),
+                used: ByteSize(1 << 20),
+                age: was.as_ref().map_or(Duration::ZERO, |was| was.age),
+                role: was.map(|was| was.role),
+            });
+        }
+        ["fence", number, epoch] => {
+            seen.fences.insert(dataset(number), Epoch(value(epoch)));
+        }
         other => panic!("{other:?} is not a line of a node"),
     }
 }

@@ -56,10 +56,11 @@ pub(crate) fn node(number: usize) -> NodeState {
         containers: BTreeMap::new(),
         routes: RouteTable::default(),
         trash: Vec::new(),
+        fences: BTreeMap::new(),
         free: None,
         foreign_ports: BTreeSet::new(),
         peers: BTreeMap::new(),
-        forgotten: BTreeSet::new(),
+        forgotten: BTreeMap::new(),
     }
 }
 

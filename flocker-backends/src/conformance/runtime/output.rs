@@ -1,9 +1,12 @@
 //! What goes into a container and what comes out of it.
 
+use std::time::Duration;
+
 use flocker_model::EnvironmentValue;
 use flocker_model::Link;
 use flocker_model::PortNumber;
 use flocker_model::Secret;
+use tokio::io::AsyncReadExt;
 
 use super::Program;
 use super::RuntimeHarness;
@@ -70,6 +73,62 @@ pub async fn the_last_lines_are_read(harness: &dyn RuntimeHarness) {
     assert_eq!(output(harness, Some(2)).await, "two\nthree\n");
     assert!(output(harness, Some(99)).await.contains("one\ntwo\nthree\n"));
     made(harness.runtime().stop(&name(), GRACE).await);
+}
+
+/// Whoever follows reads what comes as it comes, waits where nothing does, and is let go when the application is gone.
+pub async fn output_is_followed_to_the_end_of_the_application(harness: &dyn RuntimeHarness) {
+    made(
+        harness
+            .runtime()
+            .start(&spec(harness, &Program::Prints("one\ntwo".into())))
+            .await,
+    );
+    wait_for_line(harness, "two").await;
+    for (tail, expected) in [(None, "one\ntwo\n"), (Some(1), "two\n"), (Some(0), "")] {
+        let request = LogRequest { tail, follow: true };
+        let mut stream = harness.runtime().logs(&name(), request).await.unwrap();
+        let mut text = vec![0; expected.len()];
+        in_time(stream.read_exact(&mut text)).await.unwrap();
+        assert_eq!(text, expected.as_bytes());
+        let mut more = [0];
+        let more = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut more));
+        assert!(
+            more.await.is_err(),
+            "the application still runs, and {tail:?} is at its end"
+        );
+    }
+    let request = LogRequest {
+        tail: None,
+        follow: true,
+    };
+    let mut stream = harness.runtime().logs(&name(), request).await.unwrap();
+    let mut text = String::new();
+    let (runtime, application) = (harness.runtime(), name());
+    let (stopped, read) = tokio::join!(
+        runtime.stop(&application, GRACE),
+        in_time(stream.read_to_string(&mut text)),
+    );
+    made(stopped);
+    read.unwrap();
+    assert!(text.starts_with("one\ntwo\n"), "{text:?}");
+}
+
+/// What is over is read, and not waited for.
+pub async fn output_of_what_has_ended_is_not_waited_for(harness: &dyn RuntimeHarness) {
+    drop(harness.runtime().start(&spec(harness, &Program::Exits(3))).await);
+    ended(harness).await;
+    let request = LogRequest {
+        tail: None,
+        follow: true,
+    };
+    let mut stream = harness.runtime().logs(&name(), request).await.unwrap();
+    let mut text = String::new();
+    in_time(stream.read_to_string(&mut text)).await.unwrap();
+}
+
+async fn in_time<T>(reading: impl Future<Output = T>) -> T {
+    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    read.unwrap_or_else(|_| panic!("whoever follows was kept waiting"))
 }
 
 /// Nothing was ever written by what never ran here.

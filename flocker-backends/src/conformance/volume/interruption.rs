@@ -8,6 +8,7 @@ use super::steps::{
     FILE_SIZE, ID, acquire, assert_full, copy, create_full, cut, guid, names, noise, receive, release,
     request_to_send, seen, sent, size, snapshot, stuck, whole,
 };
+use crate::change::Change;
 use crate::conformance::made;
 use crate::volume::SendRequest;
 use crate::volume::VolumeError;
@@ -155,6 +156,58 @@ pub async fn a_damaged_stream_is_refused(harness: &dyn VolumeHarness) {
         made(acquire(&*beta, 2, "handoff-2", last).await);
         assert_full(&*beta).await;
     }
+}
+
+/// Two streams of one snapshot do not mix, whichever of them makes it.
+pub async fn two_receives_at_once_make_one_snapshot(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    create_full(harness).await;
+    made(harness.backend().snapshot(ID, &snapshot("warm-2-1")).await);
+    made(copy(harness, &*beta, "warm-2-1", None).await);
+    let warm = guid(harness, "warm-2-1").await;
+    harness
+        .write(ID, "new", &noise("new", 8 * FILE_SIZE))
+        .await
+        .unwrap();
+    let last = release(harness, 2).await;
+    let bytes = sent(harness, &request_to_send("handoff-2", Some(warm))).await;
+    let one = receive(&*beta, "handoff-2", Some(warm), whole(bytes.clone()));
+    let two = receive(&*beta, "handoff-2", Some(warm), whole(bytes.clone()));
+    let (one, two) = tokio::join!(one, two);
+    let n_made = [&one, &two]
+        .into_iter()
+        .filter(|answer| matches!(answer, Ok(Change::Made)))
+        .count();
+    assert!(n_made <= 1, "{one:?} {two:?}");
+    match receive(&*beta, "handoff-2", Some(warm), whole(bytes)).await {
+        Ok(Change::AlreadySo) => {}
+        Ok(Change::Made) => assert_eq!(n_made, 0, "{one:?} {two:?}"),
+        Err(failure) => panic!("{failure}, after {one:?} and {two:?}"),
+    }
+    assert_eq!(names(&*beta).await, ["warm-2-1", "handoff-2"]);
+    made(acquire(&*beta, 2, "handoff-2", last).await);
+    assert_full(&*beta).await;
+    assert_eq!(beta.read(ID, "new").await, Some(noise("new", 8 * FILE_SIZE)));
+}
+
+/// Two full copies into nothing do not mix either, and nor do a copy and the beginning of another.
+pub async fn two_full_copies_at_once_make_one_dataset(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    create_full(harness).await;
+    made(harness.backend().snapshot(ID, &snapshot("warm-2-1")).await);
+    let early = sent(harness, &request_to_send("warm-2-1", None)).await;
+    let last = release(harness, 2).await;
+    let late = sent(harness, &request_to_send("handoff-2", None)).await;
+    let half = early.len() / 2;
+    let cut_short = receive(&*beta, "warm-2-1", None, cut(early, half));
+    let whole_one = receive(&*beta, "handoff-2", None, whole(late.clone()));
+    let (cut_short, whole_one) = tokio::join!(cut_short, whole_one);
+    cut_short.unwrap_err();
+    if whole_one.is_err() {
+        made(receive(&*beta, "handoff-2", None, whole(late)).await);
+    }
+    made(acquire(&*beta, 2, "handoff-2", last).await);
+    assert_full(&*beta).await;
 }
 
 /// A receiver that was dropped has what it had; the copy is gone on with or begun anew.

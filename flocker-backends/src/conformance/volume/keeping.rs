@@ -7,7 +7,7 @@ use flocker_model::Trashed;
 
 use super::VolumeHarness;
 use super::steps::{
-    FILE_SIZE, ID, N_FILES, acquire, assert_full, copy, create_full, cut, dataset, guid, names, noise,
+    FILE_SIZE, ID, N_FILES, acquire, assert_full, copy, create_full, cut, dataset, fence, guid, names, noise,
     receive, release, request_to_send, role, seen, sent, size, snapshot,
 };
 use crate::conformance::already_so;
@@ -125,6 +125,44 @@ pub async fn a_dataset_never_holds_more_than_it_may(harness: &dyn VolumeHarness)
     harness.write(ID, "big", &too_much).await.unwrap();
 }
 
+/// How much more fits is told, or never told; and what did fit was told to be free.
+pub async fn what_fits_was_said_to_be_free(harness: &dyn VolumeHarness) {
+    let before = free(harness).await;
+    create_full(harness).await;
+    let after = free(harness).await;
+    assert_eq!(before.is_some(), after.is_some(), "{before:?} {after:?}");
+    if let Some(before) = before {
+        assert!(before >= size(N_FILES * FILE_SIZE), "{before}");
+    }
+}
+
+/// A copy that does not fit is refused before it fills what is left, and leaves no snapshot; where that can be tried out.
+pub async fn a_copy_that_does_not_fit_is_refused(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    let room = size(N_FILES * FILE_SIZE / 2);
+    if !beta.leave_free(Some(room)).await {
+        return;
+    }
+    let told = free(&*beta).await.unwrap();
+    assert!(told <= room, "{told} of {room}");
+    create_full(harness).await;
+    let last = release(harness, 2).await;
+    let refusal = copy(harness, &*beta, "handoff-2", None).await.unwrap_err();
+    assert!(
+        matches!(refusal, VolumeError::NoSpace { dataset: ID, .. }),
+        "{refusal}"
+    );
+    assert!(seen(&*beta).await.is_none_or(|seen| seen.snapshots.is_empty()));
+    assert!(beta.leave_free(None).await);
+    made(copy(harness, &*beta, "handoff-2", None).await);
+    made(acquire(&*beta, 2, "handoff-2", last).await);
+    assert_full(&*beta).await;
+}
+
+async fn free(harness: &dyn VolumeHarness) -> Option<ByteSize> {
+    harness.backend().inventory().await.unwrap().free
+}
+
 /// What is not here has no size.
 pub async fn what_is_not_here_is_not_resized(harness: &dyn VolumeHarness) {
     let refusal = harness.backend().resize(ID, None).await.unwrap_err();
@@ -156,6 +194,7 @@ pub async fn a_destroyed_copy_is_in_the_trash(harness: &dyn VolumeHarness) {
     create_full(harness).await;
     let piece = destroy(harness).await;
     assert_eq!(piece.dataset, ID);
+    assert_eq!(piece.role, Some(Role::Primary { epoch: Epoch::FIRST }));
     assert!(piece.used >= size(N_FILES * FILE_SIZE / 2), "{}", piece.used);
     assert_eq!(seen(harness).await, None);
     already_so(harness.backend().destroy(ID).await);
@@ -219,10 +258,10 @@ pub async fn trash_never_replaces_a_copy(harness: &dyn VolumeHarness) {
 pub async fn a_destroyed_dataset_can_be_created_again(harness: &dyn VolumeHarness) {
     create_full(harness).await;
     destroy(harness).await;
-    made(harness.backend().create(&dataset(), Epoch::FIRST).await);
+    made(harness.backend().create(&dataset(), Epoch(2)).await);
     assert_eq!(harness.read(ID, "data/0").await, None);
     destroy(harness).await;
-    made(harness.backend().create(&dataset(), Epoch::FIRST).await);
+    made(harness.backend().create(&dataset(), Epoch(3)).await);
     assert_eq!(trash(harness).await.len(), 2);
 }
 
@@ -255,6 +294,86 @@ pub async fn reclaimed_trash_is_gone_for_ever(harness: &dyn VolumeHarness) {
     assert!(matches!(refusal, VolumeError::NoTrash { .. }), "{refusal}");
     harness.reopen().await;
     assert_eq!(trash(harness).await, []);
+}
+
+async fn empty_trash(harness: &dyn VolumeHarness, piece: Trashed) {
+    let entry = piece.entry;
+    made(harness.backend().reclaim(&Reclaim::Trash { entry }).await);
+}
+
+/// Returns what is remembered of a dataset that is not here.
+async fn fence_left(harness: &dyn VolumeHarness) -> Option<Epoch> {
+    let inventory = harness.backend().inventory().await.unwrap();
+    inventory.fences.get(&ID).copied()
+}
+
+/// No ownership that a node has known is ever taken again there, whatever was destroyed and emptied since.
+pub async fn a_fence_outlives_its_copy_and_its_trash(harness: &dyn VolumeHarness) {
+    create_full(harness).await;
+    release(harness, 5).await;
+    assert_eq!(fence_left(harness).await, None);
+    let piece = destroy(harness).await;
+    assert!(
+        matches!(piece.role, Some(Role::Released { epoch: Epoch(5), .. })),
+        "{:?}",
+        piece.role
+    );
+    empty_trash(harness, piece).await;
+    harness.reopen().await;
+    assert_eq!(fence_left(harness).await, Some(Epoch(5)));
+    for epoch in [Epoch::FIRST, Epoch(5)] {
+        let refusal = harness.backend().create(&dataset(), epoch).await.unwrap_err();
+        assert!(
+            matches!(refusal, VolumeError::Fenced { fence: Epoch(5), .. }),
+            "{refusal}"
+        );
+    }
+    made(harness.backend().create(&dataset(), Epoch(6)).await);
+    assert_eq!(fence(harness).await, Epoch(6));
+    assert_eq!(fence_left(harness).await, None);
+}
+
+/// A copy that is sent again to where one was destroyed is bound by what the first one knew.
+pub async fn a_copy_that_comes_anew_begins_with_the_old_fence(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    create_full(harness).await;
+    let last = release(harness, 2).await;
+    made(copy(harness, &*beta, "handoff-2", None).await);
+    made(beta.backend().renounce(ID, Epoch(3)).await);
+    let piece = destroy(&*beta).await;
+    empty_trash(&*beta, piece).await;
+    beta.reopen().await;
+    made(copy(harness, &*beta, "handoff-2", None).await);
+    assert_eq!(fence(&*beta).await, Epoch(3));
+    for epoch in [2, 3] {
+        acquire(&*beta, epoch, "handoff-2", last).await.unwrap_err();
+    }
+    made(acquire(&*beta, 4, "handoff-2", last).await);
+    assert_full(&*beta).await;
+}
+
+/// Of two owners one after the other, only the newer one comes back as it was.
+pub async fn an_owner_that_was_followed_never_comes_back_from_the_trash(harness: &dyn VolumeHarness) {
+    create_full(harness).await;
+    let older = destroy(harness).await;
+    made(harness.backend().create(&dataset(), Epoch(2)).await);
+    let newer = destroy(harness).await;
+    harness.reopen().await;
+    let refusal = harness.backend().restore(&older.entry).await.unwrap_err();
+    assert!(
+        matches!(
+            refusal,
+            VolumeError::Fenced {
+                epoch: Epoch(1),
+                fence: Epoch(2),
+                ..
+            }
+        ),
+        "{refusal}"
+    );
+    assert_eq!(trash(harness).await.len(), 2);
+    made(harness.backend().restore(&newer.entry).await);
+    assert_eq!(role(harness).await, Role::Primary { epoch: Epoch(2) });
 }
 
 fn reclaim_snapshots(names: &[&str]) -> Reclaim {

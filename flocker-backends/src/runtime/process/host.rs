@@ -203,9 +203,7 @@ impl ContainerRuntime for ProcessRuntime {
         let resolved = self.resolve(spec)?;
         let container = self.place(&spec.name).container();
         let Some(lock) = self.take(spec).await? else {
-            let status = look(&container, Container::status)?;
-            let restarts = status.map_or(0, |status| status.restarts);
-            self.wait_until_serving(spec, &container, restarts).await?;
+            self.wait_until_serving(spec, &container).await?;
             return Ok(Change::AlreadySo);
         };
         if let Some(volume) = &spec.volume {
@@ -219,8 +217,13 @@ impl ContainerRuntime for ProcessRuntime {
         if !is_prepared {
             self.kill_strays(&spec.name, &container).await?;
         }
+        let before = look(&container, |container| {
+            let is_same = container.definition()?.as_ref() == Some(&definition);
+            Ok(container.status()?.filter(|_| is_same))
+        })?;
+        let ends_in_a_row = before.map_or(0, |status| status.ends_in_a_row);
         look(&container, |container| {
-            container.set_status(&Status::starting())?;
+            container.set_status(&Status::starting_again(ends_in_a_row))?;
             container.clear_stop()?;
             if is_prepared {
                 Ok(())
@@ -230,7 +233,7 @@ impl ContainerRuntime for ProcessRuntime {
         })?;
         let launch = self.launch(spec, resolved, &container);
         self.start_supervisor(&container, &launch, lock).await?;
-        self.wait_until_serving(spec, &container, 0).await?;
+        self.wait_until_serving(spec, &container).await?;
         Ok(Change::Made)
     }
 

@@ -40,7 +40,7 @@ fn numbers(directory: &Path) -> io::Result<BTreeSet<u64>> {
 
 /// Appends to the newest file, and begins another when it is full.
 #[derive(Debug)]
-pub(super) struct LogWriter {
+pub(in crate::runtime) struct LogWriter {
     directory: PathBuf,
     limit: u64,
     number: u64,
@@ -50,7 +50,7 @@ pub(super) struct LogWriter {
 
 impl LogWriter {
     /// Goes on where the last writer stopped. Two files of `limit` bytes are kept, or a little more to end a line.
-    pub(super) fn open(directory: &Path, limit: u64) -> io::Result<Self> {
+    pub(in crate::runtime) fn open(directory: &Path, limit: u64) -> io::Result<Self> {
         let number = numbers(directory)?.last().copied().unwrap_or(0);
         let (file, size) = open_to_append(directory, number)?;
         Ok(Self {
@@ -63,7 +63,7 @@ impl LogWriter {
     }
 
     /// Appends. A file is left at the end of a line, unless a line is as long as a whole file.
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(in crate::runtime) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let room = usize::try_from(self.limit.saturating_sub(self.size)).unwrap_or(usize::MAX);
             if room >= bytes.len() {
@@ -116,7 +116,7 @@ fn open_to_append(directory: &Path, number: u64) -> io::Result<(File, u64)> {
 }
 
 /// Reads what was written, oldest first, and goes on with what is still to come where asked.
-pub(super) struct LogReader<A> {
+pub(in crate::runtime) struct LogReader<A> {
     directory: PathBuf,
     number: u64,
     file: Option<File>,
@@ -131,7 +131,11 @@ impl<A: FnMut() -> bool> LogReader<A> {
     /// Begins at the last `tail` lines, or at all that is kept.
     ///
     /// At its end it waits for as long as `more_may_come` says so. Call it inside a tokio runtime.
-    pub(super) fn open(directory: &Path, tail: Option<u32>, more_may_come: Option<A>) -> io::Result<Self> {
+    pub(in crate::runtime) fn open(
+        directory: &Path,
+        tail: Option<u32>,
+        more_may_come: Option<A>,
+    ) -> io::Result<Self> {
         let (number, offset) = match tail {
             None => (numbers(directory)?.first().copied().unwrap_or(0), 0),
             Some(lines) => start_of_tail(directory, lines)?,

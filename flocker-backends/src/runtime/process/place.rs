@@ -58,6 +58,9 @@ pub(super) struct Status {
     pub(super) restarts: u32,
     /// How it ended the last time.
     pub(super) last_end: Option<String>,
+    /// How often in a row it ended soon after it was started, by whomever.
+    #[serde(default)]
+    pub(super) ends_in_a_row: u32,
 }
 
 impl Status {
@@ -67,6 +70,15 @@ impl Status {
             probing: Probing::Pending,
             restarts: 0,
             last_end: None,
+            ends_in_a_row: 0,
+        }
+    }
+
+    /// Starts what ended so often before.
+    pub(super) fn starting_again(ends_in_a_row: u32) -> Self {
+        Self {
+            ends_in_a_row,
+            ..Self::starting()
         }
     }
 }

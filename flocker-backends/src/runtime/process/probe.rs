@@ -55,7 +55,7 @@ pub(super) async fn probe(
 }
 
 /// Asks for a path and returns the status of the answer. The rest of the answer is not read.
-async fn http_status(address: SocketAddr, path: &str) -> io::Result<u16> {
+pub(in crate::runtime) async fn http_status(address: SocketAddr, path: &str) -> io::Result<u16> {
     let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     // A line break in the path would begin another header.
     if path.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -119,7 +119,7 @@ async fn run(command: &[Box<str>], launch: &Launch, reaper: &Reaper) -> Result<(
 }
 
 /// Returns what an error says, with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::runtime) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

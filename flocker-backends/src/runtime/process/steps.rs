@@ -6,6 +6,8 @@ use std::io;
 use std::time::Duration;
 
 use flocker_model::ApplicationName;
+use flocker_model::EnvironmentValue;
+use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -14,6 +16,7 @@ use super::host::ProcessRuntime;
 use super::kin;
 use super::launch::Launch;
 use super::launch::MARKER;
+use super::log::LogReader;
 use super::place::Claim;
 use super::place::Container;
 use super::place::Definition;
@@ -26,6 +29,15 @@ use crate::process::Program;
 use crate::process::Stream;
 use crate::runtime::ContainerSpec;
 use crate::runtime::RuntimeError;
+
+/// How often in a row a program may end right after its start before that is what it does.
+const TRIES: u32 = 3;
+
+/// How many lines of its output are told when a program has ended.
+const LAST_WORDS: u32 = 3;
+
+/// How much of these lines is read.
+const LONGEST_WORDS: u64 = 64 * 1024;
 
 /// How often the state of a supervisor is looked at while somebody waits for it.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -103,20 +115,14 @@ impl ProcessRuntime {
     }
 
     /// Waits until the supervisor says that the application serves, or that it will not.
+    ///
+    /// One that ends is waited for while its restart policy starts it again, but no more than a few times.
     pub(super) async fn wait_until_serving(
         &self,
         spec: &ContainerSpec,
         container: &Container,
-        restarts_before: u32,
     ) -> Result<(), RuntimeError> {
         let name = &spec.name;
-        let ended = |status: &Status| RuntimeError::Ended {
-            application: name.clone(),
-            status: status
-                .last_end
-                .clone()
-                .unwrap_or_else(|| "that nobody saw".into()),
-        };
         let check = spec.application.health_check.as_deref();
         let patience = check.map_or(self.options.settle, |check| {
             // The verdict comes after the last try, which may take its whole time.
@@ -129,8 +135,10 @@ impl ProcessRuntime {
             let is_supervised = look(container, Container::is_supervised)?;
             let status = look(container, Container::status)?.unwrap_or_else(Status::starting);
             match (&status.phase, &status.probing) {
-                (Phase::Ended { .. } | Phase::Restarting, _) => return Err(ended(&status)),
-                _ if status.restarts > restarts_before => return Err(ended(&status)),
+                (Phase::Ended { .. }, _) => return Err(self.ended(spec, &status).await),
+                (Phase::Restarting, _) if status.ends_in_a_row >= TRIES || !is_supervised => {
+                    return Err(self.ended(spec, &status).await);
+                }
                 (Phase::Running { .. }, Probing::Settled | Probing::Passed) => return Ok(()),
                 (Phase::Running { .. }, Probing::Failed { reason }) => {
                     return Err(RuntimeError::Unhealthy {
@@ -138,10 +146,16 @@ impl ProcessRuntime {
                         reason: reason.clone(),
                     });
                 }
-                (Phase::Starting | Phase::Running { .. }, _) if !is_supervised => return Err(ended(&status)),
-                (Phase::Starting, _) | (Phase::Running { .. }, Probing::Pending) => {}
+                (Phase::Starting | Phase::Running { .. }, _) if !is_supervised => {
+                    return Err(self.ended(spec, &status).await);
+                }
+                // What was just started, and what gets another try.
+                (Phase::Starting | Phase::Restarting, _) | (Phase::Running { .. }, Probing::Pending) => {}
             }
             if Instant::now() >= deadline {
+                if status.ends_in_a_row > 0 {
+                    return Err(self.ended(spec, &status).await);
+                }
                 return Err(RuntimeError::Unhealthy {
                     application: name.clone(),
                     reason: "its supervisor does not answer".into(),
@@ -149,6 +163,48 @@ impl ProcessRuntime {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// Says how an application ended that should serve, and what it said last.
+    async fn ended(&self, spec: &ContainerSpec, status: &Status) -> RuntimeError {
+        let end = status.last_end.as_deref().unwrap_or("that nobody saw");
+        let told = match self.last_words(spec).await {
+            Some(words) => format!("{end}; the end of its output: {words}"),
+            None => end.to_owned(),
+        };
+        let application = spec.name.clone();
+        match status.ends_in_a_row {
+            times @ TRIES.. => RuntimeError::KeepsEnding {
+                application,
+                times,
+                status: told,
+            },
+            _ => RuntimeError::Ended {
+                application,
+                status: told,
+            },
+        }
+    }
+
+    /// Returns the last lines that an application wrote, on one line and without its secrets.
+    async fn last_words(&self, spec: &ContainerSpec) -> Option<String> {
+        let logs = self.place(&spec.name).logs();
+        let reader = LogReader::open(&logs, Some(LAST_WORDS), None::<fn() -> bool>).ok()?;
+        let mut bytes = Vec::new();
+        reader.take(LONGEST_WORDS).read_to_end(&mut bytes).await.ok()?;
+        if bytes.len() as u64 == LONGEST_WORDS {
+            // What was cut off may be the rest of a secret, which nobody would know by its beginning.
+            bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
+        }
+        let mut text = String::from_utf8_lossy(&bytes).into_owned();
+        for value in spec.application.environment.values() {
+            match value {
+                EnvironmentValue::Secret(secret) => text = without(text, secret.reveal()),
+                EnvironmentValue::Plain(_) => {}
+            }
+        }
+        let lines: Vec<String> = text.lines().filter_map(quoted).collect();
+        (!lines.is_empty()).then(|| lines.join(" "))
     }
 
     /// Takes the lock, or finds the supervisor of a container that is alive.
@@ -213,6 +269,24 @@ impl ProcessRuntime {
             }
         }
     }
+}
+
+/// Returns a text without a secret, and without the lines of one that has several: only some of them may be there.
+fn without(mut text: String, secret: &str) -> String {
+    for part in std::iter::once(secret).chain(secret.lines()) {
+        if !part.trim().is_empty() {
+            text = text.replace(part, "(a secret)");
+        }
+    }
+    text
+}
+
+/// Returns a line of output as it can stand in a sentence: without control characters and not too long.
+fn quoted(line: &str) -> Option<String> {
+    const LONGEST: usize = 200;
+    let line: String = line.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+    let line = line.trim();
+    (!line.is_empty()).then(|| format!("`{line}`"))
 }
 
 /// Says whether a container was prepared from just this and never started.

@@ -121,12 +121,10 @@ impl Supervisor {
         let container = Container(directory.to_owned());
         let logs = directory.with_file_name("logs");
         let log = LogWriter::open(&logs, launch.log_limit.0)?;
+        let status = container.status()?.unwrap_or_else(Status::starting);
         Ok(Self {
             orders: Orders::open(container.clone(), lock, launch.stop_grace)?,
-            book: Book {
-                container,
-                status: Status::starting(),
-            },
+            book: Book { container, status },
             launch,
             reaper,
             log: Arc::new(Mutex::new(log)),
@@ -144,6 +142,13 @@ impl Supervisor {
             self.bury().await?;
             code = run.ending.code();
             let lasted_long = run.lasted >= timing.reset_after;
+            self.book.update(|status| {
+                status.ends_in_a_row = if lasted_long {
+                    0
+                } else {
+                    status.ends_in_a_row.saturating_add(1)
+                };
+            });
             if lasted_long {
                 pause = timing.first;
                 failures_in_a_row = 0;

@@ -29,7 +29,7 @@ use super::stat::FileKind;
 use super::stat::Stat;
 
 /// The bits that let a program act as the file's owner.
-const SET_ID: u32 = 0o6000;
+pub(super) const SET_ID: u32 = 0o6000;
 
 /// Blocks that have arrived and are not in their files yet.
 #[derive(Debug)]

@@ -1,5 +1,10 @@
 //! What is here, read from the directories themselves.
 
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Manifestation;
@@ -21,10 +26,34 @@ use super::stream::Token;
 use crate::volume::Inventory;
 use crate::volume::VolumeError;
 
+/// Entries that are not ours and that were told of.
+#[derive(Debug, Default)]
+pub(super) struct Foreign(Mutex<BTreeSet<Vec<u8>>>);
+
+impl Foreign {
+    fn tell(&self, place: &'static str, name: &[u8]) {
+        let path = [place.as_bytes(), b"/", name].concat();
+        let shown = super::codec::show(&path);
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nodes look often, and whoever fills a directory must not fill our memory.
+        if told.len() < MOST_FOREIGN && told.insert(path) {
+            tracing::warn!(entry = %shown, "this is not ours, and is left alone");
+        }
+    }
+}
+
+/// How much of what may be a record is read.
+const LONGEST_RECORD: u64 = 64 * 1024;
+
+/// How many entries that are not ours are told of.
+const MOST_FOREIGN: usize = 100;
+
 /// How often a dataset is read again that changes while it is read.
 const TRIES: u32 = 5;
 
-/// Lists everything.
+/// Lists everything of ours. What is not named as we name things is somebody else's: it is told once, and left alone.
+///
+/// What is named so is ours, and where it cannot be read that is an error: it may be somebody's only copy.
 pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
     let mut inventory = Inventory {
         free: Some(ByteSize(shared.free()?)),
@@ -32,21 +61,68 @@ pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
     };
     let names = shared.datasets.names().to(|| "list the datasets".into())?;
     for name in names {
-        let dataset = parse_id(&name).ok_or_else(|| {
-            let what = format!("read the dataset {}", super::codec::show(&name));
-            broken(what, "its name is not the id of a dataset")
-        })?;
+        let Some(dataset) = parse_id(&name) else {
+            require_foreign(shared, &name)?;
+            continue;
+        };
         if let Some(manifestation) = look(shared, dataset)? {
             inventory.datasets.insert(dataset, manifestation);
         }
     }
     for name in shared.trash.names().to(|| "list the trash".into())? {
+        let Some(piece) = parse_trash(&name) else {
+            shared.foreign.tell("trash", &name);
+            continue;
+        };
         // Emptied or brought back meanwhile: not there any more.
-        if let Some(trashed) = look_at_trash(shared, &name)? {
+        if let Some(trashed) = look_at_trash(shared, piece)? {
             inventory.trash.push(trashed);
         }
     }
+    // Read last: whatever was destroyed meanwhile has left its fence before.
+    inventory.fences = shared.fences.all()?;
+    inventory
+        .fences
+        .retain(|dataset, _| !inventory.datasets.contains_key(dataset));
     Ok(inventory)
+}
+
+/// Fails where an entry that is not named as we name datasets is one all the same: taken from its place, it would seem
+/// to be nowhere, and be created anew.
+fn require_foreign(shared: &Shared, name: &[u8]) -> Result<(), VolumeError> {
+    let record = shared.datasets.dir(name).and_then(|entry| {
+        let mut text = Vec::new();
+        entry
+            .read(b"record.json")?
+            .take(LONGEST_RECORD)
+            .read_to_end(&mut text)?;
+        Ok(text)
+    });
+    if let Some(dataset) = record.ok().and_then(|text| Record::dataset_of(&text))
+        && !is_accounted_for(shared, dataset)?
+    {
+        let found = super::codec::show(name);
+        return Err(broken(
+            format!("list dataset {dataset}"),
+            format!(
+                "it is not in its place, but in datasets/{found}: move it back, or out of there if it is a copy"
+            ),
+        ));
+    }
+    shared.foreign.tell("datasets", name);
+    Ok(())
+}
+
+/// Says whether a dataset is where we have put it: in its place, or in the trash.
+fn is_accounted_for(shared: &Shared, dataset: DatasetId) -> Result<bool, VolumeError> {
+    let what = || format!("look for dataset {dataset}");
+    let place = dataset.to_string();
+    if shared.datasets.stat(place.as_bytes()).to(what)?.is_some() {
+        return Ok(true);
+    }
+    let thrown_away = shared.trash.names().to(what)?;
+    let mut ours = thrown_away.iter().filter_map(|name| parse_trash(name));
+    Ok(ours.any(|(_, thrown_away, _)| thrown_away == dataset))
 }
 
 /// Looks at one dataset, and does not wait for a change of it that takes long.
@@ -127,13 +203,16 @@ pub(super) fn measure(home: &Dir, newest: Option<&Scanned>) -> std::io::Result<(
     Ok((0, 0))
 }
 
-fn look_at_trash(shared: &Shared, name: &[u8]) -> Result<Option<Trashed>, VolumeError> {
-    let what = || format!("look at the trash {}", super::codec::show(name));
-    let Some((entry, dataset, since)) = parse_trash(name) else {
-        return Err(broken(what(), "its name is not one of trash"));
-    };
-    let measured = shared.trash.dir(name).and_then(|home| measure(&home, None));
-    let (used, _) = match measured {
+fn look_at_trash(
+    shared: &Shared,
+    (entry, dataset, since): (String, DatasetId, i64),
+) -> Result<Option<Trashed>, VolumeError> {
+    let what = || format!("look at the trash `{entry}`");
+    let measured = shared.trash.dir(entry.as_bytes()).and_then(|dir| {
+        let (used, _) = measure(&dir, None)?;
+        Ok((used, Home { dataset, dir }))
+    });
+    let (used, home) = match measured {
         Ok(measured) => measured,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).to(what),
@@ -141,6 +220,8 @@ fn look_at_trash(shared: &Shared, name: &[u8]) -> Result<Option<Trashed>, Volume
     Ok(Some(Trashed {
         entry,
         dataset,
+        // A damaged piece is no reason not to see all the others.
+        role: home.record().ok().map(|record| record.role),
         used: ByteSize(used),
         age: shared.since(since)?,
     }))
@@ -161,7 +242,7 @@ pub(super) fn parse_trash(name: &[u8]) -> Option<(String, DatasetId, i64)> {
     (trash_name(dataset, since, number) == text).then(|| (text.into(), dataset, since))
 }
 
-fn parse_id(name: &[u8]) -> Option<DatasetId> {
+pub(super) fn parse_id(name: &[u8]) -> Option<DatasetId> {
     let text = std::str::from_utf8(name).ok()?;
     let dataset: DatasetId = text.parse().ok()?;
     (dataset.to_string() == text).then_some(dataset)

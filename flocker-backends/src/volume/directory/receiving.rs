@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
-use flocker_model::Epoch;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 
@@ -124,8 +123,8 @@ impl Receiving {
             return Ok(Found::Wanting(Some(home), None));
         };
         let copy = home.data(&record)?;
-        let odd =
-            scan::verify(&copy, &newest.scanned).to(|| format!("verify the copy of dataset {dataset}"))?;
+        let odd = scan::verify(&copy, &newest.scanned, self.shared.options.keep_set_id)
+            .to(|| format!("verify the copy of dataset {dataset}"))?;
         if let Some(odd) = odd {
             return Err(self.diverged(&format!("it was changed by hand: {odd}")));
         }
@@ -198,7 +197,8 @@ impl Receiving {
             home
         } else {
             let since = self.shared.now()?;
-            let record = Record::new(&self.request.dataset, Role::Replica, Epoch::default(), since);
+            let fence = self.shared.fences.of(dataset)?;
+            let record = Record::new(&self.request.dataset, Role::Replica, fence, since);
             Home::create(&self.shared.datasets, &self.shared.staging, &record)?
         };
         incoming::begin(&home.dir, label, &encoded)

@@ -58,6 +58,16 @@ impl Record {
         Ok(record)
     }
 
+    /// Says of which dataset a record is, wherever it was found and of whatever format.
+    pub(super) fn dataset_of(text: &[u8]) -> Option<DatasetId> {
+        #[derive(Deserialize)]
+        struct Of {
+            dataset: DatasetId,
+        }
+        let of: Of = serde_json::from_slice(text).ok()?;
+        Some(of.dataset)
+    }
+
     pub(super) fn to_json(&self) -> Result<Vec<u8>, VolumeError> {
         serde_json::to_vec_pretty(self).map_err(|error| VolumeError::Io {
             what: format!("spell the record of dataset {}", self.dataset),

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use super::apply::SET_ID;
 use super::codec::show;
 use super::dir::Dir;
 use super::dir::join;
@@ -196,8 +197,8 @@ impl From<&Stat> for Seen {
 
 /// Says what is in a place where a copy should be: nothing where it is that copy, else the first difference.
 ///
-/// Reads only files of which the filesystem says something else than when the copy was made.
-pub(super) fn verify(dir: &Dir, expected: &Scanned) -> io::Result<Option<String>> {
+/// Looks closer only at what the filesystem says something else of than when the copy was made.
+pub(super) fn verify(dir: &Dir, expected: &Scanned, keep_set_id: bool) -> io::Result<Option<String>> {
     let found: Vec<_> = walk(dir, Stillness::Blurred)?
         .into_iter()
         .filter(|(_, stat)| stat.kind != FileKind::Socket)
@@ -233,8 +234,52 @@ pub(super) fn verify(dir: &Dir, expected: &Scanned) -> io::Result<Option<String>
         if !same {
             return Ok(Some(format!("{} was changed", show(path))));
         }
+        if !expected.is_as_seen(at, stat)
+            && let Some(what) = redressed(dir, &manifest.entries[at], stat, keep_set_id)
+                .map_err(|error| about(path, &error))?
+        {
+            return Ok(Some(format!("{what} of {} was changed", show(path))));
+        }
     }
     Ok(None)
+}
+
+/// Says what of an entry is not as its copy was made, besides its content.
+///
+/// When it was modified is left out: a directory says that of every file that came and went.
+fn redressed(dir: &Dir, entry: &Entry, stat: &Stat, keep_set_id: bool) -> io::Result<Option<&'static str>> {
+    let Metadata {
+        mode,
+        uid,
+        gid,
+        modified: _,
+        attributes: wanted,
+    } = &entry.metadata;
+    let has_mode = match entry.kind {
+        // It is another name of a file that is looked at under its first.
+        Kind::Link(_) => return Ok(None),
+        Kind::Symlink(_) => true,
+        Kind::Directory | Kind::File(_) | Kind::Fifo => {
+            // Copies are made without set-id bits; what was let go of here may have them still.
+            stat.mode == *mode || (!keep_set_id && stat.mode == *mode & !SET_ID)
+        }
+    };
+    if !has_mode {
+        return Ok(Some("the mode"));
+    }
+    // Who is not root keeps what he could not give away.
+    let own = |id: u32| (id != 0).then_some(id);
+    let is_owner = stat.uid == *uid || own(rustix::process::geteuid().as_raw()) == Some(stat.uid);
+    let is_group = stat.gid == *gid || own(rustix::process::getegid().as_raw()) == Some(stat.gid);
+    if !is_owner || !is_group {
+        return Ok(Some("the owner"));
+    }
+    let found = match entry.kind {
+        Kind::Directory => attributes(&dir.dir(&entry.path)?)?,
+        Kind::File(_) => attributes(&dir.read(&entry.path)?)?,
+        Kind::Symlink(_) | Kind::Link(_) | Kind::Fifo => return Ok(None),
+    };
+    Ok((found != *wanted).then_some("an attribute"))
 }
 
 /// How much a directory holds, and how much of that is in files changed since a snapshot: an upper estimate.

@@ -1,13 +1,17 @@
 //! The answer to `flocker why`, from what is wanted and what is seen.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
+use flocker_model::ContainerState;
+use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::NodeName;
 use flocker_model::Observed;
+use flocker_model::Silence;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Step;
@@ -33,6 +37,8 @@ pub(super) struct View<'a> {
     has_files: bool,
     plan: Plan,
     deploy: String,
+    /// What the last deploy could not do, by step or application.
+    failures: BTreeMap<String, String>,
 }
 
 /// What is known of one thing, and what to type next.
@@ -81,14 +87,20 @@ struct Held {
 
 impl<'a> View<'a> {
     /// Plans where there are files; without them there is nothing that should be done.
-    pub(super) fn new(sight: &'a Sight, deploy: String) -> Self {
+    pub(super) fn new(
+        sight: &'a Sight,
+        policy: &Policy,
+        deploy: String,
+        failures: BTreeMap<String, String>,
+    ) -> Self {
         let Sight {
             desired,
             actual,
             has_files,
+            unknown: _,
         } = sight;
         let plan = if *has_files {
-            flocker_plan::plan(desired, actual, &Policy::default())
+            flocker_plan::plan(desired, actual, policy)
         } else {
             Plan::default()
         };
@@ -98,6 +110,7 @@ impl<'a> View<'a> {
             has_files: *has_files,
             plan,
             deploy,
+            failures,
         }
     }
 
@@ -154,6 +167,9 @@ impl<'a> View<'a> {
         let mut known = vec![format!("{}: {}", step.actor, step.reason)];
         if self.actual.known(&step.actor).is_none() {
             known.push(self.sight(&step.actor));
+        }
+        if let Some(error) = self.failures.get(thing) {
+            known.push(format!("the last deploy could not do it: {error}"));
         }
         let needs: Vec<Needed> = step.needs.iter().map(|need| self.needed(need)).collect();
         let is_ready = self.plan.edges().makers(position).next().is_none();
@@ -236,6 +252,12 @@ impl<'a> View<'a> {
             step.action.application() == Some(&name) || of_data
         });
         let blocked = self.blocked(|application| *application == name);
+        let is_running = |container: &ContainerState| container.status == ContainerStatus::Running;
+        let mut seen = self.actual.all_known();
+        let is_well = seen.any(|(_, state)| state.containers.get(&name).is_some_and(is_running));
+        if !steps.is_empty() || !blocked.is_empty() || !is_well {
+            known.extend(self.failures_of(&name, dataset));
+        }
         next.extend(self.look_at_silent(&blocked));
         self.add_deploy(&steps, &mut next);
         Some(Answer {
@@ -248,6 +270,28 @@ impl<'a> View<'a> {
             next,
             has_files: self.has_files,
         })
+    }
+
+    /// Says what the last deploy could not do about an application or its data.
+    fn failures_of(&self, name: &ApplicationName, dataset: Option<DatasetId>) -> Vec<String> {
+        let dataset = dataset.map(|dataset| dataset.to_string());
+        let is_meant = |about: &str| match about.splitn(3, '/').nth(2) {
+            None => about == name.as_str(),
+            Some(object) => {
+                let is_its_data = |dataset: &String| object.contains(dataset.as_str());
+                object == name.as_str() || dataset.as_ref().is_some_and(is_its_data)
+            }
+        };
+        let meant = self.failures.iter().filter(|(about, _)| is_meant(about));
+        meant
+            .map(|(about, error)| {
+                if about == name.as_str() {
+                    format!("at the last deploy {error}")
+                } else {
+                    format!("the last deploy could not do {about}: {error}")
+                }
+            })
+            .collect()
     }
 
     fn dataset(&self, thing: &str) -> Option<Answer> {
@@ -321,8 +365,16 @@ impl<'a> View<'a> {
         if self.actual.is_forgotten(&node) {
             known.push("it was declared lost for ever".into());
             next.push(format!("flocker node remember {node}"));
-        } else if self.actual.known(&node).is_none() {
-            next.push(format!("flocker local up {node}"));
+        } else if let Some(Observed::Unknown(silence)) = self.actual.nodes.get(&node) {
+            next.push(match silence {
+                Silence::Impostor { .. } => format!("flocker node forget {node}"),
+                Silence::NotAsked
+                | Silence::Unreachable { .. }
+                | Silence::Unreadable { .. }
+                | Silence::WrongNode { .. }
+                | Silence::SameNode { .. }
+                | Silence::Forgotten => format!("flocker local up {node}"),
+            });
         }
         let steps = self.steps_of(|step| step.actor == node);
         self.add_deploy(&steps, &mut next);

@@ -1,0 +1,103 @@
+//! Choosing the router that works on this node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+#[cfg(feature = "iptables")]
+use super::iptables::IptablesRouter;
+#[cfg(feature = "iptables")]
+use super::iptables::Variant;
+#[cfg(feature = "nftables")]
+use super::nftables::NftablesRouter;
+use crate::router::Router;
+use crate::router::RouterError;
+
+/// Which kernel router is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// `nft` where it works, else `iptables`.
+    #[default]
+    Auto,
+    /// `nft` or none.
+    #[cfg(feature = "nftables")]
+    Nftables,
+    /// `iptables` or none.
+    #[cfg(feature = "iptables")]
+    Iptables,
+}
+
+/// Returns the router of the node with this address, after it was tried out without changing anything.
+///
+/// Refused where none of those that may be chosen works: the programs are not
+/// installed, are too old, or we lack the privilege. Whatever another router
+/// of ours left on this node is taken back, so that no two of them carry the same port.
+pub async fn choose(preference: Preference, node_address: IpAddr) -> Result<Arc<dyn Router>, RouterError> {
+    let mut tried = Vec::new();
+    #[cfg(feature = "nftables")]
+    if is_wanted_nftables(preference) {
+        let router = NftablesRouter::new(node_address);
+        match router.try_out().await {
+            Ok(()) => {
+                #[cfg(feature = "iptables")]
+                forget(
+                    IptablesRouter::new(node_address, Variant::Host).withdraw().await,
+                    "iptables",
+                );
+                return Ok(Arc::new(router));
+            }
+            Err(error) => tried.push(told(&error)),
+        }
+    }
+    #[cfg(feature = "iptables")]
+    if is_wanted_iptables(preference) {
+        let router = IptablesRouter::new(node_address, Variant::Host);
+        match router.try_out().await {
+            Ok(()) => {
+                #[cfg(feature = "nftables")]
+                forget(NftablesRouter::new(node_address).withdraw().await, "nft");
+                return Ok(Arc::new(router));
+            }
+            Err(error) => tried.push(told(&error)),
+        }
+    }
+    Err(RouterError::NoFilter {
+        tried: tried.join("; "),
+    })
+}
+
+#[cfg(feature = "nftables")]
+fn is_wanted_nftables(preference: Preference) -> bool {
+    match preference {
+        Preference::Auto | Preference::Nftables => true,
+        #[cfg(feature = "iptables")]
+        Preference::Iptables => false,
+    }
+}
+
+#[cfg(feature = "iptables")]
+fn is_wanted_iptables(preference: Preference) -> bool {
+    match preference {
+        Preference::Auto | Preference::Iptables => true,
+        #[cfg(feature = "nftables")]
+        Preference::Nftables => false,
+    }
+}
+
+/// What cannot be asked has left nothing behind that could be in our way.
+#[cfg(all(feature = "nftables", feature = "iptables"))]
+fn forget(withdrawn: Result<crate::change::Change, RouterError>, program: &str) {
+    if let Err(error) = withdrawn {
+        tracing::debug!(%error, program, "what is not there cannot be taken back");
+    }
+}
+
+fn told(error: &RouterError) -> String {
+    let mut told = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        told.push_str(": ");
+        told.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    told
+}

@@ -1,0 +1,322 @@
+//! Routes in the kernel, by `iptables`: for hosts that have no `nft`.
+//!
+//! Chains of our own, to which one rule leads from each built-in chain that
+//! they have to do with. A change replaces the whole content of our chains by one run of
+//! `iptables-restore --noflush`. Nobody else's rules are touched. What is in
+//! force is read from the kernel and nowhere else.
+//!
+//! The cost of a first packet grows with the number of routes; that of every
+//! other packet does not. Where there are thousands, prefer
+//! [`NftablesRouter`](super::nftables::NftablesRouter).
+
+pub(super) mod hooks;
+mod rules;
+mod save;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use async_trait::async_trait;
+use flocker_model::ApplicationName;
+use flocker_model::RouteChange;
+use flocker_model::RouteTable;
+use tokio::sync::Mutex;
+
+use self::hooks::Hook;
+use self::hooks::Tool;
+use self::rules::Family;
+use self::save::Saved;
+use super::kernel;
+use super::kernel::Found;
+use super::kernel::connections::Moved;
+use super::kernel::neighbours::interfaces_towards;
+use super::kernel::neighbours::networks;
+use super::kernel::piece::Piece;
+use super::kernel::placed::Placed;
+use super::kernel::switch;
+use crate::change::Change;
+use crate::process::Program;
+use crate::router::Router;
+use crate::router::RouterError;
+
+/// Which of the programs called `iptables` to use. The same must be used by everybody on a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// The one that the host has made its own.
+    #[default]
+    Host,
+    /// The one that writes rules for the newer packet filter.
+    Nft,
+    /// The one that writes rules for the older.
+    Legacy,
+}
+
+impl Variant {
+    fn tool(self, family: Family) -> Tool {
+        match (self, family) {
+            (Self::Host, Family::V4) => Tool::HOST_V4,
+            (Self::Host, Family::V6) => Tool::HOST_V6,
+            (Self::Nft, Family::V4) => Tool::NFT_V4,
+            (Self::Nft, Family::V6) => Tool::NFT_V6,
+            (Self::Legacy, Family::V4) => Tool::LEGACY_V4,
+            (Self::Legacy, Family::V6) => Tool::LEGACY_V6,
+        }
+    }
+
+    fn save(self, family: Family) -> Program {
+        Program::new(format!("{}-save", self.tool(family).name()))
+    }
+
+    fn restore(self, family: Family) -> Program {
+        // Others change rules too: Docker does whenever a container starts.
+        Program::new(format!("{}-restore", self.tool(family).name())).arguments(["--noflush", "-w", "30"])
+    }
+}
+
+/// Reads what `iptables-save` prints and returns the routes in force by it; for IPv6, what `ip6tables-save` prints.
+///
+/// `own` is the address of the node on which it was printed; its kind says
+/// which of both it is. For whoever wants to look at such rules elsewhere; a
+/// router reads its own.
+#[must_use]
+pub fn read_saved(own: IpAddr, saved: &str) -> RouteTable {
+    let family = Family::of(own);
+    assemble(own, &[(family, save::read(family, saved))].into()).routes()
+}
+
+/// Carries TCP connections to wherever the routes of a node lead, by rules of `iptables`.
+///
+/// It keeps the promises of
+/// [`NftablesRouter`](super::nftables::NftablesRouter), with these
+/// differences. Each table changes in one step, but not all of them in the
+/// same; a port is held in between. Clients at `127.0.0.1` need
+/// `net.ipv4.conf.*.route_localnet`, which is turned on for the interfaces by
+/// which an application is reached and no other; what then comes in there with a
+/// loopback address is dropped by a rule of ours that is there before.
+/// Clients at `::1` are refused. Connections of ours carry two bits of the
+/// connection mark, `0x3000000`.
+#[derive(Debug)]
+pub struct IptablesRouter {
+    own: IpAddr,
+    variant: Variant,
+    /// Connections that are still to be ended.
+    owed: Mutex<BTreeSet<Moved>>,
+}
+
+/// What was found, by kind of addresses. A kind for which there is no program is left out.
+type Tables = BTreeMap<Family, Saved>;
+
+impl IptablesRouter {
+    /// Makes the router of the node with this address. Nothing is asked or changed yet.
+    #[must_use]
+    pub fn new(node_address: IpAddr, variant: Variant) -> Self {
+        Self {
+            own: node_address,
+            variant,
+            owed: Mutex::default(),
+        }
+    }
+
+    /// Asks `iptables` whether our rules could be made here. Nothing is changed.
+    pub async fn try_out(&self) -> Result<(), RouterError> {
+        let family = Family::of(self.own);
+        let program = self.variant.restore(family).argument("--test");
+        let rules = rules::whole(family, &BTreeSet::new(), &BTreeSet::new());
+        drop(kernel::run(program, &rules, "try out our rules with `iptables`").await?);
+        Ok(())
+    }
+
+    /// Takes all routes back, and everything else that this router has made but forwarding.
+    ///
+    /// For a node that leaves. Connections that were led somewhere go on until they end.
+    pub async fn withdraw(&self) -> Result<Change, RouterError> {
+        let mut owed = self.owed.lock().await;
+        owed.clear();
+        let mut change = Change::AlreadySo;
+        for (family, saved) in self.tables().await? {
+            if !saved.is_there {
+                continue;
+            }
+            change = Change::Made;
+            let tool = self.variant.tool(family);
+            let hooked = all_hooks(family, &saved)
+                .into_iter()
+                .filter(|(name, hook)| is_hooked(&saved, name, hook))
+                .map(|(_, hook)| hook);
+            let hooked: Vec<Hook> = hooked.collect();
+            kernel::blocking("unhook our chains", move || {
+                hooked.iter().try_for_each(|hook| tool.remove(hook))
+            })
+            .await?;
+            let program = self.variant.restore(family);
+            drop(kernel::run(program, &rules::removal(), "remove our chains").await?);
+        }
+        Ok(change)
+    }
+
+    async fn tables(&self) -> Result<Tables, RouterError> {
+        let mut tables = Tables::new();
+        for family in Family::ALL {
+            let read = kernel::run(
+                self.variant.save(family),
+                "",
+                "read the routes with `iptables-save`",
+            )
+            .await;
+            match read {
+                Ok(text) => {
+                    let saved = save::read(family, &String::from_utf8_lossy(&text));
+                    tables.insert(family, saved);
+                }
+                // A host may well have the programs for its own kind of addresses only.
+                Err(error) if family != Family::of(self.own) => {
+                    tracing::debug!(?family, %error, "there are no rules for addresses of this kind");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Writes our chains for one kind of addresses, and what leads to them.
+    async fn write(
+        &self,
+        family: Family,
+        saved: &Saved,
+        found: &BTreeSet<Piece>,
+        wanted: &BTreeSet<Piece>,
+    ) -> Result<(), RouterError> {
+        let program = self.variant.restore(family);
+        let rules = rules::whole(family, found, wanted);
+        drop(kernel::run(program, &rules, "change the routes with `iptables-restore`").await?);
+        let tool = self.variant.tool(family);
+        let missing: Vec<Hook> = all_hooks(family, saved)
+            .into_iter()
+            .filter(|(name, hook)| !is_hooked(saved, name, hook))
+            .map(|(_, hook)| hook)
+            .collect();
+        kernel::blocking("hook our chains in", move || {
+            missing.iter().try_for_each(|hook| tool.add(hook))
+        })
+        .await
+    }
+}
+
+fn all_hooks(family: Family, saved: &Saved) -> Vec<(&'static str, Hook)> {
+    let mut hooks = rules::hooks(family);
+    if saved.has_docker {
+        hooks.push(rules::docker_hook());
+    }
+    hooks
+}
+
+fn is_hooked(saved: &Saved, name: &str, hook: &Hook) -> bool {
+    let hook = (hook.table.to_owned(), hook.chain.to_owned(), name.to_owned());
+    saved.hooks.contains(&hook)
+}
+
+fn is_in_force(family: Family, saved: &Saved) -> bool {
+    let mut hooks = all_hooks(family, saved).into_iter();
+    saved.is_whole && hooks.all(|(name, hook)| is_hooked(saved, name, &hook))
+}
+
+/// Puts together what was found.
+fn assemble(own: IpAddr, tables: &Tables) -> Found {
+    let pieces = tables
+        .values()
+        .flat_map(|saved| saved.pieces.iter().cloned())
+        .collect();
+    let (placed, is_whole) = Placed::of(own, &pieces);
+    // Tables in which there is nothing of ours need nothing.
+    let mut used = tables.iter().filter(|(_, saved)| saved.is_there);
+    Found {
+        placed,
+        is_in_force: used.all(|(family, saved)| is_in_force(*family, saved)),
+        is_whole,
+    }
+}
+
+/// Lets clients at loopback addresses be led to where these routes end. The guard has to be there before.
+fn open_to_loopback(wanted: &Placed) -> Result<(), RouterError> {
+    let addresses: BTreeSet<Ipv4Addr> = wanted
+        .ends
+        .values()
+        .filter_map(|end| match end.address()?.ip() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    let interfaces = interfaces_towards(&addresses).map_err(|source| RouterError::Io {
+        what: "find the interfaces by which applications are reached".into(),
+        source,
+    })?;
+    interfaces.iter().try_for_each(|interface| {
+        let switch = Path::new("/proc/sys/net/ipv4/conf")
+            .join(interface)
+            .join("route_localnet");
+        switch::turn_on(&switch)
+    })
+}
+
+#[async_trait]
+impl Router for IptablesRouter {
+    async fn current(&self) -> Result<RouteTable, RouterError> {
+        let found = assemble(self.own, &self.tables().await?);
+        if switch::is_forwarding(&found.placed) {
+            Ok(found.routes())
+        } else {
+            Ok(RouteTable::default())
+        }
+    }
+
+    async fn apply(
+        &self,
+        change: &RouteChange,
+        local: &BTreeMap<ApplicationName, IpAddr>,
+    ) -> Result<Change, RouterError> {
+        let mut owed = self.owed.lock().await;
+        // What an earlier call was dropped before.
+        kernel::end_moved(&mut owed).await?;
+        let tables = self.tables().await?;
+        let found = assemble(self.own, &tables);
+        let networks = networks().map_err(|source| RouterError::Io {
+            what: "list the networks of this node".into(),
+            source,
+        })?;
+        let wanted = found.placed.changed(self.own, change, local, &networks);
+        let is_whole = found.is_whole && found.is_in_force && switch::is_forwarding(&found.placed);
+        if is_whole && wanted == found.placed {
+            return Ok(Change::AlreadySo);
+        }
+        kernel::refuse_used_ports(self.own, &found.placed, &wanted)?;
+        switch::turn_forwarding_on(&wanted)?;
+        // Noted before it is done: where this is dropped in between, the next call ends them.
+        *owed = kernel::moved(&found.placed, &wanted);
+        let own = Family::of(self.own);
+        let pieces = wanted.pieces();
+        // The own kind comes last: what a route says of itself is there, and is written when all else is.
+        let families = Family::ALL
+            .into_iter()
+            .filter(|family| *family != own)
+            .chain([own]);
+        for family in families {
+            let of_family: BTreeSet<Piece> = pieces
+                .iter()
+                .filter(|piece| family.has(own, piece))
+                .cloned()
+                .collect();
+            let saved = tables.get(&family).cloned().unwrap_or_default();
+            let is_so = saved.pieces == of_family
+                && (is_in_force(family, &saved) || !saved.is_there && family != own);
+            if !is_so {
+                self.write(family, &saved, &saved.pieces, &of_family).await?;
+            }
+        }
+        open_to_loopback(&wanted)?;
+        kernel::end_moved(&mut owed).await?;
+        Ok(Change::Made)
+    }
+}

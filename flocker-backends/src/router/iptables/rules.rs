@@ -1,0 +1,385 @@
+//! The text that `iptables-restore` is given. It follows from the routes alone.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
+use super::super::kernel::HOPS;
+use super::super::kernel::PASS_MARK;
+use super::super::kernel::piece::Piece;
+use super::super::kernel::piece::Way;
+use super::hooks::Hook;
+use super::hooks::Place;
+
+/// A kind of addresses. Each has programs and tables of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Says whether a piece belongs to its tables, on a node whose own address is of this kind.
+    pub(super) fn has(self, own: Self, piece: &Piece) -> bool {
+        match piece {
+            Piece::Record { .. } | Piece::Held { .. } => self == own,
+            Piece::End { to, .. } => self == Self::of(to.ip()),
+            Piece::Beside { network } => network.is_ipv4() == (self == Self::V4),
+        }
+    }
+}
+
+/// Every mark of ours begins so.
+pub(super) const OURS: &str = "flocker:";
+
+/// Set for connections that go another way than to an application of this node.
+const THERE_MARK: u32 = PASS_MARK << 1;
+const MARK_BITS: u32 = PASS_MARK | THERE_MARK;
+
+const FIRST: &str = "--tcp-flags FIN,SYN,RST,ACK SYN";
+
+/// Our chains, by table. Tables are written in this order: what a route needs before the route itself.
+pub(super) const CHAINS: [(&str, &[&str]); 4] = [
+    ("raw", &["FLOCKER-HOLD", "FLOCKER-GUARD"]),
+    ("filter", &["FLOCKER-FORWARD"]),
+    ("mangle", &["FLOCKER-HOPS"]),
+    ("nat", &["FLOCKER-ENTER", "FLOCKER-LEAVE", "FLOCKER-RECORDS"]),
+];
+
+/// Returns the mark of the connections that go this way.
+fn mark(way: Way) -> u32 {
+    match way {
+        Way::Here => PASS_MARK,
+        Way::There => MARK_BITS,
+    }
+}
+
+/// Reads a mark as `iptables-save` prints it: `0x1000000/0x3000000`.
+pub(super) fn read_mark(text: &str) -> Option<Way> {
+    Way::ALL
+        .into_iter()
+        .find(|way| text == format!("{:#x}/{MARK_BITS:#x}", mark(*way)))
+}
+
+/// A rule of one of our chains: where it is and all that follows `-A`.
+type Rules = BTreeMap<&'static str, Vec<String>>;
+
+/// Returns a rule that is there whatever the routes are. Its name is its mark.
+fn fixed(chain: &str, name: &str, says: &str, target: &str) -> String {
+    format!("-A {chain} {says} -m comment --comment {OURS}{name} -j {target}")
+}
+
+/// Returns the rules that are there whatever the routes are, by table.
+fn fixed_rules(family: Family) -> Rules {
+    let led = |way| format!("-m connmark --mark {:#x}/{MARK_BITS:#x}", mark(way));
+    let [once, twice] = HOPS;
+    let there = led(Way::There);
+    let hop = |name: &str, dscp: String, target: String| {
+        let says = format!("-p tcp -m tcp {FIRST} {there} -m dscp {dscp}");
+        fixed("FLOCKER-HOPS", name, &says, &target)
+    };
+    let mut leave = vec![fixed("FLOCKER-LEAVE", "there", &there, "MASQUERADE")];
+    let mut raw = Vec::new();
+    if family == Family::V4 {
+        // A client at a loopback address would not be answered.
+        let says = format!("-s 127.0.0.0/8 {}", led(Way::Here));
+        leave.push(fixed("FLOCKER-LEAVE", "loopback", &says, "MASQUERADE"));
+        // What comes by wire with a loopback address is refused as before.
+        raw.push(fixed("FLOCKER-GUARD", "to-loopback", "-d 127.0.0.0/8", "DROP"));
+        raw.push(fixed("FLOCKER-GUARD", "from-loopback", "-s 127.0.0.0/8", "DROP"));
+    }
+    [
+        ("raw", raw),
+        (
+            "filter",
+            vec![fixed(
+                "FLOCKER-FORWARD",
+                "forward",
+                &format!("-m connmark --mark {PASS_MARK:#x}/{PASS_MARK:#x}"),
+                "ACCEPT",
+            )],
+        ),
+        (
+            "mangle",
+            vec![
+                hop("twice", format!("--dscp {twice:#04x}"), "DROP".into()),
+                hop(
+                    "once",
+                    format!("--dscp {once:#04x}"),
+                    format!("DSCP --set-dscp {twice:#04x}"),
+                ),
+                hop(
+                    "never",
+                    format!("! --dscp {twice:#04x}"),
+                    format!("DSCP --set-dscp {once:#04x}"),
+                ),
+            ],
+        ),
+        ("nat", leave),
+    ]
+    .into()
+}
+
+/// Returns the names of the rules that are there whatever the routes are.
+pub(super) fn fixed_names(family: Family) -> BTreeSet<String> {
+    let rules = fixed_rules(family).into_values().flatten();
+    rules
+        .filter_map(|rule| {
+            let (_, rest) = rule.split_once(OURS)?;
+            Some(rest.split(' ').next()?.to_owned())
+        })
+        .collect()
+}
+
+/// Returns what leads to our chains. Each hook is known again by its chain and the name in its mark.
+pub(super) fn hooks(family: Family) -> Vec<(&'static str, Hook)> {
+    let hook = |table, chain, place, name: &'static str, says: &str, target: &str| {
+        let rule = format!("{says} -m comment --comment {OURS}{name} -j {target}");
+        (
+            name,
+            Hook {
+                table,
+                chain,
+                place,
+                rule: rule.trim_start().to_owned(),
+            },
+        )
+    };
+    let local = "-p tcp -m addrtype --dst-type LOCAL";
+    // A client at the loopback address of the newer kind cannot be led elsewhere: it is refused, and tries the older.
+    let own_clients = match family {
+        Family::V4 => local.to_owned(),
+        Family::V6 => format!("! -d ::1/128 {local}"),
+    };
+    let mut hooks = vec![
+        hook("raw", "PREROUTING", Place::First, "hold", local, "FLOCKER-HOLD"),
+        hook("raw", "OUTPUT", Place::First, "hold", local, "FLOCKER-HOLD"),
+        hook(
+            "filter",
+            "FORWARD",
+            Place::First,
+            "forward",
+            "",
+            "FLOCKER-FORWARD",
+        ),
+        hook("mangle", "FORWARD", Place::Last, "hops", "", "FLOCKER-HOPS"),
+        hook("nat", "PREROUTING", Place::Last, "enter", local, "FLOCKER-ENTER"),
+        hook(
+            "nat",
+            "OUTPUT",
+            Place::Last,
+            "enter",
+            &own_clients,
+            "FLOCKER-ENTER",
+        ),
+        hook("nat", "POSTROUTING", Place::Last, "leave", "", "FLOCKER-LEAVE"),
+    ];
+    if family == Family::V4 {
+        let guard = hook(
+            "raw",
+            "PREROUTING",
+            Place::First,
+            "guard",
+            "! -i lo",
+            "FLOCKER-GUARD",
+        );
+        hooks.insert(0, guard);
+    }
+    hooks
+}
+
+/// Returns the hook in the chain that Docker keeps before its own rules for those of others.
+pub(super) fn docker_hook() -> (&'static str, Hook) {
+    let rule = format!("-m comment --comment {OURS}forward -j FLOCKER-FORWARD");
+    let hook = Hook {
+        table: "filter",
+        chain: "DOCKER-USER",
+        place: Place::First,
+        rule,
+    };
+    ("forward", hook)
+}
+
+fn rules_of(piece: &Piece) -> Vec<(&'static str, String)> {
+    match piece {
+        Piece::Record { port, part, text } => {
+            let rule = format!("-A FLOCKER-RECORDS -m comment --comment {OURS}record:{port}:{part}:{text}");
+            vec![("nat", rule)]
+        }
+        Piece::End { port, to, way } => {
+            let tcp = format!("-A FLOCKER-ENTER -p tcp -m tcp --dport {port}");
+            let mark = mark(*way);
+            vec![
+                (
+                    "nat",
+                    format!(
+                        "{tcp} -m comment --comment {OURS}mark:{port} -j CONNMARK --set-xmark {mark:#x}/{MARK_BITS:#x}"
+                    ),
+                ),
+                (
+                    "nat",
+                    format!("{tcp} -m comment --comment {OURS}end:{port} -j DNAT --to-destination {to}"),
+                ),
+            ]
+        }
+        Piece::Held { port } => vec![("raw", held(*port))],
+        Piece::Beside { network } => {
+            let mark = mark(Way::Here);
+            let rule = format!(
+                "-A FLOCKER-LEAVE -s {network} -m connmark --mark {mark:#x}/{MARK_BITS:#x} -m comment --comment {OURS}beside:{network} -j MASQUERADE"
+            );
+            vec![("nat", rule)]
+        }
+    }
+}
+
+fn held(port: flocker_model::PortNumber) -> String {
+    format!(
+        "-A FLOCKER-HOLD -p tcp -m tcp --dport {port} {FIRST} -m comment --comment {OURS}held:{port} -j DROP"
+    )
+}
+
+/// Returns the whole content of our chains.
+///
+/// Each table changes in one step, but not all in the same. So what is held
+/// before or after is held from the first step to the last: there is no
+/// instant in which a client would be refused.
+pub(super) fn whole(family: Family, found: &BTreeSet<Piece>, wanted: &BTreeSet<Piece>) -> String {
+    let mut rules = fixed_rules(family);
+    for (table, rule) in wanted.iter().flat_map(rules_of) {
+        rules.entry(table).or_default().push(rule);
+    }
+    let raw = rules.get("raw").cloned().unwrap_or_default();
+    let is_held = |piece: &&Piece| matches!(piece, Piece::Held { .. });
+    let released: Vec<String> = found
+        .difference(wanted)
+        .filter(is_held)
+        .flat_map(rules_of)
+        .map(|(_, rule)| rule)
+        .collect();
+    let mut text = String::new();
+    for (table, chains) in CHAINS {
+        let mut rules = rules.remove(table).unwrap_or_default();
+        if table == "raw" {
+            rules.extend_from_slice(&released);
+        }
+        write_table(&mut text, table, chains, &rules);
+    }
+    if !released.is_empty() {
+        let [(table, chains), ..] = CHAINS;
+        write_table(&mut text, table, chains, &raw);
+    }
+    text
+}
+
+fn write_table(text: &mut String, table: &str, chains: &[&str], rules: &[String]) {
+    writeln!(text, "*{table}").unwrap_or_default();
+    for chain in chains {
+        // Said again, a chain is emptied.
+        writeln!(text, ":{chain} - [0:0]").unwrap_or_default();
+    }
+    for rule in rules {
+        writeln!(text, "{rule}").unwrap_or_default();
+    }
+    text.push_str("COMMIT\n");
+}
+
+/// Returns what removes our chains, to which nothing leads any more.
+pub(super) fn removal() -> String {
+    let mut text = String::new();
+    for (table, chains) in CHAINS {
+        writeln!(text, "*{table}").unwrap_or_default();
+        for chain in chains {
+            writeln!(text, ":{chain} - [0:0]").unwrap_or_default();
+        }
+        for chain in chains {
+            writeln!(text, "-X {chain}").unwrap_or_default();
+        }
+        text.push_str("COMMIT\n");
+    }
+    text
+}
+
+/// Reads a target as `iptables-save` prints it.
+pub(super) fn read_target(text: &str) -> Option<SocketAddr> {
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use flocker_model::PortNumber;
+
+    use super::*;
+
+    fn port(number: u16) -> PortNumber {
+        PortNumber::new(number).unwrap()
+    }
+
+    fn pieces() -> BTreeSet<Piece> {
+        [
+            Piece::Record {
+                port: port(80),
+                part: 0,
+                text: "site/8080/alpha=10.0.0.1/".into(),
+            },
+            Piece::End {
+                port: port(80),
+                to: ([172, 18, 0, 2], 8080).into(),
+                way: Way::Here,
+            },
+            Piece::End {
+                port: port(443),
+                to: ([10, 0, 0, 2], 443).into(),
+                way: Way::There,
+            },
+            Piece::Held { port: port(25) },
+            Piece::Beside {
+                network: "172.18.0.0/16".parse().unwrap(),
+            },
+        ]
+        .into()
+    }
+
+    #[test]
+    fn all_chains_are_written_as_a_whole() {
+        let text = whole(Family::V4, &pieces(), &pieces());
+        assert_eq!(text, include_str!("../../../tests/data/iptables/whole.rules"));
+    }
+
+    #[test]
+    fn a_port_that_gets_a_home_is_held_until_it_has_one() {
+        let found = [Piece::Held { port: port(25) }].into();
+        let end = Piece::End {
+            port: port(25),
+            to: ([10, 0, 0, 2], 25).into(),
+            way: Way::There,
+        };
+        let text = whole(Family::V4, &found, &[end].into());
+        let at = |what: &str| text.find(what).unwrap();
+        assert!(at("held:25") < at("end:25"));
+        let last = text.rfind("*raw").unwrap();
+        assert!(at("end:25") < last && !text[last..].contains("held:25"));
+    }
+
+    #[test]
+    fn newer_addresses_are_written_in_brackets() {
+        let to = "[fd00::2]:80".parse().unwrap();
+        let end = Piece::End {
+            port: port(80),
+            to,
+            way: Way::There,
+        };
+        let text = whole(Family::V6, &BTreeSet::new(), &[end].into());
+        assert!(text.contains("--to-destination [fd00::2]:80\n"), "{text}");
+        assert!(!text.contains("127.0.0.0"), "{text}");
+        assert_eq!(read_target("[fd00::2]:80"), Some(to));
+    }
+}

@@ -1,0 +1,242 @@
+//! Reading what `iptables-save` prints.
+//!
+//! Only rules in our chains, and those that lead to them, are looked at. One
+//! that is not as we write it counts as damage, which the next change repairs.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use flocker_model::PortNumber;
+
+use super::super::kernel::piece::Piece;
+use super::super::kernel::piece::Way;
+use super::rules;
+use super::rules::Family;
+
+/// What was found of ours in the tables of one kind of addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Saved {
+    pub(super) pieces: BTreeSet<Piece>,
+    /// Where something leads to our chains: table, chain and name.
+    pub(super) hooks: BTreeSet<(String, String, String)>,
+    /// Whether there is any chain of ours.
+    pub(super) is_there: bool,
+    /// Whether Docker's chain for the rules of others is there.
+    pub(super) has_docker: bool,
+    /// Whether every rule of our chains is ours, and all are there that do not depend on routes.
+    pub(super) is_whole: bool,
+}
+
+/// A rule that depends on a route, or does not.
+enum Rule {
+    Fixed(String),
+    Mark(PortNumber, Way),
+    End(PortNumber, SocketAddr),
+    Piece(Piece),
+}
+
+/// Reads it.
+pub(super) fn read(family: Family, text: &str) -> Saved {
+    let mut saved = Saved {
+        is_whole: true,
+        ..Saved::default()
+    };
+    let mut names = BTreeSet::new();
+    let mut marks = BTreeMap::new();
+    let mut ends = BTreeMap::new();
+    let mut table = "";
+    let is_ours = |table: &str, chain: &str| {
+        rules::CHAINS
+            .iter()
+            .any(|(of, chains)| *of == table && chains.contains(&chain))
+    };
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(chain) = line.strip_prefix(':') {
+            let chain = chain.split(' ').next().unwrap_or_default();
+            saved.is_there |= is_ours(table, chain);
+            saved.has_docker |= table == "filter" && chain == "DOCKER-USER";
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let words = words(rule);
+            let Some((chain, words)) = words.split_first() else {
+                continue;
+            };
+            if !is_ours(table, chain) {
+                if let Some(name) = name(words) {
+                    saved
+                        .hooks
+                        .insert((table.to_owned(), chain.clone(), name.to_owned()));
+                }
+                continue;
+            }
+            match read_rule(words) {
+                Some(Rule::Fixed(name)) => drop(names.insert(name)),
+                Some(Rule::Mark(port, way)) => saved.is_whole &= marks.insert(port, way).is_none(),
+                Some(Rule::End(port, to)) => saved.is_whole &= ends.insert(port, to).is_none(),
+                Some(Rule::Piece(piece)) => saved.is_whole &= saved.pieces.insert(piece),
+                None => saved.is_whole = false,
+            }
+        }
+    }
+    saved.is_whole &= names == rules::fixed_names(family) && marks.keys().eq(ends.keys());
+    for (port, to) in ends {
+        if let Some(&way) = marks.get(&port) {
+            saved.pieces.insert(Piece::End { port, to, way });
+        }
+    }
+    saved
+}
+
+/// Returns the words of a rule. Blanks within double quotes belong to a word; a backslash takes the next sign as it is.
+fn words(rule: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut has_word = false;
+    let mut is_quoted = false;
+    let mut signs = rule.chars();
+    while let Some(sign) = signs.next() {
+        match sign {
+            '"' => {
+                is_quoted = !is_quoted;
+                has_word = true;
+            }
+            '\\' => {
+                word.extend(signs.next());
+                has_word = true;
+            }
+            ' ' if !is_quoted => {
+                if std::mem::take(&mut has_word) {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            other => {
+                word.push(other);
+                has_word = true;
+            }
+        }
+    }
+    if has_word {
+        words.push(word);
+    }
+    words
+}
+
+fn option<'a>(words: &'a [String], name: &str) -> Option<&'a str> {
+    let at = words.iter().position(|word| word == name)?;
+    words.get(at + 1).map(String::as_str)
+}
+
+/// Returns the name in our mark.
+fn name(words: &[String]) -> Option<&str> {
+    option(words, "--comment")?.strip_prefix(rules::OURS)
+}
+
+fn read_rule(words: &[String]) -> Option<Rule> {
+    let name = name(words)?;
+    let target = option(words, "-j");
+    let port = |text: &str| PortNumber::new(text.parse().ok()?);
+    // What the mark says has to be what the rule does.
+    let same = |text: &str| {
+        let port = port(text)?;
+        (option(words, "--dport") == Some(text)).then_some(port)
+    };
+    match name.split_once(':') {
+        None => Some(Rule::Fixed(name.to_owned())),
+        Some(("mark", of)) if target == Some("CONNMARK") => {
+            let way = rules::read_mark(option(words, "--set-xmark")?)?;
+            Some(Rule::Mark(same(of)?, way))
+        }
+        Some(("end", of)) if target == Some("DNAT") => {
+            let to = rules::read_target(option(words, "--to-destination")?)?;
+            Some(Rule::End(same(of)?, to))
+        }
+        Some(("held", of)) if target == Some("DROP") => Some(Rule::Piece(Piece::Held { port: same(of)? })),
+        Some(("beside", network)) if target == Some("MASQUERADE") => {
+            let network = network.parse().ok()?;
+            let is_same = option(words, "-s")?.parse() == Ok(network);
+            is_same.then_some(Rule::Piece(Piece::Beside { network }))
+        }
+        Some(("record", rest)) if target.is_none() => {
+            let mut fields = rest.splitn(3, ':');
+            Some(Rule::Piece(Piece::Record {
+                port: port(fields.next()?)?,
+                part: fields.next()?.parse().ok()?,
+                text: fields.next()?.to_owned(),
+            }))
+        }
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NFT: &str = include_str!("../../../tests/data/iptables-1.8.9/nft.save");
+    const LEGACY: &str = include_str!("../../../tests/data/iptables-1.8.9/legacy.save");
+
+    #[test]
+    fn what_both_variants_print_is_read_alike() {
+        let read_nft = read(Family::V4, NFT);
+        assert!(read_nft.is_whole && read_nft.is_there && read_nft.has_docker);
+        assert_eq!(read_nft, read(Family::V4, LEGACY));
+        let n_hooks = rules::hooks(Family::V4).len() + 1;
+        assert_eq!(read_nft.hooks.len(), n_hooks, "{:?}", read_nft.hooks);
+        let ends = read_nft
+            .pieces
+            .iter()
+            .filter(|piece| matches!(piece, Piece::End { .. }));
+        assert_eq!(ends.count(), 2, "{:?}", read_nft.pieces);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let saved = read(Family::V4, NFT);
+        let text = rules::whole(Family::V4, &BTreeSet::new(), &saved.pieces);
+        assert_eq!(read(Family::V4, &text).pieces, saved.pieces);
+    }
+
+    #[test]
+    fn a_rule_that_lacks_or_differs_is_damage() {
+        let is_ours = |line: &&str| line.starts_with("-A FLOCKER");
+        for line in NFT.lines().filter(is_ours) {
+            let without = NFT.replace(&format!("{line}\n"), "");
+            let saved = read(Family::V4, &without);
+            let intact = read(Family::V4, NFT);
+            assert!(!saved.is_whole || saved.pieces != intact.pieces, "{line}");
+        }
+        let foreign = NFT.replace(
+            "-A FLOCKER-ENTER ",
+            "-A FLOCKER-ENTER -s 10.0.0.9 -j RETURN\n-A FLOCKER-ENTER ",
+        );
+        assert!(!read(Family::V4, &foreign).is_whole);
+    }
+
+    #[test]
+    fn words_are_read_as_they_are_quoted() {
+        assert_eq!(
+            words(r#"FORWARD -m comment --comment "a \"b\"  c" -j ACCEPT"#),
+            [
+                "FORWARD",
+                "-m",
+                "comment",
+                "--comment",
+                "a \"b\"  c",
+                "-j",
+                "ACCEPT"
+            ]
+        );
+        assert_eq!(words(r#"--comment "" x"#), ["--comment", "", "x"]);
+    }
+
+    proptest! {
+        #[test]
+        fn anything_can_be_read(text in "(\\*(nat|raw)\n|:FLOCKER-ENTER -\n|-A FLOCKER-(ENTER|HOLD|LEAVE|RECORDS) [ -~]{0,60}\n|[ -~]{0,20}\n){0,12}") {
+            read(Family::V4, &text);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What both kernel routers share: where each port ends, and how that is kept in the kernel itself.
+//!
+//! A kernel router has no file. What a route says is written into the kernel
+//! beside what carries it out, in small [`Piece`]s; both are read back
+//! together, and a route of which a piece is missing is not told as being in
+//! force. What was flushed, by a reboot or by somebody's hand, is therefore
+//! seen as lost and set again.
+
+pub(super) mod connections;
+pub(super) mod neighbours;
+pub(super) mod netlink;
+pub(super) mod piece;
+pub(super) mod placed;
+pub(super) mod switch;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use flocker_model::PortNumber;
+use flocker_model::RouteTable;
+
+use self::connections::Moved;
+use self::placed::End;
+use self::placed::Placed;
+use crate::process::Program;
+use crate::router::RouterError;
+use crate::router::proxy::used_ports;
+
+/// Packets that a kernel router lets through are marked with this bit where a firewall of the other kind has to know them.
+pub(super) const PASS_MARK: u32 = 0x0100_0000;
+
+/// The class of a first packet that a node has passed on once, and twice. There is no third time.
+///
+/// Two nodes whose tables disagree for a moment would pass a connection round
+/// until its time to live ends. Both values are of the pool that is left to
+/// local use.
+pub(super) const HOPS: [u8; 2] = [43, 47];
+
+/// What a program may write at most: 65 535 routes of a few pieces each, and what others have in the same list.
+const MOST_OUTPUT: usize = 512 << 20;
+
+/// How long one program may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What was found in the kernel.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// The routes of which every piece is there.
+    pub(super) placed: Placed,
+    /// Whether the rules that make use of the pieces are there.
+    pub(super) is_in_force: bool,
+    /// Whether nothing is there that must not be, and nothing lacks.
+    pub(super) is_whole: bool,
+}
+
+impl Found {
+    /// Returns the routes that are in force.
+    pub(super) fn routes(&self) -> RouteTable {
+        if self.is_in_force {
+            self.placed.routes.clone()
+        } else {
+            RouteTable::default()
+        }
+    }
+}
+
+/// Runs a program to its end and returns what it wrote.
+pub(super) async fn run(program: Program, input: &str, what: &str) -> Result<Vec<u8>, RouterError> {
+    let ran = program.run(input.as_bytes(), MOST_OUTPUT, PATIENCE).await;
+    ran.and_then(crate::process::Output::success)
+        .map_err(|source| RouterError::Program {
+            what: what.into(),
+            source,
+        })
+}
+
+/// Runs what waits for the kernel where it keeps nobody else waiting.
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, RouterError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other)
+        .flatten()
+        .map_err(|source| RouterError::Io {
+            what: what.into(),
+            source,
+        })
+}
+
+/// Refuses a change that would take a port away from a program of this node.
+///
+/// The kernel would let us: its rules come before any program. A port that is
+/// routed already is not asked for again.
+pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) -> Result<(), RouterError> {
+    let is_new = |port: &PortNumber| before.routes.get(*port).is_none();
+    // An application that serves at the node's own address may have the port itself.
+    let is_its_own = |port: PortNumber, end: &End| match end {
+        End::Here(address) => address.port() == port.get(),
+        End::There(_) | End::Nowhere => false,
+    };
+    let new: BTreeSet<PortNumber> = after
+        .ends
+        .iter()
+        .filter(|(port, end)| is_new(port) && !is_its_own(**port, end))
+        .map(|(port, _)| *port)
+        .collect();
+    let loopback = match own {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let mut used = used_ports(own, new.iter().copied());
+    used.extend(used_ports(loopback, new));
+    match used.first() {
+        None => Ok(()),
+        Some(&port) => Err(RouterError::PortInUse {
+            port,
+            source: io::ErrorKind::AddrInUse.into(),
+        }),
+    }
+}
+
+/// Ends the connections that still go where a route led before, and forgets them.
+///
+/// `owed` is what earlier calls have not come to. It is only given up where
+/// all of it was done.
+pub(super) async fn end_moved(owed: &mut BTreeSet<Moved>) -> Result<(), RouterError> {
+    if owed.is_empty() {
+        return Ok(());
+    }
+    let moved = owed.clone();
+    let n_ended = blocking(
+        "end the connections that lead to where an application was",
+        move || connections::end(&moved),
+    )
+    .await?;
+    tracing::debug!(n_ended, "connections to where an application was are ended");
+    owed.clear();
+    Ok(())
+}
+
+/// Returns the ports that end somewhere else than before, with where they ended.
+pub(super) fn moved(before: &Placed, after: &Placed) -> BTreeSet<Moved> {
+    let ended = before.ends.iter();
+    ended
+        .filter(|(port, end)| after.ends.get(port) != Some(end))
+        .filter_map(|(port, end)| {
+            Some(Moved {
+                port: *port,
+                to: end.address()?,
+            })
+        })
+        .collect()
+}
+
+/// Where the applications of this node listen.
+pub(super) type Local = BTreeMap<flocker_model::ApplicationName, IpAddr>;

@@ -1,0 +1,180 @@
+//! Connections that go on leading to where an application no longer is.
+//!
+//! The kernel asks the rules once for each connection and remembers the answer.
+//! What it remembers of a port that has moved is taken from it, so that the
+//! next packet of such a connection is told by the new home that it knows
+//! nothing of it, and a client that is still trying arrives at the new home.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+
+use flocker_model::PortNumber;
+
+use super::netlink::Ask;
+use super::netlink::Nested;
+use super::netlink::Netlink;
+use super::netlink::attribute;
+use super::netlink::attributes;
+
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+
+/// Attributes of a remembered connection.
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+
+/// Attributes of one of its directions.
+const ADDRESSES: u16 = 1;
+const PORTS: u16 = 2;
+const SOURCE_4: u16 = 1;
+const SOURCE_6: u16 = 3;
+const PROTOCOL: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const TARGET_PORT: u16 = 3;
+
+const TCP: u8 = 6;
+/// Its target was replaced.
+const REDIRECTED: u32 = 1 << 5;
+/// There is no such thing.
+const NOT_FOUND: i32 = 2;
+
+/// A port, and where connections to it were led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::router) struct Moved {
+    pub(in crate::router) port: PortNumber,
+    pub(in crate::router) to: SocketAddr,
+}
+
+/// A connection that the kernel remembers, with all that names it in an order.
+struct Remembered {
+    family: u8,
+    name: Vec<u8>,
+}
+
+/// Makes the kernel forget every connection that was led so, and no other. Returns how many there were.
+pub(super) fn end(moved: &BTreeSet<Moved>) -> io::Result<usize> {
+    let mut netlink = Netlink::open()?;
+    let mut found = Vec::new();
+    netlink.ask(GET, Ask::All, 0, &[], |family, answer| {
+        if led(answer).is_some_and(|led| moved.contains(&led)) {
+            found.push(Remembered {
+                family,
+                name: name(answer),
+            });
+        }
+    })?;
+    for Remembered { family, name } in &found {
+        match netlink.ask(DELETE, Ask::One, *family, name, |_, _| {}) {
+            // It has ended by itself.
+            Err(error) if error.raw_os_error() == Some(NOT_FOUND) => {}
+            other => other?,
+        }
+    }
+    Ok(found.len())
+}
+
+/// Returns what names a connection: one direction, the zone and the number that it has as long as it lives.
+fn name(connection: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    for (kind, value) in attributes(connection) {
+        match kind {
+            ORIGINAL => name.extend(attribute(kind, Nested::Yes, value)),
+            ZONE | ID => name.extend(attribute(kind, Nested::No, value)),
+            _ => {}
+        }
+    }
+    name
+}
+
+/// Reads which port a TCP connection was opened to, and who answers instead; nothing where the target was not replaced.
+fn led(connection: &[u8]) -> Option<Moved> {
+    let get = |bytes, kind| attributes(bytes).find(|(other, _)| *other == kind);
+    let (_, status) = get(connection, STATUS)?;
+    if u32::from_be_bytes(*status.first_chunk()?) & REDIRECTED == 0 {
+        return None;
+    }
+    let port = |direction, kind| {
+        let (_, ports) = get(direction, PORTS)?;
+        let (_, protocol) = get(ports, PROTOCOL)?;
+        let (_, port) = get(ports, kind)?;
+        let is_tcp = protocol.first() == Some(&TCP);
+        is_tcp.then_some(u16::from_be_bytes(*port.first_chunk()?))
+    };
+    let (_, original) = get(connection, ORIGINAL)?;
+    let (_, reply) = get(connection, REPLY)?;
+    let (_, addresses) = get(reply, ADDRESSES)?;
+    let v4 = get(addresses, SOURCE_4).and_then(|(_, bytes)| Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?)));
+    let v6 =
+        get(addresses, SOURCE_6).and_then(|(_, bytes)| Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?)));
+    let address = v4.map(IpAddr::V4).or(v6.map(IpAddr::V6))?;
+    Some(Moved {
+        port: PortNumber::new(port(original, TARGET_PORT)?)?,
+        to: SocketAddr::new(address, port(reply, SOURCE_PORT)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn direction(source: &[u8], from: u16, to: u16) -> Vec<u8> {
+        let kind = if source.len() == 4 { SOURCE_4 } else { SOURCE_6 };
+        let ports = [
+            attribute(PROTOCOL, Nested::No, &[TCP]),
+            attribute(SOURCE_PORT, Nested::No, &from.to_be_bytes()),
+            attribute(TARGET_PORT, Nested::No, &to.to_be_bytes()),
+        ];
+        let addresses = attribute(kind, Nested::No, source);
+        [
+            attribute(ADDRESSES, Nested::Yes, &addresses),
+            attribute(PORTS, Nested::Yes, &ports.concat()),
+        ]
+        .concat()
+    }
+
+    fn connection(status: u32) -> Vec<u8> {
+        [
+            attribute(ORIGINAL, Nested::Yes, &direction(&[10, 0, 0, 9], 40_000, 80)),
+            attribute(REPLY, Nested::Yes, &direction(&[172, 18, 0, 2], 8080, 40_000)),
+            attribute(STATUS, Nested::No, &status.to_be_bytes()),
+            attribute(ID, Nested::No, &[1, 2, 3, 4]),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn only_a_connection_that_was_led_elsewhere_is_one_of_ours() {
+        let expected = Moved {
+            port: PortNumber::new(80).unwrap(),
+            to: ([172, 18, 0, 2], 8080).into(),
+        };
+        assert_eq!(led(&connection(REDIRECTED | 0xe)), Some(expected));
+        assert_eq!(led(&connection(0xe)), None);
+    }
+
+    #[test]
+    fn a_connection_is_named_by_its_direction_and_its_number() {
+        let name = name(&connection(REDIRECTED));
+        let kinds: Vec<u16> = attributes(&name).map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, [ORIGINAL, ID]);
+    }
+
+    proptest! {
+        #[test]
+        fn anything_can_be_looked_at(mut bytes in Just(connection(REDIRECTED)), at in 0..100_usize, with in any::<u8>()) {
+            let at = at % bytes.len();
+            bytes[at] = with;
+            led(&bytes);
+            name(&bytes);
+        }
+    }
+}

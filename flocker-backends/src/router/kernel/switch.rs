@@ -1,0 +1,53 @@
+//! The switches of the kernel without which nothing is passed on.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::placed::Placed;
+use crate::router::RouterError;
+
+/// A kind of addresses.
+type Kind = fn(&IpAddr) -> bool;
+
+/// Switches that a node needs in order to pass packets on, with the kind of addresses that need them.
+const FORWARDING: [(&str, Kind); 2] = [
+    ("/proc/sys/net/ipv4/ip_forward", IpAddr::is_ipv4),
+    ("/proc/sys/net/ipv6/conf/all/forwarding", IpAddr::is_ipv6),
+];
+
+fn is_on(path: &Path) -> io::Result<bool> {
+    Ok(fs::read_to_string(path)?.trim() != "0")
+}
+
+/// Turns a switch on, and leaves it alone where it is.
+pub(in crate::router) fn turn_on(path: &Path) -> Result<(), RouterError> {
+    let turned = match is_on(path) {
+        Ok(true) => Ok(()),
+        Ok(false) => fs::write(path, "1"),
+        Err(error) => Err(error),
+    };
+    turned.map_err(|source| RouterError::Io {
+        what: format!("turn `{}` on", path.display()),
+        source,
+    })
+}
+
+/// Lets this node pass packets on, for those kinds of addresses at which something ends.
+pub(in crate::router) fn turn_forwarding_on(placed: &Placed) -> Result<(), RouterError> {
+    for (path, kind) in FORWARDING {
+        if placed.has(kind) {
+            turn_on(Path::new(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Says whether this node passes on what it has to.
+pub(in crate::router) fn is_forwarding(placed: &Placed) -> bool {
+    let needed = FORWARDING.iter().filter(|(_, kind)| placed.has(*kind));
+    needed
+        .clone()
+        .all(|(path, _)| is_on(Path::new(path)).unwrap_or(false))
+}

@@ -1,0 +1,307 @@
+//! Reading what `nft -j` prints of our table.
+//!
+//! What is not exactly as we write it is not understood as something similar:
+//! the table then counts as damaged, and the next change writes it anew.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
+use flocker_model::PortNumber;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::kernel::Found;
+use super::super::kernel::piece::Piece;
+use super::super::kernel::piece::Way;
+use super::super::kernel::placed::Placed;
+use super::rules;
+use crate::router::RouterError;
+
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<Object>,
+}
+
+/// One thing of the listing: exactly one of these, or something that we do not know.
+#[derive(Deserialize)]
+struct Object {
+    table: Option<Named>,
+    chain: Option<Named>,
+    rule: Option<Rule>,
+    set: Option<Set>,
+    map: Option<Set>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    chain: String,
+    #[serde(default)]
+    comment: String,
+}
+
+#[derive(Deserialize)]
+struct Set {
+    name: String,
+    #[serde(default)]
+    elem: Vec<Value>,
+}
+
+fn parse(text: &[u8]) -> Result<Vec<Object>, RouterError> {
+    let read: Result<Listing, _> = serde_json::from_slice(text);
+    read.map(|listing| listing.nftables)
+        .map_err(|error| RouterError::Io {
+            what: "understand what `nft` says of the routes".into(),
+            source: error.into(),
+        })
+}
+
+/// Says whether our table is in a list of tables.
+pub(super) fn has_our_table(text: &[u8]) -> Result<bool, RouterError> {
+    let objects = parse(text)?;
+    let mut tables = objects.iter().filter_map(|object| object.table.as_ref());
+    Ok(tables.any(|table| table.name == rules::TABLE))
+}
+
+/// Reads a listing of our table.
+pub(super) fn read(own: IpAddr, text: &[u8]) -> Result<Found, RouterError> {
+    let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut elements = Elements::default();
+    for object in parse(text)? {
+        if let Some(Named { name }) = object.chain {
+            chains.entry(name).or_default();
+        }
+        if let Some(Rule { chain, comment }) = object.rule {
+            chains.entry(chain).or_default().push(comment);
+        }
+        for Set { name, elem } in object.set.into_iter().chain(object.map) {
+            for element in &elem {
+                elements.is_whole &= elements.take(&name, element).is_some();
+            }
+        }
+    }
+    let expected: BTreeMap<String, Vec<String>> = rules::chains(own)
+        .into_iter()
+        .map(|chain| {
+            let names = chain.rules.into_iter().map(|(comment, _)| comment);
+            (chain.name.to_owned(), names.collect())
+        })
+        .collect();
+    let (pieces, are_paired) = elements.pieces();
+    let (placed, are_whole) = Placed::of(own, &pieces);
+    Ok(Found {
+        placed,
+        is_in_force: chains == expected,
+        is_whole: are_paired && are_whole,
+    })
+}
+
+/// The elements of all sets and maps.
+struct Elements {
+    pieces: BTreeSet<Piece>,
+    ends: BTreeSet<(PortNumber, SocketAddr)>,
+    led: BTreeSet<(PortNumber, SocketAddr, Way)>,
+    is_whole: bool,
+}
+
+impl Default for Elements {
+    fn default() -> Self {
+        Self {
+            pieces: BTreeSet::new(),
+            ends: BTreeSet::new(),
+            led: BTreeSet::new(),
+            is_whole: true,
+        }
+    }
+}
+
+impl Elements {
+    /// Takes an element of a set; nothing where we would not have put it there.
+    fn take(&mut self, set: &str, element: &Value) -> Option<()> {
+        let (value, comment) = match element.get("elem") {
+            Some(inner) => (inner.get("val")?, inner.get("comment").and_then(Value::as_str)),
+            None => (element, None),
+        };
+        match set {
+            "records" => {
+                let [of, part] = concatenated(value)? else {
+                    return None;
+                };
+                self.pieces.insert(Piece::Record {
+                    port: port(of)?,
+                    part: u16::try_from(part.as_u64()?).ok()?,
+                    text: comment?.to_owned(),
+                });
+            }
+            "held" => drop(self.pieces.insert(Piece::Held { port: port(value)? })),
+            "beside4" | "beside6" => {
+                let network = match value.get("prefix") {
+                    Some(prefix) => {
+                        let (address, length) = (prefix.get("addr")?.as_str()?, prefix.get("len")?.as_u64()?);
+                        format!("{address}/{length}")
+                    }
+                    None => value.as_str()?.to_owned(),
+                };
+                let network = network.parse().ok()?;
+                self.pieces.insert(Piece::Beside { network });
+            }
+            "ends4" | "ends6" => {
+                let [key, to] = value.as_array()?.as_slice() else {
+                    return None;
+                };
+                let [address, at] = concatenated(to)? else {
+                    return None;
+                };
+                self.ends.insert((port(key)?, socket(address, at)?));
+            }
+            "here4" | "here6" | "there4" | "there6" => {
+                let [of, address, at] = concatenated(value)? else {
+                    return None;
+                };
+                let way = if set.starts_with("here") {
+                    Way::Here
+                } else {
+                    Way::There
+                };
+                self.led.insert((port(of)?, socket(address, at)?, way));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Returns the pieces of which every element is there, and whether there was nothing else.
+    fn pieces(self) -> (BTreeSet<Piece>, bool) {
+        let Self {
+            mut pieces,
+            ends,
+            led,
+            is_whole,
+        } = self;
+        let n_elements = ends.len();
+        let n_led = led.len();
+        let mut n_paired = 0;
+        for (port, to) in ends {
+            for way in Way::ALL {
+                if led.contains(&(port, to, way)) {
+                    n_paired += 1;
+                    pieces.insert(Piece::End { port, to, way });
+                }
+            }
+        }
+        (pieces, is_whole && n_paired == n_elements && n_paired == n_led)
+    }
+}
+
+fn concatenated(value: &Value) -> Option<&[Value]> {
+    value.get("concat")?.as_array().map(Vec::as_slice)
+}
+
+fn port(value: &Value) -> Option<PortNumber> {
+    PortNumber::new(u16::try_from(value.as_u64()?).ok()?)
+}
+
+fn socket(address: &Value, at: &Value) -> Option<SocketAddr> {
+    Some(SocketAddr::new(address.as_str()?.parse().ok()?, port(at)?.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::kernel::placed::End;
+    use super::*;
+
+    /// Made by version 1.0.6 of what alpha carries: one route that ends here, one elsewhere and one nowhere.
+    const LISTING: &str = include_str!("../../../tests/data/nftables-1.0.6/listing.json");
+
+    fn own() -> IpAddr {
+        IpAddr::from([10, 77, 0, 1])
+    }
+
+    fn listed(text: &str) -> Found {
+        read(own(), text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_listing_says_everything_that_is_carried() {
+        let found = listed(LISTING);
+        assert!(found.is_in_force && found.is_whole);
+        let ends: Vec<(u16, End)> = found
+            .placed
+            .ends
+            .iter()
+            .map(|(port, end)| (port.get(), *end))
+            .collect();
+        let expected = [
+            (25, End::Nowhere),
+            (80, End::Here(([172, 18, 0, 2], 8080).into())),
+            (443, End::There(([10, 77, 0, 2], 443).into())),
+        ];
+        assert_eq!(ends, expected);
+        assert_eq!(found.routes().entries().len(), 3);
+        assert_eq!(found.placed.beside, ["172.18.0.0/24".parse().unwrap()].into());
+    }
+
+    #[test]
+    fn every_element_and_every_rule_counts() {
+        let intact = listed(LISTING).placed;
+        let mut listing: Value = serde_json::from_str(LISTING).unwrap();
+        let objects = listing["nftables"].as_array().unwrap().clone();
+        let is_damage = |listing: &Value| {
+            let found = listed(&listing.to_string());
+            !found.is_in_force || !found.is_whole || found.placed != intact
+        };
+        for (n, object) in objects.iter().enumerate() {
+            let kind = object.as_object().unwrap().keys().next().unwrap().as_str();
+            if kind == "rule" {
+                let mut rest = objects.clone();
+                rest.remove(n);
+                listing["nftables"] = rest.into();
+                assert!(is_damage(&listing), "without {object}");
+            }
+            let elements = object[kind]["elem"].as_array();
+            for m in 0..elements.map_or(0, Vec::len) {
+                let mut changed = objects.clone();
+                changed[n][kind]["elem"].as_array_mut().unwrap().remove(m);
+                listing["nftables"] = changed.into();
+                assert!(is_damage(&listing), "element {m} of {object}");
+            }
+        }
+    }
+
+    #[test]
+    fn rules_for_another_address_are_not_in_force() {
+        let found = read(IpAddr::from([10, 77, 0, 7]), LISTING.as_bytes()).unwrap();
+        assert!(!found.is_in_force);
+    }
+
+    #[test]
+    fn a_table_of_this_name_is_found_among_others() {
+        let tables = |names: &[&str]| {
+            let table =
+                |name: &&str| format!(r#"{{"table": {{"family": "inet", "name": "{name}", "handle": 1}}}}"#);
+            let tables: Vec<String> = names.iter().map(table).collect();
+            let text = format!(r#"{{"nftables": [{{"metainfo": {{}}}}, {}]}}"#, tables.join(", "));
+            has_our_table(text.as_bytes()).unwrap()
+        };
+        assert!(tables(&["firewalld", "flocker"]));
+        assert!(!tables(&["firewalld", "flocker2"]));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_can_be_listed(at in any::<prop::sample::Index>(), with in any::<u8>()) {
+            let mut bytes = LISTING.as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            drop(read(own(), &bytes));
+        }
+    }
+}

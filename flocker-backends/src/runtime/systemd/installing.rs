@@ -1,0 +1,135 @@
+//! How a unit comes, and how it goes.
+
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::time::Duration;
+
+use flocker_model::ApplicationName;
+use flocker_model::RestartPolicy;
+
+use super::host::SystemdRuntime;
+use super::host::failed;
+use super::systemctl::is_mount_point;
+use super::unit;
+use super::unit::Guarded;
+use super::unit::Unit;
+use crate::change::Change;
+use crate::runtime::ContainerSpec;
+use crate::runtime::RuntimeError;
+
+impl SystemdRuntime {
+    /// Writes the unit of an application, and says whether it was another one before.
+    fn write_unit(&self, unit: &Unit<'_>) -> Result<Change, RuntimeError> {
+        let text = unit.text();
+        if self.read_unit(unit.application)?.as_deref() == Some(text.as_str()) {
+            return Ok(Change::AlreadySo);
+        }
+        let file = self.unit_file(unit.application);
+        // Not a name that systemd takes for a unit.
+        let new = file.with_extension("service.flocker-new");
+        let write = || {
+            let mut opened = File::create(&new)?;
+            opened.write_all(text.as_bytes())?;
+            opened.sync_all()?;
+            std::fs::rename(&new, &file)
+        };
+        write().map_err(|source| RuntimeError::Io {
+            what: format!("write the unit `{}`", file.display()),
+            source,
+        })?;
+        Ok(Change::Made)
+    }
+
+    /// Sees to it that the unit of an application is as it should be, and starts at boot.
+    pub(super) async fn install(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        let name = self.name(&spec.name);
+        let container = self.engine.container(&spec.name);
+        let guarded = match &spec.volume {
+            None => None,
+            Some(volume) => Some(Guarded {
+                volume: volume.clone(),
+                gate: self.engine.gate(&spec.name),
+                is_mount: is_mount_point(volume).map_err(|source| RuntimeError::Io {
+                    what: format!("enter the volume `{}`", volume.display()),
+                    source,
+                })?,
+            }),
+        };
+        let unit = Unit {
+            name: &name,
+            application: &spec.name,
+            definition: spec.definition,
+            container: &container,
+            socket: &self.engine.options.socket,
+            programs: &self.programs,
+            guarded,
+            policy: spec.application.restart_policy,
+            stop_grace: spec.application.stop_grace,
+            margin: self.engine.options.margin,
+        };
+        if self.write_unit(&unit)? == Change::Made {
+            self.ask(&spec.name, &["daemon-reload"]).await?;
+        }
+        // It reads the units anew only where it has changed something.
+        self.ask(&spec.name, &["enable", "--quiet", "--", &self.unit(&spec.name)])
+            .await
+    }
+
+    /// Sees to it that a unit neither starts nor restarts its container any more, and ends it.
+    pub(super) async fn end_unit(
+        &self,
+        application: &ApplicationName,
+        text: &str,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
+        let unit = self.unit(application);
+        // What is on disk first: a boot in between must not start it.
+        let disable = ["disable", "--quiet", "--", &unit];
+        self.ask(application, &disable).await?;
+        let file = self.unit_file(application);
+        let container = self.engine.container(application);
+        let Some(definition) = unit::definition_of(text) else {
+            return Err(RuntimeError::Io {
+                what: format!("read the unit `{}`", file.display()),
+                source: io::ErrorKind::InvalidData.into(),
+            });
+        };
+        let ending = Unit {
+            name: &self.name(application),
+            application,
+            definition,
+            container: &container,
+            socket: &self.engine.options.socket,
+            programs: &self.programs,
+            guarded: None,
+            policy: RestartPolicy::Never,
+            stop_grace: grace,
+            margin: self.engine.options.margin,
+        };
+        if self.write_unit(&ending)? == Change::Made {
+            self.ask(application, &["daemon-reload"]).await?;
+        }
+        let patience = grace.saturating_add(self.margin());
+        let stop = ["stop", "--", &unit];
+        let stopped = self.systemctl.try_run(&stop, patience).await;
+        stopped.map_err(failed(|| format!("stop the unit `{}`", file.display())))
+    }
+
+    pub(super) async fn remove_unit(&self, application: &ApplicationName) -> Result<(), RuntimeError> {
+        let file = self.unit_file(application);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(RuntimeError::Io {
+                    what: format!("remove the unit `{}`", file.display()),
+                    source: error,
+                });
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.ask(application, &["daemon-reload"]).await?;
+        let reset = ["reset-failed", "--", &self.unit(application)];
+        let reset = self.systemctl.try_run(&reset, self.margin()).await;
+        reset.map_err(failed(|| format!("forget the unit `{}`", file.display())))
+    }
+}

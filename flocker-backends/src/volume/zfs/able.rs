@@ -1,0 +1,116 @@
+//! What this machine's ZFS can do: asked once, of the tool itself, never guessed from a version.
+
+/// What the tool can do beyond what every ZFS can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Able {
+    /// It tells how much was written since a snapshot.
+    pub(super) tells_written: bool,
+    /// It sends compressed, large and embedded blocks as they are: which of `c`, `L` and `e`.
+    pub(super) sends: Blocks,
+    /// It receives without mounting what it received.
+    pub(super) receives_unmounted: bool,
+    /// It sets properties while it receives.
+    pub(super) receives_properties: bool,
+}
+
+/// Blocks that travel as they lie on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Blocks(u8);
+
+impl Blocks {
+    const LETTERS: [(u8, char); 3] = [(1, 'c'), (2, 'L'), (4, 'e')];
+
+    /// Reads what a peer says that it sends; nothing where it says more than there is.
+    pub(super) fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 8).then_some(Self(bits))
+    }
+
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Returns the option that asks for them, if any is asked for.
+    pub(super) fn option(self) -> Option<String> {
+        let letters: String = Self::LETTERS
+            .iter()
+            .filter(|(bit, _)| self.0 & bit > 0)
+            .map(|(_, letter)| letter)
+            .collect();
+        (!letters.is_empty()).then(|| format!("-{letters}"))
+    }
+
+    /// Says whether whoever can handle these can handle those too.
+    pub(super) fn cover(self, those: Self) -> bool {
+        those.0 & !self.0 == 0
+    }
+}
+
+impl Able {
+    /// Reads what `zfs send` and `zfs receive` say of how they are used.
+    pub(super) fn from_usage(send: &str, receive: &str) -> Self {
+        let sending = letters(send, "send");
+        let receiving = letters(receive, "receive");
+        let bits = Blocks::LETTERS
+            .iter()
+            .filter(|(_, letter)| sending.contains(*letter))
+            .map(|(bit, _)| bit)
+            .sum();
+        Self {
+            tells_written: false,
+            sends: Blocks(bits),
+            receives_unmounted: receiving.contains('u'),
+            receives_properties: usage_lines(receive, "receive").any(|line| line.contains("[-o ")),
+        }
+    }
+}
+
+/// The lines that say how a command is used.
+fn usage_lines<'a>(usage: &'a str, command: &'a str) -> impl Iterator<Item = &'a str> {
+    usage
+        .lines()
+        .filter_map(move |line| line.trim_start().strip_prefix(command))
+        .filter(|rest| rest.starts_with(' '))
+}
+
+/// The one-letter options in the first `[-abc]` of each line of a command.
+fn letters(usage: &str, command: &str) -> String {
+    usage_lines(usage, command)
+        .filter_map(|rest| {
+            let group = rest.trim_start().strip_prefix("[-")?.split(']').next()?;
+            group.chars().all(char::is_alphanumeric).then_some(group)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FUSE_SEND: &str = "missing snapshot argument\nusage:\n\tsend [-RDp] [-[iI] snapshot] <snapshot>\n";
+    const FUSE_RECEIVE: &str =
+        "usage:\n\treceive [-vnF] <filesystem|volume|snapshot>\n\treceive [-vnF] -d <filesystem>\n";
+    const OPEN_SEND: &str = "usage:\n\tsend [-DLPbcehnpsVvw] [-i|-I snapshot]\n\t     [-R [-X dataset[,dataset]...]]     <snapshot>\n\tsend [-DnVvPLecw] [-i snapshot|bookmark] <filesystem|volume|snapshot>\n\tsend [-nVvPe] -t <receive_resume_token>\n";
+    const OPEN_RECEIVE: &str = "usage:\n\treceive [-vMnsFhu] [-o <property>=<value>] ... [-x <property>] ...\n\t    <filesystem|volume|snapshot>\n\treceive -A <filesystem|volume>\n";
+
+    #[test]
+    fn an_old_tool_can_do_little() {
+        assert_eq!(Able::from_usage(FUSE_SEND, FUSE_RECEIVE), Able::default());
+        assert_eq!(Able::from_usage("", "zfs: not found"), Able::default());
+    }
+
+    #[test]
+    fn a_new_tool_can_do_much() {
+        let able = Able::from_usage(OPEN_SEND, OPEN_RECEIVE);
+        assert_eq!(able.sends.option().as_deref(), Some("-cLe"));
+        assert!(able.receives_unmounted && able.receives_properties);
+    }
+
+    #[test]
+    fn who_can_do_more_covers_who_can_do_less() {
+        let all = Blocks::from_bits(7).unwrap();
+        assert!(all.cover(Blocks::default()));
+        assert!(!Blocks::default().cover(all));
+        assert_eq!(Blocks::default().option(), None);
+        assert_eq!(Blocks::from_bits(8), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! What travels between two pools.
+//!
+//! ```text
+//! header   magic, dataset, snapshot, guid, base, first byte, kinds of blocks, check
+//! chunks   a length, then so many bytes of what `zfs send` writes
+//! trailer  the length 0, then the digest of everything from the very first byte on
+//! ```
+//!
+//! `zfs receive` sees a stream only after its digest was found right.
+
+use flocker_model::DatasetId;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+
+use super::able::Blocks;
+
+const MAGIC: &[u8; 8] = b"FLKZFS01";
+
+/// How long a header is: its fields have fixed places.
+pub(super) const HEADER: usize = CHECKED + CHECK;
+
+const NAME: usize = 64;
+const CHECKED: usize = 8 + 16 + 1 + NAME + 16 + 1 + 16 + 8 + 1;
+const CHECK: usize = 16;
+
+/// The most bytes that come at once.
+pub(super) const CHUNK: usize = 256 * 1024;
+
+/// How long the digest is that ends a stream.
+pub(super) const DIGEST: usize = 32;
+
+/// What a stream says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) dataset: DatasetId,
+    pub(super) snapshot: SnapshotName,
+    pub(super) guid: SnapshotGuid,
+    pub(super) base: Option<SnapshotGuid>,
+    /// The first byte that travels; those before it have arrived earlier.
+    pub(super) first: u64,
+    pub(super) blocks: Blocks,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let text = self.snapshot.as_str().as_bytes();
+        let length = text.len().min(NAME);
+        let mut name = [0; NAME];
+        name[..length].copy_from_slice(&text[..length]);
+        let mut bytes = Vec::with_capacity(HEADER);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(self.dataset.0.as_bytes());
+        bytes.push(u8::try_from(length).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(&name);
+        bytes.extend_from_slice(&self.guid.0.to_be_bytes());
+        bytes.push(self.base.is_some().into());
+        bytes.extend_from_slice(&self.base.unwrap_or(SnapshotGuid(0)).0.to_be_bytes());
+        bytes.extend_from_slice(&self.first.to_be_bytes());
+        bytes.push(self.blocks.bits());
+        let check = blake3::hash(&bytes);
+        bytes.extend_from_slice(&check.as_bytes()[..CHECK]);
+        bytes
+    }
+
+    /// Reads a header; the reason where it is not one.
+    pub(super) fn decode(bytes: &[u8; HEADER]) -> Result<Self, &'static str> {
+        let mut rest = Rest(bytes);
+        if rest.array::<8>() != Some(*MAGIC) {
+            return Err("it is not a stream of ZFS volumes");
+        }
+        let damaged = "its header was damaged on its way";
+        let header = rest.header().ok_or(damaged)?;
+        // The check is right, and what no field uses is zero: there is one spelling of each header.
+        if header.encode() != bytes {
+            return Err(damaged);
+        }
+        Ok(header)
+    }
+}
+
+struct Rest<'a>(&'a [u8]);
+
+impl Rest<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn header(&mut self) -> Option<Header> {
+        let dataset = DatasetId(uuid::Uuid::from_bytes(self.array()?));
+        let [length] = self.array()?;
+        let name: [u8; NAME] = self.array()?;
+        let name = std::str::from_utf8(name.get(..length.into())?).ok()?;
+        let guid = SnapshotGuid(u128::from_be_bytes(self.array()?));
+        let [has_base] = self.array()?;
+        let base = SnapshotGuid(u128::from_be_bytes(self.array()?));
+        Some(Header {
+            dataset,
+            snapshot: name.parse().ok()?,
+            guid,
+            base: (has_base == 1).then_some(base),
+            first: u64::from_be_bytes(self.array()?),
+            blocks: Blocks::from_bits(u8::from_be_bytes(self.array()?))?,
+        })
+    }
+}
+
+/// What the sender needs in order to go on: the text of a [`PartialReceive`](flocker_model::PartialReceive).
+///
+/// The sender follows it only where the beginning of what it would send has this very digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) guid: SnapshotGuid,
+    pub(super) base: Option<SnapshotGuid>,
+    pub(super) kept: u64,
+    pub(super) digest: blake3::Hash,
+}
+
+impl Token {
+    pub(super) fn to_text(&self) -> String {
+        let Self {
+            guid,
+            base,
+            kept,
+            digest,
+        } = self;
+        let base = base.map_or_else(String::new, |base| base.to_string());
+        format!("1:{guid}:{base}:{kept}:{digest}")
+    }
+
+    /// Reads a token; nothing where it is not one of ours.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        if parts.next()? != "1" {
+            return None;
+        }
+        let token = Self {
+            guid: parts.next()?.parse().ok()?,
+            base: match parts.next()? {
+                "" => None,
+                base => Some(base.parse().ok()?),
+            },
+            kept: parts.next()?.parse().ok()?,
+            digest: blake3::Hash::from_hex(parts.next()?).ok()?,
+        };
+        (token.to_text() == text).then_some(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            dataset: DatasetId(uuid::Uuid::from_u128(7)),
+            snapshot: "warm-8-1".parse().unwrap(),
+            guid: SnapshotGuid(9),
+            base: Some(SnapshotGuid(11)),
+            first: 13,
+            blocks: Blocks::from_bits(5).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_header_reads_as_it_was_written() {
+        for base in [None, Some(SnapshotGuid(u128::MAX))] {
+            let header = Header { base, ..header() };
+            let bytes: [u8; HEADER] = header.encode().try_into().unwrap();
+            assert_eq!(Header::decode(&bytes), Ok(header));
+        }
+    }
+
+    #[test]
+    fn a_header_with_any_bit_changed_is_refused() {
+        let bytes: [u8; HEADER] = header().encode().try_into().unwrap();
+        for at in 0..HEADER {
+            for bit in 0..8 {
+                let mut damaged = bytes;
+                damaged[at] ^= 1 << bit;
+                Header::decode(&damaged).unwrap_err();
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_reads_as_it_was_written() {
+        for base in [None, Some(SnapshotGuid(3))] {
+            let token = Token {
+                guid: SnapshotGuid(5),
+                base,
+                kept: 1000,
+                digest: blake3::hash(b"x"),
+            };
+            assert_eq!(Token::parse(&token.to_text()), Some(token));
+        }
+        for text in ["", "nonsense", "1-2-3", "1:5::7", "1:5::7:zz"] {
+            assert_eq!(Token::parse(text), None, "{text}");
+        }
+    }
+}

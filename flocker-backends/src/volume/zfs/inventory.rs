@@ -1,0 +1,157 @@
+//! What is here, read from the pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flocker_model::ByteSize;
+use flocker_model::Epoch;
+use flocker_model::Manifestation;
+use flocker_model::PartialReceive;
+use flocker_model::Role;
+use flocker_model::Trashed;
+
+use super::lock::Scope;
+use super::receiving;
+use super::seen::Ours;
+use super::seen::Seen;
+use super::shared::Shared;
+use super::spool::Note;
+use super::tool::Context as _;
+use crate::volume::Inventory;
+use crate::volume::VolumeError;
+
+/// Lists everything, and puts right what a call that was dropped or a restart of the machine left half done.
+pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError> {
+    let mut seen = shared.look().await?;
+    let mut notes = notes(shared, &seen).await?;
+    if settle(shared, &seen, &notes).await? {
+        seen = shared.look().await?;
+        notes = self::notes(shared, &seen).await?;
+    }
+    if seen
+        .here
+        .values()
+        .any(|ours| matches!(ours.standing.role, Role::Primary { .. }))
+    {
+        shared.tool.settle(&shared.parent).await?;
+        seen = shared.look().await?;
+    }
+    let now = shared.now()?;
+    let mut inventory = Inventory {
+        free: Some(ByteSize(seen.available)),
+        ..Inventory::default()
+    };
+    for (dataset, ours) in &seen.here {
+        inventory.datasets.insert(*dataset, describe(ours, now));
+    }
+    for (entry, ours) in &seen.trash {
+        inventory.trash.push(Trashed {
+            entry: entry.clone(),
+            dataset: ours.dataset,
+            role: Some(ours.standing.role.clone()),
+            used: ByteSize(ours.filesystem.referenced),
+            age: since(ours.trashed.unwrap_or(now), now),
+        });
+    }
+    for note in notes {
+        let manifestation = inventory
+            .datasets
+            .entry(note.dataset.id)
+            .or_insert_with(|| beginning(&note, seen.fence_left(note.dataset.id), now));
+        manifestation.partial = partial(&note);
+    }
+    inventory.fences = seen.fences;
+    inventory
+        .fences
+        .retain(|dataset, _| !inventory.datasets.contains_key(dataset));
+    Ok(inventory)
+}
+
+async fn notes(shared: &Shared, seen: &Seen) -> Result<Vec<Note>, VolumeError> {
+    match shared.spool(seen).await? {
+        Some(spool) => spool.notes().to(|| "find what has arrived".into()),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Puts right what nobody is just about, and says whether anything was to be done.
+///
+/// What cannot be put right is left and told to the log: one dataset that
+/// cannot be mounted does not hide the others.
+async fn settle(shared: &Arc<Shared>, seen: &Seen, notes: &[Note]) -> Result<bool, VolumeError> {
+    let mut did = false;
+    let interrupted = notes.iter().filter(|note| receiving::is_being_taken_in(note));
+    let here = seen.here.values().filter(|ours| !Shared::is_settled(ours));
+    let trash = seen.trash.values().filter(|ours| ours.filesystem.is_mounted);
+    let datasets = interrupted
+        .map(|note| note.dataset.id)
+        .chain(here.map(|ours| ours.dataset))
+        .chain(trash.map(|ours| ours.dataset));
+    for dataset in datasets {
+        let what = || format!("lock dataset {dataset}");
+        let Some(held) = shared.locks.try_lock(dataset, Scope::State).to(what)? else {
+            continue;
+        };
+        did = true;
+        if let Err(error) = settle_one(shared, dataset).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(%dataset, error, "a dataset could not be put right");
+        }
+        drop(held);
+    }
+    Ok(did)
+}
+
+async fn settle_one(shared: &Arc<Shared>, dataset: flocker_model::DatasetId) -> Result<(), VolumeError> {
+    receiving::complete(shared, dataset).await?;
+    let seen = shared.look().await?;
+    for ours in seen.trash.values().filter(|ours| ours.dataset == dataset) {
+        shared.unmount(ours).await?;
+    }
+    match seen.here.get(&dataset) {
+        Some(ours) => shared.settle(ours).await,
+        None => Ok(()),
+    }
+}
+
+fn describe(ours: &Ours, now: i64) -> Manifestation {
+    let is_primary = matches!(ours.standing.role, Role::Primary { .. });
+    Manifestation {
+        role: ours.standing.role.clone(),
+        snapshots: ours.model_snapshots(),
+        maximum_size: ours.filesystem.quota.map(ByteSize),
+        used: ByteSize(ours.filesystem.referenced),
+        unsent: ByteSize(if is_primary { ours.unsent() } else { 0 }),
+        partial: None,
+        fence: ours.standing.fence,
+        age: since(ours.standing.since, now),
+    }
+}
+
+/// A copy of which nothing is complete yet.
+fn beginning(note: &Note, fence: Epoch, now: i64) -> Manifestation {
+    Manifestation {
+        role: Role::Replica,
+        snapshots: Vec::new(),
+        maximum_size: note.dataset.maximum_size,
+        used: ByteSize(note.arrival.as_ref().map_or(0, |arrival| arrival.kept)),
+        unsent: ByteSize(0),
+        partial: None,
+        fence,
+        age: since(note.since, now),
+    }
+}
+
+fn partial(note: &Note) -> Option<Box<PartialReceive>> {
+    let arrival = note.arrival.as_ref()?;
+    Some(Box::new(PartialReceive {
+        snapshot: arrival.snapshot.clone(),
+        received: ByteSize(arrival.kept),
+        token: arrival.token()?.to_text(),
+    }))
+}
+
+fn since(then: i64, now: i64) -> Duration {
+    let passed = now.saturating_sub(then);
+    Duration::from_secs(u64::try_from(passed).unwrap_or(0))
+}

@@ -1,0 +1,112 @@
+//! Where datasets are seen: one directory each, named by the dataset and nothing else.
+//!
+//! The directory under a mount cannot be entered, and where the filesystem
+//! allows it cannot be changed either. So nobody ever writes beneath a dataset
+//! that is not mounted and takes that for the dataset.
+
+use std::fs::DirBuilder;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use flocker_model::DatasetId;
+use rustix::fs::IFlags;
+
+/// The directories under the mounts.
+#[derive(Debug)]
+pub(super) struct Mounts {
+    root: PathBuf,
+}
+
+impl Mounts {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn path(&self, dataset: DatasetId) -> PathBuf {
+        self.root.join(dataset.to_string())
+    }
+
+    /// Where streams wait that are not complete.
+    pub(super) fn spool(&self) -> PathBuf {
+        self.root.join(".incoming")
+    }
+
+    /// Makes a directory to mount on. Only for a path on which nothing is mounted.
+    pub(super) fn prepare(path: &Path) -> io::Result<()> {
+        if let Some(root) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(root)?;
+        }
+        match DirBuilder::new().mode(0o000).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        if let Err(error) = set_immutable(path, true) {
+            // Not every filesystem can; that nobody may enter it has to do then.
+            tracing::debug!(path = %path.display(), %error, "the directory under a mount cannot be made immutable");
+        }
+        Ok(())
+    }
+
+    /// Takes away a directory that nothing is mounted on. One that is in use stays.
+    pub(super) fn forget(&self, dataset: DatasetId) {
+        let path = self.path(dataset);
+        let forgotten = set_immutable(&path, false).and_then(|()| std::fs::remove_dir(&path));
+        if let Err(error) = forgotten {
+            tracing::debug!(path = %path.display(), %error, "the directory under a mount stays");
+        }
+    }
+}
+
+fn set_immutable(path: &Path, to: bool) -> io::Result<()> {
+    let directory = File::open(path)?;
+    let mut flags = rustix::fs::ioctl_getflags(&directory)?;
+    if flags.contains(IFlags::IMMUTABLE) != to {
+        flags.set(IFlags::IMMUTABLE, to);
+        rustix::fs::ioctl_setflags(&directory, flags)?;
+    }
+    Ok(())
+}
+
+/// Fails unless nothing can be written at a path: by trying, because what is set is not always what is so.
+pub(super) fn require_read_only(path: &Path) -> io::Result<()> {
+    let probe = path.join(".flocker-probe");
+    match File::options().write(true).create_new(true).open(&probe) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => {
+            std::fs::remove_file(&probe)?;
+            Err(io::Error::other("it can still be written"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_under_a_mount_is_closed_and_can_be_prepared_twice() {
+        let root = tempfile::tempdir().unwrap();
+        let mounts = Mounts::new(root.path().join("mounts"));
+        let dataset = DatasetId(uuid::Uuid::from_u128(7));
+        let path = mounts.path(dataset);
+        for _ in 0..2 {
+            Mounts::prepare(&path).unwrap();
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0);
+        }
+        mounts.forget(dataset);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_can_be_written_is_not_read_only() {
+        let root = tempfile::tempdir().unwrap();
+        require_read_only(root.path()).unwrap_err();
+        assert_eq!(root.path().read_dir().unwrap().count(), 0);
+    }
+}

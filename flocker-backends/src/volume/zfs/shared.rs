@@ -1,0 +1,318 @@
+//! What all calls share: the tool, the places, the locks, and how a change is made.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use flocker_model::Role;
+
+use super::ZfsOptions;
+use super::listing;
+use super::lock;
+use super::lock::Held;
+use super::lock::Locks;
+use super::lock::Scope;
+use super::mounts::Mounts;
+use super::seen::Ours;
+use super::seen::Seen;
+use super::spool::Spool;
+use super::standing::Standing;
+use super::tool::Context as _;
+use super::tool::Tool;
+use super::tool::broken;
+use super::tool::says;
+use crate::change::Change;
+use crate::volume::VolumeError;
+
+/// What all calls share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) tool: Tool,
+    pub(super) parent: String,
+    pub(super) mounts: Mounts,
+    pub(super) locks: Locks,
+    state: PathBuf,
+    mounting: PathBuf,
+}
+
+impl Shared {
+    pub(super) async fn open(options: &ZfsOptions) -> Result<Self, VolumeError> {
+        let parent = options.parent.to_string();
+        let open = || format!("open the volumes below `{parent}`");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&options.state)
+            .to(open)?;
+        if let Some(directory) = options.mounting.parent() {
+            std::fs::create_dir_all(directory).to(open)?;
+        }
+        let pool = options.parent.pool();
+        let tool = Tool::ask(options.program.clone(), pool).await.to(open)?;
+        let shared = Self {
+            tool,
+            mounts: Mounts::new(options.mounts.clone()),
+            locks: Locks::new(options.state.clone()),
+            state: options.state.clone(),
+            mounting: options.mounting.clone(),
+            parent,
+        };
+        shared.require_parent().await?;
+        Ok(shared)
+    }
+
+    /// Makes the filesystem below which ours are, or sees that it is ours.
+    ///
+    /// What is below it inherits that it is not written and not mounted, and
+    /// that nothing in it gets the rights of its owner. So even what was just
+    /// received, and has nothing set on itself yet, is safe.
+    async fn require_parent(&self) -> Result<(), VolumeError> {
+        let parent = &self.parent;
+        let what = || format!("set up `{parent}`");
+        let arguments = ["get", "-Hp", "-o", "value,source", listing::ROOT, parent];
+        match self.tool.run(arguments).await {
+            Ok(output) if output == b"1\tlocal\n" => Ok(()),
+            Ok(_) => Err(broken(what(), "it exists, and is not marked as ours")),
+            Err(error) if says(&error, "does not exist") => {
+                let mark = format!("{}=1", listing::ROOT);
+                let mut arguments = vec!["create"];
+                for property in [
+                    "mountpoint=none",
+                    "canmount=off",
+                    "readonly=on",
+                    "atime=off",
+                    "setuid=off",
+                    "devices=off",
+                    // Snapshots of others would come between ours.
+                    "com.sun:auto-snapshot=false",
+                    &mark,
+                ] {
+                    arguments.extend(["-o", property]);
+                }
+                arguments.push(parent);
+                self.tool.run(arguments).await.map(drop).to(what)
+            }
+            Err(error) => Err(error).to(what),
+        }
+    }
+
+    /// Sees what is here.
+    pub(super) async fn look(&self) -> Result<Seen, VolumeError> {
+        let listing = self.tool.list(&self.parent).await?;
+        // Read last: whatever was destroyed meanwhile has left its fence before.
+        let fences = self.tool.fences(&self.parent).await?;
+        Seen::of(listing, fences, &self.parent)
+    }
+
+    /// Remembers an ownership for good, unless a newer one is remembered. Needs the lock of the dataset's state.
+    pub(super) async fn raise_fence(
+        &self,
+        seen: &Seen,
+        dataset: DatasetId,
+        to: Epoch,
+    ) -> Result<Change, VolumeError> {
+        if seen.fence_left(dataset) >= to {
+            return Ok(Change::AlreadySo);
+        }
+        let property = format!("{}{dataset}", listing::FENCE);
+        let set = self.tool.set(&property, &to.to_string(), &self.parent).await;
+        set.to(|| format!("write the fence of dataset {dataset}"))?;
+        Ok(Change::Made)
+    }
+
+    pub(super) async fn lock(&self, dataset: DatasetId, scope: Scope) -> Result<Held, VolumeError> {
+        let locked = self.locks.lock(dataset, scope).await;
+        locked.to(|| format!("lock dataset {dataset}"))
+    }
+
+    /// Makes one change of a dataset.
+    ///
+    /// Dropped before the lock is taken, nothing happens; dropped later, the
+    /// change is completed: a program that was killed half way may have done
+    /// its work or not, and the pool may still be about it.
+    pub(super) async fn change<T, F>(
+        self: &Arc<Self>,
+        dataset: DatasetId,
+        change: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, VolumeError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, VolumeError>> + Send + 'static,
+    {
+        let held = self.lock(dataset, Scope::State).await?;
+        let change = change(Arc::clone(self));
+        let task = tokio::spawn(async move {
+            let changed = change.await;
+            drop(held);
+            changed
+        });
+        match task.await {
+            Ok(changed) => changed,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(io::Error::other(error)).to(|| format!("change dataset {dataset}")),
+            },
+        }
+    }
+
+    /// Says what time it is, in seconds since 1970, by the clock of the filesystem that has the locks.
+    pub(super) fn now(&self) -> Result<i64, VolumeError> {
+        let asked = || -> io::Result<i64> {
+            let path = self.state.join("clock");
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(path)?;
+            let now = rustix::fs::Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_NOW,
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: now,
+                last_modification: now,
+            };
+            rustix::fs::futimens(&file, &times)?;
+            let since = file.metadata()?.modified()?.duration_since(UNIX_EPOCH);
+            Ok(since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)))
+        };
+        asked().to(|| "ask the time".into())
+    }
+
+    /// Writes down what a dataset is here: one property, hence as a whole or not at all.
+    pub(super) async fn set_standing(&self, ours: &Ours, standing: &Standing) -> Result<(), VolumeError> {
+        let set = self
+            .tool
+            .set(listing::ROLE, &standing.to_text(), &ours.name)
+            .await;
+        set.to(|| format!("write down what dataset {} is here", ours.dataset))
+    }
+
+    /// Makes what is mounted follow from the role, after a call that was dropped or a restart of the machine.
+    pub(super) async fn settle(&self, ours: &Ours) -> Result<(), VolumeError> {
+        match ours.standing.role {
+            Role::Primary { .. } => {
+                if ours.filesystem.is_read_only {
+                    self.set_read_only(ours, "off").await?;
+                }
+                self.mount(ours).await
+            }
+            Role::Released { .. } => {
+                if !ours.filesystem.is_read_only {
+                    self.set_read_only(ours, "on").await?;
+                }
+                self.mount(ours).await
+            }
+            Role::Replica => {
+                if !ours.filesystem.is_read_only {
+                    self.set_read_only(ours, "on").await?;
+                }
+                self.unmount(ours).await
+            }
+        }
+    }
+
+    /// Says whether [`settle`](Self::settle) would do anything.
+    pub(super) fn is_settled(ours: &Ours) -> bool {
+        let (read_only, mounted) = match ours.standing.role {
+            Role::Primary { .. } => (false, true),
+            Role::Released { .. } => (true, true),
+            Role::Replica => (true, false),
+        };
+        ours.filesystem.is_read_only == read_only && ours.filesystem.is_mounted == mounted
+    }
+
+    pub(super) async fn set_read_only(&self, ours: &Ours, to: &str) -> Result<(), VolumeError> {
+        let set = self.tool.set("readonly", to, &ours.name).await;
+        set.to(|| format!("set read-only {to} for dataset {}", ours.dataset))
+    }
+
+    pub(super) async fn mount(&self, ours: &Ours) -> Result<(), VolumeError> {
+        if ours.filesystem.is_mounted {
+            return Ok(());
+        }
+        self.mount_at(&ours.name, self.mounts.path(ours.dataset)).await
+    }
+
+    pub(super) async fn mount_at(&self, name: &str, path: PathBuf) -> Result<(), VolumeError> {
+        let what = || format!("mount `{name}` at `{}`", path.display());
+        Mounts::prepare(&path).to(what)?;
+        // ZFS by way of FUSE never mounts anything again after it was told to
+        // mount two filesystems at once and mixed up the two orders (2026-11-21).
+        let turn = lock::wait_for(&self.mounting).await.to(what)?;
+        let mounted = self.tool.insist(&["mount", name]).await;
+        drop(turn);
+        match mounted {
+            // Somebody else was faster; it is where it belongs all the same.
+            Err(error) if says(&error, "already mounted") => Ok(()),
+            other => other.to(what),
+        }
+    }
+
+    pub(super) async fn unmount(&self, ours: &Ours) -> Result<(), VolumeError> {
+        if !ours.filesystem.is_mounted {
+            return Ok(());
+        }
+        match self.tool.insist(&["unmount", &ours.name]).await {
+            Err(error) if says(&error, "not currently mounted") => Ok(()),
+            other => other.to(|| format!("unmount dataset {}", ours.dataset)),
+        }
+    }
+
+    /// Returns where streams wait, where that is here and mounted.
+    pub(super) async fn spool(&self, seen: &Seen) -> Result<Option<Spool>, VolumeError> {
+        let Some((name, is_mounted)) = &seen.spool else {
+            return Ok(None);
+        };
+        let path = self.mounts.spool();
+        if !is_mounted {
+            self.mount_at(name, path.clone()).await?;
+        }
+        Ok(Some(Spool(path)))
+    }
+
+    /// Returns where streams wait, and makes it where it is not here yet.
+    pub(super) async fn require_spool(&self, seen: &Seen) -> Result<Spool, VolumeError> {
+        if let Some(spool) = self.spool(seen).await? {
+            return Ok(spool);
+        }
+        let name = format!("{}/incoming", self.parent);
+        let path = self.mounts.spool();
+        let mountpoint = format!("mountpoint={}", path.display());
+        let mark = format!("{}=1", listing::SPOOL);
+        let mut arguments = vec!["create"];
+        for property in [
+            mountpoint.as_str(),
+            "canmount=noauto",
+            "readonly=off",
+            "exec=off",
+            &mark,
+        ] {
+            arguments.extend(["-o", property]);
+        }
+        arguments.push(&name);
+        match self.tool.run(arguments).await {
+            // Two streams begin to arrive at once.
+            Err(error) if says(&error, "already exists") => {}
+            other => drop(other.to(|| format!("create `{name}`"))?),
+        }
+        // A foreign filesystem of that name has no mark, and is left alone.
+        let seen = self.look().await?;
+        let spool = self.spool(&seen).await?;
+        let spool = spool.ok_or_else(|| broken(format!("use `{name}`"), "it is not marked as ours"))?;
+        close(&spool).to(|| format!("close `{}` to others", spool.0.display()))?;
+        Ok(spool)
+    }
+}
+
+/// Streams have everything that the datasets have, without their permissions.
+fn close(spool: &Spool) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&spool.0, std::fs::Permissions::from_mode(0o700))
+}

@@ -1,0 +1,265 @@
+//! Where a stream waits until it is complete.
+//!
+//! A stream is kept in a filesystem of the same pool until its digest was
+//! found right, and is then given to `zfs receive` in one go. So a pool never
+//! holds anything that was damaged or cut on its way, and a copy that was cut
+//! goes on where it stopped on every ZFS there is, also where the tool itself
+//! cannot do that. The price is room for the stream, once, while it waits.
+//!
+//! Each dataset has a directory with the stream and a note. The note says what
+//! the stream is and how much of it is known to be right; it is replaced as a
+//! whole, and only after what it speaks of is durable.
+
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use flocker_model::Dataset;
+use flocker_model::DatasetId;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::frame::Token;
+
+/// The one spelling that there is yet.
+const FORMAT: u32 = 1;
+
+/// The longest note that is read.
+const LONGEST_NOTE: u64 = 64 * 1024;
+
+/// What is known of a dataset of which something has begun to arrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Note {
+    format: u32,
+    pub(super) dataset: Dataset,
+    /// Since when this is here, in seconds since 1970.
+    pub(super) since: i64,
+    pub(super) arrival: Option<Arrival>,
+}
+
+/// A stream that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Arrival {
+    pub(super) snapshot: SnapshotName,
+    pub(super) guid: SnapshotGuid,
+    pub(super) base: Option<SnapshotGuid>,
+    /// How many bytes are kept and durable.
+    pub(super) kept: u64,
+    /// The digest of just these bytes.
+    pub(super) digest: String,
+    /// The filesystem into which it is received, once it is complete.
+    pub(super) into: Option<String>,
+}
+
+impl Note {
+    pub(super) fn new(dataset: &Dataset, since: i64) -> Self {
+        Self {
+            format: FORMAT,
+            dataset: dataset.clone(),
+            since,
+            arrival: None,
+        }
+    }
+}
+
+impl Arrival {
+    /// Begins with nothing.
+    pub(super) fn new(snapshot: &SnapshotName, guid: SnapshotGuid, base: Option<SnapshotGuid>) -> Self {
+        Self {
+            snapshot: snapshot.clone(),
+            guid,
+            base,
+            kept: 0,
+            digest: blake3::hash(b"").to_hex().to_string(),
+            into: None,
+        }
+    }
+
+    /// Says how to go on; nothing where the note's digest is none.
+    pub(super) fn token(&self) -> Option<Token> {
+        Some(Token {
+            guid: self.guid,
+            base: self.base,
+            kept: self.kept,
+            digest: blake3::Hash::from_hex(&self.digest).ok()?,
+        })
+    }
+}
+
+/// The directory of all that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Spool(pub(super) PathBuf);
+
+impl Spool {
+    fn directory(&self, dataset: DatasetId) -> PathBuf {
+        self.0.join(dataset.to_string())
+    }
+
+    fn stream(&self, dataset: DatasetId) -> PathBuf {
+        self.directory(dataset).join("stream")
+    }
+
+    /// Reads the notes of all that waits.
+    pub(super) fn notes(&self) -> io::Result<Vec<Note>> {
+        let mut notes = Vec::new();
+        for entry in self.0.read_dir()? {
+            let name = entry?.file_name();
+            let Some(dataset) = name.to_str().and_then(|name| name.parse().ok()) else {
+                let reason = format!("`{}` is nothing that we put there", name.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            };
+            notes.extend(self.note(dataset)?);
+        }
+        Ok(notes)
+    }
+
+    /// Reads what is noted of a dataset.
+    pub(super) fn note(&self, dataset: DatasetId) -> io::Result<Option<Note>> {
+        let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+        let file = match File::open(self.directory(dataset).join("note")) {
+            // Without a note there is nothing: it is written first and removed first.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut text = Vec::new();
+        file.take(LONGEST_NOTE).read_to_end(&mut text)?;
+        let note: Note = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+        if note.format != FORMAT {
+            return Err(invalid(format!("format {} is not known", note.format)));
+        }
+        if note.dataset.id != dataset {
+            return Err(invalid(format!("it is the note of dataset {}", note.dataset.id)));
+        }
+        Ok(Some(note))
+    }
+
+    /// Replaces what is noted of a dataset, durable.
+    pub(super) fn set_note(&self, note: &Note) -> io::Result<()> {
+        let directory = self.directory(note.dataset.id);
+        let is_new = match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            other => {
+                other?;
+                true
+            }
+        };
+        let next = directory.join("note.next");
+        let mut file = File::create(&next)?;
+        file.write_all(&serde_json::to_vec(note)?)?;
+        file.sync_all()?;
+        std::fs::rename(&next, directory.join("note"))?;
+        sync(&directory)?;
+        if is_new { sync(&self.0) } else { Ok(()) }
+    }
+
+    /// Drops all that is noted of a dataset.
+    pub(super) fn remove(&self, dataset: DatasetId) -> io::Result<()> {
+        let directory = self.directory(dataset);
+        for name in ["note", "note.next", "stream"] {
+            or_absent(std::fs::remove_file(directory.join(name)))?;
+        }
+        or_absent(std::fs::remove_dir(&directory))?;
+        sync(&self.0)
+    }
+
+    /// Opens the stream of a dataset in order to read all of it.
+    pub(super) fn open(&self, dataset: DatasetId) -> io::Result<File> {
+        File::open(self.stream(dataset))
+    }
+
+    /// Opens the stream of a dataset at a place, with the digest of what is before.
+    ///
+    /// What is after that stays until it is written over, so that what was
+    /// noted of it stays true: it is the same bytes that come again.
+    pub(super) fn go_on(&self, dataset: DatasetId, at: u64) -> io::Result<(File, blake3::Hasher)> {
+        let path = self.stream(dataset);
+        let mut options = File::options();
+        options.create(true).truncate(at == 0).read(true).write(true);
+        let mut file = options.open(path)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 256 * 1024];
+        let mut left = at;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(buffer.len()).min(buffer.len());
+            let n_read = file.read(&mut buffer[..most])?;
+            if n_read == 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "less is kept than was noted",
+                ));
+            }
+            hasher.update(&buffer[..n_read]);
+            left -= n_read as u64;
+        }
+        Ok((file, hasher))
+    }
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn or_absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset() -> Dataset {
+        Dataset {
+            id: DatasetId(uuid::Uuid::from_u128(7)),
+            owner: "mongodb".parse().unwrap(),
+            maximum_size: None,
+        }
+    }
+
+    #[test]
+    fn a_note_is_found_again_until_it_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let mut note = Note::new(&dataset(), 5);
+        note.arrival = Some(Arrival::new(&"warm-2-1".parse().unwrap(), SnapshotGuid(9), None));
+        spool.set_note(&note).unwrap();
+        assert_eq!(spool.notes().unwrap(), [note]);
+        spool.remove(dataset().id).unwrap();
+        assert_eq!(spool.notes().unwrap(), []);
+        assert_eq!(root.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_stream_goes_on_where_it_is_told_to() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let id = dataset().id;
+        spool.set_note(&Note::new(&dataset(), 5)).unwrap();
+        let (mut file, _) = spool.go_on(id, 0).unwrap();
+        file.write_all(b"onetwo").unwrap();
+        let (mut file, hasher) = spool.go_on(id, 3).unwrap();
+        assert_eq!(hasher.finalize(), blake3::hash(b"one"));
+        file.write_all(b"three").unwrap();
+        let mut text = String::new();
+        spool.open(id).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "onethree");
+        spool.go_on(id, 9).unwrap_err();
+    }
+
+    #[test]
+    fn what_we_did_not_put_there_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("lost+found")).unwrap();
+        Spool(root.path().to_owned()).notes().unwrap_err();
+    }
+}

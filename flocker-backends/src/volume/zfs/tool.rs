@@ -1,0 +1,258 @@
+//! How the tool `zfs` is run, and what its failures mean.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flocker_model::ByteSize;
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Child;
+
+use super::able::Able;
+use super::listing;
+use super::listing::Listing;
+use super::listing::Malformed;
+use crate::process::ProcessError;
+use crate::process::Program;
+use crate::process::Stream;
+use crate::volume::VolumeError;
+
+/// The longest list that is read. A pool with a million snapshots needs about so much.
+const LONGEST: usize = 1 << 30;
+
+/// How long a question or a small change may take. A pool that is busy deleting can be slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long something may stay busy: an unmount by way of FUSE takes effect a little later.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How often something busy is tried again.
+const BUSY_STEP: Duration = Duration::from_millis(50);
+
+/// How much of what a program says of its errors is kept.
+const KEPT_ERRORS: u64 = 64 * 1024;
+
+/// The tool, and what it can do.
+#[derive(Debug)]
+pub(super) struct Tool {
+    program: PathBuf,
+    pub(super) able: Able,
+}
+
+impl Tool {
+    /// Finds out what the tool can do. `parent` is a filesystem that exists.
+    pub(super) async fn ask(program: PathBuf, of: &str) -> Result<Self, ProcessError> {
+        let mut tool = Self {
+            program,
+            able: Able::default(),
+        };
+        // Without arguments it says how it is used, and fails.
+        let mut usages = Vec::new();
+        for command in ["send", "receive"] {
+            let output = tool.program([command]).run(&[], LONGEST, PATIENCE).await?;
+            usages.push(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        tool.able = Able::from_usage(&usages[0], &usages[1]);
+        tool.able.tells_written = tool
+            .run(["get", "-Hp", "-o", "value", "written", of])
+            .await
+            .is_ok();
+        Ok(tool)
+    }
+
+    pub(super) fn program<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Program {
+        // Its words are compared, so they must be these and no translation.
+        Program::new(&self.program)
+            .variable("LC_ALL", "C")
+            .arguments(arguments)
+    }
+
+    /// Runs it to its end.
+    pub(super) async fn run<'a>(
+        &self,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<u8>, ProcessError> {
+        let output = self.program(arguments).run(&[], LONGEST, PATIENCE).await?;
+        output.success()
+    }
+
+    /// Runs it again while what it is about is busy.
+    pub(super) async fn insist(&self, arguments: &[&str]) -> Result<(), ProcessError> {
+        let deadline = crate::deadline::after(BUSY);
+        loop {
+            match self.run(arguments.iter().copied()).await {
+                Err(error) if says(&error, "busy") && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(BUSY_STEP).await;
+                }
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    /// Sets one property.
+    pub(super) async fn set(&self, property: &str, value: &str, of: &str) -> Result<(), ProcessError> {
+        let pair = format!("{property}={value}");
+        self.run(["set", &pair, of]).await.map(drop)
+    }
+
+    /// Lists a filesystem and everything below it.
+    pub(super) async fn list(&self, below: &str) -> Result<Listing, VolumeError> {
+        let properties = listing::properties(self.able.tells_written);
+        let arguments = [
+            "get",
+            "-rHp",
+            "-o",
+            "name,property,value,source",
+            &properties,
+            below,
+        ];
+        let output = self.run(arguments).await.to(|| format!("list `{below}`"))?;
+        Listing::parse(&output)
+            .map_err(|Malformed(reason)| broken(format!("read the list of `{below}`"), reason))
+    }
+
+    /// Reads what is remembered, on the parent, of datasets for good.
+    pub(super) async fn fences(&self, parent: &str) -> Result<BTreeMap<DatasetId, Epoch>, VolumeError> {
+        let what = || format!("read the fences of `{parent}`");
+        let arguments = ["get", "-Hp", "-o", "property,value,source", "all", parent];
+        let output = self.run(arguments).await.to(what)?;
+        let own = listing::parse_own(&output, listing::FENCE);
+        let own = own.map_err(|Malformed(reason)| broken(what(), reason))?;
+        own.iter()
+            .map(|(dataset, epoch)| Some((dataset.parse().ok()?, Epoch(epoch.parse().ok()?))))
+            .collect::<Option<_>>()
+            .ok_or_else(|| broken(what(), "they are not as we write them"))
+    }
+
+    /// Makes sure that what was written so far is counted: until the pool has
+    /// closed a transaction, it tells the sizes of the one before.
+    pub(super) async fn settle(&self, parent: &str) -> Result<(), VolumeError> {
+        // To take away a property that is not there waits for a transaction and changes nothing.
+        let arguments = ["inherit", "flocker:settled", parent];
+        self.run(arguments)
+            .await
+            .map(drop)
+            .to(|| format!("settle `{parent}`"))
+    }
+
+    /// Starts sending.
+    pub(super) fn send(&self, snapshot: &str, base: Option<&str>) -> Result<Child, ProcessError> {
+        let option = self.able.sends.option();
+        let mut arguments = vec!["send"];
+        arguments.extend(option.as_deref());
+        if let Some(base) = base {
+            arguments.extend(["-i", base]);
+        }
+        arguments.push(snapshot);
+        self.program(arguments)
+            .stdout(Stream::Piped)
+            .stderr(Stream::Piped)
+            .spawn()
+    }
+
+    /// Receives a whole stream from a file. Dropped half way, the receiver is killed.
+    pub(super) async fn receive(&self, arguments: &[&str], stream: File) -> Result<(), ProcessError> {
+        let child = self
+            .program(arguments.iter().copied())
+            .stdin(Stream::Descriptor(stream.into()))
+            .stderr(Stream::Piped)
+            .spawn()?;
+        self.finish(child).await
+    }
+
+    /// Waits for the end of a program whose output has been read, and returns its own words where it failed.
+    pub(super) async fn finish(&self, mut child: Child) -> Result<(), ProcessError> {
+        let talk = |source| ProcessError::Talk {
+            program: self.program.clone(),
+            source,
+        };
+        let mut said = Vec::new();
+        if let Some(stderr) = child.stderr.take() {
+            stderr
+                .take(KEPT_ERRORS)
+                .read_to_end(&mut said)
+                .await
+                .map_err(talk)?;
+        }
+        let status = child.wait().await.map_err(talk)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(ProcessError::Failed {
+            program: self.program.clone(),
+            status: crate::process::describe(status),
+            said: String::from_utf8_lossy(&said).trim().to_owned(),
+        })
+    }
+}
+
+/// Says whether a program failed with these words.
+pub(super) fn says(error: &ProcessError, words: &str) -> bool {
+    matches!(error, ProcessError::Failed { said, .. } if said.contains(words))
+}
+
+/// Adds to an error what was to be done.
+pub(super) trait Context<T> {
+    /// Says what was to be done, as it goes on after "could not".
+    fn to(self, what: impl FnOnce() -> String) -> Result<T, VolumeError>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn to(self, what: impl FnOnce() -> String) -> Result<T, VolumeError> {
+        self.map_err(|source| VolumeError::Io { what: what(), source })
+    }
+}
+
+impl<T> Context<T> for Result<T, ProcessError> {
+    fn to(self, what: impl FnOnce() -> String) -> Result<T, VolumeError> {
+        self.map_err(|error| {
+            let kind = if says(&error, "out of space") {
+                io::ErrorKind::StorageFull
+            } else if says(&error, "quota exceeded") {
+                io::ErrorKind::QuotaExceeded
+            } else if says(&error, "busy") {
+                io::ErrorKind::ResourceBusy
+            } else {
+                io::ErrorKind::Other
+            };
+            VolumeError::Io {
+                what: what(),
+                source: io::Error::new(kind, error),
+            }
+        })
+    }
+}
+
+/// An error for something that is there and cannot be right.
+pub(super) fn broken(what: String, reason: impl Into<String>) -> VolumeError {
+    VolumeError::Io {
+        what,
+        source: io::Error::new(io::ErrorKind::InvalidData, reason.into()),
+    }
+}
+
+/// Turns "the pool is full" into numbers.
+pub(super) fn or_no_space(
+    error: VolumeError,
+    dataset: DatasetId,
+    needed: u64,
+    available: u64,
+) -> VolumeError {
+    if let VolumeError::Io { source, .. } = &error
+        && matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    {
+        return VolumeError::NoSpace {
+            dataset,
+            needed: ByteSize(needed),
+            available: ByteSize(available),
+        };
+    }
+    error
+}

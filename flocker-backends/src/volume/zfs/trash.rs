@@ -1,0 +1,158 @@
+//! What is thrown away, brought back, and let go of for ever.
+//!
+//! To throw a dataset away is to set one property and to unmount it. Nothing is
+//! renamed, because what is in use cannot be.
+
+use flocker_model::DatasetId;
+use flocker_model::Role;
+use flocker_model::SnapshotName;
+
+use super::listing;
+use super::seen::Ours;
+use super::seen::Seen;
+use super::seen::fenced;
+use super::shared::Shared;
+use super::standing::Standing;
+use super::tool::Context as _;
+use crate::change::Change;
+use crate::volume::VolumeError;
+
+/// Reads which dataset a piece of trash is of.
+pub(super) fn dataset_of(entry: &str) -> Option<DatasetId> {
+    let (dataset, guid) = entry.split_once('.')?;
+    let guid: u64 = guid.parse().ok()?;
+    let dataset: DatasetId = dataset.parse().ok()?;
+    (format!("{dataset}.{guid}") == entry).then_some(dataset)
+}
+
+impl Shared {
+    pub(super) async fn destroy(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
+        let what = || format!("move dataset {dataset} to the trash");
+        let seen = self.look().await?;
+        let mut change = Change::AlreadySo;
+        if let Some(ours) = seen.here.get(&dataset) {
+            // Before the copy goes: its trash may be emptied, and what it knew must not be forgotten.
+            self.raise_fence(&seen, dataset, ours.standing.fence).await?;
+            let now = self.now()?.to_string();
+            self.tool.set(listing::TRASHED, &now, &ours.name).await.to(what)?;
+            self.unmount(ours).await?;
+            change = Change::Made;
+        }
+        if let Some(spool) = self.spool(&seen).await?
+            && spool.note(dataset).to(what)?.is_some()
+        {
+            spool.remove(dataset).to(what)?;
+            change = Change::Made;
+        }
+        Ok(change)
+    }
+
+    pub(super) async fn restore(&self, entry: &str, dataset: DatasetId) -> Result<Change, VolumeError> {
+        let what = || format!("bring back the trash `{entry}`");
+        let seen = self.look().await?;
+        let no_trash = || VolumeError::NoTrash { entry: entry.into() };
+        let ours = seen.trash.get(entry).ok_or_else(no_trash)?;
+        let already_here = |role| VolumeError::AlreadyHere { dataset, role };
+        if let Some(other) = seen.here.get(&dataset) {
+            return Err(already_here(other.standing.role_word()));
+        }
+        if let Some(spool) = self.spool(&seen).await?
+            && spool.note(dataset).to(what)?.is_some()
+        {
+            return Err(already_here("the beginning of a copy"));
+        }
+        let fence = seen.fence_left(dataset);
+        if ours.standing.fence < fence {
+            // It knows what this node has learnt since; an owner that was followed stays away.
+            if let Role::Primary { epoch } = ours.standing.role {
+                return Err(fenced(dataset, epoch, fence));
+            }
+            let standing = Standing {
+                fence,
+                ..ours.standing.clone()
+            };
+            self.set_standing(ours, &standing).await?;
+        }
+        let arguments = ["inherit", listing::TRASHED, &ours.name];
+        self.tool.run(arguments).await.to(what)?;
+        self.settle(ours).await?;
+        Ok(Change::Made)
+    }
+
+    pub(super) async fn drop_trash(&self, entry: &str) -> Result<Change, VolumeError> {
+        let seen = self.look().await?;
+        let Some(ours) = seen.trash.get(entry) else {
+            return Ok(Change::AlreadySo);
+        };
+        self.unmount(ours).await?;
+        for taken in &ours.filesystem.snapshots {
+            self.drop_snapshot(ours, taken).await?;
+        }
+        let destroyed = self.tool.insist(&["destroy", &ours.name]).await;
+        destroyed.to(|| format!("destroy the trash `{entry}`"))?;
+        if !is_anywhere_else(&seen, ours) {
+            self.mounts.forget(ours.dataset);
+        }
+        Ok(Change::Made)
+    }
+
+    pub(super) async fn drop_snapshots(
+        &self,
+        dataset: DatasetId,
+        names: &[SnapshotName],
+    ) -> Result<Change, VolumeError> {
+        let seen = self.look().await?;
+        let Some(ours) = seen.here.get(&dataset) else {
+            return Ok(Change::AlreadySo);
+        };
+        let newest = ours.snapshots().next_back().map(|(name, _)| name);
+        let mut change = Change::AlreadySo;
+        for (name, taken) in ours.snapshots() {
+            if names.contains(&name) && newest.as_ref() != Some(&name) {
+                self.drop_snapshot(ours, taken).await?;
+                change = Change::Made;
+            }
+        }
+        Ok(change)
+    }
+
+    pub(super) async fn drop_partial(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
+        let what = || format!("drop what has arrived of dataset {dataset}");
+        let Some(spool) = self.spool(&self.look().await?).await? else {
+            return Ok(Change::AlreadySo);
+        };
+        let note = spool.note(dataset).to(what)?;
+        if note.is_none_or(|note| note.arrival.is_none()) {
+            return Ok(Change::AlreadySo);
+        }
+        spool.remove(dataset).to(what)?;
+        Ok(Change::Made)
+    }
+}
+
+fn is_anywhere_else(seen: &Seen, ours: &Ours) -> bool {
+    let mut trash = seen.trash.values();
+    seen.here.contains_key(&ours.dataset)
+        || trash.any(|other| other.dataset == ours.dataset && other.name != ours.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_one_spelling_of_an_entry_is_read() {
+        let dataset = DatasetId(uuid::Uuid::from_u128(7));
+        assert_eq!(dataset_of(&format!("{dataset}.12")), Some(dataset));
+        for entry in [
+            "",
+            "..",
+            "a/b",
+            &dataset.to_string(),
+            &format!("{dataset}.012"),
+            &format!("{{{dataset}}}.1"),
+        ] {
+            assert_eq!(dataset_of(entry), None, "{entry}");
+        }
+    }
+}

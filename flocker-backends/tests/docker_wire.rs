@@ -1,0 +1,264 @@
+//! What is said between us and a Docker engine, with an engine that only says what it is told to.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use flocker_backends::Change;
+use flocker_backends::ContainerRuntime as _;
+use flocker_backends::ContainerSpec;
+use flocker_backends::RuntimeError;
+use flocker_backends::runtime::docker::DockerOptions;
+use flocker_backends::runtime::docker::DockerRuntime;
+use flocker_backends::runtime::docker::Pull;
+use flocker_model::Application;
+use flocker_model::DefinitionHash;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+
+const RUNNING: &str = include_str!("data/docker-20.10/inspect-running.json");
+
+/// What is answered to each request, one after the other.
+type Answers = BTreeMap<String, VecDeque<(u16, String)>>;
+
+/// An engine that answers from a list, and keeps what it was asked.
+struct FakeEngine {
+    directory: tempfile::TempDir,
+    run_directory: tempfile::TempDir,
+    asked: Arc<Mutex<Vec<String>>>,
+    serving: JoinHandle<()>,
+}
+
+impl FakeEngine {
+    fn new(answers: &[(&str, u16, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // A memory file system, as every Linux has it there.
+        let run_directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let mut listed: Answers = BTreeMap::new();
+        for &(request, status, body) in answers {
+            let answers = listed.entry(request.to_owned()).or_default();
+            answers.push_back((status, body.to_owned()));
+        }
+        let serving = tokio::spawn(serve(listener, listed, asked.clone()));
+        Self {
+            directory,
+            run_directory,
+            asked,
+            serving,
+        }
+    }
+
+    async fn open(&self) -> Result<DockerRuntime, RuntimeError> {
+        let mut options = DockerOptions::new(self.directory.path().join("state"));
+        options.socket = self.directory.path().join("socket");
+        options.run_directory = self.run_directory.path().to_owned();
+        options.pull = Pull::Never;
+        options.margin = Duration::from_millis(200);
+        DockerRuntime::open(options).await
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Drop for FakeEngine {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Vec<String>>>) {
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match client.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => break,
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let mut words = head.split_ascii_whitespace();
+        let (Some(verb), Some(target)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let request = format!("{verb} {}", target.split('?').next().unwrap());
+        asked.lock().unwrap().push(request.clone());
+        let known = answers.get_mut(&request);
+        // The last answer is given again and again.
+        let answer = known.and_then(|answers| match answers.len() {
+            0 | 1 => answers.front().cloned(),
+            _ => answers.pop_front(),
+        });
+        let (status, body) = answer.unwrap_or((404, r#"{"message":"no such thing"}"#.to_owned()));
+        let answer = format!(
+            "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        // It may have been content with less.
+        drop(client.write_all(answer.as_bytes()).await);
+    }
+}
+
+/// The identity of the container in the captured answer.
+const ID: &str = "c666030c5425184db8601affff13c190051e9316045a6db87936efcf82b11cac";
+
+const VERSION: (&str, u16, &str) = ("GET /version", 200, r#"{"ApiVersion":"1.41"}"#);
+
+fn one_container() -> String {
+    let listed: serde_json::Value = serde_json::from_str(RUNNING).unwrap();
+    listed[0].to_string()
+}
+
+fn spec() -> ContainerSpec {
+    ContainerSpec {
+        name: "web".parse().unwrap(),
+        application: Application::new("busybox:latest".parse().unwrap()),
+        definition: DefinitionHash(7),
+        volume: None,
+        node_address: [192, 0, 2, 1].into(),
+    }
+}
+
+/// The client is told a version and drops it: the engine always answers in its newest form. The day
+/// on which that changes, a version has to be chosen on purpose, and this test with it.
+#[tokio::test]
+async fn no_version_is_named_in_what_is_asked() {
+    let engine = FakeEngine::new(&[VERSION, ("GET /containers/json", 200, "[]")]);
+    let runtime = engine.open().await.unwrap();
+    assert_eq!(runtime.list().await.unwrap().len(), 0);
+    assert_eq!(engine.asked(), ["GET /version", "GET /containers/json"]);
+}
+
+#[tokio::test]
+async fn an_engine_that_is_too_old_or_none_is_refused() {
+    for (body, reason) in [
+        (r#"{"ApiVersion":"1.23"}"#, "at least 1.24 is needed"),
+        ("{}", "is no version"),
+    ] {
+        let engine = FakeEngine::new(&[("GET /version", 200, body)]);
+        let refusal = engine.open().await.unwrap_err();
+        let source = std::error::Error::source(&refusal).unwrap().to_string();
+        assert!(source.contains(reason), "{source}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = DockerOptions::new(directory.path().join("state"));
+    options.socket = Path::new("/no/such/socket").into();
+    assert!(DockerRuntime::open(options).await.is_err());
+}
+
+/// I5: what cannot be read is never taken for absent.
+#[tokio::test]
+async fn a_container_that_cannot_be_read_breaks_the_list() {
+    let listed = r#"[{"Id":"abc","Labels":{"io.flocker.application":"web"}}]"#;
+    let list = ("GET /containers/json", 200, listed);
+    let whole = one_container();
+    let damaged = whole.replace("00000000000000000000000000000007", "?");
+    for (status, body, is_read) in [
+        (200, whole.as_str(), true),
+        (200, damaged.as_str(), false),
+        (200, "{", false),
+        (500, r#"{"message":"out of order"}"#, false),
+        // It was removed while we looked.
+        (404, r#"{"message":"no such container"}"#, true),
+    ] {
+        let engine = FakeEngine::new(&[VERSION, list, ("GET /containers/abc/json", status, body)]);
+        let runtime = engine.open().await.unwrap();
+        assert_eq!(runtime.list().await.is_ok(), is_read, "{body}");
+    }
+    let engine = FakeEngine::new(&[VERSION, ("GET /containers/json", 500, "{}")]);
+    assert!(engine.open().await.unwrap().list().await.is_err());
+}
+
+/// The policy goes before anything else: a stop that is dropped right then is not undone by the engine.
+#[tokio::test]
+async fn a_stop_takes_the_restart_policy_back_first() {
+    let whole = one_container();
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /containers/flocker--web/json", 200, &whole),
+        (&format!("POST /containers/{ID}/update"), 200, "{}"),
+    ]);
+    let runtime = engine.open().await.unwrap();
+    // It never ends, as this engine has it.
+    let grace = Duration::from_millis(10);
+    let refusal = runtime.stop(&"web".parse().unwrap(), grace).await.unwrap_err();
+    assert!(matches!(refusal, RuntimeError::NotGone { .. }), "{refusal}");
+    let mut asked = engine.asked();
+    asked.retain(|request| request.starts_with("POST"));
+    let expected = ["update", "kill", "stop"].map(|verb| format!("POST /containers/{ID}/{verb}"));
+    assert_eq!(asked, expected);
+}
+
+/// Docker 20.10 refuses this of a container that ends in the very moment, and has changed nothing then.
+#[tokio::test]
+async fn a_restart_policy_that_the_engine_refuses_for_a_moment_is_set_again() {
+    let (id, whole) = (ID, one_container());
+    let ended = whole
+        .replace("\"running\"", "\"exited\"")
+        .replace("\"Pid\":782", "\"Pid\":0");
+    let update = format!("POST /containers/{id}/update");
+    let refusal = r#"{"message":"cannot update a stopped container: unknown"}"#;
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /containers/flocker--web/json", 200, &whole),
+        ("GET /containers/flocker--web/json", 200, &ended),
+        (&update, 500, refusal),
+        (&update, 500, refusal),
+        (&update, 200, "{}"),
+        (&format!("GET /containers/{id}/logs"), 200, ""),
+        (&format!("DELETE /containers/{id}"), 204, ""),
+    ]);
+    let runtime = engine.open().await.unwrap();
+    let stopped = runtime
+        .stop(&"web".parse().unwrap(), Duration::from_secs(1))
+        .await;
+    assert_eq!(stopped.unwrap(), Change::Made);
+    let n_updates = engine
+        .asked()
+        .iter()
+        .filter(|&request| *request == update)
+        .count();
+    assert_eq!(n_updates, 3);
+}
+
+/// I13: nothing is asked of a container that is not ours but what it is.
+#[tokio::test]
+async fn nothing_is_done_to_a_foreign_container() {
+    let foreign = one_container().replace("io.flocker.application", "com.example.application");
+    let engine = FakeEngine::new(&[VERSION, ("GET /containers/flocker--web/json", 200, &foreign)]);
+    let runtime = engine.open().await.unwrap();
+    for answer in [runtime.prepare(&spec()).await, runtime.start(&spec()).await] {
+        assert!(matches!(answer.unwrap_err(), RuntimeError::Taken { .. }));
+    }
+    let stopped = runtime.stop(&"web".parse().unwrap(), Duration::ZERO).await;
+    assert_eq!(stopped.unwrap(), Change::AlreadySo);
+    assert!(engine.asked().iter().all(|request| request.starts_with("GET ")));
+}
+
+/// Where pulling is not wanted, nobody tries.
+#[tokio::test]
+async fn an_image_is_not_pulled_where_that_is_not_wanted() {
+    let engine = FakeEngine::new(&[VERSION]);
+    let refusal = engine.open().await.unwrap().prepare(&spec()).await.unwrap_err();
+    assert!(matches!(refusal, RuntimeError::NoImage { .. }), "{refusal}");
+    let asked = engine.asked();
+    assert!(
+        asked.contains(&"GET /images/busybox:latest/json".to_owned()),
+        "{asked:?}"
+    );
+    assert!(
+        asked.iter().all(|request| request.starts_with("GET ")),
+        "{asked:?}"
+    );
+}

@@ -1,0 +1,273 @@
+//! What only a real pool can show: other people's filesystems, mounts, and what a crash leaves.
+//!
+//! See `zfs_conformance` for what it needs.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod zfs_support;
+
+use std::io::Cursor;
+
+use flocker_backends::Change;
+use flocker_backends::Handoff;
+use flocker_backends::ReceiveRequest;
+use flocker_backends::Reclaim;
+use flocker_backends::SendRequest;
+use flocker_backends::conformance::VolumeHarness;
+use flocker_backends::conformance::run;
+use flocker_backends::volume::zfs::ZfsVolumes;
+use flocker_model::Dataset;
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use flocker_model::Role;
+use flocker_model::SnapshotName;
+use tokio::io::AsyncReadExt as _;
+use zfs_support::Parent;
+use zfs_support::zfs;
+use zfs_support::zfs_says;
+
+const ID: DatasetId = DatasetId(uuid::Uuid::from_u128(7));
+
+fn dataset() -> Dataset {
+    Dataset {
+        id: ID,
+        owner: "mongodb".parse().unwrap(),
+        maximum_size: None,
+    }
+}
+
+fn name(text: &str) -> SnapshotName {
+    text.parse().unwrap()
+}
+
+async fn create(parent: &Parent) {
+    parent.backend().create(&dataset(), Epoch::FIRST).await.unwrap();
+    parent.write(ID, "file", b"one").await.unwrap();
+}
+
+/// What the pool calls the one dataset of a parent.
+fn filesystem(parent: &Parent) -> String {
+    format!("{}/{ID}", parent.options.parent)
+}
+
+async fn release(parent: &Parent) {
+    let handoff = Handoff {
+        dataset: ID,
+        epoch: Epoch(2),
+        to: "beta".parse().unwrap(),
+        last: name("handoff-2"),
+    };
+    parent.backend().release(&handoff).await.unwrap();
+}
+
+async fn role(parent: &Parent) -> Role {
+    parent.backend().inventory().await.unwrap().datasets[&ID]
+        .role
+        .clone()
+}
+
+#[test]
+fn a_parent_that_is_not_marked_is_left_alone() {
+    run(async {
+        let parent = Parent::new().await;
+        let mut options = parent.options.clone();
+        let foreign = format!("{}/foreign", parent.options.parent);
+        zfs_says(&["create", &foreign]).await;
+        options.parent = foreign.parse().unwrap();
+        // It inherits the mark of the one above it, which says nothing of itself.
+        ZfsVolumes::open(&options).await.unwrap_err();
+        let inherited = zfs_says(&["get", "-H", "-o", "value", "flocker:root", &foreign]).await;
+        assert_eq!(inherited, "1\n");
+    });
+}
+
+#[test]
+fn what_is_not_ours_is_never_touched_whatever_its_name() {
+    run(async {
+        let parent = Parent::new().await;
+        let foreign = filesystem(&parent);
+        zfs_says(&["create", &foreign]).await;
+        zfs_says(&["snapshot", &format!("{foreign}@theirs")]).await;
+        assert!(parent.backend().inventory().await.unwrap().datasets.is_empty());
+        create(&parent).await;
+        let child = format!("{foreign}.2/child");
+        zfs_says(&["create", &child]).await;
+        assert_eq!(parent.backend().inventory().await.unwrap().datasets.len(), 1);
+        parent.backend().destroy(ID).await.unwrap();
+        let trash = parent.backend().inventory().await.unwrap().trash;
+        let entry = trash[0].entry.clone();
+        // A filesystem of theirs is below ours: ours stays, and so does theirs.
+        let refusal = parent
+            .backend()
+            .reclaim(&Reclaim::Trash { entry: entry.clone() })
+            .await;
+        refusal.unwrap_err();
+        zfs_says(&["get", "-H", "-o", "value", "type", &child]).await;
+        zfs_says(&["destroy", &child]).await;
+        let change = parent.backend().reclaim(&Reclaim::Trash { entry }).await.unwrap();
+        assert_eq!(change, Change::Made);
+        zfs_says(&["get", "-H", "-o", "value", "type", &format!("{foreign}@theirs")]).await;
+    });
+}
+
+#[test]
+fn a_snapshot_of_theirs_is_neither_listed_nor_reclaimed() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        let theirs = format!("{}@theirs", filesystem(&parent));
+        parent.backend().snapshot(ID, &name("warm-2-1")).await.unwrap();
+        zfs_says(&["snapshot", &theirs]).await;
+        parent.backend().snapshot(ID, &name("warm-2-2")).await.unwrap();
+        let seen = parent
+            .backend()
+            .inventory()
+            .await
+            .unwrap()
+            .datasets
+            .remove(&ID)
+            .unwrap();
+        let names: Vec<_> = seen.snapshots.iter().map(|taken| taken.name.as_str()).collect();
+        assert_eq!(names, ["warm-2-1", "warm-2-2"]);
+        let reclaim = Reclaim::Snapshots {
+            dataset: ID,
+            names: vec![name("warm-2-1"), name("theirs")],
+        };
+        assert_eq!(parent.backend().reclaim(&reclaim).await.unwrap(), Change::Made);
+        zfs_says(&["get", "-H", "-o", "value", "type", &theirs]).await;
+    });
+}
+
+#[test]
+fn nobody_destroys_a_base_by_accident() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        parent.backend().snapshot(ID, &name("warm-2-1")).await.unwrap();
+        let destroyed = zfs(&["destroy", &format!("{}@warm-2-1", filesystem(&parent))]).await;
+        assert!(!destroyed.status.success());
+        assert_eq!(
+            parent.backend().inventory().await.unwrap().datasets[&ID]
+                .snapshots
+                .len(),
+            1
+        );
+    });
+}
+
+#[test]
+fn nothing_is_written_beneath_a_dataset_that_is_not_mounted() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        zfs_says(&["unmount", &filesystem(&parent)]).await;
+        parent.write(ID, "file", b"lost").await.unwrap_err();
+        // Whoever looks next mounts it again, as after a restart of the machine.
+        assert_eq!(role(&parent).await, Role::Primary { epoch: Epoch::FIRST });
+        assert_eq!(parent.read(ID, "file").await.as_deref(), Some(b"one".as_slice()));
+    });
+}
+
+#[test]
+fn a_primary_that_a_dropped_release_left_read_only_is_writable_again() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        zfs_says(&["set", "readonly=on", &filesystem(&parent)]).await;
+        parent.write(ID, "file", b"two").await.unwrap_err();
+        assert_eq!(role(&parent).await, Role::Primary { epoch: Epoch::FIRST });
+        parent.write(ID, "file", b"two").await.unwrap();
+    });
+}
+
+#[test]
+fn the_last_snapshot_of_a_release_that_never_ended_is_taken_again() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        // As far as it came: the snapshot was taken, and nobody was told.
+        parent.backend().snapshot(ID, &name("handoff-2")).await.unwrap();
+        parent.write(ID, "file", b"acknowledged").await.unwrap();
+        release(&parent).await;
+        let request = SendRequest {
+            dataset: ID,
+            snapshot: name("handoff-2"),
+            base: None,
+            resume: None,
+        };
+        let stream = parent.backend().send(&request).await.unwrap();
+        beta.backend().receive(&receive_request(), stream).await.unwrap();
+        let seen_at = beta.options.mounts.join("copy");
+        let mountpoint = format!("mountpoint={}", seen_at.display());
+        zfs_says(&["set", &mountpoint, &filesystem(&beta)]).await;
+        zfs_says(&["mount", &filesystem(&beta)]).await;
+        assert_eq!(std::fs::read(seen_at.join("file")).unwrap(), b"acknowledged");
+    });
+}
+
+fn receive_request() -> ReceiveRequest {
+    ReceiveRequest {
+        dataset: dataset(),
+        snapshot: name("handoff-2"),
+        base: None,
+    }
+}
+
+#[test]
+fn a_copy_that_a_crash_left_unmarked_is_completed() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        release(&parent).await;
+        let request = SendRequest {
+            dataset: ID,
+            snapshot: name("handoff-2"),
+            base: None,
+            resume: None,
+        };
+        let mut bytes = Vec::new();
+        let mut stream = parent.backend().send(&request).await.unwrap();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        // All but the digest at its end: it waits.
+        bytes.truncate(bytes.len() - 32);
+        let cut = Box::pin(Cursor::new(bytes));
+        beta.backend().receive(&receive_request(), cut).await.unwrap_err();
+        assert!(
+            beta.backend().inventory().await.unwrap().datasets[&ID]
+                .partial
+                .is_some()
+        );
+        // Go on by hand as far as the crash: the note says where, the pool has it, nothing is marked.
+        let place = beta.options.mounts.join(".incoming").join(ID.to_string());
+        let note = std::fs::read_to_string(place.join("note")).unwrap();
+        let note = note.replace("\"into\":null", &format!("\"into\":\"{}\"", filesystem(&beta)));
+        std::fs::write(place.join("note"), note).unwrap();
+        let waiting = std::fs::read(place.join("stream")).unwrap();
+        let target = format!("{}@handoff-2", filesystem(&beta));
+        let receive = flocker_backends::process::Program::new("zfs").arguments(["receive", &target]);
+        let received = receive
+            .run(&waiting, 1 << 20, std::time::Duration::from_secs(60))
+            .await;
+        received.unwrap().success().unwrap();
+        beta.reopen().await;
+        let seen = beta
+            .backend()
+            .inventory()
+            .await
+            .unwrap()
+            .datasets
+            .remove(&ID)
+            .unwrap();
+        assert_eq!((seen.role, seen.partial), (Role::Replica, None));
+        let ours = parent
+            .backend()
+            .inventory()
+            .await
+            .unwrap()
+            .datasets
+            .remove(&ID)
+            .unwrap();
+        assert_eq!(seen.snapshots[0].guid, ours.snapshots[0].guid);
+        assert!(place.symlink_metadata().is_err(), "the stream waits no more");
+    });
+}

@@ -1,0 +1,70 @@
+//! The first words of a command to a node on a real machine, and the answer.
+//!
+//! Both sides are the same program, so there is one version of this. Each
+//! says one line; what comes after that is another conversation.
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::examine::Examination;
+use super::settings::Wanted;
+use crate::error::Failure;
+
+/// The longest line.
+pub(super) const LONGEST: usize = 1024 * 1024;
+
+/// What the command wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Introduction {
+    /// To talk to the node, which is set up so if it is new; to one that exists where nothing is said.
+    Talk(Option<Wanted>),
+    /// To know whether it could be a node.
+    Examine(Option<Wanted>),
+}
+
+/// What the other side says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Answer {
+    /// The node talks from here on.
+    Ready,
+    /// What was found.
+    Examined(Examination),
+    /// It cannot be.
+    Failed {
+        message: String,
+        causes: Vec<String>,
+        hint: Option<String>,
+    },
+}
+
+impl From<Failure> for Answer {
+    fn from(failure: Failure) -> Self {
+        let Failure {
+            who: _,
+            message,
+            causes,
+            hint,
+            files: _,
+        } = failure;
+        Self::Failed {
+            message,
+            causes,
+            hint,
+        }
+    }
+}
+
+/// Writes a line.
+pub(super) fn written(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Reads a line.
+pub(super) fn read<T: DeserializeOwned>(line: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(line)
+}

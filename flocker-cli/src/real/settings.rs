@@ -1,0 +1,225 @@
+//! What a node was set up with: written once, and never changed behind the back of its data.
+
+use std::fs::DirBuilder;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use flocker_model::NodeName;
+use flocker_model::NodeSetup;
+use flocker_model::PoolName;
+use flocker_model::RouterKind;
+use flocker_model::RuntimeKind;
+use flocker_model::VolumeKind;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::error::Failure;
+
+const FILE: &str = "settings.json";
+
+/// What a node was set up with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    version: u32,
+    pub(crate) name: NodeName,
+    /// Where the other nodes reach its applications.
+    pub(crate) address: IpAddr,
+    pub(crate) volumes: VolumeKind,
+    pub(crate) pool: PoolName,
+    pub(crate) runtime: RuntimeKind,
+    pub(crate) router: RouterKind,
+}
+
+/// What the deployment file says of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    pub(crate) name: NodeName,
+    pub(crate) setup: NodeSetup,
+}
+
+impl Settings {
+    /// Reads them from the directory of a node; nothing where it was never set up.
+    pub(crate) fn load(directory: &Path) -> Result<Option<Self>, Failure> {
+        let path = directory.join(FILE);
+        let failed = || Failure::failed(format!("could not read `{}`", path.display()));
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(|error| failed().because(&error))?,
+        };
+        let settings: Self = serde_json::from_slice(&text).map_err(|error| failed().because(&error))?;
+        if settings.version != 1 {
+            return Err(failed().hint("another version of flocker wrote it"));
+        }
+        Ok(Some(settings))
+    }
+
+    /// Writes them, whole and durably, into a directory that is made where it is missing.
+    pub(crate) fn save(&self, directory: &Path) -> Result<(), Failure> {
+        let save = || -> io::Result<()> {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            let new = directory.join("settings.json.new");
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&new)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            std::fs::rename(&new, directory.join(FILE))?;
+            File::open(directory)?.sync_all()
+        };
+        save().map_err(|error| {
+            let directory = directory.display();
+            Failure::failed(format!("could not set the node up in `{directory}`")).because(&error)
+        })
+    }
+
+    /// Returns what a node is to be set up with, from what it was set up with and what the file says.
+    ///
+    /// A change that would hide its data or leave old routes behind is refused.
+    pub(crate) fn settle(
+        before: Option<&Self>,
+        wanted: Option<&Wanted>,
+        reached_at: Option<IpAddr>,
+    ) -> Result<Self, Failure> {
+        match (before, wanted) {
+            (Some(before), Some(wanted)) => before.with(wanted),
+            (Some(before), None) => Ok(before.clone()),
+            (None, Some(wanted)) => Self::new(wanted, reached_at),
+            (None, None) => Err(Failure::usage("this machine was never set up as a node")
+                .hint("`flocker deploy` with a deployment file that names it sets it up")),
+        }
+    }
+
+    fn new(wanted: &Wanted, reached_at: Option<IpAddr>) -> Result<Self, Failure> {
+        let Wanted { name, setup } = wanted;
+        let NodeSetup {
+            volumes,
+            pool,
+            runtime,
+            router,
+        } = setup.clone();
+        let address =
+            reached_at.ok_or_else(|| Failure::failed("SSH does not say at which address it was reached"))?;
+        let default_pool = || {
+            "flocker"
+                .parse()
+                .map_err(|_| Failure::bug("the default pool has a wrong name"))
+        };
+        Ok(Self {
+            version: 1,
+            name: name.clone(),
+            address,
+            volumes: volumes.unwrap_or(VolumeKind::Zfs),
+            pool: pool.map_or_else(default_pool, Ok)?,
+            runtime: runtime.unwrap_or(RuntimeKind::Docker),
+            router: router.unwrap_or(RouterKind::Auto),
+        })
+    }
+
+    fn with(&self, wanted: &Wanted) -> Result<Self, Failure> {
+        let Wanted { name, setup } = wanted;
+        let NodeSetup {
+            volumes,
+            pool,
+            runtime,
+            router,
+        } = setup;
+        self.keeps("volumes", &self.volumes, volumes.as_ref())?;
+        self.keeps("pool", &self.pool, pool.as_ref())?;
+        self.keeps("runtime", &self.runtime, runtime.as_ref())?;
+        self.keeps("router", &self.router, router.as_ref())?;
+        Ok(Self {
+            name: name.clone(),
+            ..self.clone()
+        })
+    }
+
+    fn keeps<T: PartialEq + std::fmt::Display>(
+        &self,
+        key: &str,
+        before: &T,
+        wanted: Option<&T>,
+    ) -> Result<(), Failure> {
+        match wanted {
+            Some(wanted) if wanted != before => Err(Failure::usage(format!(
+                "{} was set up with `{key}: {before}`, and the deployment file says `{key}: {wanted}`",
+                self.name
+            ))
+            .hint(format!(
+                "write `{key}: {before}`; or move everything away from it and delete its `settings.json`"
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(setup: NodeSetup) -> Wanted {
+        Wanted {
+            name: "alpha".parse().unwrap(),
+            setup,
+        }
+    }
+
+    fn here() -> Option<IpAddr> {
+        Some("192.0.2.7".parse().unwrap())
+    }
+
+    #[test]
+    fn a_new_node_is_set_up_as_the_file_says_and_by_default_for_the_rest() {
+        let settings = Settings::settle(None, Some(&wanted(NodeSetup::default())), here()).unwrap();
+        assert_eq!(settings.volumes, VolumeKind::Zfs);
+        assert_eq!(settings.pool.as_str(), "flocker");
+        assert_eq!(settings.runtime, RuntimeKind::Docker);
+        assert_eq!(settings.router, RouterKind::Auto);
+        assert_eq!(Some(settings.address), here());
+        assert!(Settings::settle(None, None, here()).is_err());
+        assert!(Settings::settle(None, Some(&wanted(NodeSetup::default())), None).is_err());
+    }
+
+    #[test]
+    fn what_keeps_the_data_is_never_changed_behind_its_back() {
+        let before = Settings::settle(None, Some(&wanted(NodeSetup::default())), here()).unwrap();
+        let other = NodeSetup {
+            pool: Some("tank".parse().unwrap()),
+            ..NodeSetup::default()
+        };
+        let refused = Settings::settle(Some(&before), Some(&wanted(other)), here()).unwrap_err();
+        assert!(refused.message.contains("`pool: flocker`"), "{}", refused.message);
+        let same = NodeSetup {
+            volumes: Some(VolumeKind::Zfs),
+            ..NodeSetup::default()
+        };
+        let elsewhere = Some("198.51.100.1".parse().unwrap());
+        let renamed = Wanted {
+            name: "beta".parse().unwrap(),
+            setup: same,
+        };
+        let after = Settings::settle(Some(&before), Some(&renamed), elsewhere).unwrap();
+        assert_eq!(after.name.as_str(), "beta");
+        assert_eq!(after.address, before.address);
+        assert_eq!(Settings::settle(Some(&before), None, None).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("flocker");
+        assert_eq!(Settings::load(&directory).unwrap(), None);
+        let settings = Settings::settle(None, Some(&wanted(NodeSetup::default())), here()).unwrap();
+        settings.save(&directory).unwrap();
+        assert_eq!(Settings::load(&directory).unwrap(), Some(settings));
+        std::fs::write(directory.join(FILE), "{").unwrap();
+        assert!(Settings::load(&directory).is_err());
+    }
+}

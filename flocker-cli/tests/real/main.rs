@@ -1,0 +1,11 @@
+//! Real nodes: three machines with systemd, sshd, Docker, ZFS and packet filters of their own, and databases that we did not write.
+//!
+//! These tests need a bed that is up: `flocker-cli/tests/real/run` makes one,
+//! runs them in it and takes it away. Without a bed they fail, and say so.
+
+mod bed;
+mod cut_short;
+mod databases;
+mod ledger;
+mod strange;
+mod support;

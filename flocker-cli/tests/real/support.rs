@@ -1,0 +1,320 @@
+//! An operator with a directory of files, and the command.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the program is run from outside, as a person runs it"
+)]
+
+use std::fmt::Write as _;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::bed::Bed;
+use crate::bed::Said;
+
+/// How long anything may take before a test gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// An application of a test: its text in the application file.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    pub(crate) name: &'static str,
+    pub(crate) text: String,
+}
+
+/// PostgreSQL from Debian's packages, with everything in its volume.
+pub(crate) fn postgres(name: &'static str, port: u16, maximum_size: &str) -> App {
+    let start = "set -e; cd /data; chown postgres:postgres .; \
+                 if [ ! -e db/PG_VERSION ]; then rm -rf new; \
+                 setpriv --reuid=postgres --regid=postgres --clear-groups \
+                 /usr/lib/postgresql/15/bin/initdb -D /data/new -A trust >/dev/null; \
+                 echo 'host all all 0.0.0.0/0 trust' >> new/pg_hba.conf; sync; mv new db; fi; \
+                 exec setpriv --reuid=postgres --regid=postgres --clear-groups \
+                 /usr/lib/postgresql/15/bin/postgres -D /data/db -c listen_addresses='*' \
+                 -c unix_socket_directories=/tmp";
+    App {
+        name,
+        text: format!(
+            "  {name}:\n    image: database\n    command_line: [/bin/sh, -c, {start:?}]\n    ports: [{{internal: 5432, external: {port}}}]\n    \
+             volume: {{mountpoint: /data, maximum_size: {maximum_size}}}\n    stop_grace: 20s\n    \
+             health_check: {{command: [/usr/lib/postgresql/15/bin/pg_isready, -q, -h, /tmp], interval: 200ms, timeout: 5s, retries: 300}}\n"
+        ),
+    }
+}
+
+/// Redis from Debian's packages, which writes every change durably.
+pub(crate) fn redis(name: &'static str, port: u16) -> App {
+    App {
+        name,
+        text: format!(
+            "  {name}:\n    image: database\n    command_line: [redis-server, --dir, /data, --appendonly, 'yes', --appendfsync, always, \
+             --protected-mode, 'no', --bind, 0.0.0.0]\n    ports: [{{internal: 6379, external: {port}}}]\n    \
+             volume: {{mountpoint: /data}}\n    \
+             health_check: {{tcp: 6379, interval: 200ms, timeout: 5s, retries: 150}}\n"
+        ),
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Done {
+    /// Returns what it printed, if it ended with this status.
+    #[track_caller]
+    pub(crate) fn code(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        self.code(0)
+    }
+}
+
+/// Somebody who deploys to the bed.
+pub(crate) struct Operator {
+    pub(crate) bed: Bed,
+    directory: tempfile::TempDir,
+    apps: Vec<App>,
+}
+
+impl Operator {
+    /// Takes the bed, with images loaded and nothing of an earlier test running.
+    pub(crate) fn new(apps: Vec<App>) -> Self {
+        let operator = Self {
+            bed: Bed::take(),
+            directory: tempfile::Builder::new()
+                .prefix("flocker-real-")
+                .tempdir()
+                .unwrap(),
+            apps,
+        };
+        std::fs::write(operator.path("ssh_config"), operator.bed.ssh_config()).unwrap();
+        operator
+    }
+
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes what runs, and where: the applications of each of the three nodes.
+    pub(crate) fn place(&self, nodes: [&[&str]; 3]) {
+        let mut applications = String::from("version: 1\napplications:\n");
+        for app in &self.apps {
+            applications.push_str(&app.text);
+        }
+        if self.apps.is_empty() {
+            applications = "version: 1\napplications: {}\n".into();
+        }
+        let mut deployment = String::from("version: 1\nnodes:\n");
+        for (node, names) in (1..).zip(nodes) {
+            writeln!(deployment, "  node{node}: [{}]", names.join(", ")).unwrap();
+        }
+        std::fs::write(self.path("application.yml"), applications).unwrap();
+        std::fs::write(self.path("deployment.yml"), deployment).unwrap();
+    }
+
+    pub(crate) fn define(&mut self, app: App) {
+        self.apps.retain(|old| old.name != app.name);
+        self.apps.push(app);
+    }
+
+    fn command(&self, who: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flocker"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", self.directory.path())
+            .env("USER", who)
+            .env("FLOCKER_STATE_DIR", self.path(who))
+            .env("FLOCKER_SSH_CONFIG", self.path("ssh_config"))
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs the command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Done {
+        self.run_as("tester", arguments)
+    }
+
+    /// Runs the command as somebody with a state directory of their own.
+    pub(crate) fn run_as(&self, who: &str, arguments: &[&str]) -> Done {
+        let output = self.command(who, arguments).output().unwrap();
+        let done = Done {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        println!(
+            "$ flocker {}\n{}{}",
+            arguments.join(" "),
+            done.stdout,
+            done.stderr
+        );
+        done
+    }
+
+    pub(crate) fn deploy(&self) -> Done {
+        self.run(&[
+            "deploy",
+            "--yes",
+            "--allow-stop-all",
+            "deployment.yml",
+            "application.yml",
+        ])
+    }
+
+    /// Starts a deploy that tells its events as JSON.
+    pub(crate) fn start_deploy(&self) -> Running {
+        let mut child = self
+            .command(
+                "tester",
+                &[
+                    "deploy",
+                    "--json",
+                    "--yes",
+                    "--allow-stop-all",
+                    "deployment.yml",
+                    "application.yml",
+                ],
+            )
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Running { child, lines }
+    }
+
+    /// Runs a client program in a node, in a container that is none of Flocker's.
+    pub(crate) fn client(&self, node: usize, words: &[&str]) -> Said {
+        let running = self
+            .bed
+            .exec(node, &["docker", "inspect", "-f", "{{.State.Running}}", "client"]);
+        if running.stdout.trim() != "true" {
+            self.bed.exec(node, &["docker", "rm", "-f", "client"]);
+            self.bed
+                .exec(
+                    node,
+                    &[
+                        "docker",
+                        "run",
+                        "-d",
+                        "--name",
+                        "client",
+                        "--network",
+                        "host",
+                        "database",
+                        "sleep",
+                        "infinity",
+                    ],
+                )
+                .ok();
+        }
+        let mut arguments = vec!["docker", "exec", "-e", "PGCONNECT_TIMEOUT=3", "client"];
+        arguments.extend(words);
+        self.bed.exec(node, &arguments)
+    }
+
+    /// Asks PostgreSQL through a node, from there.
+    pub(crate) fn sql(&self, through: usize, port: u16, text: &str) -> Said {
+        let (address, port) = (self.bed.address(through), port.to_string());
+        self.client(
+            3,
+            &[
+                "psql", "-h", &address, "-p", &port, "-U", "postgres", "-Atqc", text,
+            ],
+        )
+    }
+
+    /// Asks Redis through a node.
+    pub(crate) fn redis(&self, through: usize, port: u16, words: &[&str]) -> Said {
+        let (address, port) = (self.bed.address(through), port.to_string());
+        let mut arguments = vec!["redis-cli", "-h", &address, "-p", &port];
+        arguments.extend(words);
+        self.client(3, &arguments)
+    }
+
+    /// Says which nodes have the dataset of an application mounted so that it can be written.
+    pub(crate) fn writable_on(&self, dataset: &str) -> Vec<usize> {
+        let mounted = |node: &usize| {
+            let mounts = self.bed.exec(*node, &["cat", "/proc/mounts"]).stdout;
+            let place = format!("/flocker/{dataset} ");
+            mounts.lines().any(|line| {
+                let options = line.split(' ').nth(3).unwrap_or_default();
+                line.contains(&place) && options.split(',').any(|option| option == "rw")
+            })
+        };
+        (1..=3).filter(mounted).collect()
+    }
+
+    /// Stops everything, and gives what it left back.
+    pub(crate) fn finish(self) {
+        self.place([&[], &[], &[]]);
+        self.deploy().ok();
+    }
+}
+
+/// A deploy under way.
+pub(crate) struct Running {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    /// Reads on until the nth step has begun or ended, from 0; nothing where it came to its end before that.
+    pub(crate) fn nth_step(&mut self, nth: usize) -> Option<String> {
+        let mut n_seen = 0;
+        let mut line = String::new();
+        while self.lines.read_line(&mut line).unwrap() > 0 {
+            let event: Value = serde_json::from_str(&line).unwrap_or_default();
+            let kind = event["event"].as_str().unwrap_or_default();
+            if kind == "step_started" || kind == "step_done" {
+                if n_seen == nth {
+                    return Some(format!("{kind} {}", event["step"].as_str().unwrap_or_default()));
+                }
+                n_seen += 1;
+            }
+            line.clear();
+        }
+        None
+    }
+
+    /// Kills it, so that it has no time for anything.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end and returns its status.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        let mut rest = String::new();
+        while self.lines.read_line(&mut rest).unwrap() > 0 {}
+        self.child.wait().unwrap().code()
+    }
+}

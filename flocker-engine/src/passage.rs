@@ -1,0 +1,160 @@
+//! How the bytes of a push get from node to node: announced, sent directly, and relayed where that cannot be.
+//!
+//! What is tried first is settled by the addresses: between two processes of one
+//! machine the sender's own transport, between anything else the receiver's
+//! door. What could not be sent directly goes through this process, which
+//! reaches both. A push finds that out in a few seconds and before a byte was
+//! sent; the pushes of those two nodes that follow know it. The first push of a
+//! move goes while its application still runs, so it is that one which pays.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use flocker_backends::Change;
+use flocker_backends::Channel;
+use flocker_model::NodeAddress;
+use flocker_model::NodeName;
+use serde::Serialize;
+
+use crate::fault::Fault;
+use crate::fault::one_line;
+use crate::node::NodeHandle;
+use crate::node::Order;
+use crate::node::Passage;
+use crate::node::PipeEnd;
+use crate::node::Progress;
+use crate::node::Transfer;
+use crate::node_error::NodeError;
+
+/// How many bytes a relay holds for one direction.
+const BUFFER: usize = 256 << 10;
+
+/// What carries the bytes of a push from one machine to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Carrier {
+    /// A connection of the two nodes' own, with keys pinned for it.
+    DirectTls,
+    /// Whoever ordered it, over its own connections to both.
+    Relay,
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DirectTls => "direct TLS",
+            Self::Relay => "relayed",
+        })
+    }
+}
+
+/// Which senders do not reach which receivers directly, and why not. It is forgotten with the command that found out.
+#[derive(Debug, Default)]
+pub(crate) struct Detours(Mutex<BTreeMap<(NodeName, NodeName), Fault>>);
+
+impl Detours {
+    fn why(&self, from: &NodeName, to: &NodeName) -> Option<Fault> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(from.clone(), to.clone())).cloned()
+    }
+
+    fn note(&self, from: &NodeName, to: &NodeName, why: &Fault) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((from.clone(), to.clone()), why.clone());
+    }
+}
+
+/// Who is told how a push is carried, beside how far it is.
+pub(crate) trait Watcher: Progress {
+    /// Takes note of what carries it. Where that may still turn out not to work, what is reported next confirms it.
+    fn carried(&self, by: Carrier, because: Option<String>);
+}
+
+/// A push, and all who take part in it.
+pub(crate) struct Carriage<'a> {
+    pub(crate) sender: &'a dyn NodeHandle,
+    pub(crate) receiver: &'a dyn NodeHandle,
+    pub(crate) detours: &'a Detours,
+}
+
+impl Carriage<'_> {
+    /// Announces a transfer to its receiver and has it sent.
+    pub(crate) async fn carry(
+        &self,
+        mut transfer: Transfer,
+        mut order: Order,
+        watcher: &dyn Watcher,
+    ) -> Result<Change, NodeError> {
+        if self.is_on_one_machine() {
+            order.ticket = Some(self.admit(&transfer, &order).await?);
+            return self.sender.perform(&order, watcher).await;
+        }
+        let (from, to) = (self.sender.name(), self.receiver.name());
+        let known = self.detours.why(from, to);
+        if known.is_none() {
+            transfer.sender = self.sender.offer().await?;
+        }
+        let mut ticket = self.admit(&transfer, &order).await?;
+        let because = if let Passage::Door(_) = ticket.passage {
+            order.ticket = Some(ticket.clone());
+            watcher.carried(Carrier::DirectTls, None);
+            match self.sender.perform(&order, watcher).await {
+                Err(NodeError::NotDirect { source, .. }) => {
+                    self.detours.note(from, to, &source);
+                    Some(source)
+                }
+                done => return done,
+            }
+        } else {
+            known
+        };
+        let because = because.map_or_else(
+            || format!("{to} lets no transfer in directly"),
+            |why| one_line(&why),
+        );
+        watcher.carried(Carrier::Relay, Some(because));
+        ticket.passage = Passage::Relay;
+        let ends = tokio::try_join!(
+            self.receiver.pipe(PipeEnd::Receiver),
+            self.sender.pipe(PipeEnd::Sender(ticket.pass)),
+        );
+        let (to_receiver, to_sender) = ends?;
+        order.ticket = Some(ticket);
+        let sending = self.sender.perform(&order, watcher);
+        let relaying = relay(to_sender, to_receiver);
+        tokio::pin!(sending);
+        tokio::select! {
+            biased;
+            done = &mut sending => return done,
+            () = relaying => {}
+        }
+        // One end is gone, and with the relay so is the other: both sides find out and say so.
+        sending.await
+    }
+
+    fn is_on_one_machine(&self) -> bool {
+        matches!(
+            (self.sender.address(), self.receiver.address()),
+            (NodeAddress::Local { .. }, NodeAddress::Local { .. })
+        )
+    }
+
+    async fn admit(&self, transfer: &Transfer, order: &Order) -> Result<crate::node::Ticket, NodeError> {
+        let admitted = self.receiver.admit(transfer, order.generation).await;
+        admitted.map_err(|error| NodeError::Receiver {
+            node: self.receiver.name().clone(),
+            source: Box::new(error),
+        })
+    }
+}
+
+/// Pipes between two ends until one of them is gone or both have said all, and closes both.
+async fn relay(mut sender: Channel, mut receiver: Channel) {
+    let copied = tokio::io::copy_bidirectional_with_sizes(&mut sender, &mut receiver, BUFFER, BUFFER).await;
+    match copied {
+        Ok((n_sent, n_answered)) => tracing::debug!(n_sent, n_answered, "a relay ended"),
+        Err(error) => tracing::debug!(%error, "a relay broke"),
+    }
+}

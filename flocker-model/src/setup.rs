@@ -1,0 +1,141 @@
+//! What a node is put together from, as far as a deployment file says it.
+//!
+//! A node remembers what it was set up with. What a file leaves out stays as
+//! it is there, and is the default where the node is new.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::id::PoolName;
+
+/// Declares what can be chosen by a word.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident, $what:literal, { $($(#[$variant_doc:meta])* $variant:ident => $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// Every choice, in the order in which they are told.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+
+            /// Returns the word that files have.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ChoiceError;
+
+            fn from_str(text: &str) -> Result<Self, ChoiceError> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err(ChoiceError { what: $what, words: Self::WORDS }),
+                }
+            }
+        }
+    };
+}
+
+choice! {
+    /// What keeps the datasets of a node.
+    VolumeKind, "volumes", {
+        /// File systems of a ZFS pool.
+        Zfs => "zfs",
+        /// Plain directories.
+        Directory => "directory",
+    }
+}
+
+choice! {
+    /// What runs the applications of a node.
+    RuntimeKind, "runtime", {
+        /// Docker.
+        Docker => "docker",
+        /// Units of systemd that run containers.
+        Systemd => "systemd",
+        /// Programs of the node itself.
+        Process => "process",
+    }
+}
+
+choice! {
+    /// What answers for the ports on a node.
+    RouterKind, "router", {
+        /// The first of the others that works there.
+        Auto => "auto",
+        /// A table of nftables.
+        Nftables => "nftables",
+        /// Chains of iptables.
+        Iptables => "iptables",
+        /// A forwarder in the node's own process.
+        Proxy => "proxy",
+    }
+}
+
+/// Why a text is none of the words that can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{what}` is one of {}", words.join(", "))]
+pub struct ChoiceError {
+    what: &'static str,
+    words: &'static [&'static str],
+}
+
+/// What a deployment file says of how a node is put together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSetup {
+    /// What keeps its datasets; `zfs` where nobody ever said.
+    pub volumes: Option<VolumeKind>,
+    /// The ZFS pool, or a file system of one, below which they are; `flocker` where nobody ever said.
+    pub pool: Option<PoolName>,
+    /// What runs its applications; `docker` where nobody ever said.
+    pub runtime: Option<RuntimeKind>,
+    /// What answers for its ports; `auto` where nobody ever said.
+    pub router: Option<RouterKind>,
+}
+
+impl NodeSetup {
+    /// Says whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_reads_back() {
+        for word in VolumeKind::WORDS {
+            assert_eq!(word.parse::<VolumeKind>().unwrap().as_str(), *word);
+        }
+        for word in RuntimeKind::WORDS {
+            assert_eq!(word.parse::<RuntimeKind>().unwrap().as_str(), *word);
+        }
+        for word in RouterKind::WORDS {
+            assert_eq!(word.parse::<RouterKind>().unwrap().as_str(), *word);
+            assert_eq!(
+                serde_json::to_value(word.parse::<RouterKind>().unwrap()).unwrap(),
+                *word
+            );
+        }
+        let error = "ZFS".parse::<VolumeKind>().unwrap_err();
+        assert_eq!(error.to_string(), "`volumes` is one of zfs, directory");
+    }
+}
