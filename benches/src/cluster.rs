@@ -175,7 +175,8 @@ impl Shape {
         let named = (0_u32..).zip(nodes);
         ClusterState {
             nodes: named
-                .map(|(node, state)| (node_name(node), Observed::Known(state)))
+                // As whoever reads a node's report keeps it.
+                .map(|(node, state)| (node_name(node), Observed::Known(state.compact())))
                 .collect(),
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::time::Duration;
 use std::time::Instant;
 
+use nix::time::ClockId;
+use nix::time::clock_gettime;
 use serde::Serialize;
 
 /// One measured thing.
@@ -19,6 +21,8 @@ pub struct Figure {
     pub min: f64,
     /// How many were measured.
     pub n: usize,
+    /// Seconds of processor time, the value in the middle as well: what counts where other programs are running.
+    pub processor: Option<f64>,
     /// What it must not exceed, where something was promised.
     pub target: Option<f64>,
 }
@@ -35,6 +39,8 @@ pub enum Unit {
     Ratio,
     /// Instructions, in thousands of millions.
     Giga,
+    /// Millions of bytes a second; of these the smallest is the worst.
+    MegabytesPerSecond,
 }
 
 impl Figure {
@@ -48,6 +54,7 @@ impl Figure {
             median: samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN),
             min: samples.first().copied().unwrap_or(f64::NAN),
             n: samples.len(),
+            processor: None,
             target: None,
         }
     }
@@ -55,14 +62,18 @@ impl Figure {
     /// Times something `n` times, after one time that does not count. What it returns is dropped off the clock.
     pub fn time<T>(name: impl Into<String>, n: usize, mut run: impl FnMut() -> T) -> Self {
         let mut sample = || {
-            let start = Instant::now();
+            let start = (Instant::now(), processor());
             let result = std::hint::black_box(run());
-            let elapsed = start.elapsed();
+            let elapsed = (start.0.elapsed(), processor().saturating_sub(start.1));
             drop(result);
-            elapsed.as_secs_f64()
+            (elapsed.0.as_secs_f64(), elapsed.1.as_secs_f64())
         };
         sample();
-        Self::new(name, Unit::Seconds, (0..n).map(|_| sample()).collect())
+        let (elapsed, processor) = (0..n).map(|_| sample()).unzip();
+        Self {
+            processor: Some(Self::new("", Unit::Seconds, processor).median),
+            ..Self::new(name, Unit::Seconds, elapsed)
+        }
     }
 
     /// Returns the same figure with what it must not exceed.
@@ -79,6 +90,12 @@ impl Figure {
     }
 }
 
+/// Returns how long this process has kept a processor busy.
+#[must_use]
+pub fn processor() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 impl Unit {
     fn write(self, value: f64) -> String {
         match self {
@@ -86,6 +103,7 @@ impl Unit {
             Self::Bytes => format!("{value:.0} B"),
             Self::Ratio => format!("{value:.2}"),
             Self::Giga => format!("{value:.4} G"),
+            Self::MegabytesPerSecond => format!("{value:.0} MB/s"),
         }
     }
 }
@@ -127,8 +145,8 @@ impl fmt::Display for Figures {
             .unwrap_or(4);
         writeln!(
             f,
-            "{:<width$}  {:>12}  {:>12}  {:>4}  {:>12}  {:>6}",
-            "what", "median", "min", "n", "target", "ratio"
+            "{:<width$}  {:>12}  {:>12}  {:>12}  {:>4}  {:>12}  {:>6}",
+            "what", "median", "min", "processor", "n", "target", "ratio"
         )?;
         for figure in &self.figures {
             let Figure {
@@ -137,8 +155,10 @@ impl fmt::Display for Figures {
                 median,
                 min,
                 n,
+                processor,
                 target,
             } = figure;
+            let processor = processor.map_or_else(|| "-".into(), |seconds| unit.write(seconds));
             let target = target.map_or_else(|| "-".into(), |target| unit.write(target));
             let ratio = figure
                 .ratio()
@@ -146,7 +166,7 @@ impl fmt::Display for Figures {
             let (median, min) = (unit.write(*median), unit.write(*min));
             writeln!(
                 f,
-                "{name:<width$}  {median:>12}  {min:>12}  {n:>4}  {target:>12}  {ratio:>6}"
+                "{name:<width$}  {median:>12}  {min:>12}  {processor:>12}  {n:>4}  {target:>12}  {ratio:>6}"
             )?;
         }
         for note in &self.notes {

@@ -6,6 +6,7 @@
 
 pub mod child;
 pub mod cluster;
+pub mod copies;
 pub mod figure;
 pub mod frontier;
 pub mod growth;

@@ -103,12 +103,3 @@ fn plan(shape: &Shape, change: Change, n: usize, policy: &Policy, figures: &mut 
     ));
     figure
 }
-
-/// Plans once, for those who count instructions or memory.
-#[must_use]
-pub fn n_steps(cluster: &Cluster) -> usize {
-    let Cluster { desired, actual } = cluster;
-    flocker_plan::plan(desired, actual, &Policy::default())
-        .steps()
-        .len()
-}

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use flocker_model::DefinitionKey;
 use flocker_model::Deployment;
 use flocker_model::Epoch;
 use flocker_model::Generation;
+use flocker_model::KnownTables;
 use flocker_model::Manifestation;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
@@ -33,8 +35,11 @@ use flocker_model::RouteTable;
 use flocker_model::Silence;
 use flocker_model::Trashed;
 use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
 use serde::de::IgnoredAny;
+use serde::de::MapAccess;
+use serde::de::Visitor;
 
 use crate::error::Failure;
 use crate::files;
@@ -127,12 +132,48 @@ impl Seed {
 struct Read {
     version: u32,
     command: String,
-    nodes: BTreeMap<NodeName, WrittenNode>,
+    nodes: Looks,
     // What stands there for other programs is also in the nodes.
     #[serde(default, rename = "applications")]
     _applications: IgnoredAny,
     #[serde(default, rename = "used_ports")]
     _used_ports: IgnoredAny,
+}
+
+/// What was seen of each node. Each is taken as it is read, so that what is written does not stand in memory as well.
+struct Looks(BTreeMap<NodeName, Observed<NodeState>>);
+
+impl<'de> Deserialize<'de> for Looks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+
+        impl<'de> Visitor<'de> for Each {
+            type Value = Looks;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the nodes by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut nodes: A) -> Result<Looks, A::Error> {
+                let mut looks = BTreeMap::new();
+                let mut tables = KnownTables::default();
+                while let Some((name, look)) = nodes.next_entry()? {
+                    let look = match look {
+                        WrittenNode::Seen(state) => {
+                            let mut state = NodeState::from(*state).compact();
+                            tables.share(&mut state.routes);
+                            Observed::Known(state)
+                        }
+                        WrittenNode::Silent(silence) => Observed::Unknown(silence),
+                    };
+                    looks.insert(name, look);
+                }
+                Ok(Looks(looks))
+            }
+        }
+
+        deserializer.deserialize_map(Each)
+    }
 }
 
 /// What is looked at before the rest of a document.
@@ -323,11 +364,7 @@ pub(crate) fn read(text: &str, name: &str, into: &mut ClusterState) -> Result<()
         },
         name,
     )?;
-    for (node, look) in report.nodes {
-        let look = match look {
-            WrittenNode::Seen(state) => Observed::Known(NodeState::from(*state)),
-            WrittenNode::Silent(silence) => Observed::Unknown(silence),
-        };
+    for (node, look) in report.nodes.0 {
         if into.nodes.contains_key(&node) {
             return Err(Failure::usage(format!(
                 "node `{node}` stands in `{name}` and in another report"
@@ -345,17 +382,28 @@ pub(crate) fn read_all(
     paths: &[PathBuf],
     desired: &Deployment,
 ) -> Result<(ClusterState, Vec<(ApplicationName, NodeName)>), Failure> {
+    let mut actual = read_reports(paths)?;
+    let assumed = complete(&mut actual, desired);
+    Ok((actual, assumed))
+}
+
+/// Reads reports alone.
+pub(crate) fn read_reports(paths: &[PathBuf]) -> Result<ClusterState, Failure> {
     let mut actual = ClusterState::default();
     for path in paths {
         let text = files::text(path, "the report")?;
         read(&text, &path.display().to_string(), &mut actual)?;
     }
+    Ok(actual)
+}
+
+/// Adds the nodes of a deployment that are in no report, and returns of which applications the secrets are unknown.
+pub(crate) fn complete(actual: &mut ClusterState, desired: &Deployment) -> Vec<(ApplicationName, NodeName)> {
     for node in desired.members().keys() {
         let unasked = || Observed::Unknown(Silence::NotAsked);
         actual.nodes.entry(node.clone()).or_insert_with(unasked);
     }
-    let assumed = assume_secrets(&mut actual, desired);
-    Ok((actual, assumed))
+    assume_secrets(actual, desired)
 }
 
 fn check(head: &Head, name: &str) -> Result<(), Failure> {

@@ -194,8 +194,8 @@ async fn one_turn(
         let before = cluster.history().len();
         perform(cluster, &desired, step).await;
         let once = look(cluster).await;
-        for fact in &step.makes {
-            assert_eq!(holds(fact, &once), Some(true), "{}: {fact}", step.id());
+        for fact in step.makes() {
+            assert_eq!(holds(&fact, &once), Some(true), "{}: {fact}", step.id());
         }
         let again = perform(cluster, &desired, step).await;
         assert_eq!(
@@ -205,9 +205,9 @@ async fn one_turn(
             step.id(),
             &cluster.history()[before..]
         );
-        for fact in &step.makes {
+        for fact in step.makes() {
             assert_eq!(
-                holds(fact, &look(cluster).await),
+                holds(&fact, &look(cluster).await),
                 Some(true),
                 "{}: {fact}",
                 step.id()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arcstr::ArcStr;
 use serde::Deserialize;
 use serde::Serialize;
+use thin_vec::ThinVec;
 use thiserror::Error;
 
 use crate::environment::Environment;
@@ -159,11 +160,11 @@ pub struct Application {
     /// What it runs.
     pub image: Image,
     /// Its arguments, or the image's own; no shell reads them.
-    pub command_line: Vec<Box<str>>,
+    pub command_line: ThinVec<Box<str>>,
     /// The ports that it serves.
     pub ports: Vec<Port>,
     /// The connections that it opens to others.
-    pub links: Vec<Link>,
+    pub links: ThinVec<Link>,
     /// Its data.
     pub volume: Option<Volume>,
     /// Its environment.
@@ -177,7 +178,7 @@ pub struct Application {
     /// How long it may take to end after it was asked to, before it is made to.
     pub stop_grace: Duration,
     /// The applications that are started before it, when both are to be started.
-    pub depends_on: Vec<ApplicationName>,
+    pub depends_on: ThinVec<ApplicationName>,
 }
 
 impl Application {
@@ -189,16 +190,16 @@ impl Application {
     pub fn new(image: Image) -> Self {
         Self {
             image,
-            command_line: Vec::new(),
+            command_line: ThinVec::new(),
             ports: Vec::new(),
-            links: Vec::new(),
+            links: ThinVec::new(),
             volume: None,
             environment: Environment::new(),
             limits: Limits::default(),
             restart_policy: RestartPolicy::Never,
             health_check: None,
             stop_grace: Self::DEFAULT_STOP_GRACE,
-            depends_on: Vec::new(),
+            depends_on: ThinVec::new(),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::number::Generation;
 use crate::number::PortNumber;
 use crate::placements::Placements;
 use crate::setup::NodeSetup;
+use crate::shared::Shared;
 
 /// How to reach a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -312,7 +313,16 @@ impl DeploymentBuilder {
         self.deployment.placements = Placements::new(applications, members);
         // What was inserted one by one stands in half-empty nodes; what is collected at once fills them.
         let applications = std::mem::take(&mut self.deployment.applications);
-        self.deployment.applications = applications.into_iter().collect();
+        let mut shared = Shared::new(applications.len());
+        let compact = applications.into_iter().map(|(name, mut application)| {
+            shared.compact(&mut application);
+            (name, application)
+        });
+        self.deployment.applications = compact.collect();
+        for member in self.deployment.members.values_mut() {
+            let applications = std::mem::take(&mut member.applications);
+            member.applications = applications.into_iter().collect();
+        }
         Ok(self.deployment)
     }
 }

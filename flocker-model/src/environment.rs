@@ -1,6 +1,7 @@
 //! What an application finds in its environment.
 
 use std::ops::Index;
+use std::sync::Arc;
 
 use crate::secret::Secret;
 
@@ -16,9 +17,12 @@ pub enum EnvironmentValue {
 /// The variables of an application, in order of name.
 ///
 /// It is used like a map. An application has few variables and a cluster many
-/// applications: in order, side by side, they take a quarter of the memory.
+/// applications: in order, side by side, they take a quarter of the memory,
+/// and applications with the same variables share them. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
-pub struct Environment(Vec<(Box<str>, EnvironmentValue)>);
+pub struct Environment(Option<Arc<Vec<Variable>>>);
+
+type Variable = (Box<str>, EnvironmentValue);
 
 impl Environment {
     /// Returns an environment without variables.
@@ -27,17 +31,24 @@ impl Environment {
         Self::default()
     }
 
+    fn variables(&self) -> &[Variable] {
+        self.0.as_ref().map_or(&[], |variables| variables)
+    }
+
     fn find(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(other, _)| other.as_ref().cmp(name))
+        self.variables()
+            .binary_search_by(|(other, _)| other.as_ref().cmp(name))
     }
 
     /// Sets a variable, and returns the value that it had before.
     pub fn insert(&mut self, name: Box<str>, value: EnvironmentValue) -> Option<EnvironmentValue> {
-        match self.find(&name) {
-            Ok(position) => Some(std::mem::replace(&mut self.0[position].1, value)),
+        let found = self.find(&name);
+        let variables = Arc::make_mut(self.0.get_or_insert_default());
+        match found {
+            Ok(position) => Some(std::mem::replace(&mut variables[position].1, value)),
             Err(position) => {
-                self.0.reserve_exact(1);
-                self.0.insert(position, (name, value));
+                variables.reserve_exact(1);
+                variables.insert(position, (name, value));
                 None
             }
         }
@@ -46,7 +57,7 @@ impl Environment {
     /// Returns the value of a variable.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&EnvironmentValue> {
-        self.find(name).ok().map(|position| &self.0[position].1)
+        self.find(name).ok().map(|position| &self.variables()[position].1)
     }
 
     /// Returns the variables, in order of name.
@@ -57,19 +68,32 @@ impl Environment {
 
     /// Returns the values, in order of name.
     pub fn values(&self) -> impl Iterator<Item = &EnvironmentValue> {
-        self.0.iter().map(|(_, value)| value)
+        self.variables().iter().map(|(_, value)| value)
     }
 
     /// Returns how many variables there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.variables().len()
     }
 
     /// Says whether there are no variables.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.variables().is_empty()
+    }
+
+    /// Says whether two environments surely have the same variables. Secrets are never compared.
+    pub(crate) fn is_surely(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Variable, &Variable)| {
+            one.0 == other.0
+                && match (&one.1, &other.1) {
+                    (EnvironmentValue::Plain(one), EnvironmentValue::Plain(other)) => one == other,
+                    (EnvironmentValue::Secret(_), _) | (_, EnvironmentValue::Secret(_)) => false,
+                }
+        };
+        let (own, theirs) = (self.variables(), other.variables());
+        own.len() == theirs.len() && own.iter().zip(theirs).all(same)
     }
 }
 
@@ -97,7 +121,7 @@ impl Index<&str> for Environment {
 
 /// The variables of an environment, in order of name.
 #[derive(Clone, Debug)]
-pub struct Iter<'a>(std::slice::Iter<'a, (Box<str>, EnvironmentValue)>);
+pub struct Iter<'a>(std::slice::Iter<'a, Variable>);
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a EnvironmentValue);
@@ -112,7 +136,7 @@ impl<'a> IntoIterator for &'a Environment {
     type IntoIter = Iter<'a>;
 
     fn into_iter(self) -> Iter<'a> {
-        Iter(self.0.iter())
+        Iter(self.variables().iter())
     }
 }
 
@@ -140,5 +164,24 @@ mod tests {
         assert_eq!(environment.len(), 3);
         assert_eq!(shown(environment.get("B")).unwrap(), "3");
         assert!(environment.get("D").is_none());
+    }
+
+    #[test]
+    fn what_is_shared_is_changed_in_one_place_only() {
+        let plain = |text: &str| EnvironmentValue::Plain(text.into());
+        let mut one: Environment = [("A".into(), plain("1"))].into_iter().collect();
+        let other = one.clone();
+        assert!(one.is_surely(&other));
+        one.insert("A".into(), plain("2"));
+        assert!(!one.is_surely(&other));
+        assert!(matches!(&other["A"], EnvironmentValue::Plain(text) if **text == *"1"));
+    }
+
+    #[test]
+    fn secrets_are_never_taken_for_the_same() {
+        let secret = || EnvironmentValue::Secret(Secret::new("x"));
+        let one: Environment = [("A".into(), secret())].into_iter().collect();
+        assert!(!one.is_surely(&one.clone()));
+        assert!(Environment::new().is_surely(&Environment::new()));
     }
 }

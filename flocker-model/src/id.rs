@@ -215,7 +215,10 @@ impl SnapshotName {
     /// Returns the round of a warm snapshot on the way to `epoch`, or nothing for any other.
     #[must_use]
     pub fn warm_round(&self, epoch: Epoch) -> Option<u32> {
-        self.0.strip_prefix(&format!("warm-{epoch}-"))?.parse().ok()
+        let (written, round) = self.0.strip_prefix("warm-")?.split_once('-')?;
+        let is_own = written.parse() == Ok(epoch.0) && written.starts_with(|c: char| c.is_ascii_digit());
+        let is_plain = written == "0" || !written.starts_with('0');
+        (is_own && is_plain).then(|| round.parse().ok()).flatten()
     }
 
     /// Returns the ownership on the way to which the snapshot was taken.
@@ -289,17 +292,19 @@ macro_rules! hexadecimal {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
+        // Aligned as two words: of what holds one there are millions, and 16 bytes of alignment cost each 8 more.
+        #[repr(Rust, packed(8))]
         pub struct $name(pub u128);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:032x}", self.0)
+                write!(f, "{:032x}", { self.0 })
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:032x}", self.0)
+                write!(f, "{:032x}", { self.0 })
             }
         }
 

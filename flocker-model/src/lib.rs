@@ -16,6 +16,7 @@ pub mod placements;
 pub mod route;
 pub mod secret;
 pub mod setup;
+mod shared;
 pub mod state;
 pub mod volume;
 
@@ -28,7 +29,7 @@ pub use id::{
 };
 pub use number::{ByteSize, Epoch, Generation, PortNumber};
 pub use placements::Placements;
-pub use route::{Home, RouteChange, RouteTable, RouteTarget};
+pub use route::{Home, KnownTables, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
 pub use setup::{ChoiceError, NodeSetup, RouterKind, RuntimeKind, VolumeKind};
 pub use state::{

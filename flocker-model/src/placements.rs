@@ -129,6 +129,14 @@ impl Placements {
         }
     }
 
+    /// Returns the number that [`Placements::find`] will try first, without looking at any name but this one.
+    #[must_use]
+    pub fn guess(&self, name: &ApplicationName) -> Option<u32> {
+        let mask = self.slots.len().checked_sub(1)?;
+        let number = self.slots[hash(name.as_str()) & mask];
+        (number != NONE).then_some(number)
+    }
+
     /// Returns the number of an application; `names` are all names in order.
     #[must_use]
     pub fn find(&self, name: &ApplicationName, names: &[&ApplicationName]) -> Option<u32> {

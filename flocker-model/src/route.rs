@@ -102,6 +102,12 @@ impl RouteTable {
         self.entries.get(&port)
     }
 
+    /// Returns a number that two equal tables share, and two different ones almost never do.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
     /// Says whether two tables are surely different, at the cost of comparing two numbers.
     #[must_use]
     pub fn differs_at_a_glance(&self, other: &Self) -> bool {
@@ -121,6 +127,20 @@ impl RouteTable {
                 self.digest = self.digest.wrapping_sub(digest(*port, &old));
             }
             self.digest = self.digest.wrapping_add(digest(*port, target));
+        }
+    }
+}
+
+/// Tables that were met before: the nodes of a cluster mostly have the same, and each reports its own.
+#[derive(Clone, Debug, Default)]
+pub struct KnownTables(BTreeMap<u64, RouteTable>);
+
+impl KnownTables {
+    /// Puts an equal table that was met before in the place of this one, so that both stand in memory once.
+    pub fn share(&mut self, table: &mut RouteTable) {
+        let known = self.0.entry(table.digest).or_insert_with(|| table.clone());
+        if known == table {
+            *table = known.clone();
         }
     }
 }
@@ -149,5 +169,29 @@ impl From<BTreeMap<PortNumber, RouteTarget>> for RouteTable {
 impl From<RouteTable> for BTreeMap<PortNumber, RouteTarget> {
     fn from(table: RouteTable) -> Self {
         Arc::unwrap_or_clone(table.entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_equal_table_is_shared_and_another_is_not() {
+        let table = |internal: u16| {
+            let target = RouteTarget {
+                application: "web".parse().unwrap(),
+                internal: PortNumber::new(internal).unwrap(),
+                homes: Vec::new(),
+            };
+            RouteTable::from(BTreeMap::from([(PortNumber::new(80).unwrap(), target)]))
+        };
+        let mut known = KnownTables::default();
+        let (mut one, mut same, mut other) = (table(1), table(1), table(2));
+        for table in [&mut one, &mut same, &mut other] {
+            known.share(table);
+        }
+        assert!(Arc::ptr_eq(&one.entries, &same.entries));
+        assert_eq!(other, table(2));
     }
 }

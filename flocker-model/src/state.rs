@@ -147,6 +147,24 @@ pub struct ClusterState {
     pub nodes: BTreeMap<NodeName, Observed<NodeState>>,
 }
 
+impl NodeState {
+    /// Returns the same state in as little memory as it can stand in.
+    ///
+    /// What was inserted one by one stands in half-empty nodes; what is
+    /// collected at once fills them. Whoever keeps the states of a large
+    /// cluster calls this on each when it arrives.
+    #[must_use]
+    pub fn compact(mut self) -> Self {
+        self.datasets = self.datasets.into_iter().collect();
+        for copy in self.datasets.values_mut() {
+            copy.snapshots.shrink_to_fit();
+        }
+        self.containers = self.containers.into_iter().collect();
+        self.trash.shrink_to_fit();
+        self
+    }
+}
+
 impl ClusterState {
     /// Returns what was seen of a node, or nothing where it was not seen.
     #[must_use]
@@ -259,7 +277,7 @@ pub struct Manifestation {
     /// How much was written since the newest snapshot; an estimate.
     pub unsent: ByteSize,
     /// A copy that has begun to arrive and is not complete.
-    pub partial: Option<PartialReceive>,
+    pub partial: Option<Box<PartialReceive>>,
     /// The newest ownership that this node knows of or has renounced: it may never take this one or an older one.
     pub fence: Epoch,
     /// How long it has had this role by the node's own clock: for people, and for keeping spare copies a while.

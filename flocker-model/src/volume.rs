@@ -1,5 +1,7 @@
 //! Data: a dataset is an identity, a volume is where an application sees it.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -24,7 +26,7 @@ pub struct Volume {
     /// The dataset.
     pub dataset: DatasetId,
     /// The absolute path at which the application sees it.
-    pub mountpoint: Box<str>,
+    pub mountpoint: Arc<str>,
     /// How much it may hold, or no limit.
     pub maximum_size: Option<ByteSize>,
 }

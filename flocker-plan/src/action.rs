@@ -1,6 +1,7 @@
 //! Actions: what a node can be told to do, with nothing left to choose.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flocker_model::ApplicationName;
@@ -132,10 +133,10 @@ pub enum Action {
         /// How long it may take to end by itself.
         grace: Duration,
     },
-    /// Changes routes.
+    /// Changes routes. What changes on many nodes alike stands in memory once.
     Route {
         /// What to set and what to drop.
-        change: RouteChange,
+        change: Arc<RouteChange>,
     },
 }
 

@@ -149,7 +149,11 @@ pub fn plan(plan: &Plan, desired: &Deployment, actual: &ClusterState) -> Result<
             source,
         })?;
         obey(&mut walked, &step.actor, plan.generation());
-        if let Some(fact) = step.makes.iter().find(|fact| holds(fact, &walked) != Some(true)) {
+        if let Some(fact) = step
+            .makes()
+            .iter()
+            .find(|fact| holds(fact, &walked) != Some(true))
+        {
             return Err(Violation::Unmade {
                 step: step.id(),
                 fact: fact.to_string(),

@@ -61,7 +61,7 @@ pub fn estimate(plan: &Plan, actual: &ClusterState, policy: &Policy) -> Estimate
         rates: policy.rates.clone(),
     };
     for step in plan.steps() {
-        match (&step.action, &step.reason) {
+        match (&step.action, &*step.reason) {
             (
                 Action::Push {
                     dataset,

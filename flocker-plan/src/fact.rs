@@ -115,6 +115,25 @@ pub enum Fact {
     },
 }
 
+impl Fact {
+    /// Returns the node of which it says something.
+    #[must_use]
+    pub fn place(&self) -> &NodeName {
+        match self {
+            Self::Prepared { on, .. }
+            | Self::Running { on, .. }
+            | Self::Stopped { on, .. }
+            | Self::Healthy { on, .. }
+            | Self::Primary { on, .. }
+            | Self::Snapshot { on, .. }
+            | Self::Gone { on, .. }
+            | Self::Routed { on, .. } => on,
+            Self::Released { by, .. } | Self::Renounced { by, .. } => by,
+            Self::Obeys { node, .. } => node,
+        }
+    }
+}
+
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

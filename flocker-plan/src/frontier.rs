@@ -3,7 +3,9 @@
 //! This is the only scheduler. The executor, the simulation and the property
 //! tests drive it; none of them chooses.
 
+use crate::link::Takers;
 use crate::plan::Plan;
+use crate::view::number;
 
 /// How a step stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub enum Outcome {
 pub struct Frontier {
     standings: Vec<Standing>,
     n_open_makers: Vec<u32>,
-    takers: Vec<Vec<u32>>,
+    takers: Takers,
     n_open: usize,
 }
 
@@ -49,12 +51,8 @@ impl Frontier {
     pub fn new(plan: &Plan) -> Self {
         let n_steps = plan.steps().len();
         let mut n_open_makers = vec![0; n_steps];
-        let mut takers: Vec<Vec<u32>> = vec![Vec::new(); n_steps];
         for (position, n_open) in n_open_makers.iter_mut().enumerate() {
-            for maker in plan.edges().makers(position) {
-                takers[maker].push(u32::try_from(position).unwrap_or(u32::MAX));
-                *n_open += 1;
-            }
+            *n_open = number(plan.edges().makers(position).count());
         }
         let standings = n_open_makers
             .iter()
@@ -69,7 +67,7 @@ impl Frontier {
         Self {
             standings,
             n_open_makers,
-            takers,
+            takers: plan.edges().turned(),
             n_open: n_steps,
         }
     }
@@ -113,7 +111,7 @@ impl Frontier {
             Outcome::Done => {
                 self.standings[position] = Standing::Done;
                 let mut ready = Vec::new();
-                for &taker in &self.takers[position] {
+                for &taker in self.takers.of(position) {
                     let taker = taker as usize;
                     self.n_open_makers[taker] -= 1;
                     if self.n_open_makers[taker] == 0 && self.standings[taker] == Standing::Blocked {
@@ -127,7 +125,7 @@ impl Frontier {
                 self.standings[position] = Standing::Failed;
                 let mut stack = vec![position];
                 while let Some(failed) = stack.pop() {
-                    for &taker in &self.takers[failed] {
+                    for &taker in self.takers.of(failed) {
                         let taker = taker as usize;
                         if self.standings[taker] == Standing::Blocked {
                             self.standings[taker] = Standing::Skipped { because: position };

@@ -1,12 +1,18 @@
 //! Facts become edges: a step that needs a fact comes after the step that makes it.
 
-use std::collections::BTreeSet;
-use std::hash::Hash as _;
-use std::hash::Hasher as _;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::collections::BinaryHeap;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::mem::Discriminant;
 use std::mem::discriminant;
 
+use flocker_model::NodeName;
+
+use crate::action::Action;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::step::Step;
 use crate::view::number;
 
@@ -24,9 +30,49 @@ pub struct Edges {
 impl Edges {
     /// Returns the positions of the steps that make what the step at `position` needs.
     pub fn makers(&self, position: usize) -> impl Iterator<Item = usize> {
+        self.makers_of(position).iter().map(|&maker| maker as usize)
+    }
+
+    fn makers_of(&self, position: usize) -> &[u32] {
         let bounds = self.starts.get(position).zip(self.starts.get(position + 1));
         let range = bounds.map_or(0..0, |(start, end)| *start as usize..*end as usize);
-        self.makers[range].iter().map(|&maker| maker as usize)
+        &self.makers[range]
+    }
+
+    /// Returns the same edges from their other end: which steps need what a step makes.
+    pub(crate) fn turned(&self) -> Takers {
+        let n_steps = self.starts.len().saturating_sub(1);
+        let mut starts = vec![0; n_steps + 1];
+        for &maker in &self.makers {
+            starts[maker as usize + 1] += 1;
+        }
+        for position in 0..n_steps {
+            starts[position + 1] += starts[position];
+        }
+        let mut takers = vec![0; self.makers.len()];
+        let mut free = starts.clone();
+        for position in 0..n_steps {
+            for &maker in self.makers_of(position) {
+                let place = &mut free[maker as usize];
+                takers[*place as usize] = number(position);
+                *place += 1;
+            }
+        }
+        Takers { starts, takers }
+    }
+}
+
+/// Which steps need what which steps make, by position in the plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Takers {
+    starts: Vec<u32>,
+    takers: Vec<u32>,
+}
+
+impl Takers {
+    /// Returns the positions of the steps that need what the step at `position` makes, in order.
+    pub(crate) fn of(&self, position: usize) -> &[u32] {
+        &self.takers[self.starts[position] as usize..self.starts[position + 1] as usize]
     }
 }
 
@@ -45,7 +91,7 @@ pub struct Linked {
 ///
 /// Steps that wait for each other in a circle, and those that wait for them, can never come; they are returned apart.
 #[must_use]
-pub fn link(steps: Vec<Step>) -> Linked {
+pub fn link(mut steps: Vec<Step>) -> Linked {
     let edges = find(&steps);
     let in_order = (0..steps.len()).all(|position| edges.makers(position).all(|maker| maker < position));
     if in_order {
@@ -56,37 +102,83 @@ pub fn link(steps: Vec<Step>) -> Linked {
         };
     }
     let order = sort(&edges, steps.len());
-    let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
-    let sorted: Vec<Step> = order
-        .into_iter()
-        .filter_map(|position| slots[position].take())
-        .collect();
-    let edges = find(&sorted);
-    Linked {
-        steps: sorted,
-        edges,
-        in_circle: slots.into_iter().flatten().collect(),
+    if order.len() < steps.len() {
+        let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
+        let kept = order
+            .into_iter()
+            .filter_map(|position| slots[position as usize].take());
+        let kept: Vec<Step> = kept.collect();
+        return Linked {
+            edges: find(&kept),
+            steps: kept,
+            in_circle: slots.into_iter().flatten().collect(),
+        };
     }
+    let edges = renumber(&edges, &order);
+    arrange(&mut steps, order);
+    Linked {
+        steps,
+        edges,
+        in_circle: Vec::new(),
+    }
+}
+
+/// Puts each step where `order` has its position.
+fn arrange(steps: &mut [Step], mut order: Vec<u32>) {
+    for start in 0..order.len() {
+        let mut place = start;
+        loop {
+            let from = order[place] as usize;
+            order[place] = number(place);
+            if from == start {
+                break;
+            }
+            steps.swap(place, from);
+            place = from;
+        }
+    }
+}
+
+/// Returns the edges of the same steps in another order.
+fn renumber(edges: &Edges, order: &[u32]) -> Edges {
+    let mut places = vec![0; order.len()];
+    for (place, &position) in (0_u32..).zip(order) {
+        places[position as usize] = place;
+    }
+    let mut renumbered = Edges {
+        starts: Vec::with_capacity(edges.starts.len()),
+        makers: Vec::with_capacity(edges.makers.len()),
+    };
+    renumbered.starts.push(0);
+    for &position in order {
+        let makers = edges.makers_of(position as usize).iter();
+        renumbered
+            .makers
+            .extend(makers.map(|&maker| places[maker as usize]));
+        renumbered.starts.push(number(renumbered.makers.len()));
+    }
+    renumbered
 }
 
 fn find(steps: &[Step]) -> Edges {
     let mut edges = Edges {
         starts: Vec::with_capacity(steps.len() + 1),
-        makers: Vec::new(),
+        makers: Vec::with_capacity(steps.len()),
     };
     let mut distant = Distant::default();
+    // Where the makers of needs stand that several steps share: all nodes wait for the same before they switch a route.
+    let mut shared: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
     edges.starts.push(0);
     for (position, step) in steps.iter().enumerate() {
-        for need in &step.needs {
-            let kind = discriminant(&need.fact);
-            let is_it = |made: &Fact| discriminant(made) == kind && *made == need.fact;
-            let nearby = (position.saturating_sub(NEIGHBOURS)..position)
-                .rev()
-                .find(|&earlier| steps[earlier].makes.iter().any(is_it));
-            edges.makers.push(match nearby {
-                Some(maker) => number(maker),
-                None => distant.ask(&need.fact, edges.makers.len()),
-            });
+        let start = edges.makers.len();
+        let known = step.needs.shared().and_then(|address| shared.get(&address));
+        if let Some(&(from, to)) = known {
+            edges.makers.extend_from_within(from..to);
+        } else {
+            find_makers(steps, position, &step.needs, &mut distant, &mut edges.makers);
+            if let Some(address) = step.needs.shared() {
+                shared.insert(address, (start, edges.makers.len()));
+            }
         }
         edges.starts.push(number(edges.makers.len()));
     }
@@ -94,8 +186,29 @@ fn find(steps: &[Step]) -> Edges {
     edges
 }
 
+fn find_makers<'a>(
+    steps: &'a [Step],
+    position: usize,
+    needs: &'a Needs,
+    distant: &mut Distant<'a>,
+    makers: &mut Vec<u32>,
+) {
+    for need in needs {
+        let nearby = (position.saturating_sub(NEIGHBOURS)..position)
+            .rev()
+            .find(|&earlier| steps[earlier].is_maker_of(&need.fact));
+        makers.push(match nearby {
+            Some(maker) => number(maker),
+            None => DISTANT | distant.ask(&need.fact),
+        });
+    }
+}
+
 /// No step, no fact, or none that is known yet.
 const NONE: u32 = u32::MAX;
+
+/// Marks the number of a fact that stands in the place of its maker. No memory holds two thousand million steps.
+const DISTANT: u32 = 1 << 31;
 
 /// The needs that no neighbour makes: few different facts, each needed by many. Only these are looked for in all steps.
 #[derive(Default)]
@@ -106,13 +219,11 @@ struct Distant<'a> {
     slots: Vec<u32>,
     /// Which kinds of facts are among them.
     kinds: Vec<Discriminant<Fact>>,
-    /// Where in the list of all makers the maker of which fact is missing.
-    missing: Vec<(usize, u32)>,
 }
 
 impl<'a> Distant<'a> {
-    /// Notes that the maker of a fact is missing at a place, and returns what stands for it.
-    fn ask(&mut self, fact: &'a Fact, place: usize) -> u32 {
+    /// Returns the number of a fact whose maker is to be looked for.
+    fn ask(&mut self, fact: &'a Fact) -> u32 {
         if self.slots.len() < self.facts.len() * 2 + 2 {
             self.grow();
         }
@@ -127,8 +238,7 @@ impl<'a> Distant<'a> {
                 self.kinds.push(kind);
             }
         }
-        self.missing.push((place, found));
-        NONE
+        found
     }
 
     fn grow(&mut self) {
@@ -143,7 +253,7 @@ impl<'a> Distant<'a> {
     /// Returns the slot of a fact and its place in `facts`.
     fn find(&self, hash: u64, fact: &Fact) -> (usize, u32) {
         let mask = self.slots.len() - 1;
-        let mut slot = usize::try_from(hash & 0xffff_ffff).unwrap_or(0) & mask;
+        let mut slot = usize::try_from(hash >> 32).unwrap_or(0) & mask;
         loop {
             let found = self.slots[slot];
             if found == NONE {
@@ -157,15 +267,31 @@ impl<'a> Distant<'a> {
         }
     }
 
-    /// Finds the first maker of each missing fact, and leaves out the needs that no other step makes.
+    /// Finds the first maker of each fact, and leaves out the needs that no other step makes.
     fn answer(mut self, steps: &[Step], edges: &mut Edges) {
-        if self.missing.is_empty() {
+        if self.facts.is_empty() {
             return;
         }
+        let asked = Asked::new(self.facts.iter().map(|(_, fact, _)| fact.place()));
+        // An action of one kind always makes facts of the same kinds: whether they are asked for is found out once.
+        let mut matters: Vec<(Discriminant<Action>, bool)> = Vec::new();
         for (maker, step) in steps.iter().enumerate() {
-            for fact in &step.makes {
-                if self.kinds.contains(&discriminant(fact)) {
-                    let (_, found) = self.find(hash(fact), fact);
+            if !asked.has(step.place()) {
+                continue;
+            }
+            let kind = discriminant(&step.action);
+            let known = matters.iter().find(|(known, _)| *known == kind);
+            if known.is_some_and(|(_, matters)| !matters) {
+                continue;
+            }
+            let made = step.makes();
+            if known.is_none() && !made.is_empty() {
+                let is_asked = |fact| self.kinds.contains(&discriminant(fact));
+                matters.push((kind, made.iter().any(is_asked)));
+            }
+            for fact in made {
+                if self.kinds.contains(&discriminant(&fact)) {
+                    let (_, found) = self.find(hash(&fact), &fact);
                     if found != NONE {
                         let (_, _, first) = &mut self.facts[found as usize];
                         *first = (*first).min(number(maker));
@@ -173,15 +299,15 @@ impl<'a> Distant<'a> {
                 }
             }
         }
-        for (place, fact) in self.missing {
-            edges.makers[place] = self.facts[fact as usize].2;
-        }
         let mut n_kept = 0;
         for position in 0..steps.len() {
             let range = edges.starts[position] as usize..edges.starts[position + 1] as usize;
             edges.starts[position] = number(n_kept);
             for place in range {
-                let maker = edges.makers[place];
+                let maker = match edges.makers[place] {
+                    fact if fact & DISTANT != 0 => self.facts[(fact & !DISTANT) as usize].2,
+                    maker => maker,
+                };
                 if maker != NONE && maker != number(position) {
                     edges.makers[n_kept] = maker;
                     n_kept += 1;
@@ -193,33 +319,192 @@ impl<'a> Distant<'a> {
     }
 }
 
-fn hash(fact: &Fact) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    fact.hash(&mut hasher);
+/// The nodes on which what is asked for is made true: says surely which are not among them.
+struct Asked(Vec<bool>);
+
+impl Asked {
+    fn new<'n>(nodes: impl ExactSizeIterator<Item = &'n NodeName>) -> Self {
+        let mut made = Self(vec![false; (nodes.len() * 8).next_power_of_two()]);
+        for node in nodes {
+            let place = made.place(node);
+            made.0[place] = true;
+        }
+        made
+    }
+
+    fn place(&self, node: &NodeName) -> usize {
+        usize::try_from(hash(node) >> 32).unwrap_or(0) & (self.0.len() - 1)
+    }
+
+    fn has(&self, node: &NodeName) -> bool {
+        self.0[self.place(node)]
+    }
+}
+
+/// A hash that is quick and the same on every machine. Nobody gains by choosing what falls on one place.
+struct Quick(u64);
+
+impl Hasher for Quick {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 29
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, word: u8) {
+        self.write_u64(word.into());
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word.unsigned_abs() as u64);
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = Quick(0);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
 /// Kahn's algorithm; among the steps that may come next, the one that came first.
-fn sort(edges: &Edges, n_steps: usize) -> Vec<usize> {
-    let mut n_makers: Vec<usize> = (0..n_steps)
-        .map(|position| edges.makers(position).count())
+///
+/// Steps are passed in the order in which they came, so that only those that
+/// had to wait when they were passed have to be kept in order.
+fn sort(edges: &Edges, n_steps: usize) -> Vec<u32> {
+    let mut n_makers: Vec<u32> = (0..n_steps)
+        .map(|position| number(edges.makers_of(position).len()))
         .collect();
-    let mut takers: Vec<Vec<usize>> = vec![Vec::new(); n_steps];
-    for position in 0..n_steps {
-        for maker in edges.makers(position) {
-            takers[maker].push(position);
-        }
-    }
-    let mut ready: BTreeSet<usize> = (0..n_steps).filter(|&position| n_makers[position] == 0).collect();
+    let takers = edges.turned();
+    let mut late: BinaryHeap<Reverse<u32>> = BinaryHeap::new();
     let mut order = Vec::with_capacity(n_steps);
-    while let Some(position) = ready.pop_first() {
+    let mut passed = 0..number(n_steps);
+    loop {
+        let position = match late.pop() {
+            Some(Reverse(position)) => position,
+            None => match passed.find(|&position| n_makers[position as usize] == 0) {
+                Some(position) => position,
+                None => break,
+            },
+        };
         order.push(position);
-        for &taker in &takers[position] {
-            n_makers[taker] -= 1;
-            if n_makers[taker] == 0 {
-                ready.insert(taker);
+        for &taker in takers.of(position as usize) {
+            n_makers[taker as usize] -= 1;
+            if n_makers[taker as usize] == 0 && taker < passed.start {
+                late.push(Reverse(taker));
             }
         }
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use flocker_model::ApplicationName;
+
+    use super::*;
+    use crate::Because;
+    use crate::Need;
+    use crate::Reason;
+
+    fn stop(number: usize, needs: &[usize]) -> Step {
+        let name = |number: usize| -> ApplicationName { format!("a{number:03}").parse().unwrap() };
+        let stopped = |&number: &usize| Need {
+            fact: Fact::Stopped {
+                application: name(number),
+                on: "alpha".parse().unwrap(),
+            },
+            because: Because::OneCopy,
+        };
+        Step {
+            actor: "alpha".parse().unwrap(),
+            action: Action::Stop {
+                application: name(number),
+                grace: std::time::Duration::ZERO,
+            },
+            reason: Reason::Tidies { dataset: None }.into(),
+            needs: needs.iter().map(stopped).collect(),
+        }
+    }
+
+    /// What is near, far, later, shared and nowhere is found alike; a circle is left out and nothing else.
+    #[test]
+    fn the_first_that_may_come_comes_first() {
+        let mut steps: Vec<Step> = (0..60)
+            .map(|number| match number {
+                0 => stop(0, &[40, 41]),
+                1 => stop(1, &[0]),
+                7 => stop(7, &[999, 6]),
+                20 => stop(20, &[21]),
+                21 => stop(21, &[22]),
+                50 => stop(50, &[51]),
+                51 => stop(51, &[50]),
+                52 => stop(52, &[51]),
+                number => stop(number, &[]),
+            })
+            .collect();
+        steps[59].needs = steps[0].needs.clone();
+        let name = |step: &Step| {
+            step.action.application().unwrap().as_str()[1..]
+                .parse::<usize>()
+                .unwrap()
+        };
+        let Linked {
+            steps: linked, edges, ..
+        } = link(steps);
+        let order: Vec<usize> = linked.iter().map(name).collect();
+        let mut expected: Vec<usize> = (2..=19)
+            .chain([22, 21, 20])
+            .chain(23..=41)
+            .chain([0, 1])
+            .collect();
+        expected.extend((42..=49).chain(53..=59));
+        assert_eq!(order, expected);
+        let makers = |number| {
+            let position = order.iter().position(|&other| other == number).unwrap();
+            edges
+                .makers(position)
+                .map(|maker| order[maker])
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(makers(0), [40, 41]);
+        assert_eq!(makers(59), [40, 41]);
+        assert_eq!(makers(1), [0]);
+        assert_eq!(makers(7), [6]);
+        assert_eq!(makers(2), [0; 0]);
+        assert_eq!(edges, find(&linked));
+        let takers = edges.turned();
+        let of_first: Vec<usize> = takers
+            .of(order.iter().position(|&other| other == 40).unwrap())
+            .iter()
+            .map(|&taker| order[taker as usize])
+            .collect();
+        assert_eq!(of_first, [0, 59]);
+    }
+
+    #[test]
+    fn what_is_linked_in_another_order_has_the_same_edges() {
+        let needs = |number: usize| match number % 3 {
+            0 => vec![(number * 7 + 5) % 90],
+            1 => vec![number - 1, (number + 40) % 90],
+            _ => vec![],
+        };
+        let steps: Vec<Step> = (0..90)
+            .filter(|number| number % 2 == 0 || number % 5 != 0)
+            .map(|number| stop(number, &needs(number)))
+            .collect();
+        let Linked {
+            steps: linked, edges, ..
+        } = link(steps);
+        assert_eq!(edges, find(&linked));
+    }
 }

@@ -120,7 +120,7 @@ pub fn groups(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> Vec<Gro
     let mut steps: BTreeMap<Reason, Vec<&Step>> = BTreeMap::new();
     let mut homes: BTreeMap<ApplicationName, Reason> = BTreeMap::new();
     for step in plan.steps() {
-        let reason = match (&step.action, &step.reason) {
+        let reason = match (&step.action, &*step.reason) {
             (Action::Route { change }, reason) => sole_application(change)
                 .and_then(|name| homes.get(name))
                 .unwrap_or(reason)
@@ -271,7 +271,7 @@ fn lines(steps: &[&Step], names: &Names, n_nodes: usize) -> Vec<Line> {
     }
     for step in steps {
         let actor = if let Action::Route { change } = &step.action {
-            match routers.remove(change) {
+            match routers.remove(&**change) {
                 Some(nodes) if nodes.len() == n_nodes && n_nodes > 1 => "all".into(),
                 Some(nodes) => list(&nodes),
                 None => continue,

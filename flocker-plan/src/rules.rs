@@ -14,12 +14,14 @@ mod order;
 pub mod request;
 mod restore;
 mod route;
+mod settled;
 mod tidy;
 mod warm;
 mod writers;
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -28,15 +30,17 @@ use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::Epoch;
 use flocker_model::Generation;
-use flocker_model::Manifestation;
 use flocker_model::NodeName;
+use flocker_model::SnapshotName;
 
 use crate::action::Action;
 use crate::blocked::Kept;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::policy::StopAll;
@@ -45,9 +49,7 @@ use crate::step::Need;
 use crate::step::Reason;
 use crate::step::Step;
 use crate::view::Extra;
-use crate::view::Ownership;
 use crate::view::View;
-use crate::view::number;
 
 pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
     let mut rules = Rules::new(desired, actual, policy);
@@ -60,8 +62,9 @@ pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy)
     if rules.stops_too_much() {
         return rules.finish();
     }
-    for application in 0..number(rules.view.names.len()) {
-        if !rules.is_settled(application) {
+    for some in rules.find_unsettled().chunks(settled::BLOCK) {
+        rules.look_ahead(some);
+        for &application in some {
             rules.apply(application);
         }
     }
@@ -82,6 +85,29 @@ struct Serving {
     begins: bool,
 }
 
+/// What is stopped on one node, in order of name.
+#[derive(Clone, Debug, Default)]
+struct Stopped(Vec<ApplicationName>);
+
+impl Stopped {
+    fn find(&self, name: &ApplicationName) -> Result<usize, usize> {
+        match self.0.last() {
+            // Applications are looked at in order of name, so that most come last.
+            Some(last) if last < name => Err(self.0.len()),
+            Some(_) | None => self.0.binary_search(name),
+        }
+    }
+
+    /// Adds an application, and says whether it was not there.
+    fn insert(&mut self, name: &ApplicationName) -> bool {
+        let place = self.find(name);
+        if let Err(place) = place {
+            self.0.insert(place, name.clone());
+        }
+        place.is_err()
+    }
+}
+
 /// What the rules read and what they have written so far.
 struct Rules<'a> {
     view: View<'a>,
@@ -90,18 +116,24 @@ struct Rules<'a> {
     data_settled: Vec<bool>,
     /// By number of application: whether all its homes run it as it is to be.
     runs_settled: Vec<bool>,
+    /// By number of application: whether a container of it is on any of its homes; empty before anybody has looked.
+    seen_at_home: Vec<bool>,
     /// Containers where they are not placed, in order of application.
     extras: Vec<Extra<'a>>,
+    /// By number of application: where its own begin among them; empty where there are none.
+    extra_starts: Vec<u32>,
     /// Where the applications serve of which anything changes.
     serving: BTreeMap<u32, Serving>,
     /// What is started, and by which step; in order of application.
     started: Vec<(u32, usize)>,
     /// By number of node: what is stopped there.
-    stopped: Vec<BTreeSet<ApplicationName>>,
+    stopped: Vec<Stopped>,
     /// What stops once nobody is sent there, and by which step.
     leaving: Vec<(u32, usize)>,
-    /// How much of each node's free space is promised to data on its way.
-    promised: BTreeMap<u32, ByteSize>,
+    /// By number of node: how much of its free space is promised to data on its way.
+    promised: Vec<ByteSize>,
+    /// The newest name that was made for a last snapshot.
+    handoff: Option<(Epoch, SnapshotName)>,
     steps: Vec<Step>,
     waiting: Vec<Waiting>,
     refused: Vec<Refusal>,
@@ -117,12 +149,15 @@ impl<'a> Rules<'a> {
             policy,
             data_settled: vec![true; n_applications],
             runs_settled: vec![false; n_applications],
+            seen_at_home: Vec::new(),
             extras: Vec::new(),
+            extra_starts: Vec::new(),
             serving: BTreeMap::new(),
             started: Vec::new(),
-            stopped: vec![BTreeSet::new(); n_nodes],
+            stopped: vec![Stopped::default(); n_nodes],
             leaving: Vec::new(),
-            promised: BTreeMap::new(),
+            promised: vec![ByteSize(0); n_nodes],
+            handoff: None,
             steps: Vec::new(),
             waiting: Vec::new(),
             refused: Vec::new(),
@@ -160,95 +195,6 @@ impl<'a> Rules<'a> {
         true
     }
 
-    /// Finds the datasets that need no look: one copy alone or with spare ones, its owner at home, its size right.
-    fn find_settled_data(&mut self) {
-        let view = &self.view;
-        let mut copies = view.copies.all();
-        for &(dataset, application) in view.desired.placements().datasets() {
-            let n_before = copies.iter().take_while(|copy| copy.dataset < dataset).count();
-            copies = &copies[n_before..];
-            let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();
-            let (group, rest) = copies.split_at(n_copies);
-            copies = rest;
-            self.data_settled[application as usize] = false;
-            let Some(home) = view.homes(application).next() else {
-                continue;
-            };
-            let size_is_right = |is_limited: bool, what: &Manifestation| {
-                let has_limit = is_limited || view.desired.placements().is_limited(application);
-                let volume = &view.definitions[application as usize].volume;
-                !has_limit || Some(what.maximum_size) == volume.as_ref().map(|volume| volume.maximum_size)
-            };
-            let mut owners = group.iter().filter(|copy| copy.ownership != Ownership::None);
-            let settled = match (owners.next(), owners.next()) {
-                (Some(owner), None) => {
-                    owner.ownership == Ownership::Primary
-                        && owner.node == home
-                        && size_is_right(owner.is_limited, owner.what)
-                }
-                (Some(_), Some(_)) => {
-                    let seen = dataset::see(view, dataset);
-                    matches!(seen, dataset::Seen::Primary { on, what, .. }
-                        if on == home && size_is_right(what.maximum_size.is_some(), what))
-                }
-                (None, _) => false,
-            };
-            self.data_settled[application as usize] = settled;
-        }
-    }
-
-    /// Compares what runs on each node with what is to run there.
-    fn find_containers(&mut self) {
-        let view = &self.view;
-        let mut n_right = vec![0_u32; view.names.len()];
-        for (node, node_view) in (0_u32..).zip(&view.nodes) {
-            let Some(state) = node_view.seen else { continue };
-            let placed = node_view
-                .member
-                .map_or(&[][..], |member| view.desired.placements().placed(member));
-            let mut placed = placed.iter().copied().peekable();
-            for (name, container) in &state.containers {
-                while placed
-                    .next_if(|&application| view.names[application as usize] < name)
-                    .is_some()
-                {}
-                match placed.next_if(|&application| view.names[application as usize] == name) {
-                    Some(application) => {
-                        let right = container.definition == view.definition_on(application, state)
-                            && application::runs_as_wanted(view.definitions[application as usize], container);
-                        n_right[application as usize] += u32::from(right);
-                    }
-                    None => self.extras.push(Extra {
-                        application: view.desired.placements().find(name, &view.names),
-                        name,
-                        node,
-                        container,
-                    }),
-                }
-            }
-        }
-        self.extras
-            .sort_by_key(|extra| (extra.application.unwrap_or(u32::MAX), extra.node));
-        for ((application, settled), n_right) in (0_u32..).zip(&mut self.runs_settled).zip(n_right) {
-            *settled = view.desired.placements().homes(application).len() == n_right as usize;
-        }
-    }
-
-    fn is_settled(&self, application: u32) -> bool {
-        let homes = self.view.desired.placements().homes(application);
-        let at_rest = self.runs_settled[application as usize]
-            && (homes.is_empty() || self.data_settled[application as usize]);
-        at_rest && self.extras_of(application).is_empty()
-    }
-
-    fn extras_of(&self, application: u32) -> &[Extra<'a>] {
-        let start = self
-            .extras
-            .partition_point(|extra| extra.application.is_some_and(|own| own < application));
-        let n_extras = self.extras[start..].partition_point(|extra| extra.application == Some(application));
-        &self.extras[start..start + n_extras]
-    }
-
     /// Returns the placed application that claims the data with which another one is left running: its new name.
     fn heir(&self, extra: &Extra<'_>) -> Option<u32> {
         let placements = self.view.desired.placements();
@@ -282,11 +228,11 @@ impl<'a> Rules<'a> {
             .extras
             .iter()
             .filter(|extra| listed(extra.node) && alive(extra.container))
-            .filter(|extra| self.heir(extra).is_none())
             .filter(|extra| match extra.application {
                 Some(application) => self.view.desired.placements().homes(application).is_empty(),
                 None => true,
             })
+            .filter(|extra| self.heir(extra).is_none())
             .count();
         if n_stopping == 0 || self.policy.stop_all == StopAll::Allow {
             return false;
@@ -338,8 +284,20 @@ impl<'a> Rules<'a> {
     }
 
     fn container(&self, application: u32, node: u32) -> Option<&'a ContainerState> {
-        let state = self.view.node(node).seen?;
-        state.containers.get(self.view.names[application as usize])
+        let lookup = || {
+            let state = self.view.node(node).seen?;
+            state.containers.get(self.view.names[application as usize])
+        };
+        let Some(&is_at_home) = self.seen_at_home.get(application as usize) else {
+            return lookup();
+        };
+        if self.view.homes(application).any(|home| home == node) {
+            return is_at_home.then(lookup).flatten();
+        }
+        let mut extras = self.extras_of(application).iter();
+        extras
+            .find(|extra| extra.node == node)
+            .map(|extra| extra.container)
     }
 
     /// Returns every container on a node that obeys which has a dataset or an application's name; in order of node, then name.
@@ -375,19 +333,33 @@ impl<'a> Rules<'a> {
         });
     }
 
+    /// Adds a step, and says what it makes: that is what follows from its action.
     fn step(&mut self, actor: u32, action: Action, reason: &Reason, needs: Vec<Need>, makes: Vec<Fact>) {
+        self.act(actor, action, reason, needs.into());
+        let is_made = |fact| self.steps.last().is_some_and(|step| step.is_maker_of(fact));
+        debug_assert!(makes.iter().all(is_made), "{makes:?}");
+        drop(makes);
+    }
+
+    /// Adds a step.
+    fn act(&mut self, actor: u32, action: Action, reason: &Reason, needs: Needs) {
+        // Steps of one reason come together, and share it.
+        let before = self.steps.last().map(|step| &step.reason);
+        let reason = match before.filter(|before| ***before == *reason) {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(reason.clone()),
+        };
         let actor = self.node(actor);
         self.steps.push(Step {
             actor,
             action,
-            reason: reason.clone(),
+            reason,
             needs,
-            makes,
         });
     }
 
     fn is_stopped(&self, name: &ApplicationName, node: u32) -> bool {
-        self.stopped[node as usize].contains(name)
+        self.stopped[node as usize].find(name).is_ok()
     }
 
     /// Notes where an application serves, if anybody is sent to it.
@@ -399,23 +371,35 @@ impl<'a> Rules<'a> {
 
     /// Removes a container, alive or not.
     fn stop(&mut self, name: &ApplicationName, node: u32, reason: &Reason, needs: Vec<Need>) -> Fact {
-        let on = self.node(node);
         let state = self.view.node(node).seen;
         let grace = state
             .and_then(|state| state.containers.get(name))
             .map_or(flocker_model::Application::DEFAULT_STOP_GRACE, |container| {
                 container.stop_grace
             });
+        self.stop_within(name, node, grace, reason, needs.into())
+    }
+
+    /// Removes a container, alive or not, of which it is known how long it may take to end.
+    fn stop_within(
+        &mut self,
+        name: &ApplicationName,
+        node: u32,
+        grace: Duration,
+        reason: &Reason,
+        needs: Needs,
+    ) -> Fact {
+        let on = self.node(node);
         let stopped = Fact::Stopped {
             application: name.clone(),
             on,
         };
-        if self.stopped[node as usize].insert(name.clone()) {
+        if self.stopped[node as usize].insert(name) {
             let action = Action::Stop {
                 application: name.clone(),
                 grace,
             };
-            self.step(node, action, reason, needs, vec![stopped.clone()]);
+            self.act(node, action, reason, needs);
         }
         stopped
     }

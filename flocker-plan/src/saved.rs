@@ -216,13 +216,5 @@ fn is_same(saved: &Step, now: &Step) -> bool {
             .map(|need| need.fact.clone())
             .collect::<Vec<_>>()
     };
-    let is_obeying = |fact: &crate::fact::Fact| matches!(fact, crate::fact::Fact::Obeys { .. });
-    let makes = |step: &Step| {
-        step.makes
-            .iter()
-            .filter(|fact| !is_obeying(fact))
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    action && needs(saved) == needs(now) && makes(saved) == makes(now)
+    action && needs(saved) == needs(now)
 }

@@ -1,15 +1,20 @@
 //! Steps: one action of one node, why it exists and why it may not start yet.
 
 use std::fmt;
+use std::sync::Arc;
 
 use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::NodeName;
 use serde::Deserialize;
 use serde::Serialize;
+use serde::Serializer;
+use serde::ser::SerializeStruct as _;
+use thiserror::Error;
 
 use crate::action::Action;
 use crate::fact::Fact;
+use crate::needs::Needs;
 
 /// The name of a step, from its content: `alpha/push/<dataset>@warm-8-1/beta`. Re-planning yields the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,18 +28,20 @@ impl fmt::Display for StepId {
 }
 
 /// One action of one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Cloning is cheap. What is the same in many steps, as the routes of all
+/// nodes are, stands in memory once.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Step {
     /// Who does it.
     pub actor: NodeName,
     /// What is done.
     pub action: Action,
     /// Why this step exists at all.
-    pub reason: Reason,
+    pub reason: Arc<Reason>,
     /// Why it may not start yet.
-    pub needs: Vec<Need>,
-    /// What is true once it is done.
-    pub makes: Vec<Fact>,
+    pub needs: Needs,
 }
 
 impl Step {
@@ -42,6 +49,70 @@ impl Step {
     #[must_use]
     pub fn id(&self) -> StepId {
         StepId(format!("{}/{}/{}", self.actor, self.action.verb(), self.action))
+    }
+}
+
+/// A step as it is written: with what it makes, for those who read it and do not know what follows from an action.
+#[derive(Deserialize)]
+struct Written {
+    actor: NodeName,
+    action: Action,
+    reason: Arc<Reason>,
+    needs: Needs,
+    makes: Vec<Fact>,
+}
+
+/// A step that is said to make what does not follow from its action.
+#[derive(Debug, Error)]
+#[error("the step `{step}` does not make what it says: {fact}")]
+struct NotMade {
+    step: StepId,
+    fact: Fact,
+}
+
+impl TryFrom<Written> for Step {
+    type Error = NotMade;
+
+    fn try_from(
+        Written {
+            actor,
+            action,
+            reason,
+            needs,
+            makes,
+        }: Written,
+    ) -> Result<Self, NotMade> {
+        let step = Self {
+            actor,
+            action,
+            reason,
+            needs,
+        };
+        match makes.into_iter().find(|fact| !step.is_maker_of(fact)) {
+            Some(fact) => Err(NotMade {
+                step: step.id(),
+                fact,
+            }),
+            None => Ok(step),
+        }
+    }
+}
+
+impl Serialize for Step {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self {
+            actor,
+            action,
+            reason,
+            needs,
+        } = self;
+        let mut written = serializer.serialize_struct("Step", 5)?;
+        written.serialize_field("actor", actor)?;
+        written.serialize_field("action", action)?;
+        written.serialize_field("reason", reason)?;
+        written.serialize_field("needs", needs)?;
+        written.serialize_field("makes", &self.makes())?;
+        written.end()
     }
 }
 

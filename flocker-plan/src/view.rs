@@ -1,6 +1,7 @@
 //! A cluster by number: the planner compares records and numbers, and reads a name only to write it into a step.
 
 use std::cell::OnceCell;
+use std::cmp::Ordering;
 
 use flocker_model::Application;
 use flocker_model::ApplicationName;
@@ -9,6 +10,7 @@ use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionHash;
 use flocker_model::Deployment;
+use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
@@ -74,6 +76,10 @@ impl OfDataset for CopyView<'_> {
     fn dataset(&self) -> DatasetId {
         self.dataset
     }
+
+    fn order(&self, other: &Self) -> Ordering {
+        self.node.cmp(&other.node)
+    }
 }
 
 /// A container on a node where its application is not placed.
@@ -99,6 +105,42 @@ impl OfDataset for UserView<'_> {
     fn dataset(&self) -> DatasetId {
         self.dataset
     }
+
+    fn order(&self, other: &Self) -> Ordering {
+        self.node.cmp(&other.node).then_with(|| self.name.cmp(other.name))
+    }
+}
+
+/// A few datasets among many: says surely which are not among them.
+#[derive(Debug)]
+struct Sought {
+    bits: Vec<u64>,
+}
+
+impl Sought {
+    fn new(datasets: impl ExactSizeIterator<Item = DatasetId>) -> Self {
+        let n_words = (datasets.len() / 4 + 1).next_power_of_two();
+        let mut made = Self {
+            bits: vec![0; n_words],
+        };
+        for dataset in datasets {
+            let (word, bit) = made.place(dataset);
+            made.bits[word] |= 1 << bit;
+        }
+        made
+    }
+
+    fn place(&self, dataset: DatasetId) -> (usize, u64) {
+        let (first, last) = dataset.0.as_u64_pair();
+        let mixed = (first ^ last).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let word = usize::try_from(mixed >> 32).unwrap_or(0) & (self.bits.len() - 1);
+        (word, mixed >> 26 & 63)
+    }
+
+    fn has(&self, dataset: DatasetId) -> bool {
+        let (word, bit) = self.place(dataset);
+        self.bits[word] >> bit & 1 == 1
+    }
 }
 
 /// Desired and actual state by number.
@@ -117,6 +159,10 @@ pub(crate) struct View<'a> {
     pub(crate) silent: Vec<NodeName>,
     /// Which datasets are in the trash of which seen nodes, in order of both.
     trashed: Vec<(DatasetId, u32)>,
+    /// What seen nodes know of the ownerships of datasets of which they have no copy, in order of both.
+    fences: Vec<(DatasetId, Epoch)>,
+    /// The only datasets whose users anybody asks for; nothing where that may be any.
+    sought: Option<Sought>,
     /// All containers with a dataset, in order of dataset, node and name; made when the first move asks.
     users: OnceCell<ByDataset<UserView<'a>>>,
     /// Nodes that a person has declared lost, whether anybody else speaks of them or not; in order.
@@ -153,13 +199,15 @@ impl<'a> View<'a> {
         for (member, name) in listed {
             view(name, None, Some(member));
         }
-        let mut copies = Vec::new();
+        let n_copies = nodes
+            .iter()
+            .filter_map(|node| node.seen)
+            .map(|state| state.datasets.len());
+        let mut copies = Vec::with_capacity(n_copies.sum());
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
             let datasets = seen.iter().flat_map(|state| &state.datasets);
             copies.extend(datasets.map(|(dataset, what)| CopyView::new(*dataset, node, what)));
         }
-        // By number: comparing ids byte by byte takes as long as all the rest of planning what is settled.
-        copies.sort_unstable_by_key(|copy| (copy.dataset.0.as_u128(), copy.node));
         let mut trashed = Vec::new();
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
             let trash = seen.iter().flat_map(|state| &state.trash);
@@ -167,6 +215,10 @@ impl<'a> View<'a> {
         }
         trashed.sort_unstable();
         trashed.dedup();
+        let states = nodes.iter().filter_map(|node| node.seen);
+        let fences = states.flat_map(|state| &state.fences);
+        let mut fences: Vec<(DatasetId, Epoch)> = fences.map(|(dataset, fence)| (*dataset, *fence)).collect();
+        fences.sort_unstable();
         let silent = actual
             .nodes
             .iter()
@@ -191,6 +243,8 @@ impl<'a> View<'a> {
             copies: ByDataset::new(copies),
             silent,
             trashed,
+            fences,
+            sought: None,
             users: OnceCell::new(),
             lost: forgotten,
         }
@@ -246,8 +300,31 @@ impl<'a> View<'a> {
             .map(|(_, node)| *node)
     }
 
+    /// Returns the copy of a dataset on a seen node.
+    pub(crate) fn copy_on(&self, dataset: DatasetId, node: u32) -> Option<&'a Manifestation> {
+        let copies = self.copies_of(dataset).iter();
+        copies
+            .filter(|copy| copy.node == node)
+            .map(|copy| copy.what)
+            .next()
+    }
+
+    /// Says that only the users of these datasets will be asked for.
+    pub(crate) fn seek(&mut self, datasets: impl ExactSizeIterator<Item = DatasetId>) {
+        self.sought = Some(Sought::new(datasets));
+    }
+
+    /// Returns the newest ownership of a dataset that a seen node without a copy of it knows of.
+    pub(crate) fn fence_left(&self, dataset: DatasetId) -> Option<Epoch> {
+        let n_before = self.fences.partition_point(|(known, _)| *known <= dataset);
+        let last = self.fences[..n_before].last();
+        last.filter(|(known, _)| *known == dataset)
+            .map(|(_, fence)| *fence)
+    }
+
     /// Returns the containers, of whatever name, that have a dataset, in order of node, then name.
     pub(crate) fn users_of(&self, dataset: DatasetId) -> &[UserView<'a>] {
+        debug_assert!(self.sought.as_ref().is_none_or(|sought| sought.has(dataset)));
         self.users.get_or_init(|| self.find_users()).of(dataset)
     }
 
@@ -256,16 +333,16 @@ impl<'a> View<'a> {
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&self.nodes) {
             let containers = seen.iter().flat_map(|state| &state.containers);
             users.extend(containers.filter_map(|(name, container)| {
-                Some(UserView {
-                    dataset: container.dataset?,
+                let dataset = container.dataset?;
+                let is_sought = self.sought.as_ref().is_none_or(|sought| sought.has(dataset));
+                is_sought.then_some(UserView {
+                    dataset,
                     node,
                     name,
                     container,
                 })
             }));
         }
-        // Stable: the containers of a node come in order of name.
-        users.sort_by_key(|user| (user.dataset.0.as_u128(), user.node));
         ByDataset::new(users)
     }
 

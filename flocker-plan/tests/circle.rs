@@ -5,6 +5,8 @@
     reason = "a test that cannot go on says where it stopped"
 )]
 
+use std::sync::Arc;
+
 use flocker_model::{ApplicationName, Generation, NodeName};
 use flocker_plan::{Action, Because, Fact, Need, Plan, Reason, Refusal, Step, StepId};
 
@@ -32,12 +34,11 @@ fn stop(application: &str, after: &[&str]) -> Step {
             application: name.clone(),
             grace: std::time::Duration::ZERO,
         },
-        reason: Reason::Stops {
+        reason: Arc::new(Reason::Stops {
             application: name,
             on: alpha(),
-        },
+        }),
         needs: after.iter().map(need).collect(),
-        makes: vec![stopped(application)],
     }
 }
 

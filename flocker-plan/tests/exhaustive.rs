@@ -92,11 +92,11 @@ fn copies(on: usize) -> Vec<Option<Manifestation>> {
         Some(copy(released(3, on, last()), 2, vec![base(), last()])),
     ];
     let mut begun = copy(Role::Replica, 0, vec![base()]);
-    begun.partial = Some(PartialReceive {
+    begun.partial = Some(Box::new(PartialReceive {
         snapshot: SnapshotName::warm(Epoch(3), 1),
         received: ByteSize(1 << 20),
         token: "token".into(),
-    });
+    }));
     copies.push(Some(begun));
     let mut busy = copy(primary(2), 2, vec![base()]);
     busy.unsent = ByteSize(1 << 30);

@@ -171,7 +171,7 @@ proptest! {
         let failing = dice.roll(made.steps().len());
         let mut lost: BTreeSet<usize> = BTreeSet::from([failing]);
         for (position, step) in made.steps().iter().enumerate() {
-            let makers = |fact| made.steps().iter().position(|maker| maker.makes.contains(fact));
+            let makers = |fact| made.steps().iter().position(|maker| maker.makes().contains(fact));
             if step.needs.iter().filter_map(|need| makers(&need.fact)).any(|maker| lost.contains(&maker)) {
                 lost.insert(position);
             }

@@ -6,7 +6,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::ValueEnum;
 use flocker_benches::child;
+use flocker_benches::copies;
 use flocker_benches::figure::Figures;
 use flocker_benches::frontier;
 use flocker_benches::growth;
@@ -28,11 +30,28 @@ struct Arguments {
     /// Leave out what takes minutes
     #[arg(long)]
     quick: bool,
+    /// Measure only these
+    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    only: Vec<Group>,
     /// Run `terraform plan` beside `flocker plan`
     #[arg(long)]
     with_terraform: bool,
     #[command(flatten)]
     peer: terraform::Options,
+}
+
+/// What belongs together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    Planning,
+    Frontier,
+    Routes,
+    Parsing,
+    Memory,
+    Transfer,
+    Copies,
+    KernelRoutes,
+    Growth,
 }
 
 fn main() -> io::Result<()> {
@@ -43,21 +62,44 @@ fn main() -> io::Result<()> {
     let Arguments {
         json,
         quick,
+        only,
         with_terraform,
         peer,
     } = Arguments::parse();
     let effort = if quick { Effort::Quick } else { Effort::Full };
     let mut figures = Figures::default();
-    planning::measure(effort, &mut figures);
-    frontier::measure(effort, &mut figures);
-    routes::measure(&mut figures);
-    transfer::measure(&mut figures)?;
-    kernel_routes::measure(&mut figures)?;
-    parsing::measure(effort, &mut figures);
-    memory::measure(effort, &mut figures)?;
-    match effort {
-        Effort::Quick => figures.note("left out by --quick: a million applications, growth of instructions"),
-        Effort::Full => growth::measure(&mut figures)?,
+    let wants = |group: Group| only.is_empty() || only.contains(&group);
+    if wants(Group::Planning) {
+        planning::measure(effort, &mut figures);
+    }
+    if wants(Group::Frontier) {
+        frontier::measure(effort, &mut figures);
+    }
+    if wants(Group::Routes) {
+        routes::measure(&mut figures);
+    }
+    if wants(Group::Parsing) {
+        parsing::measure(effort, &mut figures);
+    }
+    if wants(Group::Memory) {
+        memory::measure(effort, &mut figures)?;
+    }
+    if wants(Group::Transfer) {
+        transfer::measure(&mut figures)?;
+    }
+    if wants(Group::Copies) {
+        copies::measure(effort, &mut figures)?;
+    }
+    if wants(Group::KernelRoutes) {
+        kernel_routes::measure(&mut figures)?;
+    }
+    if wants(Group::Growth) {
+        match effort {
+            Effort::Quick => {
+                figures.note("left out by --quick: a million applications, growth of instructions");
+            }
+            Effort::Full => growth::measure(&mut figures)?,
+        }
     }
     if with_terraform {
         terraform::measure(effort, &peer, &mut figures)?;

@@ -9,8 +9,9 @@ use clap::builder::TypedValueParser as _;
 use flocker_benches::cluster::Change;
 use flocker_benches::cluster::Cluster;
 use flocker_benches::cluster::Shape;
+use flocker_benches::figure::processor;
 use flocker_benches::memory::Memory;
-use flocker_benches::planning::n_steps;
+use flocker_plan::Policy;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -31,6 +32,9 @@ struct Arguments {
     /// How many times to plan
     #[arg(long, default_value_t = 1)]
     plans: u32,
+    /// Print the processor time of each planning, without the dropping of the plan
+    #[arg(long)]
+    seconds: bool,
     /// Print as JSON what it took in memory instead
     #[arg(long)]
     memory: bool,
@@ -49,6 +53,7 @@ fn main() -> io::Result<()> {
         applications,
         change,
         plans,
+        seconds,
         memory,
     } = Arguments::parse();
     let shape = Shape::new(nodes, applications);
@@ -62,7 +67,12 @@ fn main() -> io::Result<()> {
     ALLOCATED.reset_peak_usage();
     let mut n = 0;
     for _ in 0..plans {
-        n = n_steps(&cluster);
+        let start = processor();
+        let plan = flocker_plan::plan(&cluster.desired, &cluster.actual, &Policy::default());
+        if seconds {
+            writeln!(io::stdout(), "{:.3?}", processor().saturating_sub(start))?;
+        }
+        n = plan.steps().len();
     }
     if memory {
         let memory = Memory {

@@ -142,10 +142,12 @@ impl Held {
     }
 
     pub(super) fn report(&self, now: Duration) -> Manifestation {
-        let partial = self.arrival.as_ref().map(|arrival| PartialReceive {
-            snapshot: arrival.header.snapshot.clone(),
-            received: ByteSize(arrival.size()),
-            token: arrival.header.token(arrival.frames.len()),
+        let partial = self.arrival.as_ref().map(|arrival| {
+            Box::new(PartialReceive {
+                snapshot: arrival.header.snapshot.clone(),
+                received: ByteSize(arrival.size()),
+                token: arrival.header.token(arrival.frames.len()),
+            })
         });
         Manifestation {
             role: self.role.clone(),

@@ -65,6 +65,8 @@ const SECRETS: &str = "whether its secrets have changed";
 
 impl Plan {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        // Reports are much longer than what is kept of them: they are read, and their texts given back, before all else.
+        let reports = state_file::read_reports(&self.state);
         let paths = self.files.named_or_last(global)?;
         let configuration = files::read([&paths[0], &paths[1]])?;
         if !ui.is_json() {
@@ -81,7 +83,8 @@ impl Plan {
             return self.show(desired, &actual, &policy, &[], &paths, ui);
         }
         let desired = configuration.without_secrets()?;
-        let (actual, assumed) = state_file::read_all(&self.state, &desired)?;
+        let mut actual = reports?;
+        let assumed = state_file::complete(&mut actual, &desired);
         self.show(desired, &actual, &policy, &assumed, &paths, ui)
     }
 

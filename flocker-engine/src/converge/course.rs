@@ -136,7 +136,7 @@ impl Course {
             application,
             from,
             to,
-        } = &step.step.reason
+        } = &*step.step.reason
         else {
             return;
         };

@@ -188,7 +188,7 @@ fn definition(number: usize, wish: &Wish) -> Application {
         }));
     }
     if number == 2 {
-        application.depends_on = vec![self::application(0)];
+        application.depends_on = [self::application(0)].into();
     }
     application
 }

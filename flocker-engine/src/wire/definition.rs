@@ -102,9 +102,9 @@ impl From<&Application> for WrittenApplication {
         });
         Self {
             image: image.clone(),
-            command_line: command_line.clone(),
+            command_line: command_line.to_vec(),
             ports: ports.clone(),
-            links: links.clone(),
+            links: links.to_vec(),
             volume: volume.as_ref().map(
                 |Volume {
                      dataset,
@@ -112,7 +112,7 @@ impl From<&Application> for WrittenApplication {
                      maximum_size,
                  }| WrittenVolume {
                     dataset: *dataset,
-                    mountpoint: mountpoint.clone(),
+                    mountpoint: (&**mountpoint).into(),
                     maximum_size: *maximum_size,
                 },
             ),
@@ -121,7 +121,7 @@ impl From<&Application> for WrittenApplication {
             restart_policy: *restart_policy,
             health_check: health_check.clone(),
             stop_grace: *stop_grace,
-            depends_on: depends_on.clone(),
+            depends_on: depends_on.to_vec(),
         }
     }
 }
@@ -150,7 +150,7 @@ impl TryFrom<WrittenApplication> for Application {
                  maximum_size,
              }| Volume {
                 dataset,
-                mountpoint,
+                mountpoint: mountpoint.into(),
                 maximum_size,
             },
         );
@@ -179,16 +179,16 @@ impl TryFrom<WrittenApplication> for Application {
         });
         Ok(Self {
             image,
-            command_line,
+            command_line: command_line.into(),
             ports,
-            links,
+            links: links.into(),
             volume,
             environment: environment.collect(),
             limits,
             restart_policy,
             health_check,
             stop_grace,
-            depends_on,
+            depends_on: depends_on.into(),
         })
     }
 }

@@ -108,7 +108,7 @@ impl TryFrom<WrittenState> for NodeState {
         let key = from_hex(key.as_str()).ok_or(WireError::Invalid {
             what: "the key of a node",
         })?;
-        Ok(Self {
+        let state = Self {
             id,
             boot,
             address,
@@ -123,6 +123,7 @@ impl TryFrom<WrittenState> for NodeState {
             foreign_ports,
             peers,
             forgotten,
-        })
+        };
+        Ok(state.compact())
     }
 }

@@ -42,17 +42,19 @@ fn step(actor: &str, action: Action, needs: &[&Fact], makes: &[&Fact]) -> Step {
         fact: (*fact).clone(),
         because: Because::OneWriter,
     };
-    Step {
+    let reason = Reason::Moves {
+        application: app("mongodb"),
+        from: name("alpha"),
+        to: name("beta"),
+    };
+    let step = Step {
         actor: name(actor),
         action,
-        reason: Reason::Moves {
-            application: app("mongodb"),
-            from: name("alpha"),
-            to: name("beta"),
-        },
+        reason: reason.into(),
         needs: needs.iter().map(need).collect(),
-        makes: makes.iter().map(|&fact| fact.clone()).collect(),
-    }
+    };
+    assert!(makes.iter().all(|fact| step.is_maker_of(fact)));
+    step
 }
 
 /// A whole hand-off from alpha to beta, with the routes of both, and something on gamma that has nothing to do with it.
@@ -114,10 +116,10 @@ async fn hand_off(cluster: &Cluster) -> Plan {
         }],
     };
     let route = Action::Route {
-        change: RouteChange {
+        change: Arc::new(RouteChange {
             set: BTreeMap::from([(port(), target)]),
             drop: [].into(),
-        },
+        }),
     };
     let other = flocker_model::Dataset {
         id: flocker_model::DatasetId::derived(&app("other")),

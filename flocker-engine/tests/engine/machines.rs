@@ -47,6 +47,7 @@ use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use flocker_model::SnapshotName;
 use flocker_plan::Action;
+use flocker_plan::Needs;
 use flocker_plan::Plan;
 use flocker_plan::Reason;
 use flocker_plan::Step;
@@ -207,12 +208,11 @@ impl Machines {
         let step = Step {
             actor: name("alpha"),
             action: push(snapshot),
-            reason: Reason::Starts {
+            reason: Arc::new(Reason::Starts {
                 application: app("mongodb"),
                 on: name("beta"),
-            },
-            needs: Vec::new(),
-            makes: Vec::new(),
+            }),
+            needs: Needs::default(),
         };
         let plan = Plan::new(Generation(1), vec![step], Vec::new(), Vec::new(), Vec::new());
         let recorder = Recorder::default();

@@ -133,7 +133,7 @@ impl Reader<'_, '_, '_> {
         let image = image.or_else(|| "unknown".parse().ok())?;
         let mut draft = Draft::new(name, span, Application::new(image));
         if let Some(node) = fields.get("command").filter(|node| !is_null(node)) {
-            draft.application.command_line = self.command(node, form).unwrap_or_default();
+            draft.application.command_line = self.command(node, form).unwrap_or_default().into();
         }
         if let Some(node) = fields.get("environment").filter(|node| !is_null(node)) {
             self.service_environment(node, &mut draft, form);

@@ -8,6 +8,8 @@ use super::diagnostic::Code;
 use super::diagnostic::Span;
 use super::reader::Reader;
 use super::yaml::Node;
+use thin_vec::ThinVec;
+
 use crate::application::Application;
 use crate::environment::EnvironmentValue;
 use crate::id::ApplicationName;
@@ -88,7 +90,7 @@ impl Draft {
         self.volume = span;
         self.application.volume.insert(Volume {
             dataset: dataset.unwrap_or_else(|| DatasetId::derived(&self.name)),
-            mountpoint,
+            mountpoint: mountpoint.into(),
             maximum_size: None,
         })
     }
@@ -137,8 +139,8 @@ impl Reader<'_, '_, '_> {
     }
 
     /// Returns the names of other applications, and where they stand.
-    pub(crate) fn names(&mut self, items: &[Node<'_>], what: &str) -> (Vec<ApplicationName>, Vec<Span>) {
-        let mut names: Vec<ApplicationName> = Vec::new();
+    pub(crate) fn names(&mut self, items: &[Node<'_>], what: &str) -> (ThinVec<ApplicationName>, Vec<Span>) {
+        let mut names: ThinVec<ApplicationName> = ThinVec::new();
         let mut seen: BTreeSet<ApplicationName> = BTreeSet::new();
         let mut spans = Vec::new();
         for item in items {

@@ -151,7 +151,7 @@ impl Reader<'_, '_, '_> {
         let mut draft = Draft::new(name, span, Application::new(image));
         if let Some(node) = fields.get("command_line") {
             let words = self.strings(node, "`command_line`", "a word of `command_line`");
-            draft.application.command_line = words.unwrap_or_default();
+            draft.application.command_line = words.unwrap_or_default().into();
         }
         if let Some(node) = fields.get("ports") {
             self.ports(node, &mut draft);

@@ -135,7 +135,7 @@ fn application() -> impl Strategy<Value = (Application, Environment)> {
             "the image must be one",
             |(image, command_line, ports, links, volume, environment, limits, rest)| {
                 let mut application = Application::new(image.parse().ok()?);
-                application.command_line = command_line;
+                application.command_line = command_line.into();
                 application.ports = ports
                     .into_iter()
                     .map(|internal| Port {

@@ -13,6 +13,7 @@ use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -22,13 +23,13 @@ use crate::step::Reason;
 /// One that ended well and is not to be started again has done its work;
 /// starting it at every deploy would never settle.
 pub(super) fn runs_as_wanted(definition: &Application, container: &ContainerState) -> bool {
-    match (container.status, definition.restart_policy) {
-        (ContainerStatus::Running | ContainerStatus::Restarting, _)
-        | (
-            ContainerStatus::Exited { code: Some(0) },
-            RestartPolicy::Never | RestartPolicy::OnFailure { .. },
-        ) => true,
-        (ContainerStatus::Exited { .. } | ContainerStatus::Prepared, _) => false,
+    match container.status {
+        ContainerStatus::Running | ContainerStatus::Restarting => true,
+        ContainerStatus::Exited { code: Some(0) } => match definition.restart_policy {
+            RestartPolicy::Never | RestartPolicy::OnFailure { .. } => true,
+            RestartPolicy::Always => false,
+        },
+        ContainerStatus::Exited { .. } | ContainerStatus::Prepared => false,
     }
 }
 
@@ -175,12 +176,12 @@ impl<'a> Rules<'a> {
             on: self.node(home),
         };
         match self.container(application, home) {
-            None => self.start(application, home, &started, needs),
+            None => self.start(application, home, &started, needs.into()),
             Some(container) if container.definition == definition => {
                 if runs_as_wanted(self.view.definitions[application as usize], container) {
                     return;
                 }
-                self.start(application, home, &started, needs);
+                self.start(application, home, &started, needs.into());
             }
             Some(container) => {
                 let reason = if container.is_alive() {
@@ -201,7 +202,7 @@ impl<'a> Rules<'a> {
                     .collect();
                 let stopped = self.stop(&name, home, &reason, before);
                 needs.push(need(stopped, Because::OneCopy));
-                self.start(application, home, &reason, needs);
+                self.start(application, home, &reason, needs.into());
             }
         }
     }
@@ -225,38 +226,25 @@ impl<'a> Rules<'a> {
             application: name,
             definition,
         };
-        self.step(node, action, reason, Vec::new(), vec![fact.clone()]);
+        self.act(node, action, reason, Needs::default());
         Some(fact)
     }
 
-    pub(super) fn start(&mut self, application: u32, node: u32, reason: &Reason, needs: Vec<Need>) {
+    pub(super) fn start(&mut self, application: u32, node: u32, reason: &Reason, needs: Needs) {
         let Some(state) = self.view.node(node).seen else {
             return;
         };
         let name = self.application(application);
-        let on = self.node(node);
         let definition = self.view.definition_on(application, state);
-        let makes = vec![
-            Fact::Running {
-                application: name.clone(),
-                on: on.clone(),
-            },
-            Fact::Healthy {
-                application: name.clone(),
-                on,
-            },
-        ];
         self.started.push((application, self.steps.len()));
-        self.step(
-            node,
-            Action::Start {
-                application: name,
-                definition,
-            },
-            reason,
-            needs,
-            makes,
-        );
+        let action = Action::Start {
+            application: name,
+            definition,
+        };
+        self.act(node, action, reason, needs);
+        if self.view.definitions[application as usize].ports.is_empty() {
+            return;
+        }
         let homes = self
             .view
             .homes(application)

@@ -165,9 +165,7 @@ pub(super) fn newest_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
         Role::Primary { epoch } | Role::Released { epoch, .. } => epoch.max(copy.what.fence),
         Role::Replica => copy.what.fence,
     });
-    let nodes = view.nodes.iter().filter_map(|node| node.seen);
-    let left = nodes.filter_map(|state| state.fences.get(&dataset).copied());
-    fences.chain(left).max().unwrap_or_default()
+    fences.chain(view.fence_left(dataset)).max().unwrap_or_default()
 }
 
 impl Rules<'_> {
@@ -275,7 +273,7 @@ impl Rules<'_> {
             return self.stays(application);
         }
         let action = Action::Create { dataset, epoch };
-        self.step(home, action, &reason, before.clone(), vec![made.clone()]);
+        self.act(home, action, &reason, before.clone().into());
         needs.push(need(made.clone(), Because::DataThere));
         if is_alive {
             let mut before = before;
@@ -284,7 +282,7 @@ impl Rules<'_> {
             let stopped = self.stop(&name, home, &reason, before);
             needs.push(need(stopped, Because::OneCopy));
         }
-        self.start(application, home, &reason, needs);
+        self.start(application, home, &reason, needs.into());
     }
 
     /// Returns the dataset of an application as a backend is asked for it.

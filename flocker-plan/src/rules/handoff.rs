@@ -20,6 +20,7 @@ use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::expected_since;
@@ -69,7 +70,7 @@ impl<'a> Rules<'a> {
             epoch,
             reason,
         };
-        let target = self.view.node(to).seen.and_then(|state| state.datasets.get(&id));
+        let target = self.view.copy_on(id, to);
         let base = common(source, target);
         if base == Common::Diverged && self.clear_target(&move_) {
             return self.stays(application);
@@ -115,6 +116,14 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// Returns the name of the last snapshot before an ownership; most moves of a plan are on the way to the same.
+    fn handoff_name(&mut self, epoch: Epoch) -> SnapshotName {
+        let known = self.handoff.as_ref().filter(|(known, _)| *known == epoch);
+        let name = known.map_or_else(|| SnapshotName::handoff(epoch), |(_, name)| name.clone());
+        self.handoff = Some((epoch, name.clone()));
+        name
+    }
+
     /// Says whether an application, of whatever name, runs with the dataset on a node.
     fn is_in_use(&self, dataset: flocker_model::DatasetId, node: u32) -> bool {
         let users = self.view.users_of(dataset).iter();
@@ -129,27 +138,21 @@ impl<'a> Rules<'a> {
         let (from, to) = (self.node(move_.from), self.node(move_.to));
         let set_aside = self.set_aside(move_, base);
         let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
-        let mut before_stop: Vec<Need> = prepared
-            .into_iter()
-            .map(|fact| need(fact, Because::NothingStopsInVain))
-            .collect();
-        before_stop.extend(set_aside.clone());
-        let mut before_release = self.stop_users(move_, &before_stop);
-        if before_release.is_empty() {
-            before_release.extend(before_stop);
-        }
-        let last = SnapshotName::handoff(move_.epoch);
+        let prepared = prepared.map(|fact| need(fact, Because::NothingStopsInVain));
+        let before_stop: Needs = prepared.into_iter().chain(set_aside.clone()).collect();
+        let before_release: Needs = self.stop_users(move_, &before_stop).into();
+        let before_release = if before_release.is_empty() {
+            before_stop
+        } else {
+            before_release
+        };
+        let last = self.handoff_name(move_.epoch);
         let released = Fact::Released {
             dataset: id,
-            by: from.clone(),
+            by: from,
             epoch: move_.epoch,
         };
-        let taken = Fact::Snapshot {
-            dataset: id,
-            on: from,
-            name: last.clone(),
-        };
-        self.step(
+        self.act(
             move_.from,
             Action::Release {
                 dataset: id,
@@ -159,16 +162,15 @@ impl<'a> Rules<'a> {
             },
             &move_.reason,
             before_release,
-            vec![released.clone(), taken],
         );
-        let mut before_push = vec![need(released.clone(), Because::OneWriter)];
-        before_push.extend(set_aside);
+        let before_push = [need(released.clone(), Because::OneWriter)];
+        let before_push = before_push.into_iter().chain(set_aside).collect();
         let complete = self.push(move_, &last, base, before_push);
-        let needs = vec![
+        let needs = [
             need(released, Because::OneWriter),
             need(complete, Because::DataComplete),
         ];
-        self.take_over(move_, &last, None, needs);
+        self.take_over(move_, &last, None, needs.into());
     }
 
     /// Acquire and start: from here on the new home is the only one.
@@ -177,7 +179,7 @@ impl<'a> Rules<'a> {
         move_: &Move<'a>,
         from: &SnapshotName,
         guid: Option<SnapshotGuid>,
-        needs: Vec<Need>,
+        needs: Needs,
     ) {
         let id = move_.dataset.id;
         let to = self.node(move_.to);
@@ -192,7 +194,7 @@ impl<'a> Rules<'a> {
             from: from.clone(),
             guid,
         };
-        self.step(move_.to, action, &move_.reason, needs, vec![owns.clone()]);
+        self.act(move_.to, action, &move_.reason, needs);
         let held = move_.source.maximum_size;
         if move_.from == move_.to && held != move_.dataset.maximum_size {
             let needs = vec![need(owns.clone(), Because::DataThere)];
@@ -202,20 +204,24 @@ impl<'a> Rules<'a> {
             move_.application,
             move_.to,
             &move_.reason,
-            vec![need(owns, Because::DataThere)],
+            [need(owns, Because::DataThere)].into(),
         );
     }
 
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &[Need]) -> Vec<Need> {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Vec<Need> {
         let id = move_.dataset.id;
         let mut needs = Vec::new();
         for (node, user, container) in self.users(move_.application, id) {
             // What does not run at the target is replaced by the start.
             let is_replaced = node == move_.to && !container.is_alive();
             if !is_replaced {
-                let before = if node == move_.to { &[] } else { before };
-                let stopped = self.stop(user, node, &move_.reason, before.to_vec());
+                let before = if node == move_.to {
+                    Needs::default()
+                } else {
+                    before.clone()
+                };
+                let stopped = self.stop_within(user, node, container.stop_grace, &move_.reason, before);
                 needs.push(need(stopped, Because::OneWriter));
             }
         }
@@ -258,7 +264,7 @@ impl<'a> Rules<'a> {
         move_: &Move<'a>,
         snapshot: &SnapshotName,
         base: &Common<'_>,
-        needs: Vec<Need>,
+        needs: Needs,
     ) -> Fact {
         let to = self.node(move_.to);
         let dataset = move_.dataset.clone();
@@ -274,7 +280,7 @@ impl<'a> Rules<'a> {
             base,
             to,
         };
-        self.step(move_.from, action, &move_.reason, needs, vec![complete.clone()]);
+        self.act(move_.from, action, &move_.reason, needs);
         complete
     }
 
@@ -298,7 +304,7 @@ impl<'a> Rules<'a> {
         let Some(free) = self.view.node(move_.to).seen.and_then(|state| state.free) else {
             return true;
         };
-        let promised = self.promised.entry(move_.to).or_default();
+        let promised = &mut self.promised[move_.to as usize];
         let free = ByteSize(free.0.saturating_sub(promised.0));
         let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
         if needed > free {

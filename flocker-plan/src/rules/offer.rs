@@ -16,6 +16,7 @@ use super::need;
 use super::warm::arrived;
 use crate::action::Action;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::written_since;
@@ -104,9 +105,9 @@ impl<'a> Rules<'a> {
         if offered_elsewhere && let Some(taker) = taker {
             needs.extend(self.renounce(&move_, offer, taker));
         }
-        needs.extend(self.stop_users(&move_, &[]));
+        needs.extend(self.stop_users(&move_, &Needs::default()));
         if home == offer.by {
-            return self.take_over(&move_, offer.last, Some(offer.guid), needs);
+            return self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
         }
         let by = self.node(offer.by);
         if redirected {
@@ -127,10 +128,10 @@ impl<'a> Rules<'a> {
         if !is_complete {
             let mut before_push = needs.clone();
             before_push.extend(self.set_aside(&move_, &base));
-            let complete = self.push(&move_, offer.last, &base, before_push);
+            let complete = self.push(&move_, offer.last, &base, before_push.into());
             needs.push(need(complete, Because::DataComplete));
         }
-        self.take_over(&move_, offer.last, Some(offer.guid), needs);
+        self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
     }
 
     /// The taker is lost for ever, and may have acquired and written before. That the copy left here is good enough is
@@ -167,10 +168,9 @@ impl<'a> Rules<'a> {
         let generation = self.view.desired.generation();
         let renounced = Fact::Renounced {
             dataset: id,
-            by: node.clone(),
+            by: node,
             epoch: offer.epoch,
         };
-        let obeys = Fact::Obeys { node, generation };
         let state = self.view.node(taker).seen;
         let is_fenced = state.is_some_and(|state| {
             state.generation >= generation
@@ -184,13 +184,7 @@ impl<'a> Rules<'a> {
                 dataset: id,
                 epoch: offer.epoch,
             };
-            self.step(
-                taker,
-                action,
-                &move_.reason,
-                Vec::new(),
-                vec![renounced.clone(), obeys],
-            );
+            self.step(taker, action, &move_.reason, Vec::new(), vec![renounced.clone()]);
         }
         vec![need(renounced, Because::OfferWithdrawn)]
     }

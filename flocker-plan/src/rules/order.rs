@@ -1,6 +1,7 @@
 //! The order of starting: what an application depends on or links to starts before it, when both are to start.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use flocker_model::NodeName;
 use flocker_model::PortNumber;
@@ -9,6 +10,7 @@ use super::Rules;
 use super::need;
 use crate::fact::Fact;
 use crate::step::Because;
+use crate::step::Reason;
 
 /// How far the search for circles has come with an application.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,24 +37,28 @@ impl Rules<'_> {
             return;
         }
         let owners = self.port_owners();
-        let mut uses: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        // In order of user, and for one user in order of what it uses.
+        let mut uses: Vec<(u32, u32)> = Vec::new();
+        let mut last = None;
         for &(application, _) in &self.started {
-            let mut waits_for = self.used_by(application, &owners);
-            waits_for.retain(|&used| !self.starts_of(used).is_empty());
-            if !waits_for.is_empty() {
-                uses.insert(application, waits_for);
+            if last.replace(application) != Some(application) && uses_others(application) {
+                let all = self.used_by(application, &owners).into_iter();
+                let starting = all.filter(|&used| !self.starts_of(used).is_empty());
+                uses.extend(starting.map(|used| (application, used)));
             }
         }
-        let mut waits = Vec::new();
-        let mut marks = BTreeMap::new();
-        for &application in uses.keys() {
-            visit(application, &uses, &mut marks, &mut |user, used| {
+        let mut waits = Vec::with_capacity(uses.len());
+        let mut marks = vec![None; self.view.names.len()];
+        for user in uses.chunk_by(|(one, _), (other, _)| one == other) {
+            visit(user[0].0, &uses, &mut marks, &mut |user, used| {
                 waits.push((user, used));
             });
         }
         for (user, used) in waits {
-            for (_, position) in self.starts_of(user).to_vec() {
-                for (_, maker) in self.starts_of(used).to_vec() {
+            for start in self.range_of_starts(user) {
+                let (_, position) = self.started[start];
+                for earlier in self.range_of_starts(used) {
+                    let (_, maker) = self.started[earlier];
                     let on = self.steps[maker].actor.clone();
                     let healthy = Fact::Healthy {
                         application: self.application(used),
@@ -75,6 +81,12 @@ impl Rules<'_> {
                 if step.action.application() == Some(application) && step.actor == *on {
                     continue;
                 }
+                // What is done to its own data while that is on its way: it starts last already.
+                let moves =
+                    matches!(&*step.reason, Reason::Moves { application: moved, .. } if moved == application);
+                if moves && step.action.dataset().is_some() {
+                    continue;
+                }
                 let placements = self.view.desired.placements();
                 let Some(number) = placements.find(application, &self.view.names) else {
                     continue;
@@ -87,7 +99,7 @@ impl Rules<'_> {
                 let Some(start) = self.find_start(number, on) else {
                     continue;
                 };
-                waits.extend(step.makes.first().map(|made| (start, made.clone())));
+                waits.extend(step.makes().into_iter().next().map(|made| (start, made)));
             }
         }
         for (start, made) in waits {
@@ -103,12 +115,24 @@ impl Rules<'_> {
 
     /// Returns the steps that start an application, each with its number.
     fn starts_of(&self, application: u32) -> &[(u32, usize)] {
+        &self.started[self.range_of_starts(application)]
+    }
+
+    fn range_of_starts(&self, application: u32) -> Range<usize> {
+        // Applications are looked at in order, and most ask for their own.
+        if self
+            .started
+            .last()
+            .is_none_or(|&(started, _)| started < application)
+        {
+            return 0..0;
+        }
         let first = self
             .started
             .partition_point(|(started, _)| *started < application);
         let own = self.started[first..].iter();
         let n_own = own.take_while(|(started, _)| *started == application).count();
-        &self.started[first..first + n_own]
+        first..first + n_own
     }
 
     fn port_owners(&self) -> BTreeMap<PortNumber, u32> {
@@ -141,29 +165,30 @@ impl Rules<'_> {
 /// Visits what an application uses, depth first, and reports each use that does not close a circle.
 fn visit(
     application: u32,
-    uses: &BTreeMap<u32, Vec<u32>>,
-    marks: &mut BTreeMap<u32, Mark>,
+    uses: &[(u32, u32)],
+    marks: &mut [Option<Mark>],
     report: &mut impl FnMut(u32, u32),
 ) {
-    if marks.contains_key(&application) {
+    if marks[application as usize].is_some() {
         return;
     }
+    let first_use = |user: u32| uses.partition_point(|(other, _)| *other < user);
     // A stack of our own: a chain of uses may be longer than the thread's stack is deep.
-    let mut stack = vec![(application, 0)];
-    marks.insert(application, Mark::Open);
+    let mut stack = vec![(application, first_use(application))];
+    marks[application as usize] = Some(Mark::Open);
     while let Some((user, position)) = stack.pop() {
-        let Some(&next) = uses.get(&user).and_then(|used| used.get(position)) else {
-            marks.insert(user, Mark::Closed);
+        let Some(&(_, next)) = uses.get(position).filter(|(own, _)| *own == user) else {
+            marks[user as usize] = Some(Mark::Closed);
             continue;
         };
         stack.push((user, position + 1));
-        match marks.get(&next) {
+        match marks[next as usize] {
             Some(Mark::Open) => {}
             Some(Mark::Closed) => report(user, next),
             None => {
                 report(user, next);
-                marks.insert(next, Mark::Open);
-                stack.push((next, 0));
+                marks[next as usize] = Some(Mark::Open);
+                stack.push((next, first_use(next)));
             }
         }
     }

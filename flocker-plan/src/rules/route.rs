@@ -5,25 +5,33 @@
 //! connection to each other. The original changed its routes first, and every
 //! deploy was an outage.
 
+mod course;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::Home;
-use flocker_model::NodeName;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use flocker_model::RouteTarget;
 
+use self::course::Change;
+use self::course::Course;
+use self::course::Group;
+use self::course::Owner;
+use self::course::of;
 use super::Rules;
 use super::need;
 use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::fact::Fact;
+use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -38,60 +46,66 @@ struct Wanted {
     left: BTreeSet<PortNumber>,
 }
 
-/// An application that has ports, by number: every node's routes are made with it.
-struct Owner {
-    application: u32,
-    /// Where it serves, and whether this plan starts it there; in the order of its routes' homes.
-    homes: Vec<(u32, bool)>,
-    /// Whether steps of the plan bring it there.
-    begins: bool,
-}
-
-impl Owner {
-    /// Returns the place in `homes` to which a node's own route leads: itself, or else the first.
-    fn place(&self, node: u32) -> usize {
-        self.homes
-            .iter()
-            .position(|&(home, _)| home == node)
-            .unwrap_or_default()
-    }
-}
-
-/// What changes in the routes of one node.
-struct Change<'a> {
-    set: Vec<(PortNumber, &'a RouteTarget)>,
-    drop: BTreeSet<PortNumber>,
-}
-
 impl Rules<'_> {
     pub(super) fn route(&mut self) {
         let wanted = self.wanted_routes();
-        let nodes: Vec<u32> = (0..number(self.view.nodes.len()))
-            .filter(|&node| self.obeys(node) && self.view.node(node).member.is_some())
-            .collect();
+        let (changes, changing) = self.route_changes(&wanted);
         // Which homes change their own route in this plan.
         let mut turning: BTreeSet<(PortNumber, u32)> = BTreeSet::new();
-        let mut changes = Vec::new();
-        for node in nodes {
-            let Some(state) = self.view.node(node).seen else {
-                continue;
-            };
-            if wanted.left.is_empty() && !wanted.table.differs_at_a_glance(&state.routes) {
-                continue;
-            }
-            let change = self.difference(&wanted, node, &state.routes);
-            let ports = change.set.iter().map(|&(port, _)| port);
-            let own = ports.filter(|port| wanted.owners[port].homes.iter().any(|&(home, _)| home == node));
-            turning.extend(own.map(|port| (port, node)));
-            if !change.set.is_empty() || !change.drop.is_empty() {
-                changes.push((node, change));
-            }
+        let homes: Vec<Vec<(u32, PortNumber)>> = changes.iter().map(|change| change.homes(&wanted)).collect();
+        for &(node, change) in &changing {
+            turning.extend(of(&homes[change], node).iter().map(|&(_, port)| (port, node)));
         }
         let first = self.steps.len();
-        for (node, change) in changes {
-            self.route_node(&wanted, node, change, &turning);
+        let mut courses: Vec<Option<Course<'_>>> = changes.iter().map(|_| None).collect();
+        for (node, change) in changing {
+            if courses[change].is_none() {
+                courses[change] = Some(self.course(&wanted, node, &changes[change], &turning));
+            }
+            if let Some(course) = &courses[change] {
+                self.route_node(node, course);
+            }
         }
         self.leave_last(first);
+    }
+
+    /// Finds what changes in the routes of which nodes.
+    ///
+    /// Most nodes have the same routes, and all are to have the same: what changes is found once for each table.
+    fn route_changes<'w>(&mut self, wanted: &'w Wanted) -> (Vec<Change<'w>>, Vec<(u32, usize)>) {
+        let mut changes: Vec<Change<'_>> = Vec::new();
+        let mut tables: BTreeMap<u64, Vec<(&RouteTable, usize)>> = BTreeMap::new();
+        let mut changing: Vec<(u32, usize)> = Vec::new();
+        for node in 0..number(self.view.nodes.len()) {
+            let is_member = self.view.node(node).member.is_some();
+            let Some(state) = self
+                .view
+                .node(node)
+                .seen
+                .filter(|_| is_member && self.obeys(node))
+            else {
+                continue;
+            };
+            let known = tables.entry(state.routes.digest()).or_default();
+            let found = known.iter().find(|(table, _)| **table == state.routes);
+            let change = if let Some(&(_, change)) = found {
+                change
+            } else {
+                known.push((&state.routes, changes.len()));
+                changes.push(self.difference(wanted, &state.routes));
+                changes.len() - 1
+            };
+            let taken = changes[change].taken(&state.foreign_ports);
+            if taken.is_empty() {
+                changing.push((node, change));
+            } else {
+                self.refuse_taken(wanted, node, &taken);
+                changing.push((node, changes.len()));
+                changes.push(changes[change].without(&taken));
+            }
+        }
+        changing.retain(|&(_, change)| !changes[change].is_empty());
+        (changes, changing)
     }
 
     /// What leaves a node stops when the routes to it have changed: the steps from `first` on.
@@ -99,11 +113,23 @@ impl Rules<'_> {
         if self.leaving.is_empty() {
             return;
         }
+        let leaving = self.leaving.iter();
+        let ports = leaving.flat_map(|&(application, _)| &self.view.definitions[application as usize].ports);
+        let ports: BTreeSet<PortNumber> = ports.map(|port| port.external).collect();
         let mut routed: BTreeMap<PortNumber, Vec<(usize, Fact)>> = BTreeMap::new();
-        let made = self.steps[first..].iter().flat_map(|step| &step.makes);
-        for (order, fact) in made.enumerate() {
-            if let Fact::Routed { port, .. } = fact {
-                routed.entry(*port).or_default().push((order, fact.clone()));
+        for (order, step) in self.steps[first..].iter().enumerate() {
+            let Action::Route { change } = &step.action else {
+                continue;
+            };
+            if change.set.keys().all(|port| !ports.contains(port)) {
+                continue;
+            }
+            for fact in step.makes() {
+                if let Fact::Routed { port, .. } = fact
+                    && ports.contains(&port)
+                {
+                    routed.entry(port).or_default().push((order, fact));
+                }
             }
         }
         for (application, position) in std::mem::take(&mut self.leaving) {
@@ -233,40 +259,54 @@ impl Rules<'_> {
             .or_else(|| view.name.as_str().parse().ok())
     }
 
-    fn difference<'w>(&mut self, wanted: &'w Wanted, node: u32, current: &RouteTable) -> Change<'w> {
-        let mut set = Vec::new();
-        let foreign = self.view.node(node).seen.map(|state| &state.foreign_ports);
+    fn difference<'w>(&self, wanted: &'w Wanted, current: &RouteTable) -> Change<'w> {
+        let mut change = Change {
+            set: Vec::new(),
+            drop: BTreeSet::new(),
+            fresh: Vec::new(),
+        };
+        if wanted.left.is_empty() && !wanted.table.differs_at_a_glance(current) {
+            return change;
+        }
         let mut present = current.entries().iter().peekable();
         for (port, target) in wanted.table.entries() {
             while present.next_if(|(other, _)| *other < port).is_some() {}
             let there = present
                 .next_if(|(other, _)| *other == port)
                 .map(|(_, there)| there);
-            if there == Some(target) {
-                continue;
+            if there != Some(target) {
+                change.set.push((*port, target));
             }
-            if there.is_none() && foreign.is_some_and(|foreign| foreign.contains(port)) {
-                let refusal = Refusal::PortTaken {
-                    application: target.application.clone(),
-                    port: *port,
-                    on: self.node(node),
-                };
-                if !self.refused.contains(&refusal) {
-                    self.refused.push(refusal);
-                }
-                continue;
+            if there.is_none() {
+                change.fresh.push(*port);
             }
-            set.push((*port, target));
         }
         let dropped = current
             .entries()
             .iter()
             .filter(|(port, _)| wanted.table.get(**port).is_none() && !wanted.left.contains(port));
-        let drop = dropped
+        change.drop = dropped
             .filter(|(_, target)| !self.goes_on(target))
             .map(|(port, _)| *port)
             .collect();
-        Change { set, drop }
+        change
+    }
+
+    /// Refuses ports that something else uses on a node.
+    fn refuse_taken(&mut self, wanted: &Wanted, node: u32, taken: &[PortNumber]) {
+        for &port in taken {
+            let Some(target) = wanted.table.get(port) else {
+                continue;
+            };
+            let refusal = Refusal::PortTaken {
+                application: target.application.clone(),
+                port,
+                on: self.node(node),
+            };
+            if !self.refused.contains(&refusal) {
+                self.refused.push(refusal);
+            }
+        }
     }
 
     /// Says whether a target serves where it is not to, and this plan leaves it: nobody is cut off from it.
@@ -284,67 +324,99 @@ impl Rules<'_> {
         })
     }
 
+    /// Works out the steps with which nodes make a change, from any of them.
+    ///
     /// What is served already changes in one step; what this plan starts follows application by application.
-    fn route_node(
-        &mut self,
-        wanted: &Wanted,
+    fn course<'w>(
+        &self,
+        wanted: &'w Wanted,
         node: u32,
-        change: Change<'_>,
+        change: &Change<'w>,
         turning: &BTreeSet<(PortNumber, u32)>,
-    ) {
+    ) -> Course<'w> {
         let mut at_once = RouteChange::default();
-        self.drop_routes(node, change.drop, &mut at_once);
-        let mut later = Vec::new();
-        for (port, target) in change.set {
-            let owner = &*wanted.owners[&port];
-            let (home, starts) = owner.homes[owner.place(node)];
-            let turns = home != node && turning.contains(&(port, home));
-            if owner.begins || turns {
-                later.push((owner, port, target, starts, turns));
-            } else {
-                at_once.set.insert(port, target.clone());
+        let drops = self.drop_routes(node, &change.drop, &mut at_once);
+        let mut routes: Vec<(&Owner, PortNumber, &RouteTarget)> = change
+            .set
+            .iter()
+            .map(|&(port, target)| (&*wanted.owners[&port], port, target))
+            .collect();
+        // Stable: the ports of an application come in their order.
+        routes.sort_by_key(|(owner, ..)| owner.application);
+        let mut groups = Vec::new();
+        let mut homes = Vec::new();
+        for group in routes.chunk_by(|(one, ..), (other, ..)| one.application == other.application) {
+            let Some(&(owner, ..)) = group.first() else {
+                continue;
+            };
+            let first = owner.homes.first();
+            let turns = |port| first.is_some_and(|&(home, _)| turning.contains(&(port, home)));
+            let mut later = RouteChange::default();
+            for &(_, port, target) in group {
+                let waits = owner.begins || turns(port);
+                let change = if waits { &mut later } else { &mut at_once };
+                change.set.insert(port, target.clone());
+            }
+            if !later.is_empty() {
+                homes.extend(owner.homes.iter().map(|&(home, _)| (home, groups.len())));
+                groups.push(Group {
+                    owner,
+                    needs: owner.needs(0, &later.set, turns),
+                    change: Arc::new(later),
+                });
+            }
+        }
+        homes.sort_unstable();
+        Course {
+            drops,
+            at_once: Arc::new(at_once),
+            groups,
+            homes,
+        }
+    }
+
+    /// Gives a node the steps of a course.
+    fn route_node(&mut self, node: u32, course: &Course<'_>) {
+        for (change, needs) in &course.drops {
+            self.route_step(node, Arc::clone(change), needs.clone());
+        }
+        let own = of(&course.homes, node);
+        let mut at_once = Arc::clone(&course.at_once);
+        for &(_, group) in own {
+            let Group { owner, change, .. } = &course.groups[group];
+            // Elsewhere a route waits until the home's own has turned; the home's own waits for nothing.
+            if !owner.begins {
+                let set = change.set.iter().map(|(port, target)| (*port, target.clone()));
+                Arc::make_mut(&mut at_once).set.extend(set);
             }
         }
         if !at_once.is_empty() {
-            self.route_step(node, at_once, Vec::new());
+            self.route_step(node, at_once, Needs::default());
         }
-        // Stable: the ports of an application come in their order.
-        later.sort_by_key(|(owner, ..)| owner.application);
-        for group in later.chunk_by(|(one, ..), (other, ..)| one.application == other.application) {
-            let mut change = RouteChange::default();
-            let mut needs: Vec<Need> = Vec::new();
-            for &(owner, port, target, starts, turns) in group {
-                let home = &target.homes[owner.place(node)];
-                if owner.begins && starts {
-                    let healthy = Fact::Healthy {
-                        application: target.application.clone(),
-                        on: home.node.clone(),
-                    };
-                    if !needs.iter().any(|need| need.fact == healthy) {
-                        needs.push(need(healthy, Because::ServedThere));
-                    }
-                }
-                if turns {
-                    let routed = Fact::Routed {
-                        port,
-                        on: home.node.clone(),
-                        to: home.node.clone(),
-                    };
-                    needs.push(need(routed, Because::NoCircle));
-                }
-                change.set.insert(port, target.clone());
+        let mut own = own.iter().peekable();
+        for (position, Group { owner, change, needs }) in course.groups.iter().enumerate() {
+            let is_home = own.next_if(|&&(_, group)| group == position).is_some();
+            if !is_home {
+                self.route_step(node, Arc::clone(change), needs.clone());
+            } else if owner.begins {
+                let needs = owner.needs(owner.place(node), &change.set, |_| false);
+                self.route_step(node, Arc::clone(change), needs);
             }
-            self.route_step(node, change, needs);
         }
     }
 
     /// A port that is dropped because its application stops is dropped after the stop, and holds up no other.
-    fn drop_routes(&mut self, node: u32, ports: BTreeSet<PortNumber>, at_once: &mut RouteChange) {
+    fn drop_routes(
+        &self,
+        node: u32,
+        ports: &BTreeSet<PortNumber>,
+        at_once: &mut RouteChange,
+    ) -> Vec<(Arc<RouteChange>, Needs)> {
         let Some(state) = self.view.node(node).seen else {
-            return;
+            return Vec::new();
         };
         let mut later: BTreeMap<&ApplicationName, (RouteChange, Vec<Need>)> = BTreeMap::new();
-        for port in ports {
+        for &port in ports {
             let Some(target) = state.routes.get(port) else {
                 continue;
             };
@@ -364,32 +436,14 @@ impl Rules<'_> {
                 }
             }
         }
-        for (change, needs) in later.into_values() {
-            self.route_step(node, change, needs);
-        }
+        let later = later.into_values();
+        later
+            .map(|(change, needs)| (Arc::new(change), needs.into()))
+            .collect()
     }
 
-    fn route_step(&mut self, node: u32, change: RouteChange, needs: Vec<Need>) {
-        let on: NodeName = self.node(node);
-        let makes = change
-            .set
-            .iter()
-            .filter_map(|(port, target)| {
-                let here = target.homes.iter().find(|home| home.node == on);
-                let home = here.or(target.homes.first())?;
-                Some(Fact::Routed {
-                    port: *port,
-                    on: on.clone(),
-                    to: home.node.clone(),
-                })
-            })
-            .collect();
-        self.step(
-            node,
-            Action::Route { change },
-            &Reason::Routes { on },
-            needs,
-            makes,
-        );
+    fn route_step(&mut self, node: u32, change: Arc<RouteChange>, needs: Needs) {
+        let reason = Reason::Routes { on: self.node(node) };
+        self.act(node, Action::Route { change }, &reason, needs);
     }
 }

@@ -20,15 +20,14 @@ impl Rules<'_> {
         if !self.view.silent.is_empty() {
             return;
         }
-        let settled: Vec<DatasetId> = self
+        let settled = self
             .view
             .desired
             .placements()
             .datasets()
             .iter()
             .filter(|(_, application)| self.data_settled[*application as usize])
-            .map(|(dataset, _)| *dataset)
-            .collect();
+            .map(|(dataset, _)| *dataset);
         let mut copies = self.view.copies.all();
         let mut crowded = Vec::new();
         for dataset in settled {

@@ -107,14 +107,15 @@ pub(crate) fn any_deployment(
             volume.maximum_size = Some(ByteSize([1 << 30, 5 << 20][dice.roll(2)]));
         }
         if dice.once_in(4) {
-            definition.depends_on = vec![application_name(dice.roll(n_applications))];
+            definition.depends_on = [application_name(dice.roll(n_applications))].into();
         }
         if dice.once_in(4) {
-            definition.links = vec![Link {
+            definition.links = [Link {
                 local_port: port_of(number),
                 remote_port: port_of(dice.roll(n_applications)),
                 alias: application_name(number),
-            }];
+            }]
+            .into();
         }
         if dice.once_in(4) {
             definition.restart_policy = RestartPolicy::Always;
@@ -221,11 +222,11 @@ fn any_copy(dice: &mut Dice, n_nodes: usize) -> Manifestation {
     let mut made = copy(role, fence, snapshots);
     made.unsent = ByteSize((1 << 20) * [0, 1, 300][dice.roll(3)]);
     if made.role == Role::Replica && dice.once_in(3) {
-        made.partial = Some(PartialReceive {
+        made.partial = Some(Box::new(PartialReceive {
             snapshot: SnapshotName::handoff(epoch),
             received: ByteSize(1 << 20),
             token: "token".into(),
-        });
+        }));
     }
     made
 }

@@ -279,11 +279,11 @@ fn manifestation(words: &[&str]) -> Manifestation {
             "fence" => copy.fence = Epoch(value(text)),
             "partial" => {
                 let (name, received) = text.split_once(':').unwrap();
-                copy.partial = Some(PartialReceive {
+                copy.partial = Some(Box::new(PartialReceive {
                     snapshot: value(name),
                     received: size(received),
                     token: "token".into(),
-                });
+                }));
             }
             "last" => {
                 if let Role::Released { last, guid, .. } = &mut copy.role {

@@ -43,8 +43,8 @@ pub(crate) fn walk(
         }
         predict(state, step, desired).map_err(|refused| format!("{}: {refused}", step.id()))?;
         flocker_plan::predict::obey(state, &step.actor, plan.generation());
-        for fact in &step.makes {
-            if holds(fact, state) != Some(true) {
+        for fact in step.makes() {
+            if holds(&fact, state) != Some(true) {
                 return Err(format!("{} does not make: {fact}", step.id()));
             }
         }

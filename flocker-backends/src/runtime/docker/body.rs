@@ -168,7 +168,7 @@ mod tests {
 
     fn spec() -> ContainerSpec {
         let mut application = Application::new("example/web:1".parse().unwrap());
-        application.command_line = vec!["serve".into(), "--all $x".into()];
+        application.command_line = ["serve".into(), "--all $x".into()].into();
         application.volume = Some(Volume {
             dataset: DatasetId::derived(&"web".parse().unwrap()),
             mountpoint: "/var/lib/web".into(),
@@ -183,11 +183,12 @@ mod tests {
             .insert("GREETING".into(), EnvironmentValue::Plain("a b".into()));
         let secret = EnvironmentValue::Secret(Secret::new("hunter2"));
         application.environment.insert("PASSWORD".into(), secret);
-        application.links = vec![Link {
+        application.links = [Link {
             local_port: PortNumber::new(5432).unwrap(),
             remote_port: PortNumber::new(5433).unwrap(),
             alias: "db".parse().unwrap(),
-        }];
+        }]
+        .into();
         ContainerSpec {
             name: "web".parse().unwrap(),
             application,

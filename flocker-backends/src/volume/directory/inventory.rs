@@ -178,17 +178,17 @@ fn describe(shared: &Shared, home: &Home, record: &Record) -> Result<Manifestati
     })
 }
 
-fn partial(home: &Home) -> std::io::Result<Option<PartialReceive>> {
+fn partial(home: &Home) -> std::io::Result<Option<Box<PartialReceive>>> {
     let Some(label) = incoming::label(&home.dir)? else {
         return Ok(None);
     };
     let progress = incoming::progress(&home.dir)?;
     let token = Token::new(label.plan, progress.next, &progress.torn);
-    Ok(Some(PartialReceive {
+    Ok(Some(Box::new(PartialReceive {
         snapshot: label.name,
         received: ByteSize(progress.received),
         token: token.to_text(),
-    }))
+    })))
 }
 
 /// How much the data of a dataset is, and how much of it is not in its newest snapshot.

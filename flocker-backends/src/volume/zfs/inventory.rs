@@ -142,13 +142,13 @@ fn beginning(note: &Note, fence: Epoch, now: i64) -> Manifestation {
     }
 }
 
-fn partial(note: &Note) -> Option<PartialReceive> {
+fn partial(note: &Note) -> Option<Box<PartialReceive>> {
     let arrival = note.arrival.as_ref()?;
-    Some(PartialReceive {
+    Some(Box::new(PartialReceive {
         snapshot: arrival.snapshot.clone(),
         received: ByteSize(arrival.kept),
         token: arrival.token()?.to_text(),
-    })
+    }))
 }
 
 fn since(then: i64, now: i64) -> Duration {

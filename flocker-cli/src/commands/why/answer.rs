@@ -191,11 +191,7 @@ impl<'a> View<'a> {
     }
 
     fn needed(&self, need: &flocker_plan::Need) -> Needed {
-        let maker = self
-            .plan
-            .steps()
-            .iter()
-            .find(|step| step.makes.contains(&need.fact));
+        let maker = self.plan.steps().iter().find(|step| step.is_maker_of(&need.fact));
         Needed {
             fact: need.fact.to_string(),
             because: need.because.to_string(),
