@@ -82,7 +82,8 @@ fn parse(table: &str, wanted: IpAddr) -> BTreeSet<PortNumber> {
         let here = match read_address(address)? {
             IpAddr::V6(v6) if v6.is_unspecified() => wanted.is_unspecified(),
             // A socket for both kinds of addresses has those of the older kind mapped.
-            other => other.to_canonical() == wanted,
+            IpAddr::V6(v6) => v6.to_canonical() == wanted,
+            IpAddr::V4(v4) => IpAddr::V4(v4) == wanted,
         };
         let port = PortNumber::new(u16::from_str_radix(port, 16).ok()?)?;
         (is_listening && here).then_some(port)

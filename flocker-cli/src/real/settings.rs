@@ -171,30 +171,30 @@ mod tests {
         }
     }
 
-    fn here() -> Option<IpAddr> {
-        Some("192.0.2.7".parse().unwrap())
+    fn here() -> IpAddr {
+        "192.0.2.7".parse().unwrap()
     }
 
     #[test]
     fn a_new_node_is_set_up_as_the_file_says_and_by_default_for_the_rest() {
-        let settings = Settings::settle(None, Some(&wanted(NodeSetup::default())), here()).unwrap();
+        let settings = Settings::settle(None, Some(&wanted(NodeSetup::default())), Some(here())).unwrap();
         assert_eq!(settings.volumes, VolumeKind::Zfs);
         assert_eq!(settings.pool.as_str(), "flocker");
         assert_eq!(settings.runtime, RuntimeKind::Docker);
         assert_eq!(settings.router, RouterKind::Auto);
-        assert_eq!(Some(settings.address), here());
-        assert!(Settings::settle(None, None, here()).is_err());
+        assert_eq!(settings.address, here());
+        assert!(Settings::settle(None, None, Some(here())).is_err());
         assert!(Settings::settle(None, Some(&wanted(NodeSetup::default())), None).is_err());
     }
 
     #[test]
     fn what_keeps_the_data_is_never_changed_behind_its_back() {
-        let before = Settings::settle(None, Some(&wanted(NodeSetup::default())), here()).unwrap();
+        let before = Settings::settle(None, Some(&wanted(NodeSetup::default())), Some(here())).unwrap();
         let other = NodeSetup {
             pool: Some("tank".parse().unwrap()),
             ..NodeSetup::default()
         };
-        let refused = Settings::settle(Some(&before), Some(&wanted(other)), here()).unwrap_err();
+        let refused = Settings::settle(Some(&before), Some(&wanted(other)), Some(here())).unwrap_err();
         assert!(refused.message.contains("`pool: flocker`"), "{}", refused.message);
         let same = NodeSetup {
             volumes: Some(VolumeKind::Zfs),
@@ -216,7 +216,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("flocker");
         assert_eq!(Settings::load(&directory).unwrap(), None);
-        let settings = Settings::settle(None, Some(&wanted(NodeSetup::default())), here()).unwrap();
+        let settings = Settings::settle(None, Some(&wanted(NodeSetup::default())), Some(here())).unwrap();
         settings.save(&directory).unwrap();
         assert_eq!(Settings::load(&directory).unwrap(), Some(settings));
         std::fs::write(directory.join(FILE), "{").unwrap();

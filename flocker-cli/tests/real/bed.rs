@@ -32,7 +32,9 @@ impl Said {
 
 /// The bed, which one test has at a time.
 pub(crate) struct Bed {
-    _turn: MutexGuard<'static, ()>,
+    /// Held for as long as the bed is ours.
+    turn: MutexGuard<'static, ()>,
+    net: String,
 }
 
 static TURN: Mutex<()> = Mutex::new(());
@@ -47,7 +49,8 @@ impl Bed {
     /// Takes the bed, with all three nodes up and joined.
     pub(crate) fn take() -> Self {
         let bed = Self {
-            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+            turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+            net: std::env::var("FLOCKER_BED_NET4").unwrap_or_else(|_| "10.218.7".into()),
         };
         bed.program("net", &["heal"]).ok();
         bed.up();
@@ -55,29 +58,15 @@ impl Bed {
     }
 
     fn program(&self, name: &str, arguments: &[&str]) -> Said {
-        self.feed(name, arguments, &[])
-    }
-
-    fn feed(&self, name: &str, arguments: &[&str], input: &[u8]) -> Said {
-        use std::io::Write as _;
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/real/bed")
             .join(name);
-        let mut child = Command::new(path)
+        let () = *self.turn;
+        let output = Command::new(path)
             .args(arguments)
-            .stdin(if input.is_empty() {
-                Stdio::null()
-            } else {
-                Stdio::piped()
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
+            .stdin(Stdio::null())
+            .output()
             .unwrap();
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input).unwrap();
-        }
-        let output = child.wait_with_output().unwrap();
         Said {
             ok: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -115,8 +104,7 @@ impl Bed {
 
     /// Returns where a node is reached.
     pub(crate) fn address(&self, node: usize) -> String {
-        let net = std::env::var("FLOCKER_BED_NET4").unwrap_or_else(|_| "10.218.7".into());
-        format!("{net}.{}", 10 + node)
+        format!("{}.{}", self.net, 10 + node)
     }
 
     /// Returns a configuration of SSH by which the nodes are reached as node1, node2 and node3.

@@ -3,6 +3,9 @@
 //! These tests need a bed that is up: `flocker-cli/tests/real/run` makes one,
 //! runs them in it and takes it away. Without a bed they fail, and say so.
 
+#![expect(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
+#![expect(clippy::print_stdout, reason = "what was done to the nodes is worth reading")]
+
 mod bed;
 mod cut_short;
 mod databases;

@@ -144,10 +144,11 @@ mod tests {
                 io::ErrorKind::ConnectionAborted,
             ),
         ] {
-            match read("a", said) {
-                TransportError::Unreachable { source, .. } => assert_eq!(source.kind(), kind, "{said}"),
-                other => panic!("{said}: {other}"),
-            }
+            let refusal = read("a", said);
+            let TransportError::Unreachable { source, .. } = &refusal else {
+                panic!("{said}: {refusal}");
+            };
+            assert_eq!(source.kind(), kind, "{said}");
         }
         assert!(matches!(
             read("a", "Bad owner or permissions on /home/operator/.ssh/config\n"),
