@@ -88,20 +88,20 @@ async fn l10_one_name_on_both_sides_makes_no_common_base() {
     let copy = picture(&beta.copy());
     // It begins again, and comes to have a snapshot of that name, as long and as old.
     alpha.volumes.destroy(ID).await.unwrap();
-    alpha.volumes.create(&dataset(), Epoch::FIRST).await.unwrap();
+    alpha.volumes.create(&dataset(), Epoch(2)).await.unwrap();
     alpha.write("file", b"other life");
     let namesake = alpha.snapshot("warm-2-1").await;
     assert_ne!(namesake, known);
-    let last = alpha.release(2).await.unwrap();
+    let last = alpha.release(3).await.unwrap();
 
-    let absent = alpha.send("handoff-2", Some(known), None).await;
+    let absent = alpha.send("handoff-3", Some(known), None).await;
     assert!(
         matches!(absent, Err(VolumeError::NoSnapshot { .. })),
         "{absent:?}"
     );
     for (snapshot, base) in [
-        ("handoff-2", Some(namesake)),
-        ("handoff-2", None),
+        ("handoff-3", Some(namesake)),
+        ("handoff-3", None),
         ("warm-2-1", None),
     ] {
         let bytes = alpha.send(snapshot, base, None).await.unwrap();
@@ -111,10 +111,10 @@ async fn l10_one_name_on_both_sides_makes_no_common_base() {
             "{snapshot}: {refused:?}"
         );
     }
-    for (from, guid) in [("warm-2-1", namesake), ("handoff-2", last), ("handoff-2", known)] {
+    for (from, guid) in [("warm-2-1", namesake), ("handoff-3", last), ("handoff-3", known)] {
         let acquisition = Acquisition {
             dataset: ID,
-            epoch: Epoch(2),
+            epoch: Epoch(3),
             from: name(from),
             guid,
         };

@@ -184,7 +184,13 @@ async fn l08_a_foreign_directory_beside_the_datasets_is_not_taken_for_one() {
         std::fs::write(foreign.join("data/file"), b"not ours").unwrap();
         let before = picture(&foreign);
         let seen = alpha.volumes.inventory().await;
-        assert!(matches!(seen, Err(VolumeError::Io { .. })), "{name}: {seen:?}");
+        if name == stranger.to_string() {
+            // What has the very name of a dataset may be one that was damaged, and is never passed over.
+            assert!(matches!(seen, Err(VolumeError::Io { .. })), "{name}: {seen:?}");
+        } else {
+            let seen = seen.unwrap();
+            assert_eq!(seen.datasets.keys().collect::<Vec<_>>(), [&ID], "{name}");
+        }
         assert_eq!(picture(&foreign), before, "{name}");
         std::fs::remove_dir_all(&foreign).unwrap();
     }
