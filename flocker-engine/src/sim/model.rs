@@ -4,7 +4,7 @@
 //! containers run there, what each node's record says, what each operator has
 //! seen and is doing, and which orders are still under way. The transitions
 //! are not a retelling: an operator looks with [`NodeHandle::observe`],
-//! decides with [`flocker_plan::plan`], follows a [`Frontier`], and every
+//! decides with [`flocker_plan::plan()`], follows a [`Frontier`], and every
 //! order is carried out by a [`LocalNode`] on the memory twins, whose calls
 //! change values. What is left out is named in [`Bounds`] and in
 //! `docs/proof.md`.
