@@ -22,11 +22,16 @@ fuzz_target!(|data: &[u8]| {
     // Snapshots of one transaction have no order of their own.
     for filesystems in [&mut listing.filesystems, &mut again.filesystems] {
         for filesystem in filesystems.values_mut() {
-            filesystem.snapshots.sort_by(|a, b| (a.transaction, &a.name).cmp(&(b.transaction, &b.name)));
+            filesystem
+                .snapshots
+                .sort_by(|a, b| (a.transaction, &a.name).cmp(&(b.transaction, &b.name)));
         }
     }
     assert_eq!(listing, again);
-    if let Some(cut) = text.strip_suffix('\n').filter(|cut| !cut.is_empty() && !cut.ends_with('\n')) {
+    if let Some(cut) = text
+        .strip_suffix('\n')
+        .filter(|cut| !cut.is_empty() && !cut.ends_with('\n'))
+    {
         Listing::parse(cut.as_bytes()).expect_err("a list whose last line is cut is refused");
     }
 });
