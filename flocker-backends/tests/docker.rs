@@ -280,7 +280,7 @@ async fn limits_arguments_and_aliases_arrive() {
         remote_port: PortNumber::new(remote).unwrap(),
         alias: alias.parse().unwrap(),
     };
-    application.links = vec![link("es", 9200, 9200), link("db", 5432, 5433)];
+    application.links = vec![link("es", 9200, 9200), link("db", 5432, 5433)].into();
     let spec = spec(&node, "web", application);
     node.docker().start(&spec).await.unwrap();
     wait_for_output(&node, &spec, "<a  b>\n<$HOME>\n").await;
@@ -378,7 +378,7 @@ async fn an_image_travels_as_a_stream() {
 async fn a_missing_program_is_told_and_not_tried_again() {
     let node = DockerNode::new().await;
     let mut application = Application::new(image().parse().unwrap());
-    application.command_line = vec!["/no/such/program".into()];
+    application.command_line = vec!["/no/such/program".into()].into();
     application.restart_policy = RestartPolicy::Always;
     let spec = spec(&node, "web", application);
     let refusal = node.docker().start(&spec).await.unwrap_err();
