@@ -11,6 +11,8 @@ use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::NodeName;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::arrival::Arrival;
 use super::arrival::Begun;
@@ -111,7 +113,9 @@ impl MemoryVolumes {
     pub fn sync(&self, dataset: DatasetId) -> Result<(), VolumeError> {
         let mut state = self.machine.lock();
         let held = state.disk.writable(dataset)?;
-        held.synced = held.live.clone();
+        if !is_planted(Bug::SyncDoesNothing) {
+            held.synced = held.live.clone();
+        }
         self.machine.observer.acknowledge(dataset, &held.live);
         Ok(())
     }
@@ -136,6 +140,15 @@ impl MemoryVolumes {
         let state = self.machine.lock();
         let held = state.disk.datasets.get(&dataset)?;
         held.live.get(file).map(<[u8]>::to_vec)
+    }
+
+    /// Says whether a file of any copy begins with these bytes.
+    #[must_use]
+    pub fn begins_with(&self, dataset: DatasetId, file: &str, bytes: &[u8]) -> bool {
+        let state = self.machine.lock();
+        let held = state.disk.datasets.get(&dataset);
+        held.and_then(|held| held.live.get(file))
+            .is_some_and(|found| found.starts_with(bytes))
     }
 
     fn write_as_application(
@@ -174,8 +187,12 @@ impl MemoryVolumes {
         };
         edit(&mut content);
         state.disk.fits(dataset, &content)?;
-        state.disk.writable(dataset)?.live = content;
-        self.machine.look(&state, None);
+        let held = state.disk.writable(dataset)?;
+        held.live = content;
+        let seen = held.seen();
+        self.machine
+            .observer
+            .look_at_written(&self.machine.name, dataset, seen);
         Ok(())
     }
 

@@ -19,6 +19,8 @@ use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 use flocker_plan::Action;
 
 use super::LocalNode;
@@ -124,11 +126,22 @@ impl LocalNode {
             } => {
                 let spec = self.spec(order, application, *definition)?;
                 self.check_ownership(application, &spec.application).await?;
-                self.within(what, limit, runtime.start(&spec)).await
+                let started = self.within(what, limit, runtime.start(&spec)).await;
+                if is_planted(Bug::StartFailureIgnored) {
+                    return Ok(started.unwrap_or(Change::Made));
+                }
+                started
             }
             Action::Stop { application, grace } => {
                 let limit = stop_limit(*grace, self.parts.deadlines.answer);
-                self.within(what, limit, runtime.stop(application, *grace)).await
+                if is_planted(Bug::StopUnconfirmed) {
+                    return Ok(Change::Made);
+                }
+                let stopped = self.within(what, limit, runtime.stop(application, *grace)).await;
+                if is_planted(Bug::StopFailureIgnored) {
+                    return Ok(stopped.unwrap_or(Change::Made));
+                }
+                stopped
             }
             Action::Route { change } => {
                 let local = self.local_addresses().await?;
@@ -183,6 +196,9 @@ impl LocalNode {
         let Some(volume) = &application.volume else {
             return Ok(());
         };
+        if is_planted(Bug::OwnershipNotChecked) {
+            return Ok(());
+        }
         let limit = self.parts.deadlines.answer;
         let inventory = self
             .within("the list of the datasets", limit, self.parts.volumes.inventory())
@@ -206,6 +222,7 @@ impl LocalNode {
             .iter()
             .find(|(_, container)| container.dataset == Some(dataset) && container.is_alive());
         match user {
+            Some(_) if is_planted(Bug::UseNotChecked) => Ok(()),
             Some((application, _)) => Err(NodeError::InUse {
                 dataset,
                 application: application.clone(),

@@ -13,6 +13,8 @@ use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 use flocker_model::Trashed;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::need;
@@ -72,7 +74,13 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             } => Some((copy, *epoch, to, last, *guid)),
             Role::Primary { .. } | Role::Replica => None,
         })
-        .max_by_key(|(_, epoch, ..)| *epoch);
+        .max_by_key(|(_, epoch, ..)| {
+            if is_planted(Bug::OldestReleaseCounts) {
+                Epoch(u64::MAX - epoch.0)
+            } else {
+                *epoch
+            }
+        });
     let split = |others: &[(&CopyView<'a>, Epoch)]| Seen::Split {
         owners: others
             .iter()
@@ -90,7 +98,11 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             what: primary.what,
         },
         // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
-        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => without_owner(view, copies),
+        ([], Some((_, epoch, ..)))
+            if newest_epoch(view, dataset) > epoch && !is_planted(Bug::OldOfferIsFinished) =>
+        {
+            without_owner(view, copies)
+        }
         ([], Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
@@ -120,7 +132,7 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
 
 /// No owner is seen, and no release that counts.
 fn without_owner<'a>(view: &View<'a>, copies: &[CopyView<'a>]) -> Seen<'a> {
-    if !view.silent.is_empty() {
+    if !view.silent.is_empty() && !is_planted(Bug::SilenceIsAbsence) {
         Seen::OwnerHidden
     } else if copies.is_empty() {
         Seen::Nowhere
@@ -156,6 +168,9 @@ fn has_more(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> 
 
 /// Returns the ownership after the newest that any seen node knows of.
 pub(super) fn next_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
+    if is_planted(Bug::EpochStays) {
+        return newest_epoch(view, dataset);
+    }
     newest_epoch(view, dataset).next()
 }
 
@@ -163,6 +178,7 @@ pub(super) fn next_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
 pub(super) fn newest_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
     let fences = view.copies_of(dataset).iter().map(|copy| match copy.what.role {
         Role::Primary { epoch } | Role::Released { epoch, .. } => epoch.max(copy.what.fence),
+        Role::Replica if is_planted(Bug::OwnEpochOnly) => Epoch::default(),
         Role::Replica => copy.what.fence,
     });
     fences.chain(view.fence_left(dataset)).max().unwrap_or_default()
@@ -298,11 +314,22 @@ impl Rules<'_> {
 
     /// Destroys what is to be deleted by name; everything else is kept, and said to be.
     pub(super) fn delete(&mut self) {
-        let datasets: Vec<DatasetId> = self.view.desired.deleted().iter().copied().collect();
+        let mut datasets: Vec<DatasetId> = self.view.desired.deleted().iter().copied().collect();
+        if is_planted(Bug::AbsenceDeletes) {
+            let placements = self.view.desired.placements();
+            let all = placements.datasets().iter();
+            let unplaced = all.filter(|(_, application)| placements.homes(*application).is_empty());
+            datasets.extend(unplaced.map(|(dataset, _)| *dataset));
+        }
+        let n_copies = if is_planted(Bug::DeleteLeavesCopies) {
+            1
+        } else {
+            usize::MAX
+        };
         let mut in_use = BTreeSet::new();
         for dataset in datasets {
             let reason = Reason::Deletes { dataset };
-            for copy in self.view.copies_of(dataset).to_vec() {
+            for copy in self.view.copies_of(dataset).to_vec().into_iter().take(n_copies) {
                 if !self.obeys(copy.node) {
                     continue;
                 }

@@ -7,6 +7,8 @@ use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::dataset::next_epoch;
@@ -41,11 +43,14 @@ impl<'a> Rules<'a> {
             return;
         };
         let taker = self.view.find(offer.to).filter(|&node| self.obeys(node));
-        if let Some(node) = self.unseen_of(offer, taker) {
+        if let Some(node) = self.unseen_of(offer, taker)
+            && !is_planted(Bug::TakerUnseen)
+        {
             self.wait_for_sight(application, true, vec![node]);
             return self.stays(application);
         }
-        if taker.is_none() || self.was_made_to_lost(dataset.id, offer.to) {
+        let is_lost = taker.is_none() && !is_planted(Bug::TakerUnseen);
+        if is_lost || self.was_made_to_lost(dataset.id, offer.to) {
             return self.refuse_lost_offer(application, dataset.id, offer.by);
         }
         if self.port_is_taken(application, home) {
@@ -102,7 +107,10 @@ impl<'a> Rules<'a> {
             return self.stays(application);
         }
         let mut needs = Vec::new();
-        if offered_elsewhere && let Some(taker) = taker {
+        if offered_elsewhere
+            && !is_planted(Bug::NoRenounce)
+            && let Some(taker) = taker
+        {
             needs.extend(self.renounce(&move_, offer, taker));
         }
         needs.extend(self.stop_users(&move_, &Needs::default()));
@@ -110,6 +118,11 @@ impl<'a> Rules<'a> {
             return self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
         }
         let by = self.node(offer.by);
+        if is_planted(Bug::StaleCopyTakesOver)
+            && let Some(newest) = target.and_then(|copy| copy.snapshots.last())
+        {
+            return self.take_over(&move_, &newest.name, None, needs.into());
+        }
         if redirected {
             let released = Fact::Released {
                 dataset: id,
