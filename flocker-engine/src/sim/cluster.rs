@@ -31,11 +31,14 @@ use super::client::Clients;
 use super::harm::Harmed;
 use super::mishap::Mishap;
 use super::mishap::Planned;
+use super::sieve::Looks;
+use super::sieve::Perturbation;
 use crate::clock::Deadlines;
 use crate::local::LocalNode;
 use crate::local::NoForeignPorts;
 use crate::local::NodeParts;
 use crate::local::Session;
+use crate::node::LockToken;
 use crate::node::Order;
 use crate::record::MemoryRecord;
 use crate::record::NodeRecord;
@@ -100,6 +103,16 @@ pub(super) struct Notes {
     pub(super) n_losses: usize,
     pub(super) epochs: BTreeMap<DatasetId, Epoch>,
     pub(super) generations: BTreeMap<NodeName, Generation>,
+    /// The newest generation that each node has said to obey.
+    pub(super) answered: BTreeMap<NodeName, Generation>,
+    /// How many mishaps have struck.
+    pub(super) n_struck: u64,
+    /// How often a program of ours has ended.
+    pub(super) n_deaths: u64,
+    /// Whether nobody reads the history.
+    is_quiet: bool,
+    /// Whether routes were changed since they were followed to their ends.
+    pub(super) has_rerouted: bool,
 }
 
 /// What lasts until it is repaired.
@@ -110,7 +123,21 @@ pub(super) struct Troubles {
     pub(super) slow: BTreeMap<NodeName, u32>,
     pub(super) sick: BTreeSet<NodeName>,
     pub(super) second: Option<Mishap>,
+    /// Whether orders are kept, because one may arrive again.
+    keeps_orders: bool,
 }
+
+/// An order that was sent to a node.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    number: u64,
+    pub(super) node: NodeName,
+    pub(super) order: Order,
+    pub(super) is_answered: bool,
+}
+
+/// How many of the orders that were sent last may still arrive.
+const MAX_LATE: usize = 40;
 
 /// A whole cluster in memory. It checks what must always hold at every effect.
 #[derive(Debug)]
@@ -122,7 +149,10 @@ pub struct Cluster {
     clients: Mutex<Clients>,
     notes: Mutex<Notes>,
     troubles: Mutex<Troubles>,
-    orders: Mutex<Vec<(NodeName, Order)>>,
+    orders: Mutex<Vec<Sent>>,
+    /// Which claim holds the deploy lock of which node, as far as answers tell.
+    holders: Mutex<BTreeMap<NodeName, LockToken>>,
+    looks: Mutex<Looks>,
     /// Told when the command is to be killed.
     pub(crate) kill: Notify,
     /// Told when a second command is to be given.
@@ -184,6 +214,8 @@ impl Cluster {
             notes: Mutex::default(),
             troubles: Mutex::default(),
             orders: Mutex::default(),
+            holders: Mutex::default(),
+            looks: Mutex::default(),
             kill: Notify::new(),
             second: Notify::new(),
             tasks: Mutex::default(),
@@ -204,7 +236,12 @@ impl Cluster {
 
     /// Says what goes wrong, and when.
     pub fn plan_mishaps(&self, planned: impl IntoIterator<Item = Planned>) {
-        lock(&self.troubles).planned.extend(planned);
+        let planned: Vec<Planned> = planned.into_iter().collect();
+        lock(&self.looks).keeps |= planned.iter().any(|planned| planned.mishap == Mishap::StaleLook);
+        let mut troubles = lock(&self.troubles);
+        let tells = |planned: &Planned| matches!(planned.mishap, Mishap::StaleOrder | Mishap::LateOrders);
+        troubles.keeps_orders |= planned.iter().any(tells);
+        troubles.planned.extend(planned);
     }
 
     /// Returns the world of a node, to look at it or to change it by hand.
@@ -242,8 +279,38 @@ impl Cluster {
         lock(&self.troubles)
     }
 
-    pub(super) fn orders(&self) -> Vec<(NodeName, Order)> {
+    pub(super) fn orders(&self) -> Vec<Sent> {
         lock(&self.orders).clone()
+    }
+
+    pub(super) fn holders(&self) -> MutexGuard<'_, BTreeMap<NodeName, LockToken>> {
+        lock(&self.holders)
+    }
+
+    pub(super) fn looks(&self) -> MutexGuard<'_, Looks> {
+        lock(&self.looks)
+    }
+
+    /// Leads one plan of the history astray.
+    pub fn perturb(&self, plan: u64, how: Perturbation) {
+        let mut looks = lock(&self.looks);
+        looks.sieve = Some((plan, how));
+        looks.keeps = true;
+    }
+
+    /// Returns how many plans were made.
+    #[must_use]
+    pub fn n_plans(&self) -> u64 {
+        lock(&self.looks).n_plans
+    }
+
+    /// Leaves out of the history what is only for people.
+    pub fn be_quiet(&self) {
+        lock(&self.notes).is_quiet = true;
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        lock(&self.notes).is_quiet
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&NodeName, &MemoryNode)> + Clone {
@@ -283,6 +350,10 @@ impl Cluster {
     #[must_use]
     pub fn broken(&self) -> Option<String> {
         lock(&self.notes).broken.clone()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        lock(&self.notes).broken.is_some()
     }
 
     /// Takes note of something that must not have happened.
@@ -347,6 +418,8 @@ impl Cluster {
             if let Some(ended) = lock(&machine.program).take() {
                 ended.ending.0.stop();
             }
+            lock(&self.notes).n_deaths += 1;
+            lock(&self.holders).remove(name);
             for other in self.machines.keys() {
                 self.network.cut(directory(name), directory(other));
             }
@@ -375,8 +448,10 @@ impl Cluster {
         {
             let mut troubles = lock(&self.troubles);
             let planned = std::mem::take(&mut troubles.planned);
+            let keeps_orders = troubles.keeps_orders;
             *troubles = Troubles::default();
             troubles.planned = planned;
+            troubles.keeps_orders = keeps_orders;
         }
         for (name, machine) in &self.machines {
             self.network.join(directory(name), OPERATOR);
@@ -435,6 +510,7 @@ impl Cluster {
             if let Some(program) = lock(&machine.program).as_ref() {
                 program.local.end_session(Session::HERE);
             }
+            lock(&self.holders).remove(machine.memory.name());
         }
     }
 
@@ -443,12 +519,31 @@ impl Cluster {
         self.network.transport(OPERATOR)
     }
 
-    /// Keeps an order, so that it can arrive again late.
-    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order) {
-        let mut late = order.clone();
-        late.lock = None;
-        late.ticket = None;
-        lock(&self.orders).push((node.clone(), late));
+    /// Keeps an order, so that it can arrive again late; returns its number, where it was kept.
+    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order) -> Option<u64> {
+        if !lock(&self.troubles).keeps_orders {
+            return None;
+        }
+        let mut orders = lock(&self.orders);
+        let number = orders.last().map_or(0, |last| last.number) + 1;
+        if orders.len() == MAX_LATE {
+            orders.remove(0);
+        }
+        orders.push(Sent {
+            number,
+            node: node.clone(),
+            order: order.clone(),
+            is_answered: false,
+        });
+        Some(number)
+    }
+
+    /// Notes that an order was answered: it does not arrive later.
+    pub(crate) fn note_answer(&self, number: Option<u64>) {
+        let mut orders = lock(&self.orders);
+        if let Some(sent) = orders.iter_mut().find(|sent| Some(sent.number) == number) {
+            sent.is_answered = true;
+        }
     }
 
     /// Lets something happen beside everything else.
@@ -495,10 +590,14 @@ impl Cluster {
             let mut notes = lock(&self.notes);
             notes.n_effects += 1;
             let number = notes.n_effects;
-            notes.history.push(format!("{number:4} {name} {effect:?}"));
+            notes.has_rerouted |= matches!(effect, Effect::Route);
+            if !notes.is_quiet {
+                notes.history.push(format!("{number:4} {name} {effect:?}"));
+            }
             let mut troubles = lock(&self.troubles);
-            let (struck, left) = troubles.planned.iter().partition(|planned| planned.at == number);
-            troubles.planned = left;
+            let struck = troubles.planned.extract_if(.., |planned| planned.at == number);
+            let struck: Vec<Planned> = struck.collect();
+            notes.n_struck += struck.len() as u64;
             (number, struck)
         };
         let mut fault = None;
@@ -578,7 +677,12 @@ impl Cluster {
             | Mishap::Sickness(_)
             | Mishap::SecondCommand
             | Mishap::OlderCommand
-            | Mishap::StaleOrder => {
+            | Mishap::StaleOrder
+            | Mishap::LateOrders
+            | Mishap::StaleLook
+            | Mishap::HiddenLook
+            | Mishap::BrokenList(_)
+            | Mishap::ClockJump(_) => {
                 self.strike_around(name, mishap);
                 None
             }
