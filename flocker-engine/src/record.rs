@@ -121,7 +121,10 @@ impl MemoryRecord {
     #[must_use]
     pub fn generation(&self) -> Generation {
         let record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        record.as_ref().map(|record| record.generation).unwrap_or_default()
+        record
+            .as_ref()
+            .map(|record| record.generation)
+            .unwrap_or_default()
     }
 }
 

@@ -125,7 +125,10 @@ impl Containers {
 
     /// Says whether a container is alive that has a dataset.
     pub(super) fn uses(&self, dataset: DatasetId) -> bool {
-        let mut with = self.by_name.values().filter(|container| container.dataset() == Some(dataset));
+        let mut with = self
+            .by_name
+            .values()
+            .filter(|container| container.dataset() == Some(dataset));
         with.any(|container| container.report().is_alive())
     }
 

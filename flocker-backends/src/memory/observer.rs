@@ -393,7 +393,11 @@ impl Notes {
     }
 
     fn check_owners(&mut self, dataset: DatasetId) {
-        let owns = |seen: &NodeSeen| seen.copies.get(&dataset).is_some_and(|copy| copy.primary.is_some());
+        let owns = |seen: &NodeSeen| {
+            seen.copies
+                .get(&dataset)
+                .is_some_and(|copy| copy.primary.is_some())
+        };
         if self.nodes.values().filter(|seen| owns(seen)).count() < 2 {
             return;
         }

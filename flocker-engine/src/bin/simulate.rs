@@ -177,7 +177,8 @@ impl Tally {
         let verdict = simulation.run_quietly();
         self.n_histories.fetch_add(1, Ordering::Relaxed);
         self.n_effects.fetch_add(verdict.n_effects, Ordering::Relaxed);
-        self.n_acknowledged.fetch_add(verdict.n_acknowledged, Ordering::Relaxed);
+        self.n_acknowledged
+            .fetch_add(verdict.n_acknowledged, Ordering::Relaxed);
         self.n_plans.fetch_add(verdict.n_plans, Ordering::Relaxed);
         if verdict.broken.is_some() {
             say(&simulation.shrink().explain(LINES));
@@ -378,7 +379,11 @@ mod planted {
     }
 
     fn tries(seed: u64) -> impl Iterator<Item = Simulation> {
-        let shape = if seed.is_multiple_of(2) { Shape::Move } else { Shape::Mixed };
+        let shape = if seed.is_multiple_of(2) {
+            Shape::Move
+        } else {
+            Shape::Mixed
+        };
         let modes = [Mode::Repairable, Mode::Unlimited];
         let plain = modes.map(|mode| Simulation::new(seed, mode).of_shape(shape));
         let [repairable, _] = plain.clone();

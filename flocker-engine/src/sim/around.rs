@@ -7,9 +7,9 @@ use flocker_model::NodeName;
 
 use super::cluster::Cluster;
 use super::cluster::OPERATOR;
-use super::cluster::Sent;
 use super::cluster::directory;
 use super::harm::Harm;
+use super::late::Sent;
 use super::mishap::Mishap;
 use super::sieve::Perturbation;
 use crate::node::NodeHandle as _;
@@ -80,7 +80,9 @@ impl Cluster {
             Mishap::HiddenLook => self.looks().mislead(name, Perturbation::Unobserved),
             Mishap::BrokenList(n_lists) => machine.volumes.unlist(n_lists),
             Mishap::ClockJump(hours) => {
-                machine.memory.advance(Duration::from_secs(3600 * u64::from(hours)));
+                machine
+                    .memory
+                    .advance(Duration::from_secs(3600 * u64::from(hours)));
             }
             Mishap::PowerLoss(..)
             | Mishap::ProcessKill(..)
@@ -97,7 +99,12 @@ impl Cluster {
 
     /// Delivers every order that a node must not obey any more once again: each has to be refused (I4).
     fn deliver_stale(&self) {
-        for Sent { node: name, mut order, .. } in self.orders() {
+        for Sent {
+            node: name,
+            mut order,
+            ..
+        } in self.orders()
+        {
             order.lock = None;
             order.ticket = None;
             let Some(machine) = self.machines.get(&name) else {

@@ -143,8 +143,13 @@ impl Cluster {
             let Some(home) = desired.homes(name).next() else {
                 for port in &application.ports {
                     let mut nodes = self.nodes();
-                    if let Some((node, _)) = nodes.find(|(_, node)| node.router().ends_at(port.external).is_some()) {
-                        return Err(format!("I10: {node} still routes port {} of {name}", port.external));
+                    if let Some((node, _)) =
+                        nodes.find(|(_, node)| node.router().ends_at(port.external).is_some())
+                    {
+                        return Err(format!(
+                            "I10: {node} still routes port {} of {name}",
+                            port.external
+                        ));
                     }
                 }
                 continue;
@@ -160,7 +165,9 @@ impl Cluster {
             if let Some(volume) = &application.volume
                 && node.volumes().maximum_size(volume.dataset) != Some(volume.maximum_size)
             {
-                return Err(format!("the data of {name} on {home} has another limit than it is to have"));
+                return Err(format!(
+                    "the data of {name} on {home} has another limit than it is to have"
+                ));
             }
         }
         Ok(())

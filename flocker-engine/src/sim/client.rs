@@ -87,7 +87,9 @@ impl Clients {
             if self.deleted.contains(dataset) || !self.dice.says(1, 2) {
                 continue;
             }
-            let running = nodes.clone().filter(|(_, node)| node.runtime().is_running(application));
+            let running = nodes
+                .clone()
+                .filter(|(_, node)| node.runtime().is_running(application));
             writers.extend(running.map(|(name, node)| (*dataset, name, node)));
         }
         for (dataset, name, node) in writers {
@@ -149,9 +151,7 @@ impl Clients {
         for (dataset, acknowledged) in &self.acknowledged {
             let is_owner = |name: &NodeName| observer.owns(*dataset, name).is_some();
             let has_owner = nodes.clone().any(|(name, _)| is_owner(name));
-            let mut candidates = nodes
-                .clone()
-                .filter(|(name, _)| !has_owner || is_owner(name));
+            let mut candidates = nodes.clone().filter(|(name, _)| !has_owner || is_owner(name));
             if !candidates.any(|(_, node)| node.volumes().begins_with(*dataset, LOG, acknowledged)) {
                 let who = if has_owner { "not the owner" } else { "no copy" };
                 return Err(format!(
@@ -168,8 +168,12 @@ impl Clients {
         nodes: &(impl Iterator<Item = (&'a NodeName, &'a MemoryNode)> + Clone),
     ) -> Result<(), String> {
         for (dataset, records) in &self.records {
-            let logs = nodes.clone().filter_map(|(_, node)| node.volumes().read(*dataset, LOG));
-            let logs: Vec<String> = logs.map(|log| String::from_utf8_lossy(&log).into_owned()).collect();
+            let logs = nodes
+                .clone()
+                .filter_map(|(_, node)| node.volumes().read(*dataset, LOG));
+            let logs: Vec<String> = logs
+                .map(|log| String::from_utf8_lossy(&log).into_owned())
+                .collect();
             ledger::check(records.lines(), logs.iter().map(String::as_str))
                 .map_err(|wrong| format!("the records of dataset {dataset}: {wrong}"))?;
         }

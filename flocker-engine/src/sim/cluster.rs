@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use super::client::Clients;
 use super::harm::Harmed;
+use super::late::Sent;
 use super::mishap::Mishap;
 use super::mishap::Planned;
 use super::sieve::Looks;
@@ -39,7 +40,6 @@ use crate::local::NoForeignPorts;
 use crate::local::NodeParts;
 use crate::local::Session;
 use crate::node::LockToken;
-use crate::node::Order;
 use crate::record::MemoryRecord;
 use crate::record::NodeRecord;
 use crate::record::RecordStore as _;
@@ -124,20 +124,8 @@ pub(super) struct Troubles {
     pub(super) sick: BTreeSet<NodeName>,
     pub(super) second: Option<Mishap>,
     /// Whether orders are kept, because one may arrive again.
-    keeps_orders: bool,
+    pub(super) keeps_orders: bool,
 }
-
-/// An order that was sent to a node.
-#[derive(Clone, Debug)]
-pub(super) struct Sent {
-    number: u64,
-    pub(super) node: NodeName,
-    pub(super) order: Order,
-    pub(super) is_answered: bool,
-}
-
-/// How many of the orders that were sent last may still arrive.
-const MAX_LATE: usize = 40;
 
 /// A whole cluster in memory. It checks what must always hold at every effect.
 #[derive(Debug)]
@@ -149,7 +137,7 @@ pub struct Cluster {
     clients: Mutex<Clients>,
     notes: Mutex<Notes>,
     troubles: Mutex<Troubles>,
-    orders: Mutex<Vec<Sent>>,
+    pub(super) orders: Mutex<Vec<Sent>>,
     /// Which claim holds the deploy lock of which node, as far as answers tell.
     holders: Mutex<BTreeMap<NodeName, LockToken>>,
     looks: Mutex<Looks>,
@@ -277,10 +265,6 @@ impl Cluster {
 
     pub(super) fn troubles(&self) -> MutexGuard<'_, Troubles> {
         lock(&self.troubles)
-    }
-
-    pub(super) fn orders(&self) -> Vec<Sent> {
-        lock(&self.orders).clone()
     }
 
     pub(super) fn holders(&self) -> MutexGuard<'_, BTreeMap<NodeName, LockToken>> {
@@ -468,6 +452,7 @@ impl Cluster {
     /// Forgets what was still planned to go wrong.
     pub fn cancel_mishaps(&self) {
         lock(&self.troubles).planned.clear();
+        lock(&self.looks).see_clearly();
     }
 
     pub(crate) fn is_reached(&self, name: &NodeName) -> bool {
@@ -519,40 +504,13 @@ impl Cluster {
         self.network.transport(OPERATOR)
     }
 
-    /// Keeps an order, so that it can arrive again late; returns its number, where it was kept.
-    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order) -> Option<u64> {
-        if !lock(&self.troubles).keeps_orders {
-            return None;
-        }
-        let mut orders = lock(&self.orders);
-        let number = orders.last().map_or(0, |last| last.number) + 1;
-        if orders.len() == MAX_LATE {
-            orders.remove(0);
-        }
-        orders.push(Sent {
-            number,
-            node: node.clone(),
-            order: order.clone(),
-            is_answered: false,
-        });
-        Some(number)
-    }
-
-    /// Notes that an order was answered: it does not arrive later.
-    pub(crate) fn note_answer(&self, number: Option<u64>) {
-        let mut orders = lock(&self.orders);
-        if let Some(sent) = orders.iter_mut().find(|sent| Some(sent.number) == number) {
-            sent.is_answered = true;
-        }
-    }
-
     /// Lets something happen beside everything else.
     pub(super) fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
         lock(&self.tasks).spawn(work);
     }
 
     /// Ends our program on a node whose twin has died, and starts it again after a while.
-    fn falls(&self, name: &NodeName, back: Option<u32>) {
+    pub(super) fn falls(&self, name: &NodeName, back: Option<u32>) {
         let (me, name) = (self.me.clone(), name.clone());
         self.aside(async move {
             if let Some(cluster) = me.upgrade() {
@@ -610,82 +568,5 @@ impl Cluster {
             let starts = matches!(effect, Effect::Start(_));
             (starts && self.is_sick(name)).then_some(Fault::Fail)
         })
-    }
-
-    /// Returns the node at a distance from another, in order of name.
-    pub(super) fn other(&self, name: &NodeName, distance: usize) -> NodeName {
-        let position = self.machines.keys().position(|other| other == name).unwrap_or(0);
-        let n_nodes = self.machines.len();
-        let far = 1 + distance % n_nodes.saturating_sub(1).max(1);
-        let other = self.machines.keys().nth((position + far) % n_nodes);
-        other.unwrap_or(name).clone()
-    }
-
-    /// Lets a mishap happen; returns what of it happens to the effect itself.
-    fn strike(&self, name: &NodeName, mishap: Mishap) -> Option<Fault> {
-        use super::mishap::When::After;
-        use super::mishap::When::Before;
-        match mishap {
-            Mishap::PowerLoss(when, back) => {
-                self.falls(name, back);
-                Some(match when {
-                    Before => Fault::PowerLossBefore,
-                    After => Fault::PowerLossAfter,
-                })
-            }
-            Mishap::ProcessKill(when, back) => {
-                self.falls(name, back);
-                Some(match when {
-                    Before => Fault::KillBefore,
-                    After => Fault::KillAfter,
-                })
-            }
-            Mishap::OtherPowerLoss(distance, back) => {
-                let other = self.other(name, distance);
-                if other != *name {
-                    self.take_power(&other);
-                    self.falls(&other, back);
-                }
-                None
-            }
-            Mishap::OtherReboot(distance) => {
-                let other = self.other(name, distance);
-                if other != *name {
-                    self.take_power(&other);
-                    self.start(&other);
-                }
-                None
-            }
-            Mishap::CommandKill(when) => {
-                self.kill.notify_one();
-                // It hangs until the command that waits for it is gone.
-                (when == Before).then_some(Fault::Hang)
-            }
-            Mishap::LostReply => Some(Fault::LoseReply),
-            Mishap::Failure => Some(Fault::Fail),
-            Mishap::NoRoom => Some(Fault::DiskFull),
-            Mishap::Hang => Some(Fault::Hang),
-            Mishap::Slow(turns) => Some(Fault::Slow { turns }),
-            Mishap::SmallDisk(_)
-            | Mishap::SlowNode(_)
-            | Mishap::Cut
-            | Mishap::CutAfter(..)
-            | Mishap::Damage(_)
-            | Mishap::Truncation(_)
-            | Mishap::Parting(..)
-            | Mishap::PartingFromOperator(_)
-            | Mishap::Sickness(_)
-            | Mishap::SecondCommand
-            | Mishap::OlderCommand
-            | Mishap::StaleOrder
-            | Mishap::LateOrders
-            | Mishap::StaleLook
-            | Mishap::HiddenLook
-            | Mishap::BrokenList(_)
-            | Mishap::ClockJump(_) => {
-                self.strike_around(name, mishap);
-                None
-            }
-        }
     }
 }

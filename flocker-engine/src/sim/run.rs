@@ -9,12 +9,12 @@ use super::cluster::Cluster;
 use super::mishap::Mishap;
 use super::mishap::Planned;
 use super::mishap::When;
-use super::sieve::Perturbation;
 use super::script::Mode;
 use super::script::Script;
 use super::script::Shape;
 use super::script::Stage;
 use super::script::node;
+use super::sieve::Perturbation;
 use crate::converge::End;
 use crate::node::NodeHandle as _;
 
@@ -80,11 +80,7 @@ impl Simulation {
     #[must_use]
     pub fn run_quietly(&self) -> Verdict {
         let quiet = self.go_through(true);
-        if quiet.broken.is_some() {
-            self.run()
-        } else {
-            quiet
-        }
+        if quiet.broken.is_some() { self.run() } else { quiet }
     }
 
     /// Lets it happen, and keeps of the history only what is broken.
@@ -182,7 +178,9 @@ impl Simulation {
             Shape::Mixed => "",
             Shape::Move => " --shape move",
         };
-        let sieve = self.sieve.map_or_else(String::new, |(plan, how)| format!(" --perturb {plan},{how}"));
+        let sieve = self
+            .sieve
+            .map_or_else(String::new, |(plan, how)| format!(" --perturb {plan},{how}"));
         format!(
             "cargo run --release -p flocker-engine --features sim --bin simulate -- --seed {} --mode \
              {mode}{shape}{only}{sieve}",

@@ -82,6 +82,12 @@ impl Looks {
         Some(seen)
     }
 
+    /// Leads nothing astray any more.
+    pub(super) fn see_clearly(&mut self) {
+        self.sieve = None;
+        self.next.clear();
+    }
+
     /// Keeps an answer.
     pub(super) fn keep(&mut self, node: &NodeName, state: &NodeState) {
         if self.keeps {

@@ -191,7 +191,12 @@ impl NodeHandle for Way {
         if self.cluster.takes_its_time(&self.name) {
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
-        let position = self.cluster.layout.nodes.iter().position(|name| *name == self.name);
+        let position = self
+            .cluster
+            .layout
+            .nodes
+            .iter()
+            .position(|name| *name == self.name);
         let n_nodes = self.cluster.layout.nodes.len() as u64;
         let chosen = position.is_some_and(|position| self.cluster.layout.seed % n_nodes == position as u64);
         match self.cluster.looks().instead(&self.name, chosen) {

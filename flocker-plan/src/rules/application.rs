@@ -77,7 +77,10 @@ impl<'a> Rules<'a> {
     }
 
     pub(super) fn resize(&mut self, application: u32, on: u32, what: &Manifestation, needs: Vec<Need>) {
-        let Some(dataset) = self.dataset(application).filter(|_| !is_planted(Bug::ResizeForgotten)) else {
+        let Some(dataset) = self
+            .dataset(application)
+            .filter(|_| !is_planted(Bug::ResizeForgotten))
+        else {
             return;
         };
         debug_assert_ne!(what.maximum_size, dataset.maximum_size);
@@ -179,9 +182,7 @@ impl<'a> Rules<'a> {
         };
         match self.container(application, home) {
             None => self.start(application, home, &started, needs.into()),
-            Some(container)
-                if container.definition == definition || is_planted(Bug::DefinitionIgnored) =>
-            {
+            Some(container) if container.definition == definition || is_planted(Bug::DefinitionIgnored) => {
                 if runs_as_wanted(self.view.definitions[application as usize], container) {
                     return;
                 }

@@ -184,7 +184,12 @@ impl<'a> Rules<'a> {
         }
         if is_planted(Bug::DestroyedUnreceived) {
             let before = [need(released, Because::OneWriter)];
-            self.act(move_.from, Action::Destroy { dataset: id }, &move_.reason, before.into());
+            self.act(
+                move_.from,
+                Action::Destroy { dataset: id },
+                &move_.reason,
+                before.into(),
+            );
         }
         self.take_over(move_, &last, None, needs);
     }
