@@ -196,9 +196,6 @@ impl LocalNode {
         let Some(volume) = &application.volume else {
             return Ok(());
         };
-        if is_planted(Bug::OwnershipNotChecked) {
-            return Ok(());
-        }
         let limit = self.parts.deadlines.answer;
         let inventory = self
             .within("the list of the datasets", limit, self.parts.volumes.inventory())
@@ -222,7 +219,6 @@ impl LocalNode {
             .iter()
             .find(|(_, container)| container.dataset == Some(dataset) && container.is_alive());
         match user {
-            Some(_) if is_planted(Bug::UseNotChecked) => Ok(()),
             Some((application, _)) => Err(NodeError::InUse {
                 dataset,
                 application: application.clone(),

@@ -105,6 +105,8 @@ pub(super) struct Notes {
     pub(super) generations: BTreeMap<NodeName, Generation>,
     /// The newest generation that each node has said to obey.
     pub(super) answered: BTreeMap<NodeName, Generation>,
+    /// Of which generation the last order was that each node carried out for a command.
+    pub(super) carried: BTreeMap<NodeName, Generation>,
     /// How many mishaps have struck.
     pub(super) n_struck: u64,
     /// How often a program of ours has ended.
@@ -444,6 +446,7 @@ impl Cluster {
             }
             machine.memory.set_capacity(None);
             machine.volumes.set(None);
+            machine.volumes.unlist(0);
             machine.memory.faults().let_go();
             self.start(name);
         }

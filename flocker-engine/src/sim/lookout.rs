@@ -165,7 +165,8 @@ impl Cluster {
             let Some(machine) = self.machines.get(name) else {
                 continue;
             };
-            let obeyed = machine.record.generation();
+            let carried = self.notes().carried.get(name).copied().unwrap_or_default();
+            let obeyed = machine.record.generation().max(carried);
             let is_newer = if is_first {
                 plan.generation() > obeyed
             } else {
@@ -226,6 +227,7 @@ impl Cluster {
                 order.action
             ));
         }
+        self.notes().carried.insert(name.clone(), order.generation);
         let (volumes, runtime) = (node.volumes(), node.runtime());
         let has = |node: &NodeName, dataset, snapshot: &_| {
             let receiver = self.node(node);

@@ -178,7 +178,6 @@ pub(super) fn next_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
 pub(super) fn newest_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
     let fences = view.copies_of(dataset).iter().map(|copy| match copy.what.role {
         Role::Primary { epoch } | Role::Released { epoch, .. } => epoch.max(copy.what.fence),
-        Role::Replica if is_planted(Bug::OwnEpochOnly) => Epoch::default(),
         Role::Replica => copy.what.fence,
     });
     fences.chain(view.fence_left(dataset)).max().unwrap_or_default()
@@ -321,16 +320,12 @@ impl Rules<'_> {
             let unplaced = all.filter(|(_, application)| placements.homes(*application).is_empty());
             datasets.extend(unplaced.map(|(dataset, _)| *dataset));
         }
-        let n_copies = if is_planted(Bug::DeleteLeavesCopies) {
-            1
-        } else {
-            usize::MAX
-        };
         let mut in_use = BTreeSet::new();
         for dataset in datasets {
             let reason = Reason::Deletes { dataset };
-            for copy in self.view.copies_of(dataset).to_vec().into_iter().take(n_copies) {
-                if !self.obeys(copy.node) {
+            for copy in self.view.copies_of(dataset).to_vec() {
+                let is_left = copy.what.role == Role::Replica && is_planted(Bug::DeleteLeavesCopies);
+                if is_left || !self.obeys(copy.node) {
                     continue;
                 }
                 let on = self.node(copy.node);

@@ -43,9 +43,7 @@ impl<'a> Rules<'a> {
             return;
         };
         let taker = self.view.find(offer.to).filter(|&node| self.obeys(node));
-        if let Some(node) = self.unseen_of(offer, taker)
-            && !is_planted(Bug::TakerUnseen)
-        {
+        if let Some(node) = self.unseen_of(offer, taker) {
             self.wait_for_sight(application, true, vec![node]);
             return self.stays(application);
         }
@@ -107,10 +105,7 @@ impl<'a> Rules<'a> {
             return self.stays(application);
         }
         let mut needs = Vec::new();
-        if offered_elsewhere
-            && !is_planted(Bug::NoRenounce)
-            && let Some(taker) = taker
-        {
+        if offered_elsewhere && let Some(taker) = taker {
             needs.extend(self.renounce(&move_, offer, taker));
         }
         needs.extend(self.stop_users(&move_, &Needs::default()));
@@ -165,7 +160,9 @@ impl<'a> Rules<'a> {
 
     /// Returns the node without which nothing can be said of an offer: its taker, who may have acquired already, or its maker.
     fn unseen_of(&self, offer: &Offer<'_>, seen_taker: Option<u32>) -> Option<NodeName> {
-        if seen_taker.is_none() && !self.view.is_lost(offer.to) {
+        if is_planted(Bug::TakerUnseen) {
+            None
+        } else if seen_taker.is_none() && !self.view.is_lost(offer.to) {
             Some(offer.to.clone())
         } else if self.obeys(offer.by) {
             None
