@@ -127,28 +127,30 @@ impl LocalNode {
                 let spec = self.spec(order, application, *definition)?;
                 self.check_ownership(application, &spec.application).await?;
                 let started = self.within(what, limit, runtime.start(&spec)).await;
-                if is_planted(Bug::StartFailureIgnored) {
-                    return Ok(started.unwrap_or(Change::Made));
-                }
-                started
+                unless_ignored(Bug::StartFailureIgnored, started)
             }
-            Action::Stop { application, grace } => {
-                let limit = stop_limit(*grace, self.parts.deadlines.answer);
-                if is_planted(Bug::StopUnconfirmed) {
-                    return Ok(Change::Made);
-                }
-                let stopped = self.within(what, limit, runtime.stop(application, *grace)).await;
-                if is_planted(Bug::StopFailureIgnored) {
-                    return Ok(stopped.unwrap_or(Change::Made));
-                }
-                stopped
-            }
+            Action::Stop { application, grace } => self.stop(application, *grace, what).await,
             Action::Route { change } => {
                 let local = self.local_addresses().await?;
                 self.within(what, limit, self.parts.router.apply(change, &local))
                     .await
             }
         }
+    }
+
+    /// Stops an application; done only when it is gone.
+    async fn stop(
+        &self,
+        application: &ApplicationName,
+        grace: Duration,
+        what: String,
+    ) -> Result<Change, NodeError> {
+        if is_planted(Bug::StopUnconfirmed) {
+            return Ok(Change::Made);
+        }
+        let limit = stop_limit(grace, self.parts.deadlines.answer);
+        let stopped = self.parts.runtime.stop(application, grace);
+        unless_ignored(Bug::StopFailureIgnored, self.within(what, limit, stopped).await)
     }
 
     /// Takes turns with every other order about the same things.
@@ -290,6 +292,14 @@ impl LocalNode {
             .filter_map(|(name, container)| container.address.map(|address| (name, address)))
             .collect())
     }
+}
+
+/// Returns what was answered, unless a bug is planted that takes a failure for done.
+fn unless_ignored(bug: Bug, answer: Result<Change, NodeError>) -> Result<Change, NodeError> {
+    if is_planted(bug) {
+        return Ok(answer.unwrap_or(Change::Made));
+    }
+    answer
 }
 
 fn handoff(dataset: DatasetId, epoch: Epoch, to: &NodeName, last: &SnapshotName) -> Handoff {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flocker_model::ByteSize;
 use flocker_model::NodeName;
+use flocker_plan::Action;
 
 use super::cluster::Cluster;
 use super::cluster::OPERATOR;
@@ -131,8 +132,19 @@ impl Cluster {
     }
 
     /// Delivers what was sent and never answered, as it was sent. Whatever comes of it must be safe.
+    ///
+    /// Routes are left out: one that arrives after a newer one of the same command leads astray until the next turn.
     fn deliver_late(&self) {
-        for Sent { node, order, .. } in self.orders().into_iter().filter(|sent| !sent.is_answered) {
+        for Sent {
+            node,
+            order,
+            is_answered,
+            ..
+        } in self.orders()
+        {
+            if is_answered || matches!(order.action, Action::Route { .. }) {
+                continue;
+            }
             let Some(local) = self.program(&node) else {
                 continue;
             };

@@ -228,7 +228,11 @@ impl NodeHandle for Way {
             self.do_again(order, progress).await;
         }
         let answer = self.answer(done);
-        if answer.is_ok() {
+        let is_silent = matches!(
+            answer,
+            Err(NodeError::Lost { .. } | NodeError::Unreachable { .. } | NodeError::Deadline { .. })
+        );
+        if !is_silent {
             self.cluster.note_answer(kept);
         }
         answer
