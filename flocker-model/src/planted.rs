@@ -41,7 +41,6 @@ macro_rules! bugs {
 
 bugs! {
     SilenceIsAbsence "silence-is-absence" "A silent node is taken to have nothing.",
-    OldOfferIsFinished "old-offer-is-finished" "A release is finished though a newer ownership is known.",
     OldestReleaseCounts "oldest-release-counts" "Of two releases the older one is finished.",
     TakerUnseen "taker-unseen" "A release is taken back though its taker is not seen.",
     EpochStays "epoch-stays" "A new ownership has the number of the last one.",

@@ -98,11 +98,7 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             what: primary.what,
         },
         // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
-        ([], Some((_, epoch, ..)))
-            if newest_epoch(view, dataset) > epoch && !is_planted(Bug::OldOfferIsFinished) =>
-        {
-            without_owner(view, copies)
-        }
+        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => without_owner(view, copies),
         ([], Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
