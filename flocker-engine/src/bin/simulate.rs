@@ -35,7 +35,8 @@ struct Wanted {
     shape: Shape,
     perturb: Option<(u64, Perturbation)>,
     sieve: bool,
-    planted: Option<Option<String>>,
+    /// The planted bug that is searched for, or `all`.
+    planted: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -71,7 +72,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Wanted, String> {
         match option.as_str() {
             "--history" => wanted.history = true,
             "--sieve" => wanted.sieve = true,
-            "--planted" => wanted.planted = Some(words.next()),
+            "--planted" => wanted.planted = Some(words.next().unwrap_or_else(|| "all".into())),
             _ => {}
         }
         if matches!(option.as_str(), "--history" | "--sieve" | "--planted") {
@@ -317,11 +318,11 @@ mod planted {
     }
 
     pub(super) fn find(wanted: &Wanted) -> ExitCode {
-        let name = wanted.planted.as_ref().and_then(Option::as_ref);
+        let name = wanted.planted.as_deref().unwrap_or("all");
         let bugs: Vec<Bug> = Bug::ALL
             .iter()
             .copied()
-            .filter(|bug| name.is_none_or(|name| bug.name() == name))
+            .filter(|bug| name == "all" || bug.name() == name)
             .collect();
         let next = AtomicUsize::new(0);
         let found = Mutex::new(Vec::new());
