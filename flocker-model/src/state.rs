@@ -172,6 +172,14 @@ impl ClusterState {
         self.nodes.get(node).and_then(Observed::known)
     }
 
+    /// Returns every dataset of which a seen node has something that cannot be read: the node, the dataset and the reason.
+    pub fn all_unreadable(&self) -> impl Iterator<Item = (&NodeName, DatasetId, &str)> {
+        self.all_known().flat_map(|(node, state)| {
+            let unreadable = state.unreadable.iter();
+            unreadable.map(move |(dataset, reason)| (node, *dataset, reason.as_str()))
+        })
+    }
+
     /// Returns all nodes that were seen, in order of name.
     pub fn all_known(&self) -> impl Iterator<Item = (&NodeName, &NodeState)> {
         self.nodes
@@ -243,6 +251,8 @@ pub struct NodeState {
     pub trash: Vec<Trashed>,
     /// Of datasets that it has no trace of any more: the newest ownership that it knew of. It never takes this one or an older one.
     pub fences: BTreeMap<DatasetId, Epoch>,
+    /// Datasets of which something is here that cannot be read, and why. What it is, be it the owner's, is not known.
+    pub unreadable: BTreeMap<DatasetId, String>,
     /// How much more data it can take, if it can tell.
     pub free: Option<ByteSize>,
     /// Ports of its address that something else than Flocker uses.
