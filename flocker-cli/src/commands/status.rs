@@ -52,6 +52,9 @@ struct Body<'a> {
     nodes: Vec<NodeRow<'a>>,
     applications: Vec<ApplicationRow<'a>>,
     datasets: Vec<DatasetRow<'a>>,
+    /// Data that is there and cannot be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<UnreadableRow<'a>>,
     /// Nothing where there are no files to hold it against.
     plan: Option<PlanRow<'a>>,
     /// What could not be told, a sentence for each.
@@ -88,6 +91,14 @@ struct DatasetRow<'a> {
     node: &'a NodeName,
     #[serde(flatten)]
     copy: &'a Manifestation,
+}
+
+#[derive(Serialize)]
+struct UnreadableRow<'a> {
+    dataset: DatasetId,
+    application: Option<&'a ApplicationName>,
+    node: &'a NodeName,
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -131,6 +142,7 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
             .collect(),
         applications: all_applications(actual).collect(),
         datasets: all_datasets(actual, desired).collect(),
+        unreadable: all_unreadable(actual, desired).collect(),
         plan: plan.as_ref().map(|plan| PlanRow {
             settled: plan.is_settled(),
             steps: plan.steps().len(),
@@ -157,13 +169,12 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
         for unknown in unknown {
             ui.warn(unknown);
         }
-        for row in &body.datasets {
-            if let Some(warning) = overflow(row) {
-                ui.warn(&warning);
-            }
+        for caution in shown::cautions(actual, desired, plan.as_ref()) {
+            ui.warn(&caution);
         }
     }
-    Ok(if is_blocked || is_silent || !keeps_ending.is_empty() {
+    let is_damaged = !body.unreadable.is_empty();
+    Ok(if is_blocked || is_silent || is_damaged || !keeps_ending.is_empty() {
         Ending::Blocked
     } else {
         Ending::Done
@@ -230,6 +241,20 @@ fn all_datasets<'a>(
     })
 }
 
+fn all_unreadable<'a>(
+    actual: &'a ClusterState,
+    desired: &'a Deployment,
+) -> impl Iterator<Item = UnreadableRow<'a>> {
+    actual
+        .all_unreadable()
+        .map(move |(node, dataset, reason)| UnreadableRow {
+            dataset,
+            application: actual.known(node).and_then(|state| owner(dataset, desired, state)),
+            node,
+            reason,
+        })
+}
+
 /// Returns the application that uses a dataset: by the files, else by what has it mounted.
 pub(crate) fn owner<'a>(
     dataset: DatasetId,
@@ -289,7 +314,7 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -
         text.push('\n');
         text.push_str(&table(&rows));
     }
-    if !body.datasets.is_empty() {
+    if !body.datasets.is_empty() || !body.unreadable.is_empty() {
         let mut rows = vec![heading(["DATA OF", "NODE", "ROLE", "HOLDS", "SINCE"])];
         rows.extend(body.datasets.iter().map(|row| {
             let of = row
@@ -304,6 +329,18 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -
                     None => row.copy.used.to_string(),
                 },
                 format!("{} ago", seconds(row.copy.age)),
+            ]
+        }));
+        rows.extend(body.unreadable.iter().map(|row| {
+            let of = row
+                .application
+                .map_or_else(|| row.dataset.to_string(), ToString::to_string);
+            [
+                of,
+                row.node.to_string(),
+                "cannot be read".into(),
+                "-".into(),
+                "-".into(),
             ]
         }));
         text.push('\n');
@@ -342,20 +379,6 @@ fn verdict(plan: &flocker_plan::Plan, all_is_well: bool) -> String {
         .unwrap_or_default();
     }
     text
-}
-
-/// Says that a dataset holds more than it may: not every kind of volume keeps it from that.
-fn overflow(row: &DatasetRow<'_>) -> Option<String> {
-    let used = row.copy.used;
-    let maximum = row.copy.maximum_size.filter(|maximum| *maximum < used)?;
-    let of = row.application.map_or_else(
-        || format!("dataset {}", row.dataset),
-        |name| format!("the data of {name}"),
-    );
-    Some(format!(
-        "{of} on {} holds {used}, more than the {maximum} that it may: this node does not keep it from growing",
-        row.node
-    ))
 }
 
 /// Writes whether a container runs.
