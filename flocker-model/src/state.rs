@@ -90,9 +90,18 @@ impl Silence {
     #[must_use]
     pub fn hint(&self, node: &NodeName) -> Option<String> {
         match self {
-            Self::Impostor { .. } => Some(format!(
-                "if the {node} that is remembered is lost for ever, `flocker node forget {node}` says so, and lets in the one that answers; else bring the old one back under this name"
-            )),
+            Self::Impostor { found, remembered } => {
+                let who: BTreeSet<&str> = remembered
+                    .iter()
+                    .filter(|(_, id)| *id != found)
+                    .map(|(who, _)| who.as_str())
+                    .collect();
+                let who: Vec<&str> = who.into_iter().collect();
+                Some(format!(
+                    "if the {node} that {who} knew is lost for ever, `flocker node forget {node}` says so, and lets in the one that answers; if it is {who} who is wrong, `id: {found}` at {node} in the deployment file says who is right; else bring the old one back under this name",
+                    who = who.join(" and ")
+                ))
+            }
             Self::NotAsked
             | Self::Unreachable { .. }
             | Self::Unreadable { .. }

@@ -92,7 +92,10 @@ async fn what_has_outgrown_its_limit_when_it_was_let_go_arrives_where_it_is_allo
     assert_no_space(&refused.unwrap_err());
     let stream = alpha.open("handoff-2", Some(base), None).await.unwrap();
     let allowed = request(ByteSize(2_000_000), "handoff-2", Some(base));
-    assert_eq!(beta.volumes.receive(&allowed, stream).await.unwrap(), Change::Made);
+    assert_eq!(
+        beta.volumes.receive(&allowed, stream).await.unwrap(),
+        Change::Made
+    );
     beta.acquire(2, guid).await.unwrap();
 }
 

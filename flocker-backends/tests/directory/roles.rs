@@ -223,7 +223,11 @@ async fn what_is_damaged_is_said_to_be_by_name_and_hides_nothing_else() {
         assert!(said.contains(&other.id.to_string()), "{number}: {said}");
         let refused = alpha.volumes.create(&other, Epoch(9)).await;
         assert!(refused.is_err(), "{number}: {refused:?}");
-        alpha.volumes.snapshot(ID, &"warm-2-1".parse().unwrap()).await.unwrap();
+        alpha
+            .volumes
+            .snapshot(ID, &"warm-2-1".parse().unwrap())
+            .await
+            .unwrap();
     }
 }
 

@@ -1,5 +1,6 @@
 //! `flocker status`: what is where, and whether that is as it is to be.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -31,6 +32,7 @@ use crate::cluster::Sight;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::files;
+use crate::local;
 use crate::shown;
 use crate::shown::Blocked;
 use crate::table::heading;
@@ -74,6 +76,9 @@ struct NodeRow<'a> {
     address: Option<std::net::IpAddr>,
     generation: Option<u64>,
     free: Option<ByteSize>,
+    /// Whether it is a local node whose process runs another program than this one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    other_program: bool,
 }
 
 #[derive(Serialize)]
@@ -115,12 +120,19 @@ impl Status {
         // What was held is not about to move.
         let policy = files::last_policy(&global.state_dir(), self.files.paths());
         // Whether a node of a report runs is not to be seen from here.
-        let is_live = self.state.is_empty();
-        show(&sight, &policy, is_live, ui)
+        let local = if self.state.is_empty() {
+            Some(local::known(&global.state_dir())?)
+        } else {
+            None
+        };
+        show(&sight, &policy, local.as_ref(), ui)
     }
 }
 
-fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending, Failure> {
+/// The local nodes that were made, where nodes themselves are looked at.
+type Local<'a> = Option<&'a BTreeMap<NodeName, NodeAddress>>;
+
+fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<Ending, Failure> {
     let Sight {
         desired,
         actual,
@@ -138,7 +150,7 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
         nodes: actual
             .nodes
             .iter()
-            .map(|look| node_row(look, sight, is_live))
+            .map(|look| node_row(look, sight, local))
             .collect(),
         applications: all_applications(actual).collect(),
         datasets: all_datasets(actual, desired).collect(),
@@ -174,25 +186,31 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
         }
     }
     let is_damaged = !body.unreadable.is_empty();
-    Ok(if is_blocked || is_silent || is_damaged || !keeps_ending.is_empty() {
-        Ending::Blocked
-    } else {
-        Ending::Done
-    })
+    Ok(
+        if is_blocked || is_silent || is_damaged || !keeps_ending.is_empty() {
+            Ending::Blocked
+        } else {
+            Ending::Done
+        },
+    )
 }
 
 fn node_row<'a>(
     (node, look): (&'a NodeName, &'a Observed<NodeState>),
     sight: &Sight,
-    is_live: bool,
+    local: Local<'_>,
 ) -> NodeRow<'a> {
     let known = look.known();
     let is_forgotten = sight.actual.is_forgotten(node);
     let member = sight.desired.members().get(node);
     let address = member.and_then(|member| member.address.as_ref());
     let is_local = match address {
-        None | Some(NodeAddress::Local { .. }) => is_live,
+        None | Some(NodeAddress::Local { .. }) => local.is_some(),
         Some(NodeAddress::Ssh { .. }) => false,
+    };
+    let other_program = match local.and_then(|local| local.get(node)).filter(|_| is_local) {
+        Some(NodeAddress::Local { directory }) => local::is_other_program(directory),
+        None | Some(NodeAddress::Ssh { .. }) => false,
     };
     NodeRow {
         node,
@@ -213,6 +231,7 @@ fn node_row<'a>(
         address: known.map(|state| state.address),
         generation: known.map(|state| state.generation.0),
         free: known.and_then(|state| state.free),
+        other_program,
     }
 }
 
@@ -249,7 +268,9 @@ fn all_unreadable<'a>(
         .all_unreadable()
         .map(move |(node, dataset, reason)| UnreadableRow {
             dataset,
-            application: actual.known(node).and_then(|state| owner(dataset, desired, state)),
+            application: actual
+                .known(node)
+                .and_then(|state| owner(dataset, desired, state)),
             node,
             reason,
         })
@@ -298,6 +319,14 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -
             if let Some(hint) = &row.hint {
                 writeln!(text, "   hint: {hint}").unwrap_or_default();
             }
+        }
+        if row.other_program {
+            writeln!(
+                text,
+                "{} runs another flocker than this one\n   hint: `flocker local renew {}` replaces it; what runs on it runs on",
+                row.node, row.node
+            )
+            .unwrap_or_default();
         }
     }
     if !body.applications.is_empty() {

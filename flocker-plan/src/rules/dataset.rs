@@ -91,7 +91,9 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             what: primary.what,
         },
         // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
-        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => without_owner(view, dataset, copies),
+        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => {
+            without_owner(view, dataset, copies)
+        }
         ([], Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
@@ -109,7 +111,8 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
                 .is_some_and(|taker| view.unreadable_on(dataset).any(|node| node == taker));
             if threw_away
                 || taken_unseen
-                || (hidden && taker.is_some_and(|taker| has_more(taker, dataset, release.what))) {
+                || (hidden && taker.is_some_and(|taker| has_more(taker, dataset, release.what)))
+            {
                 return without_owner(view, dataset, copies);
             }
             Seen::Released {
@@ -208,7 +211,10 @@ impl Rules<'_> {
                         self.stays(application);
                     }
                     // Nothing can be put where something is that cannot be read.
-                    Seen::Nowhere | Seen::Primary { .. } | Seen::Released { .. } | Seen::CopiesOnly { .. }
+                    Seen::Nowhere
+                    | Seen::Primary { .. }
+                    | Seen::Released { .. }
+                    | Seen::CopiesOnly { .. }
                         if unreadable_at_home =>
                     {
                         self.refuse_unreadable(Some(application), dataset);

@@ -155,7 +155,8 @@ pub(crate) fn live(mut dice: Dice, plot: Plot, turns: usize) -> Result<(), Strin
         Refusal::InTrash { dataset, .. } | Refusal::NoOwner { dataset, .. } => {
             truth.deleted.contains(dataset)
         }
-        Refusal::SplitOwnership { .. } | Refusal::Unreadable { .. }
+        Refusal::SplitOwnership { .. }
+        | Refusal::Unreadable { .. }
         | Refusal::NoRoom { .. }
         | Refusal::LargerThanLimit { .. }
         | Refusal::PortTaken { .. }

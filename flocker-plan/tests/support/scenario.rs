@@ -441,7 +441,10 @@ fn actual(lines: &[Vec<&str>], desired: &Deployment) -> ClusterState {
                 };
                 state.nodes.insert(value(name), Observed::Unknown(silence));
             }
-            ["data" | "unreadable" | "run" | "routes" | "route" | "trash" | "fence", ..] => {
+            [
+                "data" | "unreadable" | "run" | "routes" | "route" | "trash" | "fence",
+                ..,
+            ] => {
                 let (_, seen) = last.as_mut().unwrap();
                 below(seen, words, desired, &addresses);
             }

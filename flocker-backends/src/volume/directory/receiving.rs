@@ -189,7 +189,11 @@ impl Receiving {
         // Whoever asks may have allowed more by now than when the copy was begun, which is not yet written down here.
         let asked = self.request.dataset.maximum_size;
         let maximum = match &home {
-            Some(home) => home.record()?.maximum_size.zip(asked).map(|(own, asked)| own.max(asked)),
+            Some(home) => home
+                .record()?
+                .maximum_size
+                .zip(asked)
+                .map(|(own, asked)| own.max(asked)),
             None => asked,
         };
         let needed = Difference::between(base, &manifest).total;
