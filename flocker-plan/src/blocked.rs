@@ -412,13 +412,7 @@ impl fmt::Display for Refusal {
                 dataset,
                 on,
                 reason,
-            } => {
-                match application {
-                    Some(application) => write!(f, "{application} is left as it is: its data on {on}")?,
-                    None => write!(f, "dataset {dataset} is left as it is: what {on} has of it")?,
-                }
-                write!(f, " cannot be read: {reason}")
-            }
+            } => unreadable(f, application.as_ref(), *dataset, on, reason),
             Self::InTrash {
                 application,
                 dataset: _,
@@ -476,14 +470,7 @@ impl fmt::Display for Refusal {
                 list(nodes),
                 if nodes.len() == 1 { "s" } else { "" }
             ),
-            Self::Circle { steps } => {
-                let steps: Vec<&str> = steps.iter().map(|step| step.0.as_str()).collect();
-                write!(
-                    f,
-                    "steps wait for each other, and none can begin: {}",
-                    steps.join(", ")
-                )
-            }
+            Self::Circle { steps } => circle(f, steps),
             Self::NotPromoted { dataset, on, because } => {
                 write!(
                     f,
@@ -504,6 +491,29 @@ impl fmt::Display for Refusal {
             }
         }
     }
+}
+
+fn unreadable(
+    f: &mut fmt::Formatter<'_>,
+    application: Option<&ApplicationName>,
+    dataset: DatasetId,
+    on: &NodeName,
+    reason: &str,
+) -> fmt::Result {
+    match application {
+        Some(application) => write!(f, "{application} is left as it is: its data on {on}")?,
+        None => write!(f, "dataset {dataset} is left as it is: what {on} has of it")?,
+    }
+    write!(f, " cannot be read: {reason}")
+}
+
+fn circle(f: &mut fmt::Formatter<'_>, steps: &[StepId]) -> fmt::Result {
+    let steps: Vec<&str> = steps.iter().map(|step| step.0.as_str()).collect();
+    write!(
+        f,
+        "steps wait for each other, and none can begin: {}",
+        steps.join(", ")
+    )
 }
 
 /// Writes who all claim a dataset.
