@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -15,6 +13,9 @@ use flocker_model::Generation;
 use tokio::sync::Notify;
 
 use crate::node_error::NodeError;
+use crate::sync::Mutex;
+use crate::sync::MutexGuard;
+use crate::sync::timeout;
 
 /// Who is inside, by generation.
 #[derive(Debug, Default)]
@@ -114,12 +115,10 @@ impl Gate {
                 changed.await;
             }
         };
-        tokio::time::timeout(patience, wait)
-            .await
-            .map_err(|_| NodeError::Deadline {
-                what,
-                after: patience,
-            })
+        timeout(patience, wait).await.map_err(|_| NodeError::Deadline {
+            what,
+            after: patience,
+        })
     }
 
     /// Returns the generation that is obeyed.
