@@ -2,11 +2,13 @@
 //!
 //! With the feature `shuttle` the very code of the modules that use this runs
 //! under a scheduler that decides at each lock and each wait who goes on; see
-//! `interleavings`. What comes from `tokio::sync` needs no runtime and is the
+//! `interleavings`. The locks of `tokio::sync` need no runtime and are the
 //! same in both.
 
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
+#[cfg(not(feature = "shuttle"))]
+pub(crate) use tokio::sync::Notify;
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use tokio::task::{JoinError, JoinSet};
 #[cfg(not(feature = "shuttle"))]
@@ -15,7 +17,7 @@ pub(crate) use tokio::time::{timeout, timeout_at};
 #[cfg(all(test, feature = "shuttle"))]
 pub(crate) use self::tried_out::advance;
 #[cfg(feature = "shuttle")]
-pub(crate) use self::tried_out::{JoinSet, now, timeout, timeout_at};
+pub(crate) use self::tried_out::{JoinSet, Notify, now, timeout, timeout_at};
 #[cfg(feature = "shuttle")]
 pub(crate) use shuttle::future::JoinError;
 #[cfg(feature = "shuttle")]
@@ -51,6 +53,29 @@ mod tried_out {
     pub(crate) fn advance(by: Duration) {
         let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         PASSED.fetch_add(millis, Ordering::SeqCst);
+    }
+
+    /// The same as it is elsewhere, with a moment before each call at which another task may come first.
+    #[derive(Debug, Default)]
+    pub(crate) struct Notify {
+        notify: tokio::sync::Notify,
+        n_calls: AtomicU64,
+    }
+
+    impl Notify {
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
+        pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+            self.n_calls.fetch_add(1, Ordering::SeqCst);
+            self.notify.notified()
+        }
+
+        pub(crate) fn notify_waiters(&self) {
+            self.n_calls.fetch_add(1, Ordering::SeqCst);
+            self.notify.notify_waiters();
+        }
     }
 
     /// The limit came first.

@@ -10,11 +10,11 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use flocker_model::Generation;
-use tokio::sync::Notify;
 
 use crate::node_error::NodeError;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
+use crate::sync::Notify;
 use crate::sync::timeout;
 
 /// Who is inside, by generation.

@@ -310,7 +310,7 @@ fn a_ticket_that_was_renewed_or_has_expired_lets_nobody_in() {
         let first = admissions
             .open(&transfer, Generation(1), SHORT, |_| None)
             .unwrap();
-        let early = redeem.clone();
+        let (early, late) = (redeem.clone(), redeem.clone());
         let user = spawn(async move {
             let before = clock::now();
             if early(first).is_ok() {
@@ -322,6 +322,7 @@ fn a_ticket_that_was_renewed_or_has_expired_lets_nobody_in() {
             let second = admissions
                 .open(&transfer, Generation(1), SHORT, |_| None)
                 .unwrap();
+            assert!(late(first).is_err(), "it was renewed");
             (second, before, clock::now())
         });
         let time = spawn(async { advance(SHORT) });

@@ -252,7 +252,7 @@ fn all_copies(n_nodes: usize, on: usize) -> Vec<Copy> {
         Copy::OwnerFirst,
         Copy::OwnerNext,
         Copy::OwnerOther,
-        Copy::TrashedCopy,
+        Copy::Trashed,
         Copy::TrashedOwner,
         Copy::TrashedOwnerBefore,
         Copy::Fenced,
@@ -389,10 +389,15 @@ const ALL: &[Sight] = &[
 
 /// Returns every family, the smallest clusters first.
 pub(crate) fn families(bound: Bound) -> Vec<Family> {
+    let mut families = families_of_up_to_two_nodes(bound);
+    families.extend(families_of_three_nodes(bound));
+    families
+}
+
+fn families_of_up_to_two_nodes(bound: Bound) -> Vec<Family> {
     let full = bound == Bound::Full;
     let seen: &[Sight] = &[Sight::Behind, Sight::Silent];
-    let met: &[Sight] = &[Sight::Behind, Sight::Begun, Sight::Silent, Sight::Lost];
-    let mut families = vec![
+    vec![
         Draft {
             name: "one-node",
             n_nodes: 1,
@@ -454,6 +459,14 @@ pub(crate) fn families(bound: Bound) -> Vec<Family> {
                 seen,
             )
         }),
+    ]
+}
+
+fn families_of_three_nodes(bound: Bound) -> Vec<Family> {
+    let full = bound == Bound::Full;
+    let seen: &[Sight] = &[Sight::Behind, Sight::Silent];
+    let met: &[Sight] = &[Sight::Behind, Sight::Begun, Sight::Silent, Sight::Lost];
+    let mut families = vec![
         Draft {
             name: "three-nodes-one-dataset",
             n_nodes: 3,

@@ -69,7 +69,7 @@ pub(crate) enum Copy {
     /// It let go for ownership 4 what it had let go for 3 before.
     LetAgain(usize),
     /// A copy is in its trash.
-    TrashedCopy,
+    Trashed,
     /// What it owned is in its trash, thrown away after what was let go.
     TrashedOwner,
     /// What it owned is in its trash, thrown away before that.
@@ -307,7 +307,7 @@ fn place_copy(seen: &mut NodeState, dataset: usize, letter: Copy) {
         Copy::LetEarlier(to) => let_go(2, to, vec![base()]),
         Copy::Let(to) => let_go(3, to, vec![base(), last()]),
         Copy::LetAgain(to) => let_go(4, to, vec![base(), last()]),
-        Copy::TrashedCopy => return thrown_away(Role::Replica, 0, AGE / 2),
+        Copy::Trashed => return thrown_away(Role::Replica, 0, AGE / 2),
         Copy::TrashedOwner => return thrown_away(Role::Primary { epoch: Epoch(3) }, 3, AGE / 2),
         Copy::TrashedOwnerBefore => return thrown_away(Role::Primary { epoch: Epoch(2) }, 2, AGE * 2),
         Copy::Fenced => {
