@@ -7,6 +7,8 @@ mod admission;
 mod arrival;
 mod doors;
 mod gate;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod lock;
 mod packing;
 mod perform;

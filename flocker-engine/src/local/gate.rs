@@ -6,17 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use flocker_model::Generation;
 use flocker_model::planted::Bug;
 use flocker_model::planted::is_planted;
-use tokio::sync::Notify;
 
 use crate::node_error::NodeError;
+use crate::sync::Mutex;
+use crate::sync::MutexGuard;
+use crate::sync::Notify;
+use crate::sync::timeout;
 
 /// Who is inside, by generation.
 #[derive(Debug, Default)]
@@ -118,12 +119,10 @@ impl Gate {
                 changed.await;
             }
         };
-        tokio::time::timeout(patience, wait)
-            .await
-            .map_err(|_| NodeError::Deadline {
-                what,
-                after: patience,
-            })
+        timeout(patience, wait).await.map_err(|_| NodeError::Deadline {
+            what,
+            after: patience,
+        })
     }
 
     /// Returns the generation that is obeyed.

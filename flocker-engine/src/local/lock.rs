@@ -1,7 +1,5 @@
 //! The deploy lock: one person deploys at a time.
 
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use flocker_backends::Change;
@@ -12,6 +10,8 @@ use uuid::Uuid;
 use crate::node::Claim;
 use crate::node::LockToken;
 use crate::node_error::NodeError;
+use crate::sync::Mutex;
+use crate::sync::MutexGuard;
 
 /// Over which connection a lock is held. A call that comes over none has its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
