@@ -140,7 +140,7 @@ impl<'a> Rules<'a> {
         let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
         let prepared = prepared.map(|fact| need(fact, Because::NothingStopsInVain));
         let before_stop: Needs = prepared.into_iter().chain(set_aside.clone()).collect();
-        let before_release: Needs = self.stop_users(move_, &before_stop).into();
+        let before_release = self.stop_users(move_, &before_stop);
         let before_release = if before_release.is_empty() {
             before_stop
         } else {
@@ -209,9 +209,9 @@ impl<'a> Rules<'a> {
     }
 
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Vec<Need> {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Needs {
         let id = move_.dataset.id;
-        let mut needs = Vec::new();
+        let mut needs = Needs::default();
         for (node, user, container) in self.users(move_.application, id) {
             // What does not run at the target is replaced by the start.
             let is_replaced = node == move_.to && !container.is_alive();
