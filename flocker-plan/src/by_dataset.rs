@@ -133,7 +133,7 @@ mod tests {
                 assert_eq!(records.of(dataset), [(id(number), 0), (id(number), 1)]);
                 assert_eq!(records.of((id(number).wrapping_add(1), 0).dataset()), []);
             }
-            let sought: Vec<DatasetId> = (0..n + 1).map(|number| (id(number), 0).dataset()).collect();
+            let sought: Vec<DatasetId> = (0..=n).map(|number| (id(number), 0).dataset()).collect();
             records.look_ahead(&sought);
             assert_eq!(records.look_ahead(&[]), 0);
             assert_eq!(records.of((u128::MAX - 1, 0).dataset()), []);

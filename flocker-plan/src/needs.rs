@@ -56,7 +56,8 @@ impl FromIterator<Need> for Needs {
             (Some(only), None, _) => [only].into(),
             (Some(first), Some(second), None) => [first, second].into(),
             (Some(first), Some(second), Some(third)) => {
-                Vec::from_iter([first, second, third].into_iter().chain(needs)).into()
+                let all = [first, second, third].into_iter().chain(needs);
+                all.collect::<Vec<_>>().into()
             }
         }
     }

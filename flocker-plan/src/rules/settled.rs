@@ -195,7 +195,7 @@ impl<'a> Rules<'a> {
         let read = seen.chain(running).fold(found, u64::wrapping_add);
         let nodes = copies.iter().filter_map(|copy| view.node(copy.node).seen);
         let read = nodes.fold(read, |read, state| {
-            read ^ state.generation.0 ^ state.free.is_some() as u64
+            read ^ state.generation.0 ^ u64::from(state.free.is_some())
         });
         let newest: Vec<&Snapshot> = copies
             .iter()
