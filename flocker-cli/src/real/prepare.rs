@@ -194,7 +194,13 @@ async fn run(mut deed: Deed, asked: &Asked, command: &[&str], patience: Duration
     deed.state = match ask_for(tool, arguments, patience).await {
         Ok(_) => State::Done,
         Err(why) => {
-            deed.said = format!("{}: {why}", deed.said);
+            // A tool may say its reason in several lines.
+            let why: Vec<&str> = why
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .collect();
+            deed.said = format!("{}: {}", deed.said, why.join("; "));
             State::Failed
         }
     };

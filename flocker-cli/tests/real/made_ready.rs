@@ -96,7 +96,7 @@ fn a_bare_machine_is_made_ready_and_what_holds_data_is_left_alone() {
     let away = format!("{settings}.away");
     operator.bed.exec(3, &["mv", settings, &away]);
     let disk = |name: &str| format!("/srv/disks/{name}");
-    for (name, size) in [("spare", "256M"), ("held", "256M")] {
+    for (name, size) in [("fresh", "256M"), ("held", "256M")] {
         operator.bed.exec(3, &["truncate", "-s", size, &disk(name)]).ok();
     }
     operator
@@ -112,7 +112,7 @@ fn a_bare_machine_is_made_ready_and_what_holds_data_is_left_alone() {
         .ok();
     let prepare = |device: &str, last: &str| {
         operator.run(&[
-            "node", "prepare", "node3", "--pool", "spare", "--device", device, last,
+            "node", "prepare", "node3", "--pool", "fresh", "--device", device, last,
         ])
     };
     let held = prepare(&disk("held"), "--plan");
@@ -121,21 +121,21 @@ fn a_bare_machine_is_made_ready_and_what_holds_data_is_left_alone() {
         "{held:?}"
     );
     held.code(1);
-    let shown = prepare(&disk("spare"), "--plan").ok();
+    let shown = prepare(&disk("fresh"), "--plan").ok();
     assert!(
-        shown.contains("runs: zpool create -m none spare /srv/disks/spare"),
+        shown.contains("runs: zpool create -m none fresh /srv/disks/fresh"),
         "{shown}"
     );
     let pools = || operator.bed.exec(3, &["zpool", "list", "-H", "-o", "name"]).ok();
-    assert!(!pools().contains("spare"));
-    prepare(&disk("spare"), "--yes").ok();
-    assert!(pools().contains("spare"));
-    let again = prepare(&disk("spare"), "--yes").ok();
+    assert!(!pools().contains("fresh"));
+    prepare(&disk("fresh"), "--yes").ok();
+    assert!(pools().contains("fresh"));
+    let again = prepare(&disk("fresh"), "--yes").ok();
     assert!(
         again.contains("node3: ready") && !again.contains("runs:"),
         "{again}"
     );
-    operator.bed.exec(3, &["zpool", "destroy", "spare"]).ok();
-    operator.bed.exec(3, &["rm", &disk("spare"), &disk("held")]).ok();
+    operator.bed.exec(3, &["zpool", "destroy", "fresh"]).ok();
+    operator.bed.exec(3, &["rm", &disk("fresh"), &disk("held")]).ok();
     operator.bed.exec(3, &["mv", &away, settings]);
 }
