@@ -47,17 +47,15 @@ pub(super) async fn install(node: &examine::Asked, asked: &Asked) -> Deed {
         return Deed::new(
             subject,
             State::Refused,
-            format!("{said} lack, and there is no `apt-get`"),
+            format!("missing: {said}; and there is no `apt-get`"),
         )
         .hint("install them as this machine's system has it");
     }
     let mut command = vec!["apt-get", "install", "--yes", "--no-install-recommends"];
     command.extend(packages.iter().map(String::as_str));
     if !asked.install {
-        let mut deed = Deed::new(subject, State::Refused, format!("{said} lack"))
-            .hint(format!("`--install` runs this, or you do: {}", command.join(" ")));
-        deed.command = command.into_iter().map(str::to_owned).collect();
-        return deed;
+        let hint = format!("`--install` runs this, or you do: {}", command.join(" "));
+        return Deed::new(subject, State::Refused, format!("missing: {said}")).hint(hint);
     }
     run(
         Deed::new(subject, State::Planned, said),
