@@ -174,22 +174,20 @@ fn image_for(
         ImageSight::Here | ImageSight::Pullable => return None,
         ImageSight::Missing => {}
     }
-    let has_it = |examination: &&Examination| examination.images.get(image) == Some(&ImageSight::Here);
-    let giver = seen
-        .iter()
-        .find(|(other, (_, examination))| *other != node && examination.as_ref().filter(has_it).is_some());
-    let subject = "image";
-    Some(match giver {
-        Some((giver, _)) => {
-            let said = format!("`{image}` is not there and cannot be pulled; it is brought from {giver}");
-            Finding::new(subject, Weight::Note, said)
-        }
-        None => {
-            let said = format!("`{image}` is not there, cannot be pulled, and no node has it");
-            Finding::new(subject, Weight::Problem, said)
-                .hint("see that it is written right, and that the node may pull it; or `docker load` it on any node")
-        }
-    })
+    let has_it = |examination: &Examination| examination.images.get(image) == Some(&ImageSight::Here);
+    let mut others = seen.iter().filter(|(other, _)| *other != node);
+    let giver = others.find(|(_, (_, examination))| examination.as_ref().is_some_and(has_it));
+    if let Some((giver, _)) = giver {
+        let said = format!("`{image}` is not there and cannot be pulled; it is brought, as {giver} has it");
+        return Some(Finding::new("image", Weight::Note, said));
+    }
+    let said = format!("`{image}` is not there, cannot be pulled, and no node has it");
+    let finding = Finding::new("image", Weight::Problem, said);
+    Some(
+        finding.hint(
+            "see that it is written right, and that the node may pull it; or `docker load` it on any node",
+        ),
+    )
 }
 
 /// Returns how much arrives at each node by this plan.

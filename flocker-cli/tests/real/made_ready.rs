@@ -54,7 +54,7 @@ fn an_image_that_cannot_be_pulled_comes_from_the_node_that_the_application_leave
     assert_eq!(image(&operator, 2), "\n");
     operator.place([&[], &["sleeper"], &[]]);
     let moved = operator.deploy();
-    assert!(moved.stderr.contains("it is brought from node1"), "{moved:?}");
+    assert!(moved.stderr.contains("is brought from node1"), "{moved:?}");
     moved.ok();
     assert_eq!(image(&operator, 2), image(&operator, 1));
     operator.finish();

@@ -34,11 +34,12 @@ pub(super) fn holds_nothing(path: &Path) -> Result<(), String> {
         partitions(path)?;
         options.custom_flags(EXCLUSIVE);
     }
-    let mut device = options.open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::ResourceBusy => {
+    let mut device = options.open(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::ResourceBusy {
             "it is in use: mounted, swapped to, or part of another device".to_owned()
+        } else {
+            error.to_string()
         }
-        _ => error.to_string(),
     })?;
     match first_byte(&mut device) {
         Ok(None) => Ok(()),
