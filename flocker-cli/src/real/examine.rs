@@ -22,6 +22,7 @@ use super::machine::listeners;
 use super::settings::Settings;
 use super::settings::Wanted;
 use crate::local;
+use crate::local::Live;
 use crate::runtime::block_on;
 
 /// Less room than this is a problem.
@@ -119,6 +120,7 @@ pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<Ip
     let asked = Asked::of(settled.as_ref().ok(), wanted);
     findings.push(privileges(&asked, rustix::process::geteuid().is_root()));
     findings.push(room(directory));
+    findings.extend(other_program(directory));
     let tools = block_on(async {
         let mut found = Vec::new();
         if asked.volumes == VolumeKind::Zfs {
@@ -179,6 +181,23 @@ async fn images(runtime: RuntimeKind, wanted: &BTreeSet<Image>) -> BTreeMap<Imag
         found.insert(image.clone(), sight);
     }
     found
+}
+
+/// Says where the process of the node runs another program than this one, which it does while it keeps routes.
+fn other_program(directory: &Path) -> Option<Finding> {
+    let live = Live::find(directory).ok()??;
+    if live.runs_our_program() != Some(false) {
+        return None;
+    }
+    let said = format!(
+        "process {} is the node, and another flocker than this one: it stays while somebody talks to it or it keeps routes of `router: proxy`",
+        live.id
+    );
+    let hint = format!(
+        "`kill {}` on that machine ends it, and whatever is asked of the node next starts this one; what runs there runs on, and connections through it break",
+        live.id
+    );
+    Some(Finding::new("program", Weight::Note, said).hint(hint))
 }
 
 /// What the machine is to be able to do.
