@@ -31,6 +31,9 @@ use crate::real::Weight;
 /// So much more than what arrives must be free: snapshots are kept for a while, and file systems need some themselves.
 const SLACK: u64 = 64 << 20;
 
+/// What the room of a machine, or of its data, is called.
+const ROOM: &str = "room";
+
 /// What was found, by node.
 #[derive(Debug, Default)]
 pub(super) struct Preflight {
@@ -86,7 +89,7 @@ pub(super) async fn look(cluster: &Cluster, plan: &Plan, actual: &ClusterState) 
         if !touched.contains(name) {
             continue;
         }
-        preflight.add(name, findings.iter().cloned());
+        preflight.add(name, findings.iter().cloned().map(as_here));
         let Some(examination) = examination else {
             continue;
         };
@@ -147,6 +150,14 @@ impl Preflight {
             })
             .collect()
     }
+}
+
+/// Weighs a finding for a deploy: a machine that is nearly full may be left, and what arrives is counted for itself.
+fn as_here(mut finding: Finding) -> Finding {
+    if finding.subject == ROOM {
+        finding.weight = finding.weight.min(Weight::Note);
+    }
+    finding
 }
 
 /// Returns the images of what is started, by node.
@@ -233,7 +244,7 @@ fn room(arriving: ByteSize, free: Option<ByteSize>) -> Option<Finding> {
     let needed = arriving.plus(ByteSize(SLACK));
     (arriving > ByteSize(0) && free < needed).then(|| {
         let said = format!("{free} are free for data, and {arriving} arrive");
-        Finding::new("room", Weight::Problem, said)
+        Finding::new(ROOM, Weight::Problem, said)
             .hint("`flocker gc` there gives back what is in the trash; or add a device to the pool")
     })
 }
@@ -250,6 +261,13 @@ mod tests {
         assert_eq!(room(arriving, free(164)), None);
         assert_eq!(room(ByteSize(0), free(1)), None);
         assert_eq!(room(arriving, free(163)).unwrap().weight, Weight::Problem);
+    }
+
+    #[test]
+    fn a_machine_that_is_nearly_full_may_be_left() {
+        let found = |subject| Finding::new(subject, Weight::Problem, "little");
+        assert_eq!(as_here(found(ROOM)).weight, Weight::Note);
+        assert_eq!(as_here(found("zfs")).weight, Weight::Problem);
     }
 
     #[test]
