@@ -13,6 +13,7 @@ use flocker_backends::Handoff;
 use flocker_backends::ReceiveRequest;
 use flocker_backends::Reclaim;
 use flocker_backends::SendRequest;
+use flocker_backends::VolumeError;
 use flocker_backends::conformance::VolumeHarness;
 use flocker_backends::conformance::run;
 use flocker_backends::volume::zfs::ZfsVolumes;
@@ -202,6 +203,46 @@ fn the_last_snapshot_of_a_release_that_never_ended_is_taken_again() {
         zfs_says(&["set", &mountpoint, &filesystem(&beta)]).await;
         zfs_says(&["mount", &filesystem(&beta)]).await;
         assert_eq!(std::fs::read(seen_at.join("file")).unwrap(), b"acknowledged");
+    });
+}
+
+/// Sends a snapshot, whole or from the one before it.
+async fn send(from: &Parent, to: &Parent, snapshot: &str, base: Option<&str>) -> Result<Change, VolumeError> {
+    let taken = from.backend().inventory().await.unwrap().datasets[&ID].snapshots.clone();
+    let base = base.map(|base| taken.iter().find(|taken| taken.name.as_str() == base).unwrap().guid);
+    let request = SendRequest {
+        dataset: ID,
+        snapshot: name(snapshot),
+        base,
+        resume: None,
+    };
+    let stream = from.backend().send(&request).await.unwrap();
+    let request = ReceiveRequest {
+        dataset: dataset(),
+        snapshot: name(snapshot),
+        base,
+    };
+    to.backend().receive(&request, stream).await
+}
+
+#[test]
+fn l11_a_copy_on_a_pool_that_was_changed_by_hand_is_refused_for_good_and_stays() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        parent.backend().snapshot(ID, &name("warm-2-1")).await.unwrap();
+        send(&parent, &beta, "warm-2-1", None).await.unwrap();
+        let copy = filesystem(&beta);
+        zfs_says(&["set", "readonly=off", &copy]).await;
+        zfs_says(&["mount", &copy]).await;
+        beta.write(ID, "by-hand", b"changed").await.unwrap();
+        release(&parent).await;
+        let refused = send(&parent, &beta, "handoff-2", Some("warm-2-1")).await.unwrap_err();
+        assert!(matches!(refused, VolumeError::Diverged { .. }), "{refused:?}");
+        let snapshots = zfs_says(&["list", "-rHt", "snapshot", "-o", "name", &copy]).await;
+        assert_eq!(snapshots.lines().count(), 1, "{snapshots}");
+        zfs_says(&["mount", &copy]).await;
+        assert_eq!(beta.read(ID, "by-hand").await.as_deref(), Some(b"changed".as_slice()));
     });
 }
 
