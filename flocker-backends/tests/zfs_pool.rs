@@ -7,6 +7,7 @@
 mod zfs_support;
 
 use std::io::Cursor;
+use std::io::Write as _;
 
 use flocker_backends::Change;
 use flocker_backends::Handoff;
@@ -178,6 +179,38 @@ fn a_primary_that_a_dropped_release_left_read_only_is_writable_again() {
         parent.write(ID, "file", b"two").await.unwrap_err();
         assert_eq!(role(&parent).await, Role::Primary { epoch: Epoch::FIRST });
         parent.write(ID, "file", b"two").await.unwrap();
+    });
+}
+
+#[test]
+fn who_has_a_file_open_for_writing_is_in_the_way_of_a_release_and_nobody_writes_after_it() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        let path = parent.backend().path(ID).join("file");
+        let append = || std::fs::File::options().append(true).open(&path);
+        let mut open = append().unwrap();
+        open.write_all(b"two").unwrap();
+        let handoff = Handoff {
+            dataset: ID,
+            epoch: Epoch(2),
+            to: "beta".parse().unwrap(),
+            last: name("handoff-2"),
+        };
+        parent.backend().release(&handoff).await.unwrap_err();
+        // It stays what it was, for whoever writes.
+        open.write_all(b"three").unwrap();
+        open.sync_all().unwrap();
+        drop(open);
+        flocker_backends::conformance::eventually("it is let go", || async {
+            parent.backend().release(&handoff).await.ok()
+        })
+        .await;
+        append().unwrap_err();
+        assert_eq!(
+            parent.read(ID, "file").await.as_deref(),
+            Some(b"onetwothree".as_slice())
+        );
     });
 }
 

@@ -53,11 +53,12 @@ impl Bed {
             net: std::env::var("FLOCKER_BED_NET4").unwrap_or_else(|_| "10.218.7".into()),
         };
         bed.heal();
-        bed.up();
-        for node in 1..=3 {
-            bed.join(node);
-            bed.fast(node);
+        // A test that failed may have left a node without its cable, and it would not come up so.
+        for node in ["1", "2", "3"] {
+            bed.program("net", &["join", node]);
+            bed.program("net", &["fast", node]);
         }
+        bed.up();
         bed
     }
 

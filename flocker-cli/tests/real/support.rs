@@ -55,7 +55,7 @@ pub(crate) fn postgres(name: &'static str, port: u16, maximum_size: &str) -> App
         name,
         text: format!(
             "  {name}:\n    image: database\n    command_line: [/bin/sh, -c, {start:?}]\n    ports: [{{internal: 5432, external: {port}}}]\n    \
-             volume: {{mountpoint: /data, maximum_size: {maximum_size}}}\n    stop_grace: 20s\n    \
+             volume: {{mountpoint: /data, maximum_size: {maximum_size}}}\n    stop_grace: 20s\n    restart_policy: {{name: always}}\n    \
              health_check: {{command: [/usr/lib/postgresql/15/bin/pg_isready, -q, -h, /tmp], interval: 200ms, timeout: 5s, retries: 300}}\n"
         ),
     }
@@ -68,7 +68,7 @@ pub(crate) fn redis(name: &'static str, port: u16) -> App {
         text: format!(
             "  {name}:\n    image: database\n    command_line: [redis-server, --dir, /data, --appendonly, 'yes', --appendfsync, always, \
              --protected-mode, 'no', --bind, 0.0.0.0]\n    ports: [{{internal: 6379, external: {port}}}]\n    \
-             volume: {{mountpoint: /data}}\n    \
+             volume: {{mountpoint: /data}}\n    restart_policy: {{name: always}}\n    \
              health_check: {{tcp: 6379, interval: 200ms, timeout: 5s, retries: 150}}\n"
         ),
     }

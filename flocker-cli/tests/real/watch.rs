@@ -66,7 +66,7 @@ impl Drop for Over<'_> {
 struct Watch {
     /// With what the cgroups of the nodes' processes begin, but for the number.
     cgroup: String,
-    /// With what the name of the mounted filesystem ends.
+    /// What the name of the mounted filesystem has in it.
     source: String,
     /// The directory there that is not empty.
     directory: String,
@@ -183,7 +183,8 @@ impl Watch {
     fn place<'a>(&self, line: &'a str) -> Option<Place<'a>> {
         let (place, filesystem) = line.split_once(" - ")?;
         let mut filesystem = filesystem.split(' ').skip(1);
-        if !filesystem.next()?.ends_with(&self.source) {
+        // A number may follow the id.
+        if !filesystem.next()?.contains(&self.source) {
             return None;
         }
         let place: Vec<_> = place.split(' ').collect();
