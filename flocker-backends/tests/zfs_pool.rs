@@ -241,8 +241,16 @@ fn the_last_snapshot_of_a_release_that_never_ended_is_taken_again() {
 
 /// Sends a snapshot, whole or from the one before it.
 async fn send(from: &Parent, to: &Parent, snapshot: &str, base: Option<&str>) -> Result<Change, VolumeError> {
-    let taken = from.backend().inventory().await.unwrap().datasets[&ID].snapshots.clone();
-    let base = base.map(|base| taken.iter().find(|taken| taken.name.as_str() == base).unwrap().guid);
+    let taken = from.backend().inventory().await.unwrap().datasets[&ID]
+        .snapshots
+        .clone();
+    let base = base.map(|base| {
+        taken
+            .iter()
+            .find(|taken| taken.name.as_str() == base)
+            .unwrap()
+            .guid
+    });
     let request = SendRequest {
         dataset: ID,
         snapshot: name(snapshot),
@@ -270,12 +278,17 @@ fn l11_a_copy_on_a_pool_that_was_changed_by_hand_is_refused_for_good_and_stays()
         zfs_says(&["mount", &copy]).await;
         beta.write(ID, "by-hand", b"changed").await.unwrap();
         release(&parent).await;
-        let refused = send(&parent, &beta, "handoff-2", Some("warm-2-1")).await.unwrap_err();
+        let refused = send(&parent, &beta, "handoff-2", Some("warm-2-1"))
+            .await
+            .unwrap_err();
         assert!(matches!(refused, VolumeError::Diverged { .. }), "{refused:?}");
         let snapshots = zfs_says(&["list", "-rHt", "snapshot", "-o", "name", &copy]).await;
         assert_eq!(snapshots.lines().count(), 1, "{snapshots}");
         zfs_says(&["mount", &copy]).await;
-        assert_eq!(beta.read(ID, "by-hand").await.as_deref(), Some(b"changed".as_slice()));
+        assert_eq!(
+            beta.read(ID, "by-hand").await.as_deref(),
+            Some(b"changed".as_slice())
+        );
     });
 }
 

@@ -133,7 +133,8 @@ impl Bed {
     /// Kills Docker of a node. Its keeper starts it again, however often that was of late.
     pub(crate) fn kill_docker(&self, node: usize) {
         let units = ["docker.service", "docker.socket"];
-        self.exec(node, &["systemctl", "reset-failed", units[0], units[1]]).ok();
+        self.exec(node, &["systemctl", "reset-failed", units[0], units[1]])
+            .ok();
         self.kill(node, "/usr/sbin/dockerd");
     }
 

@@ -34,7 +34,10 @@ fn check_moved_or_told(operator: &Operator, port: u16, deploy: &Done, value: &st
     assert_eq!(operator.redis(3, port, &["get", "key"]).ok().trim(), value);
     if deploy.code != Some(0) {
         let said = format!("{}{}", deploy.stdout, deploy.stderr);
-        assert!(said.contains("somebody has written into it"), "it does not say why: {said}");
+        assert!(
+            said.contains("somebody has written into it"),
+            "it does not say why: {said}"
+        );
         assert!(said.contains("hint"), "it does not say what to do: {said}");
     }
 }
@@ -117,22 +120,26 @@ fn somebody_who_writes_into_the_data_from_outside_is_shut_out_when_it_is_let_go(
     operator.deploy().ok();
     operator.redis(3, port, &["set", "key", "1"]).ok();
     let name = dataset("shared");
-    // Ends when it is refused, and says at which number.
-    let script = format!(
-        "cd \"$(zfs get -Hp -o value mountpoint {name})\" && n=0 && \
-         while echo $n 2>/dev/null >> stray; do n=$((n + 1)); sleep 0.01; done; echo $n > /run/stray-ended"
-    );
-    operator.bed.exec(1, &["rm", "-f", "/run/stray-ended"]).ok();
-    operator.bed.exec(1, &["systemd-run", "--unit=stray", "sh", "-c", &script]).ok();
+    let place = format!("$(zfs get -Hp -o value mountpoint {name})");
+    // Opens the file anew for each line, and ends when that is refused.
+    let script = format!("cd \"{place}\" && while (date >> stray) 2>/dev/null; do sleep 0.01; done");
+    operator
+        .bed
+        .exec(
+            1,
+            &["sh", "-c", &format!("({script}) > /dev/null 2>&1 < /dev/null &")],
+        )
+        .ok();
     operator.place([&[], &["shared"], &[]]);
     operator.deploy().ok();
     assert_eq!(operator.redis(3, port, &["get", "key"]).ok().trim(), "1");
-    let n_written: usize = operator.bed.exec(1, &["cat", "/run/stray-ended"]).ok().trim().parse().unwrap();
-    println!("shut out after {n_written} lines");
     // What it could write is in the last snapshot, and so at the new home: there is one history, not two.
-    let script = format!("cd \"$(zfs get -Hp -o value mountpoint {name})\" && wc -l < stray");
-    let n_moved: usize = operator.bed.exec(2, &["sh", "-c", &script]).ok().trim().parse().unwrap();
-    assert_eq!(n_moved, n_written);
+    let count = |node| {
+        let script = format!("wc -l < \"{place}/stray\"");
+        operator.bed.exec(node, &["sh", "-c", &script]).ok()
+    };
+    println!("shut out after {} lines", count(1).trim());
+    assert_eq!(count(1), count(2));
     operator.finish();
 }
 
@@ -143,7 +150,13 @@ fn a_port_that_somebody_else_has_at_the_new_home_is_told_before_anything_is_stop
     operator.place([&["ported"], &[], &[]]);
     operator.deploy().ok();
     let listen = format!("TCP-LISTEN:{port},fork,reuseaddr");
-    operator.bed.exec(2, &["systemd-run", "--unit=foreign", "socat", &listen, "EXEC:true"]).ok();
+    operator
+        .bed
+        .exec(
+            2,
+            &["systemd-run", "--unit=foreign", "socat", &listen, "EXEC:true"],
+        )
+        .ok();
     operator.place([&[], &["ported"], &[]]);
     let refused = operator.deploy();
     println!("with its port taken: status {:?}", refused.code);

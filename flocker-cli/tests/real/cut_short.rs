@@ -97,7 +97,10 @@ fn harm_at_each(
             });
             let before = ledger.n_acknowledged();
             until("the client goes on", || ledger.n_acknowledged() > before);
-            println!("HARM at {event}: over after {harmed:.1?}; finished by {n_deploys} more after {:.1?}", began.elapsed());
+            println!(
+                "HARM at {event}: over after {harmed:.1?}; finished by {n_deploys} more after {:.1?}",
+                began.elapsed()
+            );
             harmed_at.push(event);
         }
     });

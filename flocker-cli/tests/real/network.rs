@@ -48,7 +48,12 @@ fn nodes_that_are_split_in_the_middle_of_a_copy_lose_nothing_and_the_copy_goes_o
 }
 
 /// Cuts something at the beginning of each of these steps, and puts it back when the command has done what it could.
-fn cut_in_a_cut_over(port: u16, verbs: &[&str], cut: impl Fn(&Operator, usize, usize), mend: impl Fn(&Operator)) {
+fn cut_in_a_cut_over(
+    port: u16,
+    verbs: &[&str],
+    cut: impl Fn(&Operator, usize, usize),
+    mend: impl Fn(&Operator),
+) {
     let operator = accounts(port);
     for (round, verb) in verbs.iter().enumerate() {
         let (source, target) = (1 + round % 2, 2 - round % 2);
@@ -86,11 +91,15 @@ fn nodes_that_are_split_in_the_middle_of_a_cut_over_lose_nothing() {
 #[test]
 fn a_target_that_is_out_of_reach_in_the_middle_of_a_cut_over_is_waited_for() {
     let cut = |operator: &Operator, _, target| operator.bed.cut(target);
-    cut_in_a_cut_over(5534, &["push", "acquire"], cut, |operator| (1..=2).for_each(|node| operator.bed.join(node)));
+    cut_in_a_cut_over(5534, &["push", "acquire"], cut, |operator| {
+        (1..=2).for_each(|node| operator.bed.join(node))
+    });
 }
 
 #[test]
 fn a_source_that_is_out_of_reach_in_the_middle_of_a_cut_over_is_waited_for() {
     let cut = |operator: &Operator, source, _| operator.bed.cut(source);
-    cut_in_a_cut_over(5535, &["release", "push"], cut, |operator| (1..=2).for_each(|node| operator.bed.join(node)));
+    cut_in_a_cut_over(5535, &["release", "push"], cut, |operator| {
+        (1..=2).for_each(|node| operator.bed.join(node))
+    });
 }

@@ -9,7 +9,14 @@ use crate::support::until;
 use crate::watch::watched;
 
 fn running_units(operator: &Operator) -> String {
-    let words = ["systemctl", "list-units", "--plain", "--no-legend", "--state=running", "flocker*"];
+    let words = [
+        "systemctl",
+        "list-units",
+        "--plain",
+        "--no-legend",
+        "--state=running",
+        "flocker*",
+    ];
     operator.bed.exec(1, &words).ok()
 }
 
@@ -35,11 +42,15 @@ fn a_database_moves_between_units_of_systemd_a_login_with_sudo_and_docker() {
             deploy.ok();
             ledger.check(&operator, home, port);
         }
-        operator.run(&["plan", "--exit-code", "deployment.yml", "application.yml"]).ok();
+        operator
+            .run(&["plan", "--exit-code", "deployment.yml", "application.yml"])
+            .ok();
         // A unit is started by the machine itself, once its data is there; what routes to it, by the next deploy.
         operator.bed.cut_power(1);
         operator.bed.up();
-        until("the unit runs again", || running_units(&operator).contains("ledgers"));
+        until("the unit runs again", || {
+            running_units(&operator).contains("ledgers")
+        });
         operator.deploy().ok();
         let (ledger, ()) = Ledger::while_writing(&operator, 3, port, |_| ());
         ledger.check(&operator, 1, port);
@@ -104,7 +115,13 @@ fn a_program_moves_between_plain_logins_that_may_nothing() {
         }
     }
     let owners = operator.bed.exec(1, &["ps", "-eo", "user:12,args"]).ok();
-    let ours: Vec<_> = owners.lines().filter(|line| line.contains(&port.to_string())).collect();
-    assert!(!ours.is_empty() && ours.iter().all(|line| line.starts_with("plain ")), "{ours:?}");
+    let ours: Vec<_> = owners
+        .lines()
+        .filter(|line| line.contains(&port.to_string()))
+        .collect();
+    assert!(
+        !ours.is_empty() && ours.iter().all(|line| line.starts_with("plain ")),
+        "{ours:?}"
+    );
     operator.finish();
 }

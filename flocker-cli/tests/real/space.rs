@@ -12,8 +12,11 @@ use crate::watch::watched;
 fn fill_pool(operator: &Operator, node: usize, leave_mb: u64) {
     empty_pool(operator, node);
     let bed = &operator.bed;
-    bed.exec(node, &["zfs", "create", "-o", "mountpoint=/backup", "flocker/backup"])
-        .ok();
+    bed.exec(
+        node,
+        &["zfs", "create", "-o", "mountpoint=/backup", "flocker/backup"],
+    )
+    .ok();
     // With what a pool says only now and then how much it has left, the last part comes in small pieces.
     let script = format!(
         "cd /backup; n=0; left() {{ zfs get -Hp -o value available flocker; }}; \
@@ -29,7 +32,10 @@ fn fill_pool(operator: &Operator, node: usize, leave_mb: u64) {
 fn empty_pool(operator: &Operator, node: usize) {
     until("the foreign filesystem is gone", || {
         operator.bed.exec(node, &["zfs", "destroy", "flocker/backup"]);
-        !operator.bed.exec(node, &["zfs", "get", "name", "flocker/backup"]).ok
+        !operator
+            .bed
+            .exec(node, &["zfs", "get", "name", "flocker/backup"])
+            .ok
     });
 }
 
@@ -46,10 +52,15 @@ fn a_full_target_is_told_before_anything_is_stopped_and_the_move_goes_on_when_th
             let refused = operator.deploy();
             assert_eq!(refused.code, Some(1), "{refused:?}");
             let said = format!("{}{}", refused.stdout, refused.stderr);
-            assert!(said.contains("space") || said.contains("room") || said.contains("full"), "{said}");
+            assert!(
+                said.contains("space") || said.contains("room") || said.contains("full"),
+                "{said}"
+            );
             assert!(!said.contains("done    node1 stop"), "it was stopped: {said}");
             let before = ledger.n_acknowledged();
-            until("the client goes on meanwhile", || ledger.n_acknowledged() > before);
+            until("the client goes on meanwhile", || {
+                ledger.n_acknowledged() > before
+            });
             empty_pool(&operator, 2);
             operator.deploy().ok();
         });

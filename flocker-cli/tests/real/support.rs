@@ -213,7 +213,10 @@ impl Operator {
         // It ends with the command.
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                if said.send(serde_json::from_str(&line).unwrap_or_default()).is_err() {
+                if said
+                    .send(serde_json::from_str(&line).unwrap_or_default())
+                    .is_err()
+                {
                     return;
                 }
             }

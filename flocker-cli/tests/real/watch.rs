@@ -31,7 +31,12 @@ type Writers = BTreeSet<usize>;
 ///
 /// It has to have this directory, which must never be empty: it would be removed.
 #[track_caller]
-pub(crate) fn watched<T>(operator: &Operator, application: &str, directory: &str, work: impl FnOnce() -> T) -> T {
+pub(crate) fn watched<T>(
+    operator: &Operator,
+    application: &str,
+    directory: &str,
+    work: impl FnOnce() -> T,
+) -> T {
     let watch = Watch {
         directory: directory.into(),
         cgroup: format!("/{}/node", operator.bed.name()),
@@ -90,7 +95,10 @@ struct Log {
 
 impl Log {
     fn n_changes(&self) -> usize {
-        self.changes.iter().filter(|(_, writers)| !writers.is_empty()).count()
+        self.changes
+            .iter()
+            .filter(|(_, writers)| !writers.is_empty())
+            .count()
     }
 }
 
@@ -104,7 +112,11 @@ impl fmt::Display for Log {
         } = self;
         for (since, writers) in changes {
             let names: Vec<_> = writers.iter().map(|node| format!("node{node}")).collect();
-            let names = if names.is_empty() { "nobody".into() } else { names.join(" and ") };
+            let names = if names.is_empty() {
+                "nobody".into()
+            } else {
+                names.join(" and ")
+            };
             writeln!(f, "observer: {:9.3} s  {names} could write", since.as_secs_f64())?;
         }
         write!(
