@@ -21,8 +21,9 @@ fn dataset(application: &str) -> String {
 fn write_by_hand(operator: &Operator, node: usize, application: &str) {
     let name = dataset(application);
     let script = format!(
-        "zfs set readonly=off {name}; zfs mount {name} 2>/dev/null; \
-         cd \"$(zfs get -Hp -o value mountpoint {name})\" && echo changed > by-hand && sync by-hand"
+        "zfs set readonly=off {name}; zfs unmount {name} 2>/dev/null; \
+         for i in 1 2 3 4 5 6 7 8 9 10; do zfs mount {name} 2>/dev/null && break; sleep 0.3; done; \
+         cd \"$(zfs get -Hp -o value mountpoint {name})\" && echo changed > by-hand"
     );
     operator.bed.exec(node, &["sh", "-c", &script]).ok();
 }

@@ -242,10 +242,10 @@ impl Shared {
         match super::mounts::follow(&path, is_read_only) {
             // It is not mounted, and never was.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            followed => followed.to(|| match is_read_only {
-                true => format!("shut out who writes to dataset {}", ours.dataset),
-                false => format!("let dataset {} be written", ours.dataset),
-            }),
+            followed => {
+                let wish = if is_read_only { "read-only" } else { "writable" };
+                followed.to(|| format!("have the kernel take dataset {} as {wish}", ours.dataset))
+            }
         }
     }
 
