@@ -92,7 +92,7 @@ fn nodes_that_are_split_in_the_middle_of_a_cut_over_lose_nothing() {
 fn a_target_that_is_out_of_reach_in_the_middle_of_a_cut_over_is_waited_for() {
     let cut = |operator: &Operator, _, target| operator.bed.cut(target);
     cut_in_a_cut_over(5534, &["push", "acquire"], cut, |operator| {
-        (1..=2).for_each(|node| operator.bed.join(node))
+        (1..=2).for_each(|node| operator.bed.join(node));
     });
 }
 
@@ -100,6 +100,6 @@ fn a_target_that_is_out_of_reach_in_the_middle_of_a_cut_over_is_waited_for() {
 fn a_source_that_is_out_of_reach_in_the_middle_of_a_cut_over_is_waited_for() {
     let cut = |operator: &Operator, source, _| operator.bed.cut(source);
     cut_in_a_cut_over(5535, &["release", "push"], cut, |operator| {
-        (1..=2).for_each(|node| operator.bed.join(node))
+        (1..=2).for_each(|node| operator.bed.join(node));
     });
 }

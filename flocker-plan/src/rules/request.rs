@@ -11,6 +11,8 @@ use flocker_model::Epoch;
 use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::dataset::Seen;
@@ -61,6 +63,10 @@ pub fn promote(
         });
         return rules.finish();
     };
+    if !matches!(seen, Seen::Primary { .. }) && rules.view.unreadable_on(dataset).next().is_some() {
+        rules.refuse_unreadable(None, dataset);
+        return rules.finish();
+    }
     let has_copy = rules.view.copies_of(dataset).iter().any(|copy| {
         let can_count = match copy.what.role {
             Role::Primary { .. } => true,
@@ -88,7 +94,7 @@ pub fn promote(
             rules.promote_copy(dataset, node, Vec::new());
             None
         }
-        // Nobody is silent: this was asked above.
+        // Nobody is silent, and everything can be read: this was asked above.
         Seen::OwnerHidden | Seen::Nowhere => Some(NotPromoted::NoCopy),
     };
     if let Some(because) = obstacle {
@@ -207,11 +213,14 @@ pub fn undo(
         // Whether it is gone is not known, and so not what would bring it back.
         Seen::OwnerHidden if rules.view.trash_of(dataset).next().is_some() => {
             let nodes = rules.view.silent.clone();
-            rules.waiting.push(Waiting::ForSight {
-                application: Some(application.clone()),
-                dataset: Some(dataset),
-                nodes,
-            });
+            if !nodes.is_empty() {
+                rules.waiting.push(Waiting::ForSight {
+                    application: Some(application.clone()),
+                    dataset: Some(dataset),
+                    nodes,
+                });
+            }
+            rules.refuse_unreadable(None, dataset);
             return Undo::Restore {
                 plan: rules.finish(),
                 left: Vec::new(),
@@ -362,7 +371,8 @@ impl Rules<'_> {
             dataset: Some(dataset),
         };
         for copy in self.view.copies_of(dataset).to_vec() {
-            if copy.node == on || !self.obeys(copy.node) || copy.what.age < grace {
+            let is_owner = copy.node == on && !is_planted(Bug::LastCopyTrashed);
+            if is_owner || !self.obeys(copy.node) || copy.what.age < grace {
                 continue;
             }
             let lives_on = |guid| owner.snapshots.iter().any(|snapshot| snapshot.guid == guid);
