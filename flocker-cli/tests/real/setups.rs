@@ -103,7 +103,7 @@ fn a_program_moves_between_plain_logins_that_may_nothing() {
         [&["notes"], &[], &[]],
     ]) {
         assert_eq!(curl(2, &["--data", &format!("line {number};")]).ok(), "kept");
-        kept += &format!("line {number};");
+        kept = format!("{kept}line {number};");
         operator.place(homes);
         operator.deploy().ok();
         for through in 1..=3 {
