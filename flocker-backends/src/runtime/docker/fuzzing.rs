@@ -26,8 +26,8 @@ pub fn read_container(
         namespace,
         manner: Manner::Engine,
     };
-    let owned = seen::read(&container, &naming, "flocker").map_err(|error| error.to_string())?;
-    let Owned::Ours(seen) = owned else {
+    let read = seen::read(&container, &naming, "flocker").map_err(|error| error.to_string())?;
+    let Owned::Ours(seen) = read else {
         return Ok(None);
     };
     let map = seen.labels.to_map(&naming);

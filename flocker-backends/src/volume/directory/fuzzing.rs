@@ -83,7 +83,7 @@ fn read_manifest(bytes: &[u8]) {
         Difference::default()
     );
     // Every block was found to be zero when it was sent, every second one something else.
-    let torn: Torn = (0..all.len() + 1)
+    let torn: Torn = (0..=all.len())
         .map(|at| (at, (at % 2 == 0).then_some([7; 32])))
         .collect();
     let sent = manifest.as_sent(&all, &torn);

@@ -47,7 +47,8 @@ pub fn read_all(bytes: &[u8]) {
         assert_eq!(standing.to_text(), text, "there is one spelling of each standing");
     }
     let (send, receive) = text.split_once('\0').unwrap_or((text, text));
-    drop(Able::from_usage(send, receive));
+    let able = Able::from_usage(send, receive);
+    assert!(able.sends.cover(able.sends), "what it does it can do");
 }
 
 /// Reads bytes as a header whose check is right, as only a hostile peer writes it.
