@@ -122,15 +122,19 @@ fn require_sound(made: &Plan, desired: &Deployment, actual: &ClusterState, polic
     if let Err(violation) = check::plan(made, desired, actual) {
         panic!("{violation}: {violation:?}\n{made:#?}\n{actual:#?}");
     }
+    require_told_to_who_is_seen(made, actual);
     require_sayable(made, desired, actual, policy);
 }
 
-/// Only who is seen is told anything, it is written and read, and people can be told of it.
-fn require_sayable(made: &Plan, desired: &Deployment, actual: &ClusterState, policy: &Policy) {
+fn require_told_to_who_is_seen(made: &Plan, actual: &ClusterState) {
     for step in made.steps() {
         let is_seen = actual.known(&step.actor).is_some() && !actual.is_forgotten(&step.actor);
         assert!(is_seen, "{} is told to a node that is not seen", step.id());
     }
+}
+
+/// It is written and read, and people can be told of it.
+fn require_sayable(made: &Plan, desired: &Deployment, actual: &ClusterState, policy: &Policy) {
     let written = serde_json::to_string(made).expect("a plan can be written");
     let read: Plan = serde_json::from_str(&written).expect("what is written can be read");
     assert_eq!(read, *made, "written and read");
@@ -161,12 +165,14 @@ fn strange_plan(mut dice: Dice) {
         Undo::MoveBack { .. } | Undo::Nothing => None,
     };
     for made in [made, reclaimed].into_iter().chain(undone) {
+        require_told_to_who_is_seen(&made, &actual);
         require_sayable(&made, &desired, &actual, &policy);
         follow(&mut dice, &made, &desired, &actual, |step, state| {
             check::destroys_nothing_last(step, &desired, state).map_err(|violation| violation.to_string())
         });
     }
-    // Who is promoted over all who claim to be the owner was chosen by a person: the others go to the trash.
+    // Who is promoted over all who claim to be the owner was chosen by a person: the others go to the trash,
+    // also on a machine that was declared lost and answers all the same.
     require_sayable(&promoted, &desired, &actual, &policy);
     follow(&mut dice, &promoted, &desired, &actual, |_, _| Ok(()));
 }

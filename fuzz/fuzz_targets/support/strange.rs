@@ -152,6 +152,10 @@ fn change(dice: &mut Dice, n_nodes: usize, seen: &mut NodeState) {
         }
         10 => {
             seen.fences.insert(dataset, Epoch(number(dice)));
+            if dice.once_in(2) {
+                // Perhaps it can be read as well.
+                seen.unreadable.insert(dataset, String::new());
+            }
         }
         11 => seen.free = Some(size(dice)),
         12 => {
