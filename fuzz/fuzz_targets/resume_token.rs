@@ -139,7 +139,7 @@ async fn copy(mut choices: Choices<'_>, text: &str) {
     fill(&mut choices, &data);
     let warm = SnapshotName::warm(Epoch(2), 1);
     let last = SnapshotName::handoff(Epoch(2));
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         source
             .volumes
             .snapshot(id, &warm)

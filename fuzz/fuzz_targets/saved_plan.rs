@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };
-    if kind % 2 == 0 {
+    if kind.is_multiple_of(2) {
         if let Ok(text) = std::str::from_utf8(rest) {
             read(text);
         }
