@@ -10,6 +10,7 @@ pub mod copies;
 pub mod figure;
 pub mod frontier;
 pub mod growth;
+pub mod hostile;
 pub mod kernel_routes;
 pub mod memory;
 pub mod parsing;

@@ -101,10 +101,27 @@ impl FromIterator<(Box<str>, EnvironmentValue)> for Environment {
     /// Of several values of one variable, the last counts.
     fn from_iter<I: IntoIterator<Item = (Box<str>, EnvironmentValue)>>(variables: I) -> Self {
         let mut environment = Self::new();
-        for (name, value) in variables {
-            environment.insert(name, value);
-        }
+        environment.extend(variables);
         environment
+    }
+}
+
+impl Extend<(Box<str>, EnvironmentValue)> for Environment {
+    /// Of several values of one variable, the last counts.
+    ///
+    /// Many at once cost little more than to sort them; one by one, each moves all that come after it.
+    fn extend<I: IntoIterator<Item = (Box<str>, EnvironmentValue)>>(&mut self, added: I) {
+        let mut added = added.into_iter().peekable();
+        if added.peek().is_none() {
+            return;
+        }
+        let variables = Arc::make_mut(self.0.get_or_insert_default());
+        variables.extend(added);
+        // Later ones first among equals, of which the first is kept.
+        variables.reverse();
+        variables.sort_by(|one, other| one.0.cmp(&other.0));
+        variables.dedup_by(|later, kept| later.0 == kept.0);
+        variables.shrink_to_fit();
     }
 }
 
@@ -164,6 +181,15 @@ mod tests {
         assert_eq!(environment.len(), 3);
         assert_eq!(shown(environment.get("B")).unwrap(), "3");
         assert!(environment.get("D").is_none());
+        let added = [("D", "5"), ("A", "6"), ("D", "7")].map(|(name, value)| (name.into(), plain(value)));
+        environment.extend(added);
+        let values: Vec<String> = environment
+            .values()
+            .filter_map(|value| shown(Some(value)))
+            .collect();
+        assert_eq!(values, ["6", "3", "4", "7"]);
+        environment.extend([]);
+        assert_eq!(environment.len(), 4);
     }
 
     #[test]

@@ -20,11 +20,21 @@ use crate::view::number;
 const NEIGHBOURS: usize = 12;
 
 /// Which steps make what which steps need, by position in the plan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edges {
     /// Where the makers of each step begin in `makers`; one more than there are steps.
     starts: Vec<u32>,
     makers: Vec<u32>,
+}
+
+impl Default for Edges {
+    /// The edges of no steps, spelled as [`link`] spells them.
+    fn default() -> Self {
+        Self {
+            starts: vec![0],
+            makers: Vec::new(),
+        }
+    }
 }
 
 impl Edges {

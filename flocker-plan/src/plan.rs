@@ -149,3 +149,15 @@ impl From<Plan> for Written {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_of_nothing_reads_as_it_was_written() {
+        let written = serde_json::to_string(&Plan::default()).unwrap();
+        let read: Plan = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, Plan::default());
+    }
+}

@@ -12,6 +12,7 @@ use flocker_benches::copies;
 use flocker_benches::figure::Figures;
 use flocker_benches::frontier;
 use flocker_benches::growth;
+use flocker_benches::hostile;
 use flocker_benches::kernel_routes;
 use flocker_benches::memory;
 use flocker_benches::parsing;
@@ -80,6 +81,7 @@ fn main() -> io::Result<()> {
     }
     if wants(Group::Parsing) {
         parsing::measure(effort, &mut figures);
+        hostile::measure(effort, &mut figures);
     }
     if wants(Group::Memory) {
         memory::measure(effort, &mut figures)?;

@@ -21,6 +21,8 @@
 mod address;
 mod body;
 mod engine;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod gone;
 mod health;

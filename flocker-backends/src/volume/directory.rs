@@ -25,6 +25,8 @@ mod difference;
 mod dir;
 mod effects;
 mod fences;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod home;
 mod incoming;
 mod inventory;

@@ -15,6 +15,8 @@
 mod able;
 mod begin;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod inventory;
 pub mod listing;
 mod lock;

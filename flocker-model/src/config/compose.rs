@@ -137,6 +137,7 @@ impl Reader<'_, '_, '_> {
         }
         if let Some(node) = fields.get("environment").filter(|node| !is_null(node)) {
             self.service_environment(node, &mut draft, form);
+            draft.end_environment();
         }
         if let Some(node) = fields.get("ports") {
             for item in self.list(node, "`ports`").unwrap_or_default() {

@@ -1,7 +1,6 @@
 //! The deployment file: which node runs which applications.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use super::diagnostic::Code;
@@ -203,7 +202,7 @@ impl Reader<'_, '_, '_> {
         member: &mut Member,
         placements: &mut Vec<Placement>,
     ) {
-        let mut placed: BTreeSet<ApplicationName> = BTreeSet::new();
+        let mut placed: BTreeMap<ApplicationName, Span> = BTreeMap::new();
         for item in items {
             let Some(text) = self.string(item, "the name of an application") else {
                 continue;
@@ -211,19 +210,18 @@ impl Reader<'_, '_, '_> {
             let Some(application) = self.parse::<ApplicationName>(text, item.span, Code::BadName) else {
                 continue;
             };
-            if !placed.insert(application.clone()) {
+            if let Some(&first) = placed.get(&application) {
                 let message = format!("application `{application}` is listed twice for node `{node}`");
-                let first = placements.iter().rev().find(|one| one.application == application);
-                let first = first.map_or(item.span, |one| one.span);
                 self.conflict(Code::PlacedTwice, item.span, message, (first, "first here"));
                 continue;
             }
+            placed.insert(application.clone(), item.span);
             placements.push(Placement {
                 application,
                 node: node.clone(),
                 span: item.span,
             });
         }
-        member.applications = placed;
+        member.applications = placed.into_keys().collect();
     }
 }

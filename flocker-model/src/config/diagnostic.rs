@@ -3,6 +3,7 @@
 //! A diagnostic is a value: it says everything and draws nothing. How it is
 //! shown with colours and underlined source is for the command line.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 
@@ -341,6 +342,8 @@ pub(crate) struct Problems {
     list: Vec<Diagnostic>,
     errors: Count,
     warnings: Count,
+    /// How much work it was so far to look for what may have been meant.
+    pub(crate) compared: Cell<usize>,
 }
 
 #[derive(Debug, Default)]

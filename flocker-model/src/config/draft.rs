@@ -40,6 +40,8 @@ pub(crate) struct Draft {
     pub(crate) name: ApplicationName,
     pub(crate) span: Span,
     pub(crate) application: Application,
+    /// The variables that were read and are not in its environment yet.
+    variables: Vec<(Box<str>, EnvironmentValue)>,
     /// The variables whose values are still to be fetched.
     pub(crate) secrets: Vec<DraftSecret>,
     /// Where what claims the dataset stands.
@@ -72,6 +74,7 @@ impl Draft {
             name,
             span,
             application,
+            variables: Vec::new(),
             secrets: Vec::new(),
             volume: span,
             ports: Vec::new(),
@@ -97,7 +100,12 @@ impl Draft {
 
     pub(crate) fn set(&mut self, variable: &str, value: &str) {
         let value = EnvironmentValue::Plain(value.into());
-        self.application.environment.insert(variable.into(), value);
+        self.variables.push((variable.into(), value));
+    }
+
+    /// Puts the variables that were set into the environment: all at once, because a file may have very many.
+    pub(crate) fn end_environment(&mut self) {
+        self.application.environment.extend(self.variables.drain(..));
     }
 
     pub(crate) fn set_secret(&mut self, variable: &str, source: SecretSource, span: Span) {

@@ -96,28 +96,34 @@ impl Loaded {
         for secret in &self.secrets {
             by_source.entry(&secret.source).or_default().push(secret);
         }
+        let mut fetched_values: BTreeMap<&ApplicationName, Vec<_>> = BTreeMap::new();
         for (source, wanted) in by_source {
             let fetched = fetch(source).and_then(|content| usable(source, content));
             for secret in wanted {
                 match &fetched {
                     Ok(content) => {
-                        if let Some(application) = applications.get_mut(&secret.application) {
-                            let value = EnvironmentValue::Secret(Secret::new(content.as_str()));
-                            application.environment.insert(secret.variable.clone(), value);
-                        }
+                        let value = EnvironmentValue::Secret(Secret::new(content.as_str()));
+                        let variables = fetched_values.entry(&secret.application).or_default();
+                        variables.push((secret.variable.clone(), value));
                     }
                     Err(reason) => problems.push(Diagnostic {
                         severity: Severity::Error,
                         code: Code::SecretUnavailable,
                         message: format!(
                             "the value of `{}` of application `{}` could not be fetched from {source}: {reason}",
-                            secret.variable, secret.application
+                            yaml::shorten(&secret.variable),
+                            secret.application
                         ),
                         place: secret.place.clone(),
                         also: Vec::new(),
                         hint: None,
                     }),
                 }
+            }
+        }
+        for (name, variables) in fetched_values {
+            if let Some(application) = applications.get_mut(name) {
+                application.environment.extend(variables);
             }
         }
         let mut builder = self.builder.clone();

@@ -272,20 +272,26 @@ impl<'s> Reader<'_, '_, 's> {
         node
     }
 
-    /// Returns the one of some texts that is nearest to this one, if it is near; nothing once nobody would read it.
+    /// Returns the one of some texts that is nearest to this one, if it is near; nothing once nobody would read it,
+    /// or so much was compared already that a person would have to wait.
     pub(crate) fn suggest<'t>(
         &self,
         text: &str,
         candidates: impl Iterator<Item = &'t str>,
     ) -> Option<&'t str> {
-        const N_COMPARED: usize = 2000;
+        // To compare two texts takes the product of their lengths.
+        const MOST_WORK: usize = 1 << 22;
+        let work = &self.problems.compared;
         if self.problems.is_full() || text.len() > 64 {
             return None;
         }
         let limit = (text.chars().count() / 3).clamp(1, 3);
         candidates
             .filter(|candidate| candidate.len().abs_diff(text.len()) <= limit)
-            .take(N_COMPARED)
+            .take_while(|candidate| {
+                work.set(work.get() + text.len() * candidate.len());
+                work.get() <= MOST_WORK
+            })
             .map(|candidate| (strsim::osa_distance(text, candidate), candidate))
             .filter(|(distance, _)| *distance <= limit)
             .min()

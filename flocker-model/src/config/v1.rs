@@ -164,6 +164,7 @@ impl Reader<'_, '_, '_> {
         }
         if let Some(node) = fields.get("environment") {
             self.environment(node, &mut draft);
+            draft.end_environment();
         }
         if let Some(node) = fields.get("mem_limit") {
             draft.application.limits.memory = self.size(node, "`mem_limit`", Units::Flocker);
@@ -269,6 +270,7 @@ impl Reader<'_, '_, '_> {
             let Some(variable) = self.variable(&key.text, key.span) else {
                 continue;
             };
+            let shown = super::yaml::shorten(variable);
             match &node.value {
                 // What is wrong with a value is said without the value: it may be a secret all the same.
                 Value::Scalar(Scalar { text, kind }) => {
@@ -277,20 +279,18 @@ impl Reader<'_, '_, '_> {
                         Kind::Ambiguous => self.warn_with(
                             Code::AmbiguousText,
                             node.span,
-                            format!(
-                                "the value of `{variable}` is a text here, but not to every reader of YAML"
-                            ),
+                            format!("the value of `{shown}` is a text here, but not to every reader of YAML"),
                             "put it in quotes",
                         ),
                         Kind::Int | Kind::Float | Kind::Bool | Kind::Null => self.error_with(
                             Code::WrongType,
                             node.span,
-                            format!("the value of `{variable}` must be a text"),
+                            format!("the value of `{shown}` must be a text"),
                             "put it in quotes",
                         ),
                     }
                     if self
-                        .handed_on(text, node.span, &format!("the value of `{variable}`"))
+                        .handed_on(text, node.span, &format!("the value of `{shown}`"))
                         .is_some()
                     {
                         draft.set(variable, text);
@@ -302,7 +302,7 @@ impl Reader<'_, '_, '_> {
                     }
                 }
                 Value::Sequence(_) => {
-                    let message = format!("the value of `{variable}` must be a text, not a list");
+                    let message = format!("the value of `{shown}` must be a text, not a list");
                     self.error(Code::WrongType, node.span, message);
                 }
             }

@@ -257,7 +257,7 @@ impl<'a> Builder<'_, '_, 'a> {
         if tag.core_suffix() == Some(allowed) {
             return Some(());
         }
-        let message = format!("the tag `{}` means nothing here", tag.original());
+        let message = format!("the tag `{}` means nothing here", shorten(&tag.original()));
         self.reader.error(Code::UnsupportedTag, self.tag_span, message);
         None
     }

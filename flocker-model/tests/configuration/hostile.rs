@@ -1,87 +1,12 @@
 use std::fmt::Write as _;
 
 use flocker_model::config::Code;
-use flocker_model::config::Diagnostic;
 use flocker_model::config::Source;
 use flocker_model::config::load;
 
-fn refused(text: impl Into<String>) -> Vec<Diagnostic> {
-    let nodes = Source::new("nodes.yml", "{version: 1, nodes: {}}");
-    load(&Source::new("hostile.yml", text), &nodes).unwrap_err()
-}
-
-/// Texts that are too large to keep as files, and what they are refused for.
-fn texts() -> Vec<(Code, String)> {
-    let quadratic = format!("a: &a {:?}\nb: [{}]\n", "x".repeat(20_000), "*a, ".repeat(20_000));
-    let mut chain = String::from("a0: &a0 {k: v}\n");
-    for i in 1..3_000 {
-        writeln!(chain, "a{i}: &a{i} {{<<: *a{}, k{i}: v}}", i - 1).unwrap();
-    }
-    vec![
-        (Code::FileTooLarge, "a".repeat((5 << 19) + 1)),
-        (Code::TooManyValues, format!("[{}]", "a,".repeat(700_000))),
-        (Code::NestedTooDeeply, "[".repeat(20_000)),
-        (Code::NestedTooDeeply, "- ".repeat(20_000)),
-        (Code::NestedTooDeeply, "{a: ".repeat(20_000)),
-        (Code::NestedTooDeeply, "? ".repeat(20_000)),
-        (
-            Code::TooManyAliases,
-            format!("{quadratic}c: &c [{}]\n", "*a, ".repeat(20_000)),
-        ),
-        (Code::TooManyAliases, chain),
-        (Code::WrongType, "x".repeat(5 << 19)),
-        (Code::WrongType, format!("\"{}\"", "\\x01".repeat(100_000))),
-        (Code::DuplicateKey, "a: 1\n".repeat(30_000)),
-        (Code::TooManyProblems, "a: 1\n".repeat(30_000)),
-        (
-            Code::UnknownKey,
-            (0..20_000).fold(String::from("version: 1\napplications: {}\n"), |mut text, i| {
-                writeln!(text, "k{i}: 1").unwrap();
-                text
-            }),
-        ),
-        (
-            Code::UnknownKey,
-            (0..20_000).fold(String::from("{version: 1, applications: {}"), |mut text, i| {
-                write!(text, ", k{i}: 1").unwrap();
-                text
-            }) + "}",
-        ),
-        (
-            Code::UnknownApplication,
-            (0..40_000).fold(
-                String::from("version: 1\napplications:\n  a:\n    image: x\n    depends_on:\n"),
-                |mut text, i| {
-                    writeln!(text, "    - unknown-{i:08}").unwrap();
-                    text
-                },
-            ),
-        ),
-        (Code::YamlSyntax, "&a ".repeat(100_000)),
-        (Code::YamlSyntax, "\u{0}".repeat(1000)),
-        (Code::YamlSyntax, "\"".into()),
-    ]
-}
-
-/// The codes that only these texts bring out.
+/// The codes that only the texts of `tests/budget` bring out.
 pub(crate) fn codes() -> impl Iterator<Item = Code> {
     [Code::FileTooLarge, Code::TooManyValues].into_iter()
-}
-
-#[test]
-fn a_hostile_text_is_refused_for_what_it_is() {
-    for (code, text) in texts() {
-        let start: String = text.chars().take(30).collect();
-        let diagnostics = refused(text);
-        let codes: Vec<_> = diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
-        assert!(codes.contains(&code), "{start:?} gave {codes:?}");
-        // What is said stays short, whatever was given.
-        assert!(diagnostics.len() <= 201, "{start:?}");
-        for diagnostic in &diagnostics {
-            let n_shown = diagnostic.message.len() + diagnostic.hint.as_ref().map_or(0, String::len);
-            assert!(n_shown < 2000, "{start:?} gave {n_shown} bytes");
-        }
-    }
 }
 
 #[test]

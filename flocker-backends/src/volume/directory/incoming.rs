@@ -98,7 +98,7 @@ pub(super) fn label(home: &Dir) -> io::Result<Option<Label>> {
         .map_err(|Malformed(reason)| io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
-fn parse_label(text: &[u8]) -> Result<Label, Malformed> {
+pub(super) fn parse_label(text: &[u8]) -> Result<Label, Malformed> {
     let mut reader = Reader(text);
     if reader.take(8)? != MAGIC {
         return Err(Malformed("it is not the label of a copy".into()));
@@ -344,7 +344,7 @@ pub(super) fn committed(home: &Dir, name: &SnapshotName) -> io::Result<Option<Co
         .map_err(|Malformed(reason)| io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
-fn parse_commit(text: &[u8], name: &SnapshotName) -> Result<Committed, Malformed> {
+pub(super) fn parse_commit(text: &[u8], name: &SnapshotName) -> Result<Committed, Malformed> {
     let damaged = || Malformed("the decision that a copy is complete is damaged on the disk".into());
     let (said, digest) = text.split_last_chunk::<32>().ok_or_else(damaged)?;
     if blake3::hash(said) != *digest {

@@ -191,7 +191,7 @@ fn parse_heading(bytes: &[u8]) -> Result<Heading, Malformed> {
     })
 }
 
-fn parse(name: &SnapshotName, bytes: &[u8]) -> Result<Stored, Malformed> {
+pub(super) fn parse(name: &SnapshotName, bytes: &[u8]) -> Result<Stored, Malformed> {
     let mut reader = Reader(bytes);
     let heading = parse_heading(reader.take(HEADING)?)?;
     let length = |length| usize::try_from(length).map_err(|_| Malformed("it is too long".into()));

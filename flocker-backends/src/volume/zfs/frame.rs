@@ -20,7 +20,8 @@ const MAGIC: &[u8; 8] = b"FLKZFS01";
 pub(super) const HEADER: usize = CHECKED + CHECK;
 
 const NAME: usize = 64;
-const CHECKED: usize = 8 + 16 + 1 + NAME + 16 + 1 + 16 + 8 + 1;
+/// How much of it its check covers.
+pub(super) const CHECKED: usize = 8 + 16 + 1 + NAME + 16 + 1 + 16 + 8 + 1;
 const CHECK: usize = 16;
 
 /// The most bytes that come at once.

@@ -34,8 +34,10 @@ impl Reader<'_, '_, '_> {
                             self.value(variable, text, node.span, draft, form);
                         }
                         Value::Sequence(_) | Value::Mapping(_) => {
-                            let message =
-                                format!("the value of `{variable}` must be a text, a number or a boolean");
+                            let message = format!(
+                                "the value of `{}` must be a text, a number or a boolean",
+                                super::shorten(variable)
+                            );
                             self.error(Code::WrongType, node.span, message);
                         }
                     }
@@ -89,7 +91,7 @@ impl Reader<'_, '_, '_> {
             draft.set_secret(variable, SecretSource::Environment(name.into()), span);
             return;
         }
-        let what = format!("the value of `{variable}`");
+        let what = format!("the value of `{}`", super::shorten(variable));
         if self.handed_on(text, span, &what).is_some()
             && let Some(text) = self.filled(text, span, form)
         {

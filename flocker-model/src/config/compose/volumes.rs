@@ -109,9 +109,12 @@ impl Reader<'_, '_, '_> {
             None if file.form == Form::Compose => {
                 let names = || file.volumes.keys().map(String::as_str);
                 let message = format!("the volume `{}` is not declared under `volumes`", shorten(source));
-                let hint = match self.suggest(source, names()) {
-                    Some(name) => format!("did you mean `{name}`?"),
-                    None => format!("declared are: {}", listed(&names().take(8).collect::<Vec<_>>())),
+                let hint = if let Some(name) = self.suggest(source, names()) {
+                    format!("did you mean `{name}`?")
+                } else {
+                    let names: Vec<_> = names().take(8).map(shorten).collect();
+                    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+                    format!("declared are: {}", listed(&names))
                 };
                 self.error_with(Code::UnknownVolume, span, message, hint);
                 return false;
@@ -119,8 +122,9 @@ impl Reader<'_, '_, '_> {
             None | Some(None) => {}
             Some(Some(Taken { by, span: first })) => {
                 let message = format!(
-                    "applications `{by}` and `{}` both claim volume `{source}`",
-                    draft.name
+                    "applications `{by}` and `{}` both claim volume `{}`",
+                    draft.name,
+                    shorten(source)
                 );
                 self.conflict(
                     Code::DatasetClaimedTwice,
