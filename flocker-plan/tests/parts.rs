@@ -9,10 +9,14 @@
 mod check;
 #[path = "parts/fact.rs"]
 mod fact;
+#[path = "parts/forecast.rs"]
+mod forecast;
 #[path = "parts/frontier.rs"]
 mod frontier;
 #[path = "parts/predict.rs"]
 mod predict;
+#[path = "parts/rendered.rs"]
+mod rendered;
 #[path = "parts/said.rs"]
 mod said;
 #[path = "parts/saved.rs"]
