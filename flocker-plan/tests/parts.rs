@@ -4,6 +4,10 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on says where it stopped"
 )]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test looks for one thing among many"
+)]
 
 #[path = "parts/check.rs"]
 mod check;

@@ -154,7 +154,7 @@ fn what_was_done_since_is_no_longer_to_be_done() {
     for step in saved.plan().steps() {
         flocker_plan::predict(&mut later, step, &some).unwrap();
     }
-    let gone: Vec<_> = saved.plan().steps().iter().map(|step| step.id()).collect();
+    let gone: Vec<_> = saved.plan().steps().iter().map(flocker_plan::Step::id).collect();
     let differences = saved.check(&some, &later).unwrap_err();
     assert_eq!(differences.len(), gone.len());
     assert!(
