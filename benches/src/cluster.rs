@@ -310,6 +310,7 @@ impl Shape {
             routes: RouteTable::default(),
             trash: Vec::new(),
             fences: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             free: Some(ByteSize(1 << 50)),
             foreign_ports: BTreeSet::new(),
             peers: BTreeMap::new(),

@@ -50,6 +50,8 @@ pub struct Inventory {
     pub trash: Vec<Trashed>,
     /// Of datasets that have no trace here any more: the newest ownership that was known here. It is never taken again.
     pub fences: BTreeMap<DatasetId, Epoch>,
+    /// Datasets of which something is here that cannot be read, and why. None of them is among `datasets`.
+    pub unreadable: BTreeMap<DatasetId, String>,
     /// How much more data fits, if that can be told.
     pub free: Option<ByteSize>,
 }
@@ -133,7 +135,7 @@ pub enum Reclaim {
 pub trait VolumeBackend: fmt::Debug + Send + Sync {
     /// Lists what is here: ours only, independent of containers, from the volumes themselves.
     ///
-    /// A dataset that cannot be read is an error, never an absence.
+    /// A dataset that cannot be read is listed as such or is an error, never an absence.
     async fn inventory(&self) -> Result<Inventory, VolumeError>;
 
     /// Says where the data of a primary is mounted. The path does not depend on who owns it.

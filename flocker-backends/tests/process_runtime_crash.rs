@@ -110,6 +110,46 @@ async fn a_node_killed_at_any_moment_of_a_stop_never_lets_the_program_restart() 
 }
 
 #[tokio::test]
+async fn a_start_that_meets_a_supervisor_that_ends_starts_its_own() {
+    const LAST_WORD: &str =
+        r#"{"phase":{"phase":"ended","code":1},"probing":{"probing":"pending"},"restarts":0,"last_end":"1"}"#;
+    for last_word in [Some(LAST_WORD), None] {
+        let world = World::new();
+        let spec = world.script("web", "exec sleep 1000");
+        world.runtime.start(&spec).await.unwrap();
+        for process in processes_in(world.directory.path()) {
+            kill(process);
+        }
+        eventually("everything has ended", || {
+            processes_in(world.directory.path()).is_empty()
+        })
+        .await;
+        // A supervisor like any other, as far as is written down, whose program has not served yet.
+        let container = world.directory.path().join("state/web/container");
+        let status = container.join("status.json");
+        let lock = std::fs::File::open(container.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let running = std::fs::read_to_string(&status).unwrap();
+        assert!(running.contains("settled"), "{running}");
+        std::fs::write(&status, running.replace("settled", "pending")).unwrap();
+        let mut start = std::pin::pin!(world.runtime.start(&spec));
+        let met = tokio::time::timeout(Duration::ZERO, &mut start).await;
+        met.expect_err("it waits for the supervisor that it has met");
+        // Now that one ends, and says so, or is killed.
+        if let Some(last_word) = last_word {
+            std::fs::write(&status, last_word).unwrap();
+            let met = tokio::time::timeout(Duration::from_millis(50), &mut start).await;
+            met.expect_err("it waits until that one is gone");
+        }
+        drop(lock);
+        assert_eq!(start.await.unwrap(), Change::Made);
+        assert_eq!(world.status(&spec).await, Some(ContainerStatus::Running));
+        assert_eq!(supervisors_in(world.directory.path()).len(), 1);
+        world.runtime.stop(&spec.name, GRACE).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_program_dies_with_its_supervisor_and_what_it_started_is_gone_after_the_stop() {
     let world = World::new();
     let spec = world.script(

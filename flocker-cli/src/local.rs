@@ -246,6 +246,8 @@ pub(crate) struct Seen {
     pub(crate) place: Place,
     /// Its process, where it runs.
     pub(crate) process: Option<u32>,
+    /// Whether its process runs another program than this one, where that can be told.
+    pub(crate) is_other_program: Option<bool>,
     /// Why it does not answer, where it runs and does not.
     pub(crate) silence: Option<NodeError>,
     pub(crate) applications: BTreeMap<ApplicationName, ContainerState>,
@@ -270,7 +272,9 @@ pub(crate) async fn look(state_dir: &Path) -> Result<Vec<Seen>, Failure> {
 
 async fn look_at(place: Place) -> Result<Seen, Failure> {
     let failed = || Failure::failed(format!("could not look at {}", place.name));
-    let process = find(&place)?.map(|live| live.id);
+    let live = find(&place)?;
+    let is_other_program = live.as_ref().and_then(Live::runs_our_program).map(|ours| !ours);
+    let process = live.map(|live| live.id);
     let silence = match process {
         Some(_) => ask(&place).await.err(),
         None => None,
@@ -281,11 +285,43 @@ async fn look_at(place: Place) -> Result<Seen, Failure> {
     let data = datasets.values().fold(0, |sum, dataset| sum + dataset.used.0);
     Ok(Seen {
         process,
+        is_other_program,
         silence,
         applications: applications.map_err(|error| failed().because(&error))?,
         data: ByteSize(data),
         place,
     })
+}
+
+/// Says whether the process of the node in this directory runs another program than this one; not so where none runs.
+pub(crate) fn is_other_program(directory: &Path) -> bool {
+    let live = Live::find(directory).ok().flatten();
+    live.and_then(|live| live.runs_our_program()) == Some(false)
+}
+
+/// Ends the processes of these nodes and starts them as this program; returns when all of them answer.
+///
+/// What runs on them runs on, and their routes are kept; connections that go through them break. Those that run this
+/// program already are left alone, and those that do not run are started. Dropped half way, some do not run: the next
+/// call goes on.
+pub(crate) async fn renew(state_dir: &Path, names: &[NodeName]) -> Result<Vec<Up>, Failure> {
+    let root = Root::of(state_dir)?;
+    let mut ends = JoinSet::new();
+    {
+        let _lock = root.lock().await?;
+        for name in names.iter().collect::<BTreeSet<_>>() {
+            let place = root.place(name)?.ok_or_else(|| no_such_node(name))?;
+            if let Some(live) = find(&place)?.filter(|live| live.runs_our_program() != Some(true)) {
+                ends.spawn(async move { (place, live.end(UNTIL_IT_ENDS).await) });
+            }
+        }
+        for (place, ended) in ends.join_all().await {
+            ended.map_err(|error| {
+                Failure::failed(format!("could not end the process of {}", place.name)).because(&error)
+            })?;
+        }
+    }
+    up(state_dir, names, FIRST).await
 }
 
 /// What becomes of the data of a node that is taken down.

@@ -1,8 +1,10 @@
 //! A plan as it is shown: as text, and as the body of a JSON document.
 
 use flocker_model::ClusterState;
+use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::NodeName;
+use flocker_model::NodeState;
 use flocker_model::Observed;
 use flocker_model::Silence;
 use flocker_plan::Estimate;
@@ -15,6 +17,7 @@ use flocker_plan::StepId;
 use flocker_plan::Waiting;
 use serde::Serialize;
 
+use crate::commands::status::owner;
 use crate::ui::Ui;
 
 /// A plan with what it was made from.
@@ -35,6 +38,13 @@ impl Shown<'_> {
             if let Some(hint) = silence.hint(node) {
                 ui.hint(&hint);
             }
+        }
+    }
+
+    /// Prints what nobody does anything about, and somebody should know.
+    pub(crate) fn warn(&self, ui: &Ui) {
+        for caution in cautions(self.actual, self.desired, Some(self.plan)) {
+            ui.warn(&caution);
         }
     }
 
@@ -59,6 +69,7 @@ impl Shown<'_> {
             silent: silent(self.actual)
                 .map(|(node, cause)| Silent { node, cause })
                 .collect(),
+            warnings: cautions(self.actual, self.desired, Some(self.plan)),
         }
     }
 }
@@ -69,6 +80,37 @@ pub(crate) fn silent(actual: &ClusterState) -> impl Iterator<Item = (&NodeName, 
         Observed::Known(_) => None,
         Observed::Unknown(silence) => Some((node, silence)),
     })
+}
+
+/// Says which data holds more than it may, or cannot be read and stands in no plan's way.
+pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option<&Plan>) -> Vec<String> {
+    let of = |dataset: DatasetId, state: &NodeState| match owner(dataset, desired, state) {
+        Some(application) => format!("the data of {application}"),
+        None => format!("dataset {dataset}"),
+    };
+    let mut cautions = Vec::new();
+    for (node, state) in actual.all_known() {
+        for (dataset, copy) in &state.datasets {
+            let used = copy.used;
+            // Not every kind of volume keeps it from that.
+            if let Some(maximum) = copy.maximum_size.filter(|maximum| *maximum < used) {
+                let of = of(*dataset, state);
+                cautions.push(format!(
+                    "{of} on {node} holds {used}, more than the {maximum} that it may: this node does not keep it from growing, and hands it over to nobody until it fits"
+                ));
+            }
+        }
+        for (dataset, reason) in &state.unreadable {
+            let is_said = |refusal: &Refusal| matches!(refusal, Refusal::Unreadable { dataset: of, on, .. } if of == dataset && on == node);
+            if !plan.is_some_and(|plan| plan.refused().iter().any(is_said)) {
+                let of = of(*dataset, state);
+                cautions.push(format!(
+                    "{of} on {node} cannot be read, and is left alone: {reason}"
+                ));
+            }
+        }
+    }
+    cautions
 }
 
 /// Says whether a plan leaves something undone that no next plan does by itself.
@@ -89,6 +131,8 @@ pub(crate) struct Body<'a> {
     kept: &'a [Kept],
     estimate: Estimate,
     silent: Vec<Silent<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]

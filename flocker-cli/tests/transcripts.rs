@@ -108,6 +108,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    damaged
     help
     plan
     plan_blocked

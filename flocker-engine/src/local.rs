@@ -286,6 +286,7 @@ impl NodeHandle for LocalNode {
             routes,
             trash: inventory.trash,
             fences: inventory.fences,
+            unreadable: inventory.unreadable,
             free: inventory.free,
             foreign_ports,
             peers: record.peers,

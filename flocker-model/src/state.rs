@@ -90,9 +90,18 @@ impl Silence {
     #[must_use]
     pub fn hint(&self, node: &NodeName) -> Option<String> {
         match self {
-            Self::Impostor { .. } => Some(format!(
-                "if the {node} that is remembered is lost for ever, `flocker node forget {node}` says so, and lets in the one that answers; else bring the old one back under this name"
-            )),
+            Self::Impostor { found, remembered } => {
+                let who: BTreeSet<&str> = remembered
+                    .iter()
+                    .filter(|(_, id)| *id != found)
+                    .map(|(who, _)| who.as_str())
+                    .collect();
+                let who: Vec<&str> = who.into_iter().collect();
+                Some(format!(
+                    "if the {node} that {who} knew is lost for ever, `flocker node forget {node}` says so, and lets in the one that answers; if it is {who} who is wrong, `id: {found}` at {node} in the deployment file says who is right; else bring the old one back under this name",
+                    who = who.join(" and ")
+                ))
+            }
             Self::NotAsked
             | Self::Unreachable { .. }
             | Self::Unreadable { .. }
@@ -172,6 +181,14 @@ impl ClusterState {
         self.nodes.get(node).and_then(Observed::known)
     }
 
+    /// Returns every dataset of which a seen node has something that cannot be read: the node, the dataset and the reason.
+    pub fn all_unreadable(&self) -> impl Iterator<Item = (&NodeName, DatasetId, &str)> {
+        self.all_known().flat_map(|(node, state)| {
+            let unreadable = state.unreadable.iter();
+            unreadable.map(move |(dataset, reason)| (node, *dataset, reason.as_str()))
+        })
+    }
+
     /// Returns all nodes that were seen, in order of name.
     pub fn all_known(&self) -> impl Iterator<Item = (&NodeName, &NodeState)> {
         self.nodes
@@ -243,6 +260,8 @@ pub struct NodeState {
     pub trash: Vec<Trashed>,
     /// Of datasets that it has no trace of any more: the newest ownership that it knew of. It never takes this one or an older one.
     pub fences: BTreeMap<DatasetId, Epoch>,
+    /// Datasets of which something is here that cannot be read, and why. What it is, be it the owner's, is not known.
+    pub unreadable: BTreeMap<DatasetId, String>,
     /// How much more data it can take, if it can tell.
     pub free: Option<ByteSize>,
     /// Ports of its address that something else than Flocker uses.

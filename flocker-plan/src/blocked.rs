@@ -208,6 +208,17 @@ pub enum Refusal {
         /// In whose trash the owner's copy is, where it can be brought back.
         in_trash: Option<NodeName>,
     },
+    /// A node has something of a dataset that cannot be read, and that may be the owner's.
+    Unreadable {
+        /// The application that waits for it.
+        application: Option<ApplicationName>,
+        /// The dataset.
+        dataset: DatasetId,
+        /// Where.
+        on: NodeName,
+        /// Why it cannot be read, for people.
+        reason: String,
+    },
     /// The only copies are in the trash.
     InTrash {
         /// The application that waits for it.
@@ -301,7 +312,9 @@ impl Refusal {
     #[must_use]
     pub fn application(&self) -> Option<&ApplicationName> {
         match self {
-            Self::SplitOwnership { application, .. } => application.as_ref(),
+            Self::SplitOwnership { application, .. } | Self::Unreadable { application, .. } => {
+                application.as_ref()
+            }
             Self::NoOwner { application, .. }
             | Self::InTrash { application, .. }
             | Self::NoRoom { application, .. }
@@ -341,6 +354,9 @@ impl Refusal {
             Self::NoOwner { dataset, nodes, .. } => format!(
                 "if its owner is lost for ever, `flocker promote {dataset} --on {}` makes that copy the owner",
                 nodes.first().map_or("NODE", NodeName::as_str)
+            ),
+            Self::Unreadable { on, .. } => format!(
+                "repair it on {on}, or move it out of Flocker's directory there if that data is given up; until then nothing is put in its place, and nothing of it is removed"
             ),
             Self::InTrash { application, .. } => format!("`flocker undo {application}` brings it back"),
             Self::NoRoom { on, .. } => format!("make room on {on}; `flocker gc` shows what could be dropped"),
@@ -391,6 +407,12 @@ impl fmt::Display for Refusal {
                 "{application} cannot have its data: there are copies on {}, and no node owns it",
                 list(nodes)
             ),
+            Self::Unreadable {
+                application,
+                dataset,
+                on,
+                reason,
+            } => unreadable(f, application.as_ref(), *dataset, on, reason),
             Self::InTrash {
                 application,
                 dataset: _,
@@ -448,14 +470,7 @@ impl fmt::Display for Refusal {
                 list(nodes),
                 if nodes.len() == 1 { "s" } else { "" }
             ),
-            Self::Circle { steps } => {
-                let steps: Vec<&str> = steps.iter().map(|step| step.0.as_str()).collect();
-                write!(
-                    f,
-                    "steps wait for each other, and none can begin: {}",
-                    steps.join(", ")
-                )
-            }
+            Self::Circle { steps } => circle(f, steps),
             Self::NotPromoted { dataset, on, because } => {
                 write!(
                     f,
@@ -476,6 +491,29 @@ impl fmt::Display for Refusal {
             }
         }
     }
+}
+
+fn unreadable(
+    f: &mut fmt::Formatter<'_>,
+    application: Option<&ApplicationName>,
+    dataset: DatasetId,
+    on: &NodeName,
+    reason: &str,
+) -> fmt::Result {
+    match application {
+        Some(application) => write!(f, "{application} is left as it is: its data on {on}")?,
+        None => write!(f, "dataset {dataset} is left as it is: what {on} has of it")?,
+    }
+    write!(f, " cannot be read: {reason}")
+}
+
+fn circle(f: &mut fmt::Formatter<'_>, steps: &[StepId]) -> fmt::Result {
+    let steps: Vec<&str> = steps.iter().map(|step| step.0.as_str()).collect();
+    write!(
+        f,
+        "steps wait for each other, and none can begin: {}",
+        steps.join(", ")
+    )
 }
 
 /// Writes who all claim a dataset.

@@ -107,7 +107,7 @@ pub fn state(state: &ClusterState) -> Result<(), Violation> {
                 .datasets
                 .get(&dataset)
                 .is_some_and(|copy| matches!(copy.role, Role::Primary { .. }));
-            if !owns {
+            if !owns && !seen.unreadable.contains_key(&dataset) {
                 return Err(Violation::WritesUnowned {
                     dataset,
                     node: node.clone(),
@@ -185,7 +185,8 @@ pub fn destroys_nothing_last(
                 .nodes
                 .iter()
                 .any(|(node, seen)| seen.known().is_none() && !actual.is_forgotten(node));
-            if hidden || !copies(&dataset.id).is_empty() {
+            let unread = actual.all_unreadable().any(|(_, id, _)| id == dataset.id);
+            if hidden || unread || !copies(&dataset.id).is_empty() {
                 return Err(Violation::CreatesOver { step: step.id() });
             }
         }

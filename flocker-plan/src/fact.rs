@@ -132,6 +132,24 @@ impl Fact {
             Self::Obeys { node, .. } => node,
         }
     }
+
+    /// Returns the dataset of which it says something.
+    #[must_use]
+    pub fn dataset(&self) -> Option<DatasetId> {
+        match self {
+            Self::Primary { dataset, .. }
+            | Self::Released { dataset, .. }
+            | Self::Renounced { dataset, .. }
+            | Self::Snapshot { dataset, .. }
+            | Self::Gone { dataset, .. } => Some(*dataset),
+            Self::Prepared { .. }
+            | Self::Running { .. }
+            | Self::Stopped { .. }
+            | Self::Healthy { .. }
+            | Self::Routed { .. }
+            | Self::Obeys { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Fact {
@@ -156,9 +174,16 @@ impl fmt::Display for Fact {
     }
 }
 
-/// Says whether a fact holds in what was seen, or nothing where its node was not seen.
+/// Says whether a fact holds in what was seen, or nothing where its node was not seen, or not what it says something of.
 #[must_use]
 pub fn holds(fact: &Fact, actual: &ClusterState) -> Option<bool> {
+    let cannot_tell = fact.dataset().is_some_and(|dataset| {
+        let state = actual.known(fact.place());
+        state.is_some_and(|state| state.unreadable.contains_key(&dataset))
+    });
+    if cannot_tell {
+        return None;
+    }
     let on = |node: &NodeName, test: &dyn Fn(&NodeState) -> bool| actual.known(node).map(test);
     match fact {
         Fact::Prepared {

@@ -60,9 +60,13 @@ pub fn predict(state: &mut ClusterState, step: &Step, desired: &Deployment) -> R
     {
         let sent = sent(state, &step.actor, dataset.id, snapshot).map_err(refused)?;
         let receiver = known(state, to).map_err(refused)?;
+        can_read(receiver, dataset.id).map_err(refused)?;
         return receive(receiver, dataset, &sent, base.as_ref()).map_err(refused);
     }
     let node = known(state, &step.actor).map_err(refused)?;
+    if let Some(dataset) = step.action.dataset() {
+        can_read(node, dataset).map_err(refused)?;
+    }
     perform(node, &step.action, desired).map_err(refused)
 }
 
@@ -78,6 +82,13 @@ fn known<'a>(state: &'a mut ClusterState, name: &NodeName) -> Result<&'a mut Nod
         Some(Observed::Known(node)) => Ok(node),
         Some(Observed::Unknown(_)) | None => Err("it is silent"),
     }
+}
+
+fn can_read(node: &NodeState, dataset: DatasetId) -> Result<(), &'static str> {
+    if node.unreadable.contains_key(&dataset) {
+        return Err("what it has of the dataset cannot be read");
+    }
+    Ok(())
 }
 
 fn copy(node: &mut NodeState, dataset: DatasetId) -> Result<&mut Manifestation, &'static str> {

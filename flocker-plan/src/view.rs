@@ -161,6 +161,8 @@ pub(crate) struct View<'a> {
     trashed: Vec<(DatasetId, u32)>,
     /// What seen nodes know of the ownerships of datasets of which they have no copy, in order of both.
     fences: Vec<(DatasetId, Epoch)>,
+    /// Which datasets cannot be read on which seen nodes, in order of both.
+    unreadable: Vec<(DatasetId, u32)>,
     /// The only datasets whose users anybody asks for; nothing where that may be any.
     sought: Option<Sought>,
     /// All containers with a dataset, in order of dataset, node and name; made when the first move asks.
@@ -215,6 +217,12 @@ impl<'a> View<'a> {
         }
         trashed.sort_unstable();
         trashed.dedup();
+        let mut unreadable = Vec::new();
+        for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
+            let datasets = seen.iter().flat_map(|state| state.unreadable.keys());
+            unreadable.extend(datasets.map(|dataset| (*dataset, node)));
+        }
+        unreadable.sort_unstable();
         let states = nodes.iter().filter_map(|node| node.seen);
         let fences = states.flat_map(|state| &state.fences);
         let mut fences: Vec<(DatasetId, Epoch)> = fences.map(|(dataset, fence)| (*dataset, *fence)).collect();
@@ -244,6 +252,7 @@ impl<'a> View<'a> {
             silent,
             trashed,
             fences,
+            unreadable,
             sought: None,
             users: OnceCell::new(),
             lost: forgotten,
@@ -298,6 +307,20 @@ impl<'a> View<'a> {
         found
             .take_while(move |(trashed, _)| *trashed == dataset)
             .map(|(_, node)| *node)
+    }
+
+    /// Returns the seen nodes that have something of a dataset that cannot be read.
+    pub(crate) fn unreadable_on(&self, dataset: DatasetId) -> impl Iterator<Item = u32> {
+        let start = self.unreadable.partition_point(|(known, _)| *known < dataset);
+        let found = self.unreadable[start..].iter();
+        found
+            .take_while(move |(known, _)| *known == dataset)
+            .map(|(_, node)| *node)
+    }
+
+    /// Says whether an owner of a dataset may be where nobody can see it: on a silent node, or in what cannot be read.
+    pub(crate) fn may_hide(&self, dataset: DatasetId) -> bool {
+        !self.silent.is_empty() || self.unreadable_on(dataset).next().is_some()
     }
 
     /// Returns the copy of a dataset on a seen node.

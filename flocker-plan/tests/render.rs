@@ -78,6 +78,7 @@ fn node(number: u8) -> NodeState {
         routes: RouteTable::default(),
         trash: Vec::new(),
         fences: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
         free: None,
         foreign_ports: BTreeSet::new(),
         peers: BTreeMap::new(),

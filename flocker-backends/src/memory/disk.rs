@@ -109,6 +109,7 @@ impl Disk {
             age: self.now.saturating_sub(trash.since),
         });
         Inventory {
+            unreadable: BTreeMap::new(),
             datasets: self
                 .datasets
                 .iter()

@@ -62,6 +62,44 @@ async fn a_receiver_takes_no_more_than_the_dataset_may_hold() {
 }
 
 #[tokio::test]
+async fn what_has_outgrown_its_limit_when_it_was_let_go_arrives_where_it_is_allowed_more() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.volumes.resize(ID, Some(LIMIT)).await.unwrap();
+    alpha.write("table", noise(1, 900_000));
+    let base = alpha.snapshot("warm-2-1").await;
+    let of = |limit| Dataset {
+        maximum_size: Some(limit),
+        ..dataset()
+    };
+    let request = |limit, snapshot, base| ReceiveRequest {
+        dataset: of(limit),
+        snapshot: name(snapshot),
+        base,
+    };
+    let stream = alpha.open("warm-2-1", None, None).await.unwrap();
+    beta.volumes
+        .receive(&request(LIMIT, "warm-2-1", None), stream)
+        .await
+        .unwrap();
+    // It grew until the very end.
+    alpha.write("table", noise(1, 1_500_000));
+    let guid = alpha.release(2).await.unwrap();
+    let stream = alpha.open("handoff-2", Some(base), None).await.unwrap();
+    let refused = beta
+        .volumes
+        .receive(&request(LIMIT, "handoff-2", Some(base)), stream)
+        .await;
+    assert_no_space(&refused.unwrap_err());
+    let stream = alpha.open("handoff-2", Some(base), None).await.unwrap();
+    let allowed = request(ByteSize(2_000_000), "handoff-2", Some(base));
+    assert_eq!(
+        beta.volumes.receive(&allowed, stream).await.unwrap(),
+        Change::Made
+    );
+    beta.acquire(2, guid).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_the_receivers_filesystem_cannot_hold_is_refused_and_the_last_copy_stays() {
     // No filesystem holds a file of all the bytes that a number can count.
     const TOO_LARGE: u64 = i64::MAX as u64;

@@ -43,6 +43,17 @@ enum Verb {
     Up(UpArguments),
     Down(DownArguments),
     Status(StatusArguments),
+    Renew(RenewArguments),
+}
+
+/// Replace the processes of nodes that run another flocker by this one
+///
+/// What runs on them runs on, and their routes stay; connections that go through them break, and can be
+/// made again at once. Nodes that run this program are left alone.
+#[derive(Debug, Args)]
+struct RenewArguments {
+    /// Their names; all that there are if not given
+    names: Vec<NodeName>,
 }
 
 /// Make and start nodes; those that run are left alone
@@ -92,6 +103,7 @@ impl Local {
             Verb::Up(arguments) => arguments.run(&state_dir, ui),
             Verb::Down(arguments) => arguments.run(&state_dir, ui),
             Verb::Status(StatusArguments {}) => status(&state_dir, ui),
+            Verb::Renew(arguments) => arguments.run(&state_dir, ui),
         }
     }
 }
@@ -104,22 +116,47 @@ impl UpArguments {
             self.names
         };
         let up = block_on(local::up(state_dir, &names, self.first_address))?;
-        if ui.is_json() {
-            let nodes: Vec<_> = up.iter().map(up_json).collect();
-            ui.document(&json!({ "nodes": nodes }))?;
-        } else {
-            let mut text = String::new();
-            for Up {
-                place, was_started, ..
-            } in &up
-            {
-                let what = if *was_started { "started" } else { "runs already" };
-                writeln!(text, "{:<12}  {:<12}  {what}", place.name, place.address).unwrap_or_default();
-            }
-            ui.data(&text);
-        }
-        Ok(Ending::Done)
+        show_up(&up, ui)
     }
+}
+
+impl RenewArguments {
+    fn run(self, state_dir: &Path, ui: &Ui) -> Result<Ending, Failure> {
+        let names = if self.names.is_empty() {
+            local::known(state_dir)?.into_keys().collect()
+        } else {
+            self.names
+        };
+        let up = block_on(local::renew(state_dir, &names))?;
+        show_up(&up, ui)
+    }
+}
+
+fn show_up(up: &[Up], ui: &Ui) -> Result<Ending, Failure> {
+    if ui.is_json() {
+        let nodes: Vec<_> = up.iter().map(up_json).collect();
+        ui.document(&json!({ "nodes": nodes }))?;
+        return Ok(Ending::Done);
+    }
+    let mut text = String::new();
+    for Up {
+        place, was_started, ..
+    } in up
+    {
+        let what = if *was_started { "started" } else { "runs already" };
+        writeln!(text, "{:<12}  {:<12}  {what}", place.name, place.address).unwrap_or_default();
+    }
+    ui.data(&text);
+    for Up { place, .. } in up {
+        if local::is_other_program(&place.directory) {
+            ui.warn(&format!("{} runs another flocker than this one", place.name));
+            ui.hint(&format!(
+                "`flocker local renew {}` replaces it; what runs on it runs on",
+                place.name
+            ));
+        }
+    }
+    Ok(Ending::Done)
 }
 
 fn default_names(count: u8) -> Result<Vec<NodeName>, Failure> {
@@ -229,6 +266,13 @@ fn status(state_dir: &Path, ui: &Ui) -> Result<Ending, Failure> {
         ui.hint("`flocker local up` makes three");
     } else {
         ui.data(&table(&seen));
+        for node in seen.iter().filter(|node| node.is_other_program == Some(true)) {
+            let name = &node.place.name;
+            ui.warn(&format!("{name} runs another flocker than this one"));
+            ui.hint(&format!(
+                "`flocker local renew {name}` replaces it; what runs on it runs on"
+            ));
+        }
     }
     let is_silent = seen.iter().any(|node| node.silence.is_some());
     Ok(if is_silent { Ending::Blocked } else { Ending::Done })
@@ -297,6 +341,7 @@ fn seen_json(seen: &Seen) -> serde_json::Value {
     let Seen {
         place,
         process,
+        is_other_program,
         silence,
         applications,
         data,
@@ -310,6 +355,7 @@ fn seen_json(seen: &Seen) -> serde_json::Value {
         "address": place.address,
         "directory": place.directory,
         "pid": process,
+        "other_program": is_other_program,
         "state": state_of(seen),
         "silence": silence.as_ref().map(|error| flocker_engine::one_line(error)),
         "applications": applications,

@@ -117,6 +117,7 @@ impl Plan {
             })?;
         } else {
             shown.text(ui);
+            shown.warn(ui);
             for (application, node) in assumed {
                 ui.data(&format!("unknown: {SECRETS}: {application} on {node}\n"));
             }

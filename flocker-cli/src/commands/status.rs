@@ -1,5 +1,6 @@
 //! `flocker status`: what is where, and whether that is as it is to be.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -31,6 +32,7 @@ use crate::cluster::Sight;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::files;
+use crate::local;
 use crate::shown;
 use crate::shown::Blocked;
 use crate::table::heading;
@@ -52,6 +54,9 @@ struct Body<'a> {
     nodes: Vec<NodeRow<'a>>,
     applications: Vec<ApplicationRow<'a>>,
     datasets: Vec<DatasetRow<'a>>,
+    /// Data that is there and cannot be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<UnreadableRow<'a>>,
     /// Nothing where there are no files to hold it against.
     plan: Option<PlanRow<'a>>,
     /// What could not be told, a sentence for each.
@@ -71,6 +76,9 @@ struct NodeRow<'a> {
     address: Option<std::net::IpAddr>,
     generation: Option<u64>,
     free: Option<ByteSize>,
+    /// Whether it is a local node whose process runs another program than this one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    other_program: bool,
 }
 
 #[derive(Serialize)]
@@ -91,6 +99,14 @@ struct DatasetRow<'a> {
 }
 
 #[derive(Serialize)]
+struct UnreadableRow<'a> {
+    dataset: DatasetId,
+    application: Option<&'a ApplicationName>,
+    node: &'a NodeName,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
 struct PlanRow<'a> {
     settled: bool,
     steps: usize,
@@ -104,12 +120,19 @@ impl Status {
         // What was held is not about to move.
         let policy = files::last_policy(&global.state_dir(), self.files.paths());
         // Whether a node of a report runs is not to be seen from here.
-        let is_live = self.state.is_empty();
-        show(&sight, &policy, is_live, ui)
+        let local = if self.state.is_empty() {
+            Some(local::known(&global.state_dir())?)
+        } else {
+            None
+        };
+        show(&sight, &policy, local.as_ref(), ui)
     }
 }
 
-fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending, Failure> {
+/// The local nodes that were made, where nodes themselves are looked at.
+type Local<'a> = Option<&'a BTreeMap<NodeName, NodeAddress>>;
+
+fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<Ending, Failure> {
     let Sight {
         desired,
         actual,
@@ -127,10 +150,11 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
         nodes: actual
             .nodes
             .iter()
-            .map(|look| node_row(look, sight, is_live))
+            .map(|look| node_row(look, sight, local))
             .collect(),
         applications: all_applications(actual).collect(),
         datasets: all_datasets(actual, desired).collect(),
+        unreadable: all_unreadable(actual, desired).collect(),
         plan: plan.as_ref().map(|plan| PlanRow {
             settled: plan.is_settled(),
             steps: plan.steps().len(),
@@ -157,31 +181,36 @@ fn show(sight: &Sight, policy: &Policy, is_live: bool, ui: &Ui) -> Result<Ending
         for unknown in unknown {
             ui.warn(unknown);
         }
-        for row in &body.datasets {
-            if let Some(warning) = overflow(row) {
-                ui.warn(&warning);
-            }
+        for caution in shown::cautions(actual, desired, plan.as_ref()) {
+            ui.warn(&caution);
         }
     }
-    Ok(if is_blocked || is_silent || !keeps_ending.is_empty() {
-        Ending::Blocked
-    } else {
-        Ending::Done
-    })
+    let is_damaged = !body.unreadable.is_empty();
+    Ok(
+        if is_blocked || is_silent || is_damaged || !keeps_ending.is_empty() {
+            Ending::Blocked
+        } else {
+            Ending::Done
+        },
+    )
 }
 
 fn node_row<'a>(
     (node, look): (&'a NodeName, &'a Observed<NodeState>),
     sight: &Sight,
-    is_live: bool,
+    local: Local<'_>,
 ) -> NodeRow<'a> {
     let known = look.known();
     let is_forgotten = sight.actual.is_forgotten(node);
     let member = sight.desired.members().get(node);
     let address = member.and_then(|member| member.address.as_ref());
     let is_local = match address {
-        None | Some(NodeAddress::Local { .. }) => is_live,
+        None | Some(NodeAddress::Local { .. }) => local.is_some(),
         Some(NodeAddress::Ssh { .. }) => false,
+    };
+    let other_program = match local.and_then(|local| local.get(node)).filter(|_| is_local) {
+        Some(NodeAddress::Local { directory }) => local::is_other_program(directory),
+        None | Some(NodeAddress::Ssh { .. }) => false,
     };
     NodeRow {
         node,
@@ -202,6 +231,7 @@ fn node_row<'a>(
         address: known.map(|state| state.address),
         generation: known.map(|state| state.generation.0),
         free: known.and_then(|state| state.free),
+        other_program,
     }
 }
 
@@ -228,6 +258,22 @@ fn all_datasets<'a>(
             copy,
         })
     })
+}
+
+fn all_unreadable<'a>(
+    actual: &'a ClusterState,
+    desired: &'a Deployment,
+) -> impl Iterator<Item = UnreadableRow<'a>> {
+    actual
+        .all_unreadable()
+        .map(move |(node, dataset, reason)| UnreadableRow {
+            dataset,
+            application: actual
+                .known(node)
+                .and_then(|state| owner(dataset, desired, state)),
+            node,
+            reason,
+        })
 }
 
 /// Returns the application that uses a dataset: by the files, else by what has it mounted.
@@ -274,6 +320,14 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -
                 writeln!(text, "   hint: {hint}").unwrap_or_default();
             }
         }
+        if row.other_program {
+            writeln!(
+                text,
+                "{} runs another flocker than this one\n   hint: `flocker local renew {}` replaces it; what runs on it runs on",
+                row.node, row.node
+            )
+            .unwrap_or_default();
+        }
     }
     if !body.applications.is_empty() {
         let mut rows = vec![heading(["APPLICATION", "NODE", "STATE", "HEALTH", "RESTARTS"])];
@@ -289,7 +343,7 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -
         text.push('\n');
         text.push_str(&table(&rows));
     }
-    if !body.datasets.is_empty() {
+    if !body.datasets.is_empty() || !body.unreadable.is_empty() {
         let mut rows = vec![heading(["DATA OF", "NODE", "ROLE", "HOLDS", "SINCE"])];
         rows.extend(body.datasets.iter().map(|row| {
             let of = row
@@ -304,6 +358,18 @@ fn text(body: &Body<'_>, plan: Option<&flocker_plan::Plan>, all_is_well: bool) -
                     None => row.copy.used.to_string(),
                 },
                 format!("{} ago", seconds(row.copy.age)),
+            ]
+        }));
+        rows.extend(body.unreadable.iter().map(|row| {
+            let of = row
+                .application
+                .map_or_else(|| row.dataset.to_string(), ToString::to_string);
+            [
+                of,
+                row.node.to_string(),
+                "cannot be read".into(),
+                "-".into(),
+                "-".into(),
             ]
         }));
         text.push('\n');
@@ -342,20 +408,6 @@ fn verdict(plan: &flocker_plan::Plan, all_is_well: bool) -> String {
         .unwrap_or_default();
     }
     text
-}
-
-/// Says that a dataset holds more than it may: not every kind of volume keeps it from that.
-fn overflow(row: &DatasetRow<'_>) -> Option<String> {
-    let used = row.copy.used;
-    let maximum = row.copy.maximum_size.filter(|maximum| *maximum < used)?;
-    let of = row.application.map_or_else(
-        || format!("dataset {}", row.dataset),
-        |name| format!("the data of {name}"),
-    );
-    Some(format!(
-        "{of} on {} holds {used}, more than the {maximum} that it may: this node does not keep it from growing",
-        row.node
-    ))
 }
 
 /// Writes whether a container runs.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,12 +67,23 @@ impl Live {
         Ok(())
     }
 
-    /// Says whether it has ended, whether or not anybody has collected its exit status.
+    /// Says whether it runs the very program that we are; nothing where that cannot be told.
+    pub(crate) fn runs_our_program(&self) -> Option<bool> {
+        let program = |process: &str| {
+            let file = std::fs::metadata(format!("/proc/{process}/exe")).ok()?;
+            Some((file.dev(), file.ino()))
+        };
+        let (theirs, ours) = (program(&self.id.to_string())?, program("self")?);
+        // What the id stands for by now says nothing of who had it.
+        (!self.has_ended().ok()?).then_some(theirs == ours)
+    }
+
     /// Asks it to end when nobody uses it, which is for nodes on real machines to understand.
     pub(crate) fn retire(&self) -> io::Result<()> {
         self.signal(Signal::USR1)
     }
 
+    /// Says whether it has ended, whether or not anybody has collected its exit status.
     fn has_ended(&self) -> io::Result<bool> {
         let mut descriptors = [PollFd::new(&self.descriptor, PollFlags::IN)];
         let now = Timespec {

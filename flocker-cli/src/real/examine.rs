@@ -23,6 +23,7 @@ use serde::Serialize;
 use super::settings::Settings;
 use super::settings::Wanted;
 use crate::local;
+use crate::local::Live;
 use crate::runtime::block_on;
 
 /// How long a tool may take to answer.
@@ -93,6 +94,7 @@ pub(super) fn examine(directory: &Path, wanted: Option<&Wanted>, reached_at: Opt
     let asked = Asked::of(settled.as_ref().ok(), wanted);
     findings.push(privileges(&asked, rustix::process::geteuid().is_root()));
     findings.push(room(directory));
+    findings.extend(other_program(directory));
     let tools = block_on(async {
         let mut found = Vec::new();
         if asked.volumes == VolumeKind::Zfs {
@@ -120,6 +122,23 @@ pub(super) fn examine(directory: &Path, wanted: Option<&Wanted>, reached_at: Opt
             .and_then(|address| local::listening_at(address).ok())
             .unwrap_or_default(),
     }
+}
+
+/// Says where the process of the node runs another program than this one, which it does while it keeps routes.
+fn other_program(directory: &Path) -> Option<Finding> {
+    let live = Live::find(directory).ok()??;
+    if live.runs_our_program() != Some(false) {
+        return None;
+    }
+    let said = format!(
+        "process {} is the node, and another flocker than this one: it stays while somebody talks to it or it keeps routes of `router: proxy`",
+        live.id
+    );
+    let hint = format!(
+        "`kill {}` on that machine ends it, and whatever is asked of the node next starts this one; what runs there runs on, and connections through it break",
+        live.id
+    );
+    Some(Finding::new("program", Weight::Note, said).hint(hint))
 }
 
 /// What the machine is to be able to do.

@@ -230,11 +230,45 @@ async fn nodes_that_disagree_on_another_are_told_apart() {
     assert!(text.contains(&format!("alpha remembers node {old}")), "{text}");
     let hint = silence.hint(&name("gamma")).unwrap();
     assert!(hint.contains("`flocker node forget gamma`"), "{hint}");
+    // Who is wrong is named, and who is right can be said.
+    assert!(hint.contains("the gamma that alpha knew"), "{hint}");
+    assert!(hint.contains(&format!("`id: {found}` at gamma")), "{hint}");
     // Every node has forgotten the same one: what beta remembers counts.
     let alpha = &cluster.machine("alpha").node;
     alpha.forget(&name("gamma"), Some(found)).await.unwrap();
     let state = observe(&desired, &cluster.handles(), &looking()).await;
     assert!(state.known(&name("gamma")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_wrong_memory_hides_nobody_else_and_is_overruled_by_the_files() {
+    let cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    let id = |node: &str| cluster.machine(node).node.id();
+    tell_who(&cluster, "alpha", &[("beta", Some(somebody(1)))]).await;
+    let mut desired = cluster.deployment("alpha");
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    assert!(state.known(&name("alpha")).is_some());
+    assert!(state.known(&name("gamma")).is_some());
+    assert!(impostor(&state, "beta").is_some());
+    // A machine of elsewhere that answers as alpha accuses all, and all accuse it: who is right is for a person to say.
+    tell_who(&cluster, "alpha", &[("gamma", Some(somebody(2)))]).await;
+    for node in ["beta", "gamma"] {
+        tell_who(&cluster, node, &[("alpha", Some(somebody(3)))]).await;
+    }
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    assert_eq!(state.all_known().count(), 0);
+    // The ids that the hints name, in the file, let in who is meant, and nobody else.
+    let mut builder = Deployment::builder();
+    for node in ["alpha", "beta", "gamma"] {
+        let mut pinned = member(node);
+        pinned.id = (node != "alpha").then(|| id(node));
+        builder = builder.node(name(node), pinned);
+    }
+    desired = builder.build().unwrap();
+    let state = observe(&desired, &cluster.handles(), &looking()).await;
+    assert!(state.known(&name("beta")).is_some());
+    assert!(state.known(&name("gamma")).is_some());
+    assert!(impostor(&state, "alpha").is_some());
 }
 
 #[tokio::test(start_paused = true)]

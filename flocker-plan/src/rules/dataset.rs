@@ -25,6 +25,7 @@ use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
 use crate::view::CopyView;
+use crate::view::NodeView;
 use crate::view::View;
 
 /// What is seen of a dataset, over the whole cluster.
@@ -43,7 +44,7 @@ pub(super) enum Seen<'a> {
         last: &'a SnapshotName,
         guid: SnapshotGuid,
     },
-    /// No owner is seen, and a silent node may be it.
+    /// No owner is seen, and a silent node may be it, or one of which what it has cannot be read.
     OwnerHidden,
     /// All nodes are seen; there are copies, and no owner.
     CopiesOnly { nodes: Vec<NodeName> },
@@ -90,7 +91,9 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             what: primary.what,
         },
         // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
-        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => without_owner(view, copies),
+        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => {
+            without_owner(view, dataset, copies)
+        }
         ([], Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
@@ -101,9 +104,16 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             }
             let taker = view.find(to).and_then(|node| view.node(node).seen);
             let threw_away = taker.is_some_and(|taker| has_thrown_away(taker, dataset, release.what, epoch));
-            let hidden = !view.silent.is_empty();
-            if threw_away || (hidden && taker.is_some_and(|taker| has_more(taker, dataset, release.what))) {
-                return without_owner(view, copies);
+            let hidden = view.may_hide(dataset);
+            // What it has may be what it was to take.
+            let taken_unseen = view
+                .find(to)
+                .is_some_and(|taker| view.unreadable_on(dataset).any(|node| node == taker));
+            if threw_away
+                || taken_unseen
+                || (hidden && taker.is_some_and(|taker| has_more(taker, dataset, release.what)))
+            {
+                return without_owner(view, dataset, copies);
             }
             Seen::Released {
                 by: release.node,
@@ -114,13 +124,13 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
                 guid,
             }
         }
-        ([], None) => without_owner(view, copies),
+        ([], None) => without_owner(view, dataset, copies),
     }
 }
 
 /// No owner is seen, and no release that counts.
-fn without_owner<'a>(view: &View<'a>, copies: &[CopyView<'a>]) -> Seen<'a> {
-    if !view.silent.is_empty() {
+fn without_owner<'a>(view: &View<'a>, dataset: DatasetId, copies: &[CopyView<'a>]) -> Seen<'a> {
+    if view.may_hide(dataset) {
         Seen::OwnerHidden
     } else if copies.is_empty() {
         Seen::Nowhere
@@ -182,6 +192,7 @@ impl Rules<'_> {
                     self.stays(application);
                     return;
                 }
+                let unreadable_at_home = self.view.unreadable_on(dataset).any(|node| node == home);
                 match see(&self.view, dataset) {
                     Seen::Split { owners } => {
                         let application_name = Some(self.application(application));
@@ -193,7 +204,20 @@ impl Rules<'_> {
                         self.stays(application);
                     }
                     Seen::OwnerHidden => {
-                        self.wait_for_sight(application, true, self.view.silent.clone());
+                        if !self.view.silent.is_empty() {
+                            self.wait_for_sight(application, true, self.view.silent.clone());
+                        }
+                        self.refuse_unreadable(Some(application), dataset);
+                        self.stays(application);
+                    }
+                    // Nothing can be put where something is that cannot be read.
+                    Seen::Nowhere
+                    | Seen::Primary { .. }
+                    | Seen::Released { .. }
+                    | Seen::CopiesOnly { .. }
+                        if unreadable_at_home =>
+                    {
+                        self.refuse_unreadable(Some(application), dataset);
                         self.stays(application);
                     }
                     Seen::Nowhere => self.create(application, home),
@@ -221,6 +245,20 @@ impl Rules<'_> {
                 }
             }
             (_, _) => self.run_stateless(application, &homes),
+        }
+    }
+
+    /// Says of every node that has something of a dataset that cannot be read that nothing is done about it.
+    pub(super) fn refuse_unreadable(&mut self, application: Option<u32>, dataset: DatasetId) {
+        for node in self.view.unreadable_on(dataset) {
+            let NodeView { name, seen, .. } = self.view.node(node);
+            let reason = seen.and_then(|state| state.unreadable.get(&dataset));
+            self.refused.push(Refusal::Unreadable {
+                application: application.map(|application| self.application(application)),
+                dataset,
+                on: (*name).clone(),
+                reason: reason.cloned().unwrap_or_default(),
+            });
         }
     }
 
@@ -327,6 +365,7 @@ impl Rules<'_> {
                 let gone = Fact::Gone { dataset, on };
                 self.step(copy.node, Action::Destroy { dataset }, &reason, needs, vec![gone]);
             }
+            self.refuse_unreadable(None, dataset);
             if !self.view.silent.is_empty() {
                 let nodes = self.view.silent.clone();
                 self.waiting.push(Waiting::ForSight {

@@ -54,6 +54,11 @@ impl<'a> Rules<'a> {
         if self.is_refused_at(application, source, to) {
             return self.stays(application);
         }
+        if source.maximum_size.is_some_and(|limit| limit < source.used) {
+            // Its node hands over no more than it may hold there, and it is to be allowed more.
+            self.resize(application, from, source, Vec::new());
+            return self.stays(application);
+        }
         let reason = Reason::Moves {
             application: name.clone(),
             from: self.node(from),

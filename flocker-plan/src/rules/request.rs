@@ -61,6 +61,10 @@ pub fn promote(
         });
         return rules.finish();
     };
+    if !matches!(seen, Seen::Primary { .. }) && rules.view.unreadable_on(dataset).next().is_some() {
+        rules.refuse_unreadable(None, dataset);
+        return rules.finish();
+    }
     let has_copy = rules.view.copies_of(dataset).iter().any(|copy| {
         let can_count = match copy.what.role {
             Role::Primary { .. } => true,
@@ -88,7 +92,7 @@ pub fn promote(
             rules.promote_copy(dataset, node, Vec::new());
             None
         }
-        // Nobody is silent: this was asked above.
+        // Nobody is silent, and everything can be read: this was asked above.
         Seen::OwnerHidden | Seen::Nowhere => Some(NotPromoted::NoCopy),
     };
     if let Some(because) = obstacle {
@@ -207,11 +211,14 @@ pub fn undo(
         // Whether it is gone is not known, and so not what would bring it back.
         Seen::OwnerHidden if rules.view.trash_of(dataset).next().is_some() => {
             let nodes = rules.view.silent.clone();
-            rules.waiting.push(Waiting::ForSight {
-                application: Some(application.clone()),
-                dataset: Some(dataset),
-                nodes,
-            });
+            if !nodes.is_empty() {
+                rules.waiting.push(Waiting::ForSight {
+                    application: Some(application.clone()),
+                    dataset: Some(dataset),
+                    nodes,
+                });
+            }
+            rules.refuse_unreadable(None, dataset);
             return Undo::Restore {
                 plan: rules.finish(),
                 left: Vec::new(),

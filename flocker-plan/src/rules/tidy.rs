@@ -38,6 +38,8 @@ impl Rules<'_> {
                 crowded.push(dataset);
             }
         }
+        // So may what cannot be read be one.
+        crowded.retain(|dataset| self.view.unreadable_on(*dataset).next().is_none());
         for dataset in crowded {
             self.tidy_dataset(dataset);
         }

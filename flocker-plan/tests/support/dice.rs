@@ -152,6 +152,9 @@ pub(crate) fn any_cluster(
             if application % 2 == 0 && dice.once_in(2) {
                 let copy = any_copy(dice, n_nodes);
                 seen.datasets.insert(dataset_id(application), copy);
+            } else if application % 2 == 0 && dice.once_in(16) {
+                seen.unreadable
+                    .insert(dataset_id(application), "its record was cut".into());
             }
             if dice.once_in(3) {
                 let name = application_name(application);

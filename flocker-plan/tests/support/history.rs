@@ -156,6 +156,7 @@ pub(crate) fn live(mut dice: Dice, plot: Plot, turns: usize) -> Result<(), Strin
             truth.deleted.contains(dataset)
         }
         Refusal::SplitOwnership { .. }
+        | Refusal::Unreadable { .. }
         | Refusal::NoRoom { .. }
         | Refusal::LargerThanLimit { .. }
         | Refusal::PortTaken { .. }

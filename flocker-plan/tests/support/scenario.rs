@@ -3,7 +3,7 @@
 //! One thing a line. Wanted: `generation N`, `app NAME key=value...`,
 //! `on NODE: APP...`, `delete N`, `policy key=value...`, and `ask` for what a
 //! person asks for beside the files. Seen: `seen NODE
-//! key=value...` and, below it, `data N ROLE...`, `run APP...`, `routes as
+//! key=value...` and, below it, `data N ROLE...`, `unreadable N WHY`, `run APP...`, `routes as
 //! desired`, `route PORT:PORT APP NODE+NODE`, `trash N ROLE...`, `fence N EPOCH`; or `silent NODE`. A
 //! dataset is a number and stands in a plan as `d1`. What follows the line
 //! `plan` is expected.
@@ -191,6 +191,7 @@ fn node(number: usize, words: &[&str]) -> NodeState {
         routes: RouteTable::default(),
         trash: Vec::new(),
         fences: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
         free: None,
         foreign_ports: std::collections::BTreeSet::new(),
         peers: BTreeMap::new(),
@@ -444,7 +445,10 @@ fn actual(lines: &[Vec<&str>], desired: &Deployment) -> ClusterState {
                 };
                 state.nodes.insert(value(name), Observed::Unknown(silence));
             }
-            ["data" | "run" | "routes" | "route" | "trash" | "fence", ..] => {
+            [
+                "data" | "unreadable" | "run" | "routes" | "route" | "trash" | "fence",
+                ..,
+            ] => {
                 let (_, seen) = last.as_mut().unwrap();
                 below(seen, words, desired, &addresses);
             }
@@ -463,6 +467,9 @@ fn below(seen: &mut NodeState, words: &[&str], desired: &Deployment, addresses: 
     match words {
         ["data", number, rest @ ..] => {
             seen.datasets.insert(dataset(number), manifestation(rest));
+        }
+        ["unreadable", number, reason @ ..] => {
+            seen.unreadable.insert(dataset(number), reason.join(" "));
         }
         ["run", name, rest @ ..] => {
             let name: ApplicationName = value(name);

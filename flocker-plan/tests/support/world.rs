@@ -57,6 +57,7 @@ pub(crate) fn node(number: usize) -> NodeState {
         routes: RouteTable::default(),
         trash: Vec::new(),
         fences: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
         free: None,
         foreign_ports: BTreeSet::new(),
         peers: BTreeMap::new(),

@@ -189,7 +189,7 @@ impl ContainerRuntime for ProcessRuntime {
             look(&container, Container::clear_stop)?;
             return Ok(Change::AlreadySo);
         }
-        self.kill_strays(&spec.name, &container).await?;
+        self.kill_strays(&spec.name, &container, &lock).await?;
         look(&container, |container| {
             container.clear_status()?;
             container.clear_stop()?;
@@ -202,8 +202,7 @@ impl ContainerRuntime for ProcessRuntime {
     async fn start(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError> {
         let resolved = self.resolve(spec)?;
         let container = self.place(&spec.name).container();
-        let Some(lock) = self.take(spec).await? else {
-            self.wait_until_serving(spec, &container).await?;
+        let Some(lock) = self.take_or_meet(spec, &container).await? else {
             return Ok(Change::AlreadySo);
         };
         if let Some(volume) = &spec.volume {
@@ -215,7 +214,7 @@ impl ContainerRuntime for ProcessRuntime {
         // This is within the pause of a move: what was done when it was prepared is not done again.
         let is_prepared = is_prepared(&container, &definition)?;
         if !is_prepared {
-            self.kill_strays(&spec.name, &container).await?;
+            self.kill_strays(&spec.name, &container, &lock).await?;
         }
         let before = look(&container, |container| {
             let is_same = container.definition()?.as_ref() == Some(&definition);
@@ -255,7 +254,7 @@ impl ContainerRuntime for ProcessRuntime {
             if may_kill && waited >= patience {
                 // The supervisor itself hangs. Its program dies with it.
                 may_kill = false;
-                self.kill_marked(application).await?;
+                self.kill_marked(application, None).await?;
             }
             if waited >= patience.saturating_add(self.options.supervisor_margin) {
                 return Err(RuntimeError::NotGone {
@@ -265,7 +264,7 @@ impl ContainerRuntime for ProcessRuntime {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         };
-        self.kill_strays(application, &container).await?;
+        self.kill_strays(application, &container, &lock).await?;
         let there = look(&container, Container::definition)?;
         look(&container, |_| place.remove())?;
         drop(lock);

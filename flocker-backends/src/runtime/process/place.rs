@@ -271,11 +271,7 @@ impl Container {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(nix::libc::O_NONBLOCK);
         match options.open(self.control()) {
-            Ok(mut control) => match control.write_all(b"!") {
-                // A full pipe has been poked enough.
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            },
+            Ok(control) => poke_into(control),
             // Nobody has it open for reading, or it is gone altogether.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -329,6 +325,17 @@ impl Container {
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+/// Pokes whoever reads from this end of a pipe.
+fn poke_into(mut control: File) -> io::Result<()> {
+    use io::ErrorKind::BrokenPipe;
+    use io::ErrorKind::WouldBlock;
+    match control.write_all(b"!") {
+        // A full pipe has been poked enough, and a supervisor that has closed it meanwhile needs no poke to end.
+        Err(error) if !matches!(error.kind(), WouldBlock | BrokenPipe) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -389,5 +396,17 @@ fn remove_file(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_that_ends_under_the_poke_needs_none() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        poke_into(File::from(std::os::fd::OwnedFd::from(writer))).unwrap();
     }
 }

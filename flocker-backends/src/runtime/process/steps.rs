@@ -42,12 +42,22 @@ const LONGEST_WORDS: u64 = 64 * 1024;
 /// How often the state of a supervisor is looked at while somebody waits for it.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// What became of an application that somebody waits for.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It serves.
+    Serves,
+    /// It has ended, and its supervisor leaves or has left: this is its last word.
+    Gone(Status),
+}
+
 impl ProcessRuntime {
-    /// Kills what a killed supervisor left, until nothing is left. The lock must be held.
+    /// Kills what a killed supervisor left, until nothing is left, while nobody else gets the lock.
     pub(super) async fn kill_strays(
         &self,
         application: &ApplicationName,
         container: &Container,
+        lock: &File,
     ) -> Result<(), RuntimeError> {
         // A supervisor that came to its end has seen to it that nothing is left. Else it is
         // looked for twice: who is just becoming another program has no mark for an instant.
@@ -57,7 +67,12 @@ impl ProcessRuntime {
         let deadline = deadline::after(self.options.supervisor_margin);
         let mut n_clean = 0;
         loop {
-            let n_killed = self.kill_marked(application).await?;
+            // Who drops us drops the lock, but not what was begun on another thread: that must not meet the
+            // supervisor of the next start, which has the same mark.
+            let held = lock
+                .try_clone()
+                .map_err(failed(|| format!("keep the lock of `{application}`")))?;
+            let n_killed = self.kill_marked(application, Some(held)).await?;
             n_clean = if n_killed == 0 { n_clean + 1 } else { 0 };
             if n_clean == n_wanted {
                 return Ok(());
@@ -72,11 +87,20 @@ impl ProcessRuntime {
         }
     }
 
-    /// Kills every process of an application, and says how many there were.
-    pub(super) async fn kill_marked(&self, application: &ApplicationName) -> Result<usize, RuntimeError> {
+    /// Kills every process of an application, and says how many there were. The lock is kept until that is done.
+    pub(super) async fn kill_marked(
+        &self,
+        application: &ApplicationName,
+        lock: Option<File>,
+    ) -> Result<usize, RuntimeError> {
         let marker = self.marker(application);
         // It reads a file of every process of the machine.
-        let killed = tokio::task::spawn_blocking(move || kin::kill_marked(&marker)).await;
+        let killed = tokio::task::spawn_blocking(move || {
+            let killed = kin::kill_marked(&marker);
+            drop(lock);
+            killed
+        })
+        .await;
         let killed = killed.map_err(io::Error::other).and_then(|killed| killed);
         killed.map_err(failed(|| "look for processes in `/proc`".into()))
     }
@@ -114,14 +138,26 @@ impl ProcessRuntime {
         Ok(())
     }
 
-    /// Waits until the supervisor says that the application serves, or that it will not.
-    ///
-    /// One that ends is waited for while its restart policy starts it again, but no more than a few times.
+    /// Waits until the application serves that was just started.
     pub(super) async fn wait_until_serving(
         &self,
         spec: &ContainerSpec,
         container: &Container,
     ) -> Result<(), RuntimeError> {
+        match self.wait_for_verdict(spec, container).await? {
+            Verdict::Serves => Ok(()),
+            Verdict::Gone(status) => Err(self.ended(spec, &status).await),
+        }
+    }
+
+    /// Waits until the supervisor says that the application serves, or that it will not, or leaves.
+    ///
+    /// One that ends is waited for while its restart policy starts it again, but no more than a few times.
+    pub(super) async fn wait_for_verdict(
+        &self,
+        spec: &ContainerSpec,
+        container: &Container,
+    ) -> Result<Verdict, RuntimeError> {
         let name = &spec.name;
         let check = spec.application.health_check.as_deref();
         let patience = check.map_or(self.options.settle, |check| {
@@ -135,11 +171,12 @@ impl ProcessRuntime {
             let is_supervised = look(container, Container::is_supervised)?;
             let status = look(container, Container::status)?.unwrap_or_else(Status::starting);
             match (&status.phase, &status.probing) {
-                (Phase::Ended { .. }, _) => return Err(self.ended(spec, &status).await),
-                (Phase::Restarting, _) if status.ends_in_a_row >= TRIES || !is_supervised => {
+                (Phase::Ended { .. }, _) => return Ok(Verdict::Gone(status)),
+                (Phase::Restarting, _) if status.ends_in_a_row >= TRIES => {
                     return Err(self.ended(spec, &status).await);
                 }
-                (Phase::Running { .. }, Probing::Settled | Probing::Passed) => return Ok(()),
+                (Phase::Restarting, _) if !is_supervised => return Ok(Verdict::Gone(status)),
+                (Phase::Running { .. }, Probing::Settled | Probing::Passed) => return Ok(Verdict::Serves),
                 (Phase::Running { .. }, Probing::Failed { reason }) => {
                     return Err(RuntimeError::Unhealthy {
                         application: name.clone(),
@@ -147,7 +184,7 @@ impl ProcessRuntime {
                     });
                 }
                 (Phase::Starting | Phase::Running { .. }, _) if !is_supervised => {
-                    return Err(self.ended(spec, &status).await);
+                    return Ok(Verdict::Gone(status));
                 }
                 // What was just started, and what gets another try.
                 (Phase::Starting | Phase::Restarting, _) | (Phase::Running { .. }, Probing::Pending) => {}
@@ -241,6 +278,32 @@ impl ProcessRuntime {
                 });
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Takes the lock in order to start the application; nothing where it serves already.
+    ///
+    /// A supervisor that ends while it is waited for is no answer: whoever starts an application wants it to run. Once
+    /// it is gone the lock is ours, unless somebody else starts it at that very moment, as often as that may be.
+    pub(super) async fn take_or_meet(
+        &self,
+        spec: &ContainerSpec,
+        container: &Container,
+    ) -> Result<Option<File>, RuntimeError> {
+        let mut n_met = 0;
+        loop {
+            if let Some(lock) = self.take(spec).await? {
+                return Ok(Some(lock));
+            }
+            match self.wait_for_verdict(spec, container).await? {
+                Verdict::Serves => return Ok(None),
+                Verdict::Gone(status) => {
+                    n_met += 1;
+                    if n_met == TRIES {
+                        return Err(self.ended(spec, &status).await);
+                    }
+                }
+            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! What is remembered of datasets for good, also when nothing else of them is left here.
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
 
 use flocker_model::DatasetId;
@@ -72,11 +71,13 @@ impl Fences {
             .to(what)
     }
 
-    /// Lists all.
-    pub(super) fn all(&self) -> Result<BTreeMap<DatasetId, Epoch>, VolumeError> {
+    /// Lists the datasets of which something is remembered.
+    pub(super) fn datasets(&self) -> Result<Vec<DatasetId>, VolumeError> {
         let names = self.0.names().to(|| "list the fences".into())?;
         // What a crash has left half written has another name.
-        let datasets = names.iter().filter_map(|name| inventory::parse_id(name));
-        datasets.map(|dataset| Ok((dataset, self.of(dataset)?))).collect()
+        Ok(names
+            .iter()
+            .filter_map(|name| inventory::parse_id(name))
+            .collect())
     }
 }

@@ -14,7 +14,6 @@ use flocker_model::Trashed;
 
 use super::Shared;
 use super::context::Context as _;
-use super::context::broken;
 use super::dir::Dir;
 use super::home::Home;
 use super::incoming;
@@ -53,7 +52,8 @@ const TRIES: u32 = 5;
 
 /// Lists everything of ours. What is not named as we name things is somebody else's: it is told once, and left alone.
 ///
-/// What is named so is ours, and where it cannot be read that is an error: it may be somebody's only copy.
+/// What is named so is ours, and where it cannot be read that is said of it, and of nothing else: it may be somebody's
+/// only copy, and all the others are as they were.
 pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
     let mut inventory = Inventory {
         free: Some(ByteSize(shared.free()?)),
@@ -62,11 +62,20 @@ pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
     let names = shared.datasets.names().to(|| "list the datasets".into())?;
     for name in names {
         let Some(dataset) = parse_id(&name) else {
-            require_foreign(shared, &name)?;
+            match displaced(shared, &name)? {
+                None => shared.foreign.tell("datasets", &name),
+                found => inventory.unreadable.extend(found),
+            }
             continue;
         };
-        if let Some(manifestation) = look(shared, dataset)? {
-            inventory.datasets.insert(dataset, manifestation);
+        match look(shared, dataset) {
+            Ok(Some(manifestation)) => drop(inventory.datasets.insert(dataset, manifestation)),
+            Ok(None) => {}
+            Err(error) => {
+                inventory.unreadable.insert(dataset, said(&error));
+                // What stands in its place may be another, which then is nowhere else.
+                inventory.unreadable.extend(displaced(shared, &name)?);
+            }
         }
     }
     for name in shared.trash.names().to(|| "list the trash".into())? {
@@ -80,16 +89,29 @@ pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
         }
     }
     // Read last: whatever was destroyed meanwhile has left its fence before.
-    inventory.fences = shared.fences.all()?;
-    inventory
-        .fences
-        .retain(|dataset, _| !inventory.datasets.contains_key(dataset));
+    for dataset in shared.fences.datasets()? {
+        // The record of what is here is newer.
+        if inventory.datasets.contains_key(&dataset) || inventory.unreadable.contains_key(&dataset) {
+            continue;
+        }
+        match shared.fences.of(dataset) {
+            Ok(fence) => drop(inventory.fences.insert(dataset, fence)),
+            Err(error) => drop(inventory.unreadable.insert(dataset, said(&error))),
+        }
+    }
     Ok(inventory)
 }
 
-/// Fails where an entry that is not named as we name datasets is one all the same: taken from its place, it would seem
-/// to be nowhere, and be created anew.
-fn require_foreign(shared: &Shared, name: &[u8]) -> Result<(), VolumeError> {
+/// Writes an error with its causes on one line.
+fn said(error: &VolumeError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let said: Vec<String> = causes.map(ToString::to_string).collect();
+    said.join(": ")
+}
+
+/// Returns which dataset an entry is that is not where it belongs, and says so: taken from its place, it would seem to
+/// be nowhere, and be created anew. Nothing where an entry is no dataset, or one of which another is in its place.
+fn displaced(shared: &Shared, name: &[u8]) -> Result<Option<(DatasetId, String)>, VolumeError> {
     let record = shared.datasets.dir(name).and_then(|entry| {
         let mut text = Vec::new();
         entry
@@ -102,15 +124,12 @@ fn require_foreign(shared: &Shared, name: &[u8]) -> Result<(), VolumeError> {
         && !is_accounted_for(shared, dataset)?
     {
         let found = super::codec::show(name);
-        return Err(broken(
-            format!("list dataset {dataset}"),
-            format!(
-                "it is not in its place, but in datasets/{found}: move it back, or out of there if it is a copy"
-            ),
-        ));
+        let reason = format!(
+            "it is not in its place, but in datasets/{found}: move it back, or out of there if it is a copy"
+        );
+        return Ok(Some((dataset, reason)));
     }
-    shared.foreign.tell("datasets", name);
-    Ok(())
+    Ok(None)
 }
 
 /// Says whether a dataset is where we have put it: in its place, or in the trash.
@@ -207,21 +226,23 @@ fn look_at_trash(
     shared: &Shared,
     (entry, dataset, since): (String, DatasetId, i64),
 ) -> Result<Option<Trashed>, VolumeError> {
-    let what = || format!("look at the trash `{entry}`");
     let measured = shared.trash.dir(entry.as_bytes()).and_then(|dir| {
         let (used, _) = measure(&dir, None)?;
         Ok((used, Home { dataset, dir }))
     });
-    let (used, home) = match measured {
-        Ok(measured) => measured,
+    // A damaged piece is no reason not to see all the others.
+    let (used, role) = match measured {
+        Ok((used, home)) => (used, home.record().ok().map(|record| record.role)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).to(what),
+        Err(error) => {
+            tracing::warn!(entry, %error, "this piece of trash cannot be read");
+            (0, None)
+        }
     };
     Ok(Some(Trashed {
         entry,
         dataset,
-        // A damaged piece is no reason not to see all the others.
-        role: home.record().ok().map(|record| record.role),
+        role,
         used: ByteSize(used),
         age: shared.since(since)?,
     }))

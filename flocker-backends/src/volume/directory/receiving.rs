@@ -186,9 +186,15 @@ impl Receiving {
         }
         let manifest = codec::decode(&encoded).map_err(|Malformed(reason)| self.refused(reason))?;
         let _state = self.shared.lock_blocking(dataset, Scope::State)?;
+        // Whoever asks may have allowed more by now than when the copy was begun, which is not yet written down here.
+        let asked = self.request.dataset.maximum_size;
         let maximum = match &home {
-            Some(home) => home.record()?.maximum_size,
-            None => self.request.dataset.maximum_size,
+            Some(home) => home
+                .record()?
+                .maximum_size
+                .zip(asked)
+                .map(|(own, asked)| own.max(asked)),
+            None => asked,
         };
         let needed = Difference::between(base, &manifest).total;
         self.require_room(&manifest, maximum, needed)?;

@@ -93,7 +93,9 @@ impl Sending {
             None => (current, None),
         };
         let held = announced.scanned.manifest.held();
-        if let Some(available) = record.maximum_size.filter(|&maximum| maximum < ByteSize(held)) {
+        // What was let go of is nobody's until it has arrived: there the receiver says how much it takes.
+        let maximum = record.maximum_size.filter(|_| record.is_primary());
+        if let Some(available) = maximum.filter(|&maximum| maximum < ByteSize(held)) {
             return Err(VolumeError::NoSpace {
                 dataset,
                 needed: ByteSize(held),

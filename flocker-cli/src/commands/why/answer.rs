@@ -346,6 +346,9 @@ impl<'a> View<'a> {
                     copy.unsent
                 ));
             }
+            if let Some(reason) = state.unreadable.get(&dataset) {
+                said.push(format!("data on {node}: cannot be read: {reason}"));
+            }
             for piece in state.trash.iter().filter(|piece| piece.dataset == dataset) {
                 said.push(format!(
                     "data in the trash of {node}: {}, for {}",
