@@ -12,6 +12,8 @@ pub mod event;
 pub mod execute;
 pub mod fault;
 pub mod handles;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 pub mod local;
 pub mod node;
 pub mod node_error;
@@ -24,6 +26,7 @@ pub mod serve;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stop;
+mod sync;
 pub mod wire;
 
 pub use clock::Deadlines;

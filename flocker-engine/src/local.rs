@@ -7,6 +7,8 @@ mod admission;
 mod arrival;
 mod doors;
 mod gate;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod lock;
 mod packing;
 mod perform;
@@ -42,6 +44,8 @@ use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::PortNumber;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use crate::clock::Deadlines;
 use crate::fault::Fault;
@@ -265,7 +269,13 @@ impl NodeHandle for LocalNode {
         } = &self.parts;
         let limit = deadlines.answer;
         let (inventory, containers, routes, foreign_ports) = tokio::try_join!(
-            self.within("the list of the datasets", limit, volumes.inventory()),
+            self.within("the list of the datasets", limit, async {
+                let listed = volumes.inventory().await;
+                if is_planted(Bug::BrokenListIsEmpty) {
+                    return Ok(listed.unwrap_or_default());
+                }
+                listed
+            }),
             self.within("the list of the containers", limit, runtime.list()),
             self.within("the list of the routes", limit, router.current()),
             self.within(
@@ -338,7 +348,11 @@ impl NodeHandle for LocalNode {
         let entry = self.enter(order.generation).await?;
         // Whoever breaks a lock waits until nobody is inside; who comes in after that must find it broken.
         self.lock.check(order.lock)?;
-        self.carry_out(order, progress, &entry).await
+        let done = self.carry_out(order, progress, &entry).await;
+        if is_planted(Bug::AlwaysMade) {
+            return done.map(|_| Change::Made);
+        }
+        done
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
