@@ -443,6 +443,7 @@ impl Push<'_> {
                 .all_known()
                 .map(|(name, state)| (name.clone(), state.id))
                 .collect(),
+            homes: Execution::homes_in(&self.actual),
             lock: Some(self.locks.token()),
             per_node: self.options.per_node,
             bandwidth: self.options.bandwidth,

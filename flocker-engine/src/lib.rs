@@ -40,7 +40,8 @@ pub use fault::{Fault, one_line};
 pub use handles::{Connect, Elsewhere, Handles};
 pub use local::{Doors, ForeignPorts, LocalNode, NoForeignPorts, NodeParts};
 pub use node::{
-    Claim, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress, Ticket, Transfer, Unwatched,
+    Claim, ImageCargo, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress, Ticket,
+    Transfer, Unwatched,
 };
 pub use node_error::NodeError;
 pub use observe::{Looking, observe};

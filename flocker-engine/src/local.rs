@@ -7,6 +7,7 @@ mod admission;
 mod arrival;
 mod doors;
 mod gate;
+mod images;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
 mod lock;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::ContainerRuntime;
+use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::Router;
 use flocker_backends::Transport;
@@ -39,6 +41,7 @@ use flocker_model::ApplicationName;
 use flocker_model::BootId;
 use flocker_model::ByteSize;
 use flocker_model::Generation;
+use flocker_model::Image;
 use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
@@ -50,6 +53,7 @@ use flocker_model::planted::is_planted;
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Claim;
+use crate::node::ImageCargo;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Order;
@@ -388,5 +392,22 @@ impl NodeHandle for LocalNode {
         let limit = self.parts.deadlines.answer;
         self.within(what, limit, self.parts.runtime.logs(application, request))
             .await
+    }
+
+    async fn image(&self, image: &Image) -> Result<Option<ImageId>, NodeError> {
+        self.own_image(image).await
+    }
+
+    async fn export_image(&self, image: &Image) -> Result<ByteStream, NodeError> {
+        self.give_image(image)
+    }
+
+    async fn import_image(
+        &self,
+        cargo: &ImageCargo,
+        stream: ByteStream,
+        _progress: &dyn Progress,
+    ) -> Result<Change, NodeError> {
+        self.keep_image(cargo, stream).await
     }
 }

@@ -303,6 +303,7 @@ fn tell(event: &Event) -> Option<String> {
         | Event::StepStarted { .. }
         | Event::StepProgress { .. }
         | Event::StepCarried { .. }
+        | Event::ImageBrought { .. }
         | Event::StepSkipped { .. }
         | Event::BackingOff { .. }
         | Event::Stopping => None,

@@ -15,6 +15,7 @@ mod converge;
 mod doors;
 mod executing;
 mod handoff;
+mod images;
 mod lock;
 mod looking;
 mod machines;

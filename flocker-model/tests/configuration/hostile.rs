@@ -18,7 +18,7 @@ fn texts() -> Vec<(Code, String)> {
         writeln!(chain, "a{i}: &a{i} {{<<: *a{}, k{i}: v}}", i - 1).unwrap();
     }
     vec![
-        (Code::FileTooLarge, "a".repeat((2 << 20) + 1)),
+        (Code::FileTooLarge, "a".repeat((5 << 19) + 1)),
         (Code::TooManyValues, format!("[{}]", "a,".repeat(700_000))),
         (Code::NestedTooDeeply, "[".repeat(20_000)),
         (Code::NestedTooDeeply, "- ".repeat(20_000)),
@@ -29,7 +29,7 @@ fn texts() -> Vec<(Code, String)> {
             format!("{quadratic}c: &c [{}]\n", "*a, ".repeat(20_000)),
         ),
         (Code::TooManyAliases, chain),
-        (Code::WrongType, "x".repeat(2 << 20)),
+        (Code::WrongType, "x".repeat(5 << 19)),
         (Code::WrongType, format!("\"{}\"", "\\x01".repeat(100_000))),
         (Code::DuplicateKey, "a: 1\n".repeat(30_000)),
         (Code::TooManyProblems, "a: 1\n".repeat(30_000)),

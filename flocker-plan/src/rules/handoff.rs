@@ -147,7 +147,7 @@ impl<'a> Rules<'a> {
         let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
         let prepared = prepared.map(|fact| need(fact, Because::NothingStopsInVain));
         let before_stop: Needs = prepared.into_iter().chain(set_aside.clone()).collect();
-        let before_release: Needs = self.stop_users(move_, &before_stop).into();
+        let before_release = self.stop_users(move_, &before_stop);
         let before_release = if before_release.is_empty() || is_planted(Bug::ReleaseBeforeStop) {
             before_stop
         } else {
@@ -234,9 +234,9 @@ impl<'a> Rules<'a> {
     }
 
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Vec<Need> {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Needs {
         let id = move_.dataset.id;
-        let mut needs = Vec::new();
+        let mut needs = Needs::default();
         if is_planted(Bug::StopForgotten) {
             return needs;
         }

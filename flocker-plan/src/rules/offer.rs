@@ -108,7 +108,7 @@ impl<'a> Rules<'a> {
         if offered_elsewhere && let Some(taker) = taker {
             needs.extend(self.renounce(&move_, offer, taker));
         }
-        needs.extend(self.stop_users(&move_, &Needs::default()));
+        needs.extend_from_slice(&self.stop_users(&move_, &Needs::default()));
         if home == offer.by {
             return self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
         }
