@@ -7,12 +7,14 @@
 mod zfs_support;
 
 use std::io::Cursor;
+use std::io::Write as _;
 
 use flocker_backends::Change;
 use flocker_backends::Handoff;
 use flocker_backends::ReceiveRequest;
 use flocker_backends::Reclaim;
 use flocker_backends::SendRequest;
+use flocker_backends::VolumeError;
 use flocker_backends::conformance::VolumeHarness;
 use flocker_backends::conformance::run;
 use flocker_backends::volume::zfs::ZfsVolumes;
@@ -181,6 +183,38 @@ fn a_primary_that_a_dropped_release_left_read_only_is_writable_again() {
 }
 
 #[test]
+fn who_has_a_file_open_for_writing_is_in_the_way_of_a_release_and_nobody_writes_after_it() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        let path = parent.backend().path(ID).join("file");
+        let append = || std::fs::File::options().append(true).open(&path);
+        let mut open = append().unwrap();
+        open.write_all(b"two").unwrap();
+        let handoff = Handoff {
+            dataset: ID,
+            epoch: Epoch(2),
+            to: "beta".parse().unwrap(),
+            last: name("handoff-2"),
+        };
+        parent.backend().release(&handoff).await.unwrap_err();
+        // It stays what it was, for whoever writes.
+        open.write_all(b"three").unwrap();
+        open.sync_all().unwrap();
+        drop(open);
+        flocker_backends::conformance::eventually("it is let go", || async {
+            parent.backend().release(&handoff).await.ok()
+        })
+        .await;
+        append().unwrap_err();
+        assert_eq!(
+            parent.read(ID, "file").await.as_deref(),
+            Some(b"onetwothree".as_slice())
+        );
+    });
+}
+
+#[test]
 fn the_last_snapshot_of_a_release_that_never_ended_is_taken_again() {
     run(async {
         let (parent, beta) = (Parent::new().await, Parent::new().await);
@@ -202,6 +236,59 @@ fn the_last_snapshot_of_a_release_that_never_ended_is_taken_again() {
         zfs_says(&["set", &mountpoint, &filesystem(&beta)]).await;
         zfs_says(&["mount", &filesystem(&beta)]).await;
         assert_eq!(std::fs::read(seen_at.join("file")).unwrap(), b"acknowledged");
+    });
+}
+
+/// Sends a snapshot, whole or from the one before it.
+async fn send(from: &Parent, to: &Parent, snapshot: &str, base: Option<&str>) -> Result<Change, VolumeError> {
+    let taken = from.backend().inventory().await.unwrap().datasets[&ID]
+        .snapshots
+        .clone();
+    let base = base.map(|base| {
+        taken
+            .iter()
+            .find(|taken| taken.name.as_str() == base)
+            .unwrap()
+            .guid
+    });
+    let request = SendRequest {
+        dataset: ID,
+        snapshot: name(snapshot),
+        base,
+        resume: None,
+    };
+    let stream = from.backend().send(&request).await.unwrap();
+    let request = ReceiveRequest {
+        dataset: dataset(),
+        snapshot: name(snapshot),
+        base,
+    };
+    to.backend().receive(&request, stream).await
+}
+
+#[test]
+fn l11_a_copy_on_a_pool_that_was_changed_by_hand_is_refused_for_good_and_stays() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        parent.backend().snapshot(ID, &name("warm-2-1")).await.unwrap();
+        send(&parent, &beta, "warm-2-1", None).await.unwrap();
+        let copy = filesystem(&beta);
+        zfs_says(&["set", "readonly=off", &copy]).await;
+        zfs_says(&["mount", &copy]).await;
+        beta.write(ID, "by-hand", b"changed").await.unwrap();
+        release(&parent).await;
+        let refused = send(&parent, &beta, "handoff-2", Some("warm-2-1"))
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, VolumeError::Diverged { .. }), "{refused:?}");
+        let snapshots = zfs_says(&["list", "-rHt", "snapshot", "-o", "name", &copy]).await;
+        assert_eq!(snapshots.lines().count(), 1, "{snapshots}");
+        zfs_says(&["mount", &copy]).await;
+        assert_eq!(
+            beta.read(ID, "by-hand").await.as_deref(),
+            Some(b"changed".as_slice())
+        );
     });
 }
 

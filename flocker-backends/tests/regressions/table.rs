@@ -55,3 +55,20 @@ fn the_table_names_every_defect_and_only_tests_that_exist() {
         );
     }
 }
+
+#[test]
+fn the_list_of_faults_names_only_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let list = std::fs::read_to_string(root.join("docs/faults-real.md")).unwrap();
+    let mut text = String::new();
+    sources(root, &mut text);
+    let mut n_tests = 0;
+    // Of rows with a fault, where it was caused, a test and what came of it.
+    for tests in list.lines().filter_map(|line| line.split('|').nth(3)) {
+        for name in tests.split('`').skip(1).step_by(2) {
+            n_tests += 1;
+            assert!(text.contains(&format!("fn {name}(")), "{name}");
+        }
+    }
+    assert!(n_tests > 40, "only {n_tests} tests are named");
+}

@@ -184,9 +184,13 @@ fn find_node(
 fn first_word(mut node: UnixStream) -> io::Result<Option<(UnixStream, Vec<u8>)>> {
     node.set_read_timeout(Some(FIRST_WORD))?;
     let mut buffer = vec![0; 4096];
-    let n_read = match node.read(&mut buffer) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
-        read => read?,
+    let n_read = loop {
+        match node.read(&mut buffer) {
+            // A process that we started and that ended right away is told by a signal.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break 0,
+            read => break read?,
+        }
     };
     node.set_read_timeout(None)?;
     buffer.truncate(n_read);

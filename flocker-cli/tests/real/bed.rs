@@ -52,7 +52,12 @@ impl Bed {
             turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
             net: std::env::var("FLOCKER_BED_NET4").unwrap_or_else(|_| "10.218.7".into()),
         };
-        bed.program("net", &["heal"]).ok();
+        bed.heal();
+        // A test that failed may have left a node without its cable, and it would not come up so.
+        for node in ["1", "2", "3"] {
+            bed.program("net", &["join", node]);
+            bed.program("net", &["fast", node]);
+        }
         bed.up();
         bed
     }
@@ -72,6 +77,19 @@ impl Bed {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// Takes all nodes away with what is on their disks, and starts new ones.
+    pub(crate) fn renew(&self) {
+        self.program("down", &[]).ok();
+        self.up();
+        self.program("load", &["database"]).ok();
+    }
+
+    /// Says by which name this bed is told from others.
+    #[expect(clippy::unused_self, reason = "who has no bed has no name of one")]
+    pub(crate) fn name(&self) -> String {
+        std::env::var("FLOCKER_BED_NAME").unwrap_or_else(|_| "fbed".into())
     }
 
     /// Starts what is down.
@@ -94,6 +112,40 @@ impl Bed {
         self.program("net", &["heal"]).ok();
     }
 
+    /// Pulls the cable of a node, until [`Self::join`].
+    pub(crate) fn cut(&self, node: usize) {
+        self.program("net", &["cut", &node.to_string()]).ok();
+    }
+
+    pub(crate) fn join(&self, node: usize) {
+        self.program("net", &["join", &node.to_string()]).ok();
+    }
+
+    /// Limits what a node sends and gets, until [`Self::fast`].
+    pub(crate) fn slow(&self, node: usize, rate: &str) {
+        self.program("net", &["slow", &node.to_string(), rate]).ok();
+    }
+
+    pub(crate) fn fast(&self, node: usize) {
+        self.program("net", &["fast", &node.to_string()]).ok();
+    }
+
+    /// Kills Docker of a node. Its keeper starts it again, however often that was of late.
+    pub(crate) fn kill_docker(&self, node: usize) {
+        let units = ["docker.service", "docker.socket"];
+        self.exec(node, &["systemctl", "reset-failed", units[0], units[1]])
+            .ok();
+        self.kill(node, "/usr/sbin/dockerd");
+    }
+
+    /// Kills every process of a node of which the command line contains this, so that it has no time for anything.
+    pub(crate) fn kill(&self, node: usize, command_line: &str) {
+        // The bracket keeps the searcher from finding itself.
+        let (first, rest) = command_line.split_at(1);
+        let pattern = format!("[{first}]{rest}");
+        self.exec(node, &["pkill", "-KILL", "-f", &pattern]).ok();
+    }
+
     /// Runs a program in a node, as root.
     pub(crate) fn exec(&self, node: usize, words: &[&str]) -> Said {
         let node = node.to_string();
@@ -110,7 +162,7 @@ impl Bed {
     /// Returns a configuration of SSH by which the nodes are reached as node1, node2 and node3.
     pub(crate) fn ssh_config(&self) -> String {
         let home = PathBuf::from(setting("FLOCKER_BED_HOME"));
-        let name = std::env::var("FLOCKER_BED_NAME").unwrap_or_else(|_| "fbed".into());
+        let name = self.name();
         let key = home.join("image/id_ed25519");
         let known = home.join(format!("run-{name}/known_hosts"));
         assert!(

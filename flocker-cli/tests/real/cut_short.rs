@@ -1,140 +1,173 @@
-//! Moves that are cut short: the command is killed, and the power of nodes is cut, at each step; the next deploy finishes them.
+//! A move that is harmed at each of its steps: the next deploy finishes it, nothing is lost, and nobody else could ever write.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-
-use flocker_model::DatasetId;
+use std::time::Instant;
 
 use crate::ledger::Ledger;
+use crate::support::Moment;
 use crate::support::Operator;
+use crate::support::Running;
 use crate::support::postgres;
 use crate::support::until;
+use crate::watch::watched;
 
 const PORT: u16 = 5511;
 
-fn accounts() -> Operator {
-    let operator = Operator::new(vec![postgres("ledgers", PORT, "1G")]);
+/// A directory of PostgreSQL that is never empty.
+pub(crate) const POSTGRES: &str = "db";
+
+/// PostgreSQL on the first node, with a table that a ledger can write.
+pub(crate) fn accounts(port: u16) -> Operator {
+    with_accounts(Operator::new(vec![]), port)
+}
+
+pub(crate) fn with_accounts(mut operator: Operator, port: u16) -> Operator {
+    operator.define(postgres("ledgers", port, "1G"));
     operator.place([&["ledgers"], &[], &[]]);
     operator.deploy().ok();
     operator
         .sql(
             3,
-            PORT,
+            port,
             "create table if not exists ledger (i integer primary key)",
         )
         .ok();
     operator
-        .sql(3, PORT, "insert into ledger values (1) on conflict do nothing")
+        .sql(3, port, "insert into ledger values (1) on conflict do nothing")
         .ok();
     operator
 }
 
-const HOMES: [[&[&str]; 3]; 2] = [[&[], &["ledgers"], &[]], [&["ledgers"], &[], &[]]];
-
-/// Looks again and again who may write, while `work` is done: never two.
-fn watched<T>(operator: &Operator, work: impl FnOnce() -> T) -> T {
-    let dataset = DatasetId::derived(&"ledgers".parse().unwrap()).to_string();
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let mut n_looks = 0;
-            while !is_over.load(Ordering::SeqCst) {
-                let writable = operator.writable_on(&dataset);
-                assert!(writable.len() <= 1, "two nodes may write at once: {writable:?}");
-                n_looks += 1;
-            }
-            n_looks
-        });
-        let over = Over(&is_over);
-        let worked = work();
-        drop(over);
-        println!("nobody else could write, in {} looks", watch.join().unwrap());
-        worked
-    })
+/// Fills the database with 40 MB that cannot be packed, so that a copy lasts long enough to be harmed.
+pub(crate) fn fill(operator: &Operator, port: u16) {
+    let table = "drop table if exists filler; create table filler as ";
+    let rows = "select md5(random()::text || i) as text from generate_series(1, 500000) i";
+    operator.sql(3, port, &format!("{table}{rows}")).ok();
 }
 
-struct Over<'a>(&'a AtomicBool);
+/// A home, and that of the round after it.
+const HOMES: [[&[&str]; 3]; 2] = [[&[], &["ledgers"], &[]], [&["ledgers"], &[], &[]]];
 
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
+/// What a node is in a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Source,
+    Target,
+    Bystander,
+}
+
+impl Part {
+    /// Returns the node that has this part in a round: they go from the first node to the second, and back.
+    fn node(self, round: usize) -> usize {
+        match self {
+            Self::Source => 1 + round % 2,
+            Self::Target => 2 - round % 2,
+            Self::Bystander => 3,
+        }
+    }
+}
+
+/// Moves the data to and fro, and does harm at the nth moment of the nth move; returns at what harm was done.
+///
+/// A client writes all the while, and has to come through after each round.
+/// It is over with the first move that has fewer moments.
+fn harm_at_each(
+    operator: &Operator,
+    moment: Moment,
+    rounds: &mut usize,
+    mut harm: impl FnMut(usize, Running),
+) -> Vec<String> {
+    let mut harmed_at = Vec::new();
+    let (ledger, ()) = Ledger::while_writing(operator, 3, PORT, |ledger| {
+        loop {
+            let round = *rounds;
+            *rounds += 1;
+            operator.place(HOMES[round % 2]);
+            let deploy = operator.start_deploy();
+            let Some(event) = deploy.nth_step(moment, harmed_at.len()) else {
+                assert_eq!(deploy.wait(), Some(0));
+                return;
+            };
+            let began = Instant::now();
+            harm(round, deploy);
+            let harmed = began.elapsed();
+            let mut n_deploys = 0;
+            until("the next deploy finishes", || {
+                n_deploys += 1;
+                operator.deploy().code == Some(0)
+            });
+            let before = ledger.n_acknowledged();
+            until("the client goes on", || ledger.n_acknowledged() > before);
+            println!(
+                "HARM at {event}: over after {harmed:.1?}; finished by {n_deploys} more after {:.1?}",
+                began.elapsed()
+            );
+            harmed_at.push(event);
+        }
+    });
+    for through in 1..=3 {
+        ledger.check(operator, through, PORT);
+    }
+    harmed_at
+}
+
+#[track_caller]
+fn check_harmed_at(harmed_at: &[String]) {
+    for verb in ["stop", "release", "push", "acquire", "start", "route"] {
+        let is_there = |event: &String| event.contains(&format!("/{verb}/"));
+        assert!(
+            harmed_at.iter().any(is_there),
+            "never harmed at {verb}: {harmed_at:?}"
+        );
     }
 }
 
 #[test]
 fn the_command_is_killed_at_each_step_and_the_next_one_finishes() {
-    let operator = accounts();
-    let mut killed_at = Vec::new();
-    watched(&operator, || {
-        for homes in HOMES.into_iter().cycle() {
-            operator.place(homes);
-            let (ledger, is_over) = Ledger::while_writing(&operator, 3, PORT, |_| {
-                let mut deploy = operator.start_deploy();
-                let Some(event) = deploy.nth_step(killed_at.len()) else {
-                    assert_eq!(deploy.wait(), Some(0));
-                    return true;
-                };
-                deploy.kill();
-                println!("killed at {event}");
-                killed_at.push(event);
-                operator.deploy().ok();
-                false
-            });
-            ledger.check(&operator, 1, PORT);
-            if is_over {
-                break;
-            }
-        }
+    let operator = accounts(PORT);
+    let killed_at = watched(&operator, "ledgers", POSTGRES, || {
+        harm_at_each(&operator, Moment::BeganOrEnded, &mut 0, |_, deploy| deploy.kill())
     });
     println!("the command was killed at {} events", killed_at.len());
-    for verb in ["stop", "release", "push", "acquire", "start", "route"] {
-        let is_there = |event: &String| event.contains(&format!("/{verb}/"));
-        assert!(
-            killed_at.iter().any(is_there),
-            "never killed at {verb}: {killed_at:?}"
-        );
+    check_harmed_at(&killed_at);
+    operator.finish();
+}
+
+/// Does the same harm to a node in each of these parts, at each step, while the command goes on as long as it can.
+fn harm_nodes_at_each(name: &str, parts: &[Part], harm: impl Fn(&Operator, usize)) {
+    let operator = accounts(PORT);
+    let mut rounds = 0;
+    for part in parts {
+        let harmed_at = watched(&operator, "ledgers", POSTGRES, || {
+            harm_at_each(&operator, Moment::Began, &mut rounds, |round, deploy| {
+                harm(&operator, part.node(round));
+                println!("{name}: the command ended with {:?}", deploy.wait());
+            })
+        });
+        println!("{name}: harm to the {part:?} at {} steps", harmed_at.len());
+        check_harmed_at(&harmed_at);
     }
     operator.finish();
+}
+
+#[test]
+fn the_process_of_a_node_is_killed_at_each_step_and_the_next_deploy_finishes() {
+    let parts = [Part::Source, Part::Target, Part::Bystander];
+    harm_nodes_at_each("node process", &parts, |operator, node| {
+        operator.bed.kill(node, "node-process");
+    });
+}
+
+#[test]
+fn docker_is_killed_at_each_step_and_the_next_deploy_finishes() {
+    harm_nodes_at_each("dockerd", &[Part::Source, Part::Target], |operator, node| {
+        operator.bed.kill_docker(node);
+    });
 }
 
 #[test]
 fn the_power_of_a_node_is_cut_at_each_step_and_the_next_deploy_finishes() {
-    let operator = accounts();
-    let mut n_cuts = 0;
-    // Every third event, for the one node and the other.
-    let points = [1, 2]
-        .into_iter()
-        .flat_map(|node| (0..15).step_by(3).map(move |at| (node, at)));
-    for (round, (node, at)) in points.enumerate() {
-        operator.place(HOMES[round % 2]);
-        let mut deploy = operator.start_deploy();
-        let Some(event) = deploy.nth_step(at) else {
-            assert_eq!(deploy.wait(), Some(0));
-            continue;
-        };
+    harm_nodes_at_each("power", &[Part::Source, Part::Target], |operator, node| {
         operator.bed.cut_power(node);
-        deploy.kill();
-        println!("power of node{node} cut at {event}");
-        n_cuts += 1;
         operator.bed.up();
-        until("the next deploy finishes", || operator.deploy().code == Some(0));
-        let (ledger, ()) = Ledger::while_writing(&operator, 3, PORT, |_| ());
-        ledger.check(&operator, 2, PORT);
-    }
-    println!("power was cut {n_cuts} times");
-    assert!(n_cuts >= 6, "power was cut only {n_cuts} times");
-    operator.finish();
-}
-
-#[test]
-fn a_network_that_is_split_during_a_move_loses_nothing() {
-    let operator = accounts();
-    operator.bed.split(1, 2);
-    operator.place(HOMES[0]);
-    // The nodes do not reach each other, but both are reached: the data goes by way of the command.
-    operator.deploy().ok();
-    operator.bed.heal();
-    let (ledger, ()) = Ledger::while_writing(&operator, 3, PORT, |_| ());
-    ledger.check(&operator, 2, PORT);
-    operator.finish();
+    });
 }

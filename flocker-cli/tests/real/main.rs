@@ -7,9 +7,14 @@
 #![expect(clippy::print_stdout, reason = "what was done to the nodes is worth reading")]
 
 mod bed;
+mod by_hand;
 mod cut_short;
 mod databases;
 mod ledger;
 mod made_ready;
+mod network;
+mod setups;
+mod space;
 mod strange;
 mod support;
+mod watch;

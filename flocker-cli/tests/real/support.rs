@@ -11,6 +11,8 @@ use std::io::BufReader;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -53,7 +55,7 @@ pub(crate) fn postgres(name: &'static str, port: u16, maximum_size: &str) -> App
         name,
         text: format!(
             "  {name}:\n    image: database\n    command_line: [/bin/sh, -c, {start:?}]\n    ports: [{{internal: 5432, external: {port}}}]\n    \
-             volume: {{mountpoint: /data, maximum_size: {maximum_size}}}\n    stop_grace: 20s\n    \
+             volume: {{mountpoint: /data, maximum_size: {maximum_size}}}\n    stop_grace: 20s\n    restart_policy: {{name: always}}\n    \
              health_check: {{command: [/usr/lib/postgresql/15/bin/pg_isready, -q, -h, /tmp], interval: 200ms, timeout: 5s, retries: 300}}\n"
         ),
     }
@@ -66,7 +68,7 @@ pub(crate) fn redis(name: &'static str, port: u16) -> App {
         text: format!(
             "  {name}:\n    image: database\n    command_line: [redis-server, --dir, /data, --appendonly, 'yes', --appendfsync, always, \
              --protected-mode, 'no', --bind, 0.0.0.0]\n    ports: [{{internal: 6379, external: {port}}}]\n    \
-             volume: {{mountpoint: /data}}\n    \
+             volume: {{mountpoint: /data}}\n    restart_policy: {{name: always}}\n    \
              health_check: {{tcp: 6379, interval: 200ms, timeout: 5s, retries: 150}}\n"
         ),
     }
@@ -99,6 +101,8 @@ pub(crate) struct Operator {
     pub(crate) bed: Bed,
     directory: tempfile::TempDir,
     apps: Vec<App>,
+    /// What the deployment file says of each node beside its applications, with a comma at the end.
+    pub(crate) setups: [&'static str; 3],
 }
 
 impl Operator {
@@ -111,6 +115,7 @@ impl Operator {
                 .tempdir()
                 .unwrap(),
             apps,
+            setups: [""; 3],
         };
         std::fs::write(operator.path("ssh_config"), operator.bed.ssh_config()).unwrap();
         operator
@@ -130,8 +135,9 @@ impl Operator {
             applications = "version: 1\napplications: {}\n".into();
         }
         let mut deployment = String::from("version: 1\nnodes:\n");
-        for (node, names) in (1..).zip(nodes) {
-            writeln!(deployment, "  node{node}: [{}]", names.join(", ")).unwrap();
+        for ((node, names), setup) in (1..).zip(nodes).zip(self.setups) {
+            let names = names.join(", ");
+            writeln!(deployment, "  node{node}: {{{setup}applications: [{names}]}}").unwrap();
         }
         std::fs::write(self.path("application.yml"), applications).unwrap();
         std::fs::write(self.path("deployment.yml"), deployment).unwrap();
@@ -143,7 +149,9 @@ impl Operator {
     }
 
     fn command(&self, who: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flocker"));
+        // Every pipe to a node proves its program anew, which takes long for one with all that a debugger wants to know.
+        let program = std::env::var("FLOCKER_REAL_PROGRAM");
+        let mut command = Command::new(program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_flocker")));
         command
             .args(arguments)
             .env_clear()
@@ -193,22 +201,27 @@ impl Operator {
 
     /// Starts a deploy that tells its events as JSON.
     pub(crate) fn start_deploy(&self) -> Running {
-        let mut child = self
-            .command(
-                "tester",
-                &[
-                    "deploy",
-                    "--json",
-                    "--yes",
-                    "--allow-stop-all",
-                    "deployment.yml",
-                    "application.yml",
-                ],
-            )
-            .spawn()
-            .unwrap();
+        self.start_as("tester", &["deployment.yml", "application.yml"])
+    }
+
+    /// Starts a deploy of these files as somebody with a state directory of their own.
+    pub(crate) fn start_as(&self, who: &str, files: &[&str]) -> Running {
+        let mut command = self.command(who, &["deploy", "--json", "--yes", "--allow-stop-all"]);
+        let mut child = command.args(files).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
-        Running { child, lines }
+        let (said, events) = mpsc::channel();
+        // It ends with the command.
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if said
+                    .send(serde_json::from_str(&line).unwrap_or_default())
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Running { child, events }
     }
 
     /// Runs a client program in a node, in a container that is none of Flocker's.
@@ -260,59 +273,62 @@ impl Operator {
         self.client(3, &arguments)
     }
 
-    /// Says whether a node has a dataset mounted so that it can be written.
-    fn may_write(&self, node: usize, dataset: &str) -> bool {
-        let mounts = self.bed.exec(node, &["cat", "/proc/mounts"]).stdout;
-        let place = format!("/flocker/{dataset} ");
-        mounts.lines().any(|line| {
-            let options = line.split(' ').nth(3).unwrap_or_default();
-            line.contains(&place) && options.split(',').any(|option| option == "rw")
-        })
-    }
-
-    /// Says which nodes surely had a dataset mounted writable at one and the same moment.
-    ///
-    /// The nodes are looked at one after the other, and a hand-off may lie
-    /// between two looks: one counts that could write before and after another could.
-    pub(crate) fn writable_on(&self, dataset: &str) -> Vec<usize> {
-        let first: Vec<usize> = (1..=3).filter(|node| self.may_write(*node, dataset)).collect();
-        if first.len() < 2 {
-            return first;
-        }
-        first
-            .into_iter()
-            .filter(|node| self.may_write(*node, dataset))
-            .collect()
-    }
-
     /// Stops everything, and gives what it left back.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(self) -> Bed {
         self.place([&[], &[], &[]]);
         self.deploy().ok();
+        self.bed
     }
 }
 
 /// A deploy under way.
 pub(crate) struct Running {
     child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+    events: Receiver<Value>,
+}
+
+/// At what a deploy is stopped to be harmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// A step begins.
+    Began,
+    /// A step begins or has ended.
+    BeganOrEnded,
 }
 
 impl Running {
-    /// Reads on until the nth step has begun or ended, from 0; nothing where it came to its end before that.
-    pub(crate) fn nth_step(&mut self, nth: usize) -> Option<String> {
+    /// Returns the next event; nothing where it came to its end.
+    #[track_caller]
+    fn next(&self) -> Option<Value> {
+        match self.events.recv_timeout(PATIENCE) {
+            Ok(event) => Some(event),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the command says nothing for {PATIENCE:?}"),
+        }
+    }
+
+    /// Reads on until the nth such moment, from 0; nothing where it came to its end before that.
+    #[track_caller]
+    pub(crate) fn nth_step(&self, moment: Moment, nth: usize) -> Option<String> {
         let mut n_seen = 0;
-        let mut line = String::new();
-        while self.lines.read_line(&mut line).unwrap() > 0 {
-            let event: Value = serde_json::from_str(&line).unwrap_or_default();
-            let kind = event["event"].as_str().unwrap_or_default();
-            if kind == "step_started" || kind == "step_done" {
-                if n_seen == nth {
-                    return Some(format!("{kind} {}", event["step"].as_str().unwrap_or_default()));
-                }
-                n_seen += 1;
+        self.reaches(|kind, _| {
+            let counts = match moment {
+                Moment::Began => kind == "step_started",
+                Moment::BeganOrEnded => kind == "step_started" || kind == "step_done",
+            };
+            n_seen += usize::from(counts);
+            counts && n_seen == nth + 1
+        })
+    }
+
+    /// Reads on until an event of which the kind and the step are as told; returns both, or nothing where there is none.
+    #[track_caller]
+    pub(crate) fn reaches(&self, mut is_it: impl FnMut(&str, &str) -> bool) -> Option<String> {
+        while let Some(event) = self.next() {
+            let word = |name: &str| event[name].as_str().unwrap_or_default();
+            if is_it(word("event"), word("step")) {
+                return Some(format!("{} {}", word("event"), word("step")));
             }
-            line.clear();
         }
         None
     }
@@ -324,9 +340,17 @@ impl Running {
     }
 
     /// Waits for its end and returns its status.
+    #[track_caller]
     pub(crate) fn wait(mut self) -> Option<i32> {
-        let mut rest = String::new();
-        while self.lines.read_line(&mut rest).unwrap() > 0 {}
+        while self.next().is_some() {}
         self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    /// A test that fails leaves no command behind.
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }

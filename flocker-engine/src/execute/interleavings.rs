@@ -213,6 +213,7 @@ fn carry_out(may_fail: bool, stop: Stop, per_node: usize) -> Report {
     let heard = Arc::new(Heard::default());
     let execution = Execution {
         ids: BTreeMap::new(),
+        homes: BTreeMap::new(),
         lock: None,
         per_node,
         bandwidth: None,

@@ -142,6 +142,7 @@ impl Cluster {
         let plan = flocker_plan::reclaim(&desired, &actual, policy);
         let execution = Execution {
             ids: BTreeMap::new(),
+            homes: Execution::homes_in(&actual),
             lock: None,
             per_node: 16,
             bandwidth: None,

@@ -63,6 +63,7 @@ impl Following {
             | Event::StepProgress { .. }
             | Event::StepCarried { .. }
             | Event::StepSkipped { .. }
+            | Event::ImageBrought { .. }
             | Event::BackingOff { .. }
             | Event::RolledBack { .. }
             | Event::Stopping => Ok(()),

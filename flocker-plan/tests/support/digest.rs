@@ -49,12 +49,13 @@ fn node(seen: &NodeState, into: &mut Both) {
         routes,
         trash,
         fences,
+        unreadable,
         free,
         foreign_ports,
         peers,
         forgotten,
     } = seen;
-    (id, generation, fences, free, foreign_ports, forgotten).hash(into);
+    (id, generation, fences, unreadable, free, foreign_ports, forgotten).hash(into);
     routes.entries().hash(into);
     peers.len().hash(into);
     for (dataset, copy) in datasets {

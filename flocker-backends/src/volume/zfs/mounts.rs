@@ -13,6 +13,8 @@ use std::path::PathBuf;
 
 use flocker_model::DatasetId;
 use rustix::fs::IFlags;
+use rustix::fs::StatVfsMountFlags;
+use rustix::mount::MountFlags;
 
 /// The directories under the mounts.
 #[derive(Debug)]
@@ -68,6 +70,33 @@ fn set_immutable(path: &Path, to: bool) -> io::Result<()> {
         rustix::fs::ioctl_setflags(&directory, flags)?;
     }
     Ok(())
+}
+
+/// What the kernel says of a filesystem that a program of its own carries out.
+const FUSE: u64 = 0x6573_5546;
+
+/// Has the kernel refuse writers, or let them in again, where a program carries the filesystem out. Elsewhere, nothing.
+///
+/// ZFS by way of FUSE shows what was made read-only as mounted writable, refuses only to make and remove files, and
+/// lets those be written that are there (2026-11-21). ZFS in the kernel sees to it itself.
+///
+/// # Errors
+///
+/// Fails to refuse writers for as long as anybody has a file open for writing.
+pub(super) fn follow(path: &Path, is_read_only: bool) -> io::Result<()> {
+    if u64::try_from(rustix::fs::statfs(path)?.f_type) != Ok(FUSE) {
+        return Ok(());
+    }
+    let now = rustix::fs::statvfs(path)?.f_flag;
+    if now.contains(StatVfsMountFlags::RDONLY) == is_read_only {
+        return Ok(());
+    }
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, is_read_only);
+    flags.set(MountFlags::NOSUID, now.contains(StatVfsMountFlags::NOSUID));
+    flags.set(MountFlags::NODEV, now.contains(StatVfsMountFlags::NODEV));
+    flags.set(MountFlags::NOEXEC, now.contains(StatVfsMountFlags::NOEXEC));
+    Ok(rustix::mount::mount_remount(path, flags, "")?)
 }
 
 /// Fails unless nothing can be written at a path: by trying, because what is set is not always what is so.

@@ -421,13 +421,15 @@ async fn take_in(
     }
     let target = format!("{into}@{}", request.snapshot);
     arguments.push(&target);
-    let received = shared.tool.receive(&arguments, stream).await;
-    received.to(|| {
-        format!(
-            "receive snapshot {} of dataset {}",
-            request.snapshot, request.dataset.id
-        )
-    })
+    let dataset = request.dataset.id;
+    match shared.tool.receive(&arguments, stream).await {
+        // No other attempt ends in another way.
+        Err(error) if says(&error, "has been modified") => Err(diverged(
+            dataset,
+            "somebody has written into it since its newest snapshot",
+        )),
+        received => received.to(|| format!("receive snapshot {} of dataset {dataset}", request.snapshot)),
+    }
 }
 
 /// Says whether a stream was complete and was being given to the pool.

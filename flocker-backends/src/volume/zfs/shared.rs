@@ -201,13 +201,15 @@ impl Shared {
                 if ours.filesystem.is_read_only {
                     self.set_read_only(ours, "off").await?;
                 }
-                self.mount(ours).await
+                self.mount(ours).await?;
+                self.follow(ours, false)
             }
             Role::Released { .. } => {
                 if !ours.filesystem.is_read_only {
                     self.set_read_only(ours, "on").await?;
                 }
-                self.mount(ours).await
+                self.mount(ours).await?;
+                self.follow(ours, true)
             }
             Role::Replica => {
                 if !ours.filesystem.is_read_only {
@@ -230,7 +232,21 @@ impl Shared {
 
     pub(super) async fn set_read_only(&self, ours: &Ours, to: &str) -> Result<(), VolumeError> {
         let set = self.tool.set("readonly", to, &ours.name).await;
-        set.to(|| format!("set read-only {to} for dataset {}", ours.dataset))
+        set.to(|| format!("set read-only {to} for dataset {}", ours.dataset))?;
+        self.follow(ours, to == "on")
+    }
+
+    /// Has the kernel say the same as the pool of what is mounted.
+    fn follow(&self, ours: &Ours, is_read_only: bool) -> Result<(), VolumeError> {
+        let path = self.mounts.path(ours.dataset);
+        match super::mounts::follow(&path, is_read_only) {
+            // It is not mounted, and never was.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            followed => {
+                let wish = if is_read_only { "read-only" } else { "writable" };
+                followed.to(|| format!("have the kernel take dataset {} as {wish}", ours.dataset))
+            }
+        }
     }
 
     pub(super) async fn mount(&self, ours: &Ours) -> Result<(), VolumeError> {

@@ -1,0 +1,123 @@
+//! Nodes that are set up in other ways: units of systemd, logins with `sudo` and without.
+
+use crate::cut_short::POSTGRES;
+use crate::cut_short::with_accounts;
+use crate::ledger::Ledger;
+use crate::support::App;
+use crate::support::Operator;
+use crate::watch::watched;
+
+fn running_units(operator: &Operator) -> String {
+    let words = [
+        "systemctl",
+        "list-units",
+        "--plain",
+        "--no-legend",
+        "--state=running",
+        "flocker*",
+    ];
+    operator.bed.exec(1, &words).ok()
+}
+
+#[test]
+fn a_database_moves_between_units_of_systemd_a_login_with_sudo_and_docker() {
+    let port = 5551;
+    let mut operator = Operator::new(vec![]);
+    // What a node runs applications with is settled when it is first deployed to.
+    operator.bed.renew();
+    operator.setups = ["runtime: systemd, ", "user: deployer, ", ""];
+    let operator = with_accounts(operator, port);
+    assert!(running_units(&operator).contains("ledgers"));
+    watched(&operator, "ledgers", POSTGRES, || {
+        let homes: [(usize, [&[&str]; 3]); 4] = [
+            (2, [&[], &["ledgers"], &[]]),
+            (1, [&["ledgers"], &[], &[]]),
+            (3, [&[], &[], &["ledgers"]]),
+            (1, [&["ledgers"], &[], &[]]),
+        ];
+        for (home, nodes) in homes {
+            operator.place(nodes);
+            let (ledger, deploy) = Ledger::while_writing(&operator, 3, port, |_| operator.deploy());
+            deploy.ok();
+            ledger.check(&operator, home, port);
+        }
+        operator
+            .run(&["plan", "--exit-code", "deployment.yml", "application.yml"])
+            .ok();
+        // After a boot nothing runs before somebody has seen its data: the next deploy.
+        operator.bed.cut_power(1);
+        operator.bed.up();
+        operator.deploy().ok();
+        let (ledger, ()) = Ledger::while_writing(&operator, 3, port, |_| ());
+        ledger.check(&operator, 1, port);
+    });
+    let doctor = operator.run(&["doctor", "--files", "deployment.yml", "application.yml"]);
+    doctor.ok();
+    let bed = operator.finish();
+    bed.renew();
+}
+
+/// A program that keeps what is posted to it, and shows it.
+fn notes(port: u16) -> App {
+    let program = "import http.server, os, sys\n\
+        kept = os.path.join(sys.argv[3], 'kept')\n\
+        class Handler(http.server.BaseHTTPRequestHandler):\n    \
+            def answer(self, body):\n        \
+                self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers(); self.wfile.write(body)\n    \
+            def do_POST(self):\n        \
+                body = self.rfile.read(int(self.headers['Content-Length']))\n        \
+                with open(kept, 'ab') as file: file.write(body); file.flush(); os.fsync(file.fileno())\n        \
+                self.answer(b'kept')\n    \
+            def do_GET(self):\n        \
+                self.answer(open(kept, 'rb').read() if os.path.exists(kept) else b'')\n\
+        http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()\n";
+    App {
+        name: "notes",
+        text: format!(
+            "  notes:\n    image: /usr/bin/python3\n    command_line: [-c, {program:?}, '{{address}}', '{{port}}', '{{volume}}']\n    \
+             ports: [{{internal: {port}, external: {port}}}]\n    volume: {{mountpoint: /data}}\n    \
+             health_check: {{tcp: {port}, interval: 100ms, timeout: 5s, retries: 150}}\n"
+        ),
+    }
+}
+
+#[test]
+fn a_program_moves_between_plain_logins_that_may_nothing() {
+    const PLAIN: &str = "user: plain, volumes: directory, runtime: process, router: proxy, ";
+    let port = 7552;
+    let mut operator = Operator::new(vec![notes(port)]);
+    operator.setups = [PLAIN; 3];
+    operator.place([&["notes"], &[], &[]]);
+    operator.deploy().ok();
+    let curl = |through: usize, words: &[&str]| {
+        let url = format!("http://{}:{port}/", operator.bed.address(through));
+        let mut arguments = vec!["curl", "-sS", "--max-time", "10"];
+        arguments.extend(words);
+        arguments.push(&url);
+        operator.bed.exec(3, &arguments)
+    };
+    let mut kept = String::new();
+    for (number, homes) in (1..).zip([
+        [&[][..], &["notes"][..], &[]],
+        [&[], &[], &["notes"]],
+        [&["notes"], &[], &[]],
+    ]) {
+        assert_eq!(curl(2, &["--data", &format!("line {number};")]).ok(), "kept");
+        kept = format!("{kept}line {number};");
+        operator.place(homes);
+        operator.deploy().ok();
+        for through in 1..=3 {
+            assert_eq!(curl(through, &[]).ok(), kept);
+        }
+    }
+    let owners = operator.bed.exec(1, &["ps", "-eo", "user:12,args"]).ok();
+    let ours: Vec<_> = owners
+        .lines()
+        .filter(|line| line.contains(&port.to_string()))
+        .collect();
+    assert!(
+        !ours.is_empty() && ours.iter().all(|line| line.starts_with("plain ")),
+        "{ours:?}"
+    );
+    operator.finish();
+}
