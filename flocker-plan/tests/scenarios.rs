@@ -18,7 +18,7 @@ use std::fs;
 use std::path::Path;
 
 use flocker_model::{ClusterState, Deployment};
-use flocker_plan::{Action, Plan, Policy, Undo, Waiting, check, plan, promote, undo};
+use flocker_plan::{Action, Plan, Policy, Undo, Waiting, check, plan, promote, reclaim, undo};
 
 use scenario::Ask;
 use scenario::Scenario;
@@ -56,6 +56,7 @@ fn check(path: &Path, wrong: &mut String) {
     } = &scenario;
     let answer = || match ask {
         Ask::Deploy | Ask::Hints => Asked::of(plan(desired, actual, policy)),
+        Ask::Reclaim => Asked::of(reclaim(desired, actual, policy)),
         Ask::Promote { dataset, on } => Asked::of(promote(desired, actual, policy, *dataset, on)),
         Ask::Undo { application, on } => undone(undo(desired, actual, policy, application, on.as_ref())),
     };
@@ -69,7 +70,7 @@ fn check(path: &Path, wrong: &mut String) {
     match ask {
         Ask::Deploy => found.push_str(&follow(&name, desired, actual, policy, wrong)),
         // What a person has asked for is done once.
-        Ask::Hints | Ask::Promote { .. } | Ask::Undo { .. } => {
+        Ask::Hints | Ask::Reclaim | Ask::Promote { .. } | Ask::Undo { .. } => {
             for refusal in made.refused() {
                 writeln!(found, "   hint: {}", refusal.hint()).unwrap();
             }

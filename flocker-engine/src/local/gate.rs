@@ -232,6 +232,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_last_order_waits_until_it_ends() {
+        let gate = Arc::new(Gate::default());
+        let inside = enter(&gate, 1).await.unwrap();
+        assert!(matches!(
+            gate.drained(PATIENCE).await.unwrap_err(),
+            NodeError::Deadline { .. }
+        ));
+        drop(inside);
+        assert!(gate.drained(PATIENCE).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_obeyed_already_is_not_recorded_again() {
+        let gate = Arc::new(Gate::new(Generation(4)));
+        let again = gate
+            .enter(Generation(4), PATIENCE, |_| Err(NodeError::LockLost))
+            .await;
+        assert!(again.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_generation_that_could_not_be_recorded_is_not_obeyed() {
         let gate = Arc::new(Gate::default());
         let refused = gate

@@ -13,6 +13,7 @@ mod canary;
 mod cluster;
 mod converge;
 mod doors;
+mod executing;
 mod handoff;
 mod images;
 mod lock;

@@ -355,8 +355,9 @@ impl<'a> Rules<'a> {
         true
     }
 
-    /// Nothing moves in this plan: the application serves where it runs now.
+    /// Nothing moves in this plan: the application serves where it runs now, and is not stopped.
     pub(super) fn stays(&mut self, application: u32) {
+        let name = self.view.names[application as usize];
         let mut homes: Vec<u32> = self
             .extras_of(application)
             .iter()
@@ -366,6 +367,7 @@ impl<'a> Rules<'a> {
                 self.container(application, home)
                     .is_some_and(ContainerState::is_alive)
             }))
+            .filter(|&node| !self.is_stopped(name, node))
             .collect();
         homes.sort_unstable();
         self.serve(application, homes, false);

@@ -199,8 +199,8 @@ pub fn undo(
         Seen::Primary { on, .. } => {
             let copies = rules.view.copies_of(dataset).iter();
             let earlier = copies.filter_map(|copy| match copy.what.role {
-                Role::Released { epoch, .. } if copy.node != on => Some((epoch, copy.node)),
-                Role::Released { .. } | Role::Primary { .. } | Role::Replica => None,
+                Role::Released { epoch, .. } => Some((epoch, copy.node)),
+                Role::Primary { .. } | Role::Replica => None,
             });
             return match earlier.max() {
                 Some((_, node)) => Undo::MoveBack {

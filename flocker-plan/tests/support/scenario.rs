@@ -39,6 +39,8 @@ pub(crate) enum Ask {
     Deploy,
     /// `ask hints`: the same, with what a person can do about what is not done.
     Hints,
+    /// `ask reclaim`: what nobody needs any more.
+    Reclaim,
     /// `ask promote N NODE`
     Promote { dataset: DatasetId, on: NodeName },
     /// `ask undo APP [NODE]`
@@ -51,6 +53,7 @@ pub(crate) enum Ask {
 fn ask(words: &[&str]) -> Ask {
     match words {
         ["hints"] => Ask::Hints,
+        ["reclaim"] => Ask::Reclaim,
         ["promote", number, on] => Ask::Promote {
             dataset: dataset(number),
             on: value(on),
@@ -163,6 +166,7 @@ fn policy(words: &[&str], policy: &mut Policy) {
             "rounds" => policy.max_rounds = value(text),
             "hold" => policy.cut_over = CutOver::Hold,
             "accept" => policy.not_converging = NotConverging::Accept,
+            "grace" => policy.grace = Duration::from_secs(value(text)),
             "allow-stop-all" => policy.stop_all = StopAll::Allow,
             other => panic!("a policy has no {other:?}"),
         }
