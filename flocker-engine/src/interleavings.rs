@@ -4,6 +4,11 @@
 //! `sync` exchanged. A wait with a limit may reach it at any moment; a wait
 //! that nobody would ever end is found as a deadlock.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where it stopped"
+)]
+
 /// How many schedules are tried of each kind.
 const SCHEDULES: usize = 1500;
 

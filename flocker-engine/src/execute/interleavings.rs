@@ -1,5 +1,10 @@
 //! A plan whose steps end in every order: each is done once, after what it needs, and the execution ends.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where it stopped"
+)]
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;

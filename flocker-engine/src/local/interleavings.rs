@@ -1,5 +1,10 @@
 //! Turns, the gate, the deploy lock and tickets.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where it stopped"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
