@@ -30,6 +30,7 @@ const MOST_TURNS: u32 = 20;
 fn execution() -> Execution {
     Execution {
         ids: BTreeMap::new(),
+        homes: BTreeMap::new(),
         lock: None,
         per_node: 4,
         bandwidth: None,

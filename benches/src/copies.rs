@@ -1,4 +1,5 @@
-//! Copies of a dataset from directory to directory, beside a plain copy of the same files.
+//! Copies of a dataset from directory to directory, beside a plain copy of the same files: from nothing, and after an
+//! eighth or a hundredth of it has changed.
 //!
 //! What is timed is what the engine does between two nodes of one machine:
 //! the sender's stream is read by the receiver until it says that all of it is
@@ -12,8 +13,15 @@ use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
 use std::time::Instant;
 
+use flocker_backends::ByteStream;
 use flocker_backends::ReceiveRequest;
 use flocker_backends::SendRequest;
 use flocker_backends::VolumeBackend as _;
@@ -24,6 +32,8 @@ use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use tokio::io::AsyncRead;
+use tokio::io::ReadBuf;
 use tokio::runtime::Runtime;
 
 use crate::figure::Figure;
@@ -33,8 +43,10 @@ use crate::planning::Effort;
 
 const ID: DatasetId = DatasetId(uuid::Uuid::from_u128(0x5eed));
 const FILE: u32 = 1 << 20;
-/// How much of each file changes between two copies: the smallest part of a file that travels.
+/// How much of a file changes between two copies: the smallest part of a file that travels.
 const CHANGED: u32 = 128 << 10;
+/// How many such parts a file has: where one of each changes, an eighth of all has changed.
+const N_PARTS: u32 = FILE / CHANGED;
 
 /// How many runs of each.
 const N: u32 = 5;
@@ -60,21 +72,47 @@ impl Node {
             .map(|newest| newest.guid))
     }
 
-    async fn push(&self, to: &Self, snapshot: &SnapshotName, base: Option<SnapshotGuid>) -> io::Result<()> {
+    /// Sends a snapshot to another node until it is durable there, and returns how many bytes that took.
+    async fn push(&self, to: &Self, snapshot: &SnapshotName, base: Option<SnapshotGuid>) -> io::Result<u64> {
         let request = SendRequest {
             dataset: ID,
             snapshot: snapshot.clone(),
             base,
             resume: None,
         };
-        let stream = self.volumes.send(&request).await.map_err(io::Error::other)?;
+        let n_bytes = Arc::new(AtomicU64::new(0));
+        let stream = Counted {
+            stream: self.volumes.send(&request).await.map_err(io::Error::other)?,
+            n_bytes: Arc::clone(&n_bytes),
+        };
         let request = ReceiveRequest {
             dataset: dataset(),
             snapshot: snapshot.clone(),
             base,
         };
-        let received = to.volumes.receive(&request, stream).await;
-        received.map(drop).map_err(io::Error::other)
+        let received = to.volumes.receive(&request, Box::pin(stream)).await;
+        received.map(drop).map_err(io::Error::other)?;
+        Ok(n_bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// A stream of which is known how much of it was read.
+struct Counted {
+    stream: ByteStream,
+    n_bytes: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = self.stream.as_mut().poll_read(context, buffer);
+        let n_read = buffer.filled().len() - before;
+        self.n_bytes.fetch_add(n_read as u64, Ordering::Relaxed);
+        polled
     }
 }
 
@@ -121,10 +159,15 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     File::open(to)?.sync_all()
 }
 
-fn seconds<T>(run: impl FnOnce() -> io::Result<T>) -> io::Result<f64> {
+fn seconds<T>(run: impl FnOnce() -> io::Result<T>) -> io::Result<(f64, T)> {
     let start = Instant::now();
-    run()?;
-    Ok(start.elapsed().as_secs_f64())
+    let made = run()?;
+    Ok((start.elapsed().as_secs_f64(), made))
+}
+
+/// Returns a number of bytes as one that can be divided. None here is near the four thousand million that fit.
+fn bytes(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Measures full and incremental copies.
@@ -134,47 +177,78 @@ pub fn measure(effort: Effort, figures: &mut Figures) -> io::Result<()> {
         Effort::Full => 256,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let samples = Samples::take(n_files, &runtime)?;
     let Samples {
         snapshots,
         copies,
         full,
-        incremental,
-    } = samples;
+        eighth,
+        hundredth,
+    } = Samples::take(n_files, &runtime)?;
     let size = f64::from(n_files) * f64::from(FILE);
-    let changed = f64::from(n_files) * f64::from(CHANGED);
+    let name = |what: &str| format!("copies of {n_files} files of 1 MiB: {what}");
     let rate = |what: &str, bytes: f64, seconds: Vec<f64>| {
         let rates = seconds.into_iter().map(|seconds| 1e-6 * bytes / seconds);
-        let name = format!("copies of {n_files} files of 1 MiB: {what}");
-        Figure::new(name, Unit::MegabytesPerSecond, rates.collect())
+        Figure::new(name(what), Unit::MegabytesPerSecond, rates.collect())
     };
     let plain = rate("plain copy, durable", size, copies);
-    let full = rate("full copy, send to receive", size, full);
-    let ratio = plain.median / full.median;
+    let from_nothing = rate("from nothing, send to receive", size, full.seconds);
+    let ratio = plain.median / from_nothing.median;
     figures.add(rate("snapshot, all of it new", size, snapshots));
     figures.add(plain);
-    figures.add(full);
+    figures.add(from_nothing);
     figures.add(Figure::new(
-        format!("copies of {n_files} files of 1 MiB: plain copy's rate divided by that of a full copy"),
+        name("plain copy's rate divided by that from nothing"),
         Unit::Ratio,
         vec![ratio],
     ));
-    figures.add(rate(
-        "increment of an eighth, for what changed",
-        changed,
-        incremental.clone(),
-    ));
-    figures.add(rate("increment of an eighth, for all", size, incremental));
+    figures.add(Figure::new(name("from nothing, sent"), Unit::Bytes, full.sent));
+    for (what, n_parts, copies) in [
+        ("an eighth changed", n_files, eighth),
+        ("1 % changed", n_changed(n_files), hundredth),
+    ] {
+        let changed = f64::from(n_parts) * f64::from(CHANGED);
+        let took = Figure::new(name(what), Unit::Seconds, copies.seconds.clone());
+        figures.add(took);
+        figures.add(rate(&format!("{what}, for all"), size, copies.seconds));
+        figures.add(Figure::new(
+            name(&format!("{what}, sent")),
+            Unit::Bytes,
+            copies.sent.clone(),
+        ));
+        let sent = copies.sent.into_iter().map(|sent| sent / changed).collect();
+        let per_change = format!("{what}, sent for each byte that changed");
+        figures.add(Figure::new(name(&per_change), Unit::Ratio, sent));
+    }
     Ok(())
 }
 
-/// Seconds of every run.
+/// Returns how many parts of all are a hundredth, or one at least.
+fn n_changed(n_files: u32) -> u32 {
+    (n_files * N_PARTS / 100).max(1)
+}
+
+/// Seconds of every copy of one kind, and bytes sent.
+#[derive(Default)]
+struct Copies {
+    seconds: Vec<f64>,
+    sent: Vec<f64>,
+}
+
+impl Copies {
+    fn add(&mut self, (seconds, sent): (f64, u64)) {
+        self.seconds.push(seconds);
+        self.sent.push(bytes(sent));
+    }
+}
+
+/// What every run took.
 #[derive(Default)]
 struct Samples {
     snapshots: Vec<f64>,
     copies: Vec<f64>,
-    full: Vec<f64>,
-    incremental: Vec<f64>,
+    full: Copies,
+    eighth: Copies,
+    hundredth: Copies,
 }
 
 impl Samples {
@@ -188,24 +262,30 @@ impl Samples {
             for file in 0..n_files {
                 fs::write(path(&data, file), noise(round * n_files + file, FILE))?;
             }
-            let [first, second] = [1, 2].map(|round| SnapshotName::warm(Epoch(2), round));
+            let [first, second, third] = [1, 2, 3].map(|round| SnapshotName::warm(Epoch(2), round));
             let snapshot = |name: &SnapshotName| {
                 let taken = runtime.block_on(alpha.volumes.snapshot(ID, name));
                 taken.map_err(io::Error::other)
             };
-            samples.snapshots.push(seconds(|| snapshot(&first))?);
-            samples.copies.push(seconds(|| copy(&data, beside.path()))?);
+            samples.snapshots.push(seconds(|| snapshot(&first))?.0);
+            samples.copies.push(seconds(|| copy(&data, beside.path()))?.0);
             let push = |name, base| runtime.block_on(alpha.push(&beta, name, base));
-            samples.full.push(seconds(|| push(&first, None))?);
-            let base = runtime.block_on(beta.newest())?;
-            for file in 0..n_files {
-                let place = u64::from(file % (FILE / CHANGED)) * u64::from(CHANGED);
-                let open = File::options().write(true).open(path(&data, file))?;
-                open.write_all_at(&noise(file + 1, CHANGED), place)?;
+            samples.full.add(seconds(|| push(&first, None))?);
+            for (name, n_parts, copies) in [
+                (&second, n_files, &mut samples.eighth),
+                (&third, n_changed(n_files), &mut samples.hundredth),
+            ] {
+                let base = runtime.block_on(beta.newest())?;
+                for file in 0..n_parts {
+                    let place = u64::from(file % N_PARTS) * u64::from(CHANGED);
+                    let open = File::options().write(true).open(path(&data, file))?;
+                    // Seeds from the other end: of the parts that change, none is what it was.
+                    open.write_all_at(&noise(!(file + n_parts), CHANGED), place)?;
+                }
+                snapshot(name)?;
+                copies.add(seconds(|| push(name, base))?);
+                arrived_whole(n_files, &data, &beta)?;
             }
-            snapshot(&second)?;
-            samples.incremental.push(seconds(|| push(&second, base))?);
-            arrived_whole(n_files, &data, &beta)?;
         }
         Ok(samples)
     }
@@ -233,8 +313,17 @@ mod tests {
             .build()
             .unwrap();
         let samples = Samples::take(3, &runtime).unwrap();
-        assert_eq!(samples.full.len(), N as usize);
-        assert_eq!(samples.incremental.len(), N as usize);
+        for copies in [&samples.full, &samples.eighth, &samples.hundredth] {
+            assert_eq!(copies.seconds.len(), N as usize);
+        }
+        // What is sent is what changed, and little else.
+        for (full, few) in samples.full.sent.iter().zip(&samples.hundredth.sent) {
+            assert!(*full > 3.0 * f64::from(FILE), "{full}");
+            assert!(
+                (f64::from(CHANGED)..2.0 * f64::from(CHANGED)).contains(few),
+                "{few}"
+            );
+        }
         assert_ne!(noise(1, 64), noise(2, 64));
     }
 }

@@ -12,7 +12,7 @@ use crate::figure::Figures;
 use crate::figure::Unit;
 use crate::planning::Effort;
 
-/// Measures files of a hundred applications, and of about as many as the door lets in: it reads 2 MiB at most.
+/// Measures files of a hundred applications, and of about as many as the door lets in: it reads 2.5 MiB at most.
 ///
 /// # Panics
 ///
@@ -20,7 +20,7 @@ use crate::planning::Effort;
 pub fn measure(effort: Effort, figures: &mut Figures) {
     let mut shapes = vec![(Shape::new(10, 100), 15)];
     if effort == Effort::Full {
-        shapes.push((Shape::new(1000, 8000), 5));
+        shapes.push((Shape::new(1000, 10_000), 5));
     }
     for (shape, n) in shapes {
         let printed = marshal::print(&shape.desired(Change::Settled), &SecretSources::default());

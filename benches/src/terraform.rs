@@ -54,8 +54,7 @@ pub fn measure(effort: Effort, options: &Options, figures: &mut Figures) -> io::
     };
     let n_objects = match effort {
         Effort::Quick => 1000,
-        // A file of ten thousand such applications is larger than the 2 MiB that are read.
-        Effort::Full => 8000,
+        Effort::Full => 10_000,
     };
     let shape = Shape::new(n_objects / 10, n_objects);
     let directory = tempfile::tempdir()?;

@@ -10,6 +10,8 @@ pub mod class;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod deadline;
+#[cfg(any(feature = "docker", feature = "nftables", feature = "iptables"))]
+mod links;
 pub mod memory;
 pub mod process;
 pub mod router;
@@ -20,7 +22,7 @@ pub mod volume;
 pub use change::Change;
 pub use class::{Classify, ErrorClass};
 pub use router::{Router, RouterError};
-pub use runtime::{ContainerRuntime, ContainerSpec, LogRequest, RuntimeError};
+pub use runtime::{ContainerRuntime, ContainerSpec, ImageId, ImageStore, LogRequest, RuntimeError};
 pub use transport::{Channel, Purpose, Transport, TransportError};
 pub use volume::{
     Acquisition, ByteStream, Handoff, Inventory, ReceiveRequest, Reclaim, SendRequest, VolumeBackend,

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "docker")]
 pub mod docker;
+mod image;
 pub mod process;
 #[cfg(feature = "systemd")]
 pub mod systemd;
@@ -25,6 +26,10 @@ use crate::change::Change;
 use crate::class::Classify;
 use crate::class::ErrorClass;
 use crate::volume::ByteStream;
+
+pub use self::image::ImageId;
+pub use self::image::ImageIdError;
+pub use self::image::ImageStore;
 
 /// Everything that a container is started with.
 #[derive(Clone, Debug)]
@@ -114,6 +119,11 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
         application: &ApplicationName,
         request: LogRequest,
     ) -> Result<ByteStream, RuntimeError>;
+
+    /// Returns where its images are, or nothing where applications are not made from images that could be brought here.
+    fn images(&self) -> Option<&dyn ImageStore> {
+        None
+    }
 }
 
 /// Why a container could not be changed or read.

@@ -16,6 +16,7 @@ pub(crate) mod node_process;
 pub(crate) mod node_serve;
 pub(crate) mod node_stdio;
 pub(crate) mod plan;
+mod prepare;
 pub(crate) mod promote;
 pub(crate) mod report_state;
 pub(crate) mod schema;

@@ -5,6 +5,7 @@
 
 mod aftermath;
 mod once;
+mod preflight;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -105,7 +106,7 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
     let (stopper, stop) = stopper();
     let options = options(wish, stop);
     let progress = Arc::new(Progress::new(ui.clone(), &cluster.desired, wish.loudness));
-    let asking = Asking::new(ui, &cluster.desired, wish, &progress);
+    let asking = Asking::new(ui, cluster, wish, &progress);
     let push = flocker_engine::push(
         &cluster.desired,
         &cluster.handles,
@@ -119,6 +120,7 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
         () = interrupts(&stopper) => return Err(stopped_at_once()),
     };
     ui.clear_status();
+    asking.way_is_clear()?;
     not_settled_while_it_keeps_ending(&mut outcome);
     // A file that was refused or declined is not what anybody asked for.
     let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty() || is_only_held(&outcome.end);
@@ -265,22 +267,51 @@ fn refused(error: &PushError) -> Failure {
 /// Shows the plan under the deploy locks, and gets an answer.
 struct Asking<'a> {
     ui: &'a Ui,
+    cluster: &'a Cluster,
     desired: &'a Deployment,
     wish: &'a Wish,
     progress: &'a Progress,
+    /// What was found to be in the way before anything was changed.
+    obstacles: Mutex<Option<Failure>>,
     /// What the saved plan was found to differ in, once it was held against what is there.
     differences: Mutex<Option<Vec<Difference>>>,
 }
 
 impl<'a> Asking<'a> {
-    fn new(ui: &'a Ui, desired: &'a Deployment, wish: &'a Wish, progress: &'a Progress) -> Self {
+    fn new(ui: &'a Ui, cluster: &'a Cluster, wish: &'a Wish, progress: &'a Progress) -> Self {
         Self {
             ui,
-            desired,
+            cluster,
+            desired: &cluster.desired,
             wish,
             progress,
+            obstacles: Mutex::new(None),
             differences: Mutex::new(None),
         }
+    }
+
+    /// Looks at the machines before anything is changed, and says whether nothing is in the way.
+    async fn looks_clear(&self, plan: &Plan, actual: &ClusterState) -> bool {
+        let preflight = preflight::look(self.cluster, plan, actual).await;
+        if !self.ui.is_json() {
+            for note in preflight.notes() {
+                self.ui.warn(&note);
+            }
+        }
+        let verdict = preflight.verdict();
+        let is_clear = verdict.is_ok();
+        *self.obstacles.lock().unwrap_or_else(PoisonError::into_inner) = verdict.err();
+        is_clear
+    }
+
+    /// Refuses where something was in the way.
+    fn way_is_clear(&self) -> Result<(), Failure> {
+        let found = self
+            .obstacles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        found.map_or(Ok(()), Err)
     }
 
     fn compare(&self, saved: &SavedPlan, actual: &ClusterState) -> Answer {
@@ -336,26 +367,19 @@ impl Confirm for Asking<'_> {
                 self.ui.say(shown.to_text().trim_end());
             }
         };
+        if let Consent::Saved(saved) = &self.wish.consent
+            && self.compare(saved, actual) == Answer::Decline
+        {
+            return Answer::Decline;
+        }
+        show();
+        if !self.looks_clear(plan, actual).await {
+            return Answer::Decline;
+        }
         match &self.wish.consent {
-            Consent::Given => {
-                show();
-                Answer::Go
-            }
-            Consent::Saved(saved) => {
-                let answer = self.compare(saved, actual);
-                if answer == Answer::Go {
-                    show();
-                }
-                answer
-            }
-            Consent::Ask => {
-                show();
-                if self.ui.confirm("carry this out?") {
-                    Answer::Go
-                } else {
-                    Answer::Decline
-                }
-            }
+            Consent::Given | Consent::Saved(_) => Answer::Go,
+            Consent::Ask if self.ui.confirm("carry this out?") => Answer::Go,
+            Consent::Ask => Answer::Decline,
         }
     }
 }

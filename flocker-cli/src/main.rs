@@ -5,6 +5,7 @@
 //! place that prints. Nothing here decides what happens to data: that is the
 //! planner's, and how it is done is the engine's.
 
+mod checkup;
 mod cli;
 mod cluster;
 mod commands;

@@ -231,6 +231,9 @@ impl Progress {
                 by: Carrier::Relay,
                 because: Some(because),
             } => format!("through this machine: {}, because {because}", self.readable(step)),
+            Event::ImageBrought { image, from, .. } => {
+                format!("the image `{image}` is brought from {from}, because it could not be had otherwise")
+            }
             // What comes all the time stands on the line that is written over; events are added without notice.
             Event::LockTaken { .. }
             | Event::Observed { .. }

@@ -24,14 +24,22 @@
 mod assemble;
 mod examine;
 mod introduction;
+mod machine;
+mod prepare;
 mod process;
 mod relay;
 mod settings;
 mod ways;
 
+pub(crate) use examine::Closely;
 pub(crate) use examine::Examination;
 pub(crate) use examine::Finding;
+pub(crate) use examine::ImageSight;
 pub(crate) use examine::Weight;
+pub(crate) use prepare::Asked as AskedToPrepare;
+pub(crate) use prepare::Deed;
+pub(crate) use prepare::NewPool;
+pub(crate) use prepare::State;
 pub(crate) use process::serve;
 pub(crate) use relay::relay;
 pub(crate) use settings::Wanted;

@@ -11,7 +11,10 @@ use tokio::time::Instant;
 /// Returns the present moment of the clock that waits go by.
 #[must_use]
 pub fn now() -> Instant {
-    Instant::now()
+    #[cfg(not(feature = "shuttle"))]
+    return Instant::now();
+    #[cfg(feature = "shuttle")]
+    crate::sync::now()
 }
 
 /// Returns the seconds since 1970 in the time of day, or 0 where the machine's clock is before that.

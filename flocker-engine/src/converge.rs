@@ -21,6 +21,8 @@ use flocker_model::Deployment;
 use flocker_model::Generation;
 use flocker_model::NodeName;
 use flocker_model::Observed;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Refusal;
@@ -116,6 +118,9 @@ pub enum IfHeld {
 pub trait Confirm: Send + Sync {
     /// Is shown a plan that has steps, and what it was made from.
     async fn confirm(&self, plan: &Plan, actual: &ClusterState) -> Answer;
+
+    /// Is shown every plan of every turn before any of it is carried out, and asked nothing.
+    fn sees(&self, _plan: &Plan, _actual: &ClusterState) {}
 }
 
 /// The answer to a plan that was shown.
@@ -285,7 +290,7 @@ impl Push<'_> {
             if self.options.stop.is_asked() {
                 return Ok(End::Interrupted { left: Vec::new() });
             }
-            if self.take_locks().await? {
+            if self.take_locks().await? && !is_planted(Bug::PlanOfAnOldLook) {
                 // Before the locks were taken somebody else may have changed what was seen.
                 self.look().await;
             }
@@ -302,6 +307,7 @@ impl Push<'_> {
             self.desired = self.desired.clone().at(generation);
             let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
             self.tell_plan(turn, &plan);
+            confirm.sees(&plan, &self.actual);
             let partly = |failed| End::Partly {
                 waiting: plan.waiting().to_vec(),
                 refused: plan.refused().to_vec(),
@@ -403,6 +409,7 @@ impl Push<'_> {
         let generation = match self.generation {
             // A node that was silent until now may have obeyed a newer one; this push goes beyond it.
             Some(ours) if newest <= ours => ours,
+            Some(_) | None if is_planted(Bug::GenerationStays) => newest,
             Some(_) | None => newest.next(),
         };
         self.generation = Some(generation);
@@ -436,6 +443,7 @@ impl Push<'_> {
                 .all_known()
                 .map(|(name, state)| (name.clone(), state.id))
                 .collect(),
+            homes: Execution::homes_in(&self.actual),
             lock: Some(self.locks.token()),
             per_node: self.options.per_node,
             bandwidth: self.options.bandwidth,

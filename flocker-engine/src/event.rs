@@ -4,9 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use flocker_backends::Change;
+use flocker_backends::ImageId;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::Generation;
+use flocker_model::Image;
 use flocker_model::NodeName;
 use flocker_plan::StepId;
 use serde::Serialize;
@@ -74,6 +76,17 @@ pub enum Event {
         by: Carrier,
         /// Why they do not go directly, where that was tried or known.
         because: Option<String>,
+    },
+    /// The image that a step needs could not be had on its node, and is brought there from another one.
+    ImageBrought {
+        /// The step. How far the bytes are is told as its progress.
+        step: StepId,
+        /// The image.
+        image: Image,
+        /// What it is, whatever it is called.
+        id: ImageId,
+        /// Who has it.
+        from: NodeName,
     },
     /// A step was done.
     StepDone {

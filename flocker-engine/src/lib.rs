@@ -12,6 +12,8 @@ pub mod event;
 pub mod execute;
 pub mod fault;
 pub mod handles;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 pub mod local;
 pub mod node;
 pub mod node_error;
@@ -24,6 +26,7 @@ pub mod serve;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stop;
+mod sync;
 pub mod wire;
 
 pub use clock::Deadlines;
@@ -37,7 +40,8 @@ pub use fault::{Fault, one_line};
 pub use handles::{Connect, Elsewhere, Handles};
 pub use local::{Doors, ForeignPorts, LocalNode, NoForeignPorts, NodeParts};
 pub use node::{
-    Claim, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress, Ticket, Transfer, Unwatched,
+    Claim, ImageCargo, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress, Ticket,
+    Transfer, Unwatched,
 };
 pub use node_error::NodeError;
 pub use observe::{Looking, observe};

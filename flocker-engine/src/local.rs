@@ -7,6 +7,9 @@ mod admission;
 mod arrival;
 mod doors;
 mod gate;
+mod images;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod lock;
 mod packing;
 mod perform;
@@ -27,6 +30,7 @@ use async_trait::async_trait;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::ContainerRuntime;
+use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::Router;
 use flocker_backends::Transport;
@@ -37,15 +41,19 @@ use flocker_model::ApplicationName;
 use flocker_model::BootId;
 use flocker_model::ByteSize;
 use flocker_model::Generation;
+use flocker_model::Image;
 use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::PortNumber;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Claim;
+use crate::node::ImageCargo;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Order;
@@ -265,7 +273,13 @@ impl NodeHandle for LocalNode {
         } = &self.parts;
         let limit = deadlines.answer;
         let (inventory, containers, routes, foreign_ports) = tokio::try_join!(
-            self.within("the list of the datasets", limit, volumes.inventory()),
+            self.within("the list of the datasets", limit, async {
+                let listed = volumes.inventory().await;
+                if is_planted(Bug::BrokenListIsEmpty) {
+                    return Ok(listed.unwrap_or_default());
+                }
+                listed
+            }),
             self.within("the list of the containers", limit, runtime.list()),
             self.within("the list of the routes", limit, router.current()),
             self.within(
@@ -338,7 +352,11 @@ impl NodeHandle for LocalNode {
         let entry = self.enter(order.generation).await?;
         // Whoever breaks a lock waits until nobody is inside; who comes in after that must find it broken.
         self.lock.check(order.lock)?;
-        self.carry_out(order, progress, &entry).await
+        let done = self.carry_out(order, progress, &entry).await;
+        if is_planted(Bug::AlwaysMade) {
+            return done.map(|_| Change::Made);
+        }
+        done
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
@@ -374,5 +392,22 @@ impl NodeHandle for LocalNode {
         let limit = self.parts.deadlines.answer;
         self.within(what, limit, self.parts.runtime.logs(application, request))
             .await
+    }
+
+    async fn image(&self, image: &Image) -> Result<Option<ImageId>, NodeError> {
+        self.own_image(image).await
+    }
+
+    async fn export_image(&self, image: &Image) -> Result<ByteStream, NodeError> {
+        self.give_image(image)
+    }
+
+    async fn import_image(
+        &self,
+        cargo: &ImageCargo,
+        stream: ByteStream,
+        _progress: &dyn Progress,
+    ) -> Result<Change, NodeError> {
+        self.keep_image(cargo, stream).await
     }
 }

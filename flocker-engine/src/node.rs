@@ -8,6 +8,7 @@ use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
 use flocker_backends::ErrorClass;
+use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::KeyPin;
@@ -16,6 +17,7 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::Generation;
+use flocker_model::Image;
 use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
@@ -102,6 +104,47 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     /// Opens the output of an application.
     async fn logs(&self, application: &ApplicationName, request: LogRequest)
     -> Result<ByteStream, NodeError>;
+
+    /// Returns what an image is on this node, or nothing where it is not there.
+    ///
+    /// Refused, as the other two are, by a node that makes its applications from no images.
+    async fn image(&self, _image: &Image) -> Result<Option<ImageId>, NodeError> {
+        Err(no_images())
+    }
+
+    /// Returns an image of this node as a stream, for another node to take in.
+    async fn export_image(&self, _image: &Image) -> Result<ByteStream, NodeError> {
+        Err(no_images())
+    }
+
+    /// Takes in what another node has exported, and makes sure that it is what was announced.
+    ///
+    /// `AlreadySo` where it is here; the stream is not read then. Dropped half
+    /// way: parts of it, which the runtime uses or clears up.
+    async fn import_image(
+        &self,
+        _cargo: &ImageCargo,
+        _stream: ByteStream,
+        _progress: &dyn Progress,
+    ) -> Result<Change, NodeError> {
+        Err(no_images())
+    }
+}
+
+/// The answer of a node that keeps no images.
+pub(crate) fn no_images() -> NodeError {
+    let why = "this node makes its applications from no images that could be brought there";
+    NodeError::Backend(Fault::new(why, ErrorClass::Permanent))
+}
+
+/// An image that is brought to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageCargo {
+    /// What it is called.
+    pub image: Image,
+    /// What it is.
+    pub id: ImageId,
 }
 
 /// One thing that a node is told to do.

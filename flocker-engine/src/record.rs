@@ -116,6 +116,18 @@ impl Classify for RecordError {
 #[derive(Debug, Default)]
 pub struct MemoryRecord(Mutex<Option<NodeRecord>>);
 
+impl MemoryRecord {
+    /// Returns which configuration the node has written down that it obeys.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        let record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        record
+            .as_ref()
+            .map(|record| record.generation)
+            .unwrap_or_default()
+    }
+}
+
 impl RecordStore for MemoryRecord {
     fn load(&self) -> Result<Option<NodeRecord>, RecordError> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())

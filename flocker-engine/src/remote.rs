@@ -1,6 +1,7 @@
 //! A node elsewhere, told over a transport what to do.
 
 mod connection;
+mod delivery;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use async_trait::async_trait;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
+use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::Transport;
 use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ApplicationName;
 use flocker_model::Generation;
+use flocker_model::Image;
 use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
@@ -28,6 +31,7 @@ use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::local::stop_limit;
 use crate::node::Claim;
+use crate::node::ImageCargo;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Order;
@@ -35,9 +39,11 @@ use crate::node::PipeEnd;
 use crate::node::Progress;
 use crate::node::Ticket;
 use crate::node::Transfer;
+use crate::node::no_images;
 use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Ask;
+use crate::wire::IMAGES;
 use crate::wire::PASSAGES;
 use crate::wire::Piece;
 use crate::wire::Say;
@@ -45,6 +51,7 @@ use crate::wire::WireError;
 use connection::Call;
 use connection::Connection;
 use connection::Said;
+use delivery::Delivery;
 
 /// How many chunks of an output are read ahead of who reads it.
 const AHEAD: usize = 8;
@@ -144,6 +151,47 @@ impl RemoteNode {
             return Err(self.unexpected());
         };
         Ok(change)
+    }
+
+    /// Refuses where the node has never heard of images that travel.
+    async fn knows_images(&self) -> Result<(), NodeError> {
+        if self.connection().await?.version() < IMAGES {
+            return Err(no_images());
+        }
+        Ok(())
+    }
+
+    /// Opens an output over a connection of its own, so that one who reads slowly holds up nobody.
+    async fn output(&self, what: &str, ask: Ask) -> Result<ByteStream, NodeError> {
+        let connection = Arc::new(self.open().await?);
+        let mut call = Call::begin(connection, &self.name, ask)?;
+        match call.next(what, self.deadlines.answer.saturating_mul(2)).await? {
+            Said::Say(Say::Opened) => {}
+            Said::Say(Say::Failed(error)) => return Err(error),
+            Said::Say(_) | Said::Output(_) => return Err(self.unexpected()),
+        }
+        let (sender, reader) = wire::chunk_pipe(AHEAD);
+        let mut pump = JoinSet::new();
+        let unexpected = self.unexpected();
+        pump.spawn(async move {
+            let broken = loop {
+                match call.unhurried().await {
+                    Ok(Said::Output(bytes)) => {
+                        if sender.send(Piece::Bytes(bytes)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(Said::Say(Say::Ended(None))) => {
+                        drop(sender.send(Piece::End).await);
+                        return;
+                    }
+                    Ok(Said::Say(Say::Ended(Some(error)) | Say::Failed(error))) | Err(error) => break error,
+                    Ok(Said::Say(_)) => break unexpected,
+                }
+            };
+            drop(sender.send(Piece::Broken(std::io::Error::other(broken))).await);
+        });
+        Ok(Box::pin(connection::Output::new(reader, pump)))
     }
 
     fn unexpected(&self) -> NodeError {
@@ -288,7 +336,6 @@ impl NodeHandle for RemoteNode {
         self.ask_change(&what, Ask::Remember(node.clone())).await
     }
 
-    /// Opens the output over a connection of its own, so that one who reads slowly holds up nobody.
     async fn logs(
         &self,
         application: &ApplicationName,
@@ -299,34 +346,39 @@ impl NodeHandle for RemoteNode {
             application: application.clone(),
             request,
         };
-        let connection = Arc::new(self.open().await?);
-        let mut call = Call::begin(connection, &self.name, ask)?;
-        match call.next(&what, self.deadlines.answer.saturating_mul(2)).await? {
-            Said::Say(Say::Opened) => {}
-            Said::Say(Say::Failed(error)) => return Err(error),
-            Said::Say(_) | Said::Output(_) => return Err(self.unexpected()),
-        }
-        let (sender, reader) = wire::chunk_pipe(AHEAD);
-        let mut pump = JoinSet::new();
-        let unexpected = self.unexpected();
-        pump.spawn(async move {
-            let broken = loop {
-                match call.unhurried().await {
-                    Ok(Said::Output(bytes)) => {
-                        if sender.send(Piece::Bytes(bytes)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(Said::Say(Say::Ended(None))) => {
-                        drop(sender.send(Piece::End).await);
-                        return;
-                    }
-                    Ok(Said::Say(Say::Ended(Some(error)) | Say::Failed(error))) | Err(error) => break error,
-                    Ok(Said::Say(_)) => break unexpected,
-                }
-            };
-            drop(sender.send(Piece::Broken(std::io::Error::other(broken))).await);
-        });
-        Ok(Box::pin(connection::Output::new(reader, pump)))
+        self.output(&what, ask).await
+    }
+
+    async fn image(&self, image: &Image) -> Result<Option<ImageId>, NodeError> {
+        self.knows_images().await?;
+        let what = format!("a look for the image `{image}`");
+        let Say::Image(id) = self.ask(&what, Ask::Image(image.clone())).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(id)
+    }
+
+    /// Opens it over a connection of its own, as an output is.
+    async fn export_image(&self, image: &Image) -> Result<ByteStream, NodeError> {
+        self.knows_images().await?;
+        let what = format!("the image `{image}`");
+        self.output(&what, Ask::ExportImage(image.clone())).await
+    }
+
+    async fn import_image(
+        &self,
+        cargo: &ImageCargo,
+        stream: ByteStream,
+        progress: &dyn Progress,
+    ) -> Result<Change, NodeError> {
+        self.knows_images().await?;
+        let opened = connection::open_for_image(&self.name, &self.address, &*self.transport, &self.deadlines);
+        let delivery = Delivery {
+            node: &self.name,
+            cargo,
+            deadlines: &self.deadlines,
+            progress,
+        };
+        delivery.deliver(opened.await?, stream).await
     }
 }

@@ -30,6 +30,7 @@ pub async fn serve(channel: Channel, node: Arc<LocalNode>) -> Result<(), WireErr
         Some(Greeting::Control) => control::serve(reader, writer, node).await,
         Some(Greeting::Transfer) => node.arrive(reader, writer, None).await,
         Some(Greeting::Relay) => node.take_pipe(reader, writer).await,
+        Some(Greeting::Image) => node.take_image(reader, writer).await,
         None => Err(WireError::Invalid { what: "a greeting" }),
     }
 }
@@ -43,7 +44,7 @@ pub(crate) async fn serve_sender(
     let (reader, writer, greeting) = greet(channel, &node).await?;
     match greeting {
         Some(Greeting::Transfer) => node.arrive(reader, writer, Some(pass)).await,
-        Some(Greeting::Control | Greeting::Relay) | None => Err(WireError::Unexpected {
+        Some(Greeting::Control | Greeting::Relay | Greeting::Image) | None => Err(WireError::Unexpected {
             what: "something else than a transfer",
         }),
     }

@@ -18,10 +18,15 @@ mod cluster;
 mod command;
 mod dice;
 mod harm;
+mod late;
+pub mod ledger;
+mod lookout;
 mod mishap;
 pub mod model;
 mod run;
 mod script;
+mod sieve;
+mod strike;
 mod way;
 
 pub use cluster::{Cluster, Layout, Reach, address};
@@ -29,4 +34,7 @@ pub use command::Given;
 pub use dice::Dice;
 pub use mishap::{Mishap, Planned, When};
 pub use run::{Simulation, Verdict, in_stopped_time};
-pub use script::{MAX_APPLICATIONS, Mode, Script, Stage, Wish, Wishes, application, external_port, node};
+pub use script::{
+    MAX_APPLICATIONS, Mode, Script, Shape, Stage, Wish, Wishes, application, external_port, node,
+};
+pub use sieve::Perturbation;

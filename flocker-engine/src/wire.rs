@@ -41,11 +41,20 @@
 //! through three programs, the key stays in one. It costs one exchange on a
 //! connection that is open, and none on the way of the bytes.
 //!
+//! # An image
+//!
+//! Whoever ordered the start of an application asks who has its image
+//! ([`Ask::Image`]), lets one that has it give it away ([`Ask::ExportImage`]), and opens
+//! a [`Greeting::Image`] to the node that lacks it: the announcement, an
+//! [`ImageCargo`](crate::ImageCargo), then chunks and their end as in a
+//! transfer, and the same answers.
+//!
 //! # Versions
 //!
 //! 1. The beginning.
 //! 2. [`Ask::Offer`], [`Greeting::Relay`], a pin in the announcement and a passage in the
 //!    ticket; packed chunks. Nothing of it is said to who speaks version 1.
+//! 3. Images. Nothing of it is said to who speaks version 2.
 
 mod definition;
 mod frame;
@@ -71,10 +80,13 @@ pub(crate) use message::{check_hello, our_hello};
 pub use state::WrittenState;
 
 /// The versions of the protocol that this program speaks, oldest and newest.
-pub const PROTOCOL: (u32, u32) = (1, 2);
+pub const PROTOCOL: (u32, u32) = (1, 3);
 
 /// The first version in which transfers need not go by the sender's own transport.
 pub(crate) const PASSAGES: u32 = 2;
+
+/// The first version in which images go from node to node.
+pub(crate) const IMAGES: u32 = 3;
 
 /// Why what came in was not understood.
 #[derive(Debug, Error)]

@@ -3,6 +3,8 @@
 #![expect(clippy::print_stdout, reason = "a run of many cases says how many there were")]
 
 use flocker_engine::sim::Mode;
+use flocker_engine::sim::Perturbation;
+use flocker_engine::sim::Shape;
 use flocker_engine::sim::Simulation;
 
 /// How many lines of the history a failure shows.
@@ -36,6 +38,29 @@ fn i8_what_is_repaired_comes_to_rest_as_desired() {
 #[test]
 fn nothing_that_goes_wrong_breaks_an_invariant() {
     check(Mode::Unlimited, 0..150);
+}
+
+#[test]
+fn every_plan_of_a_move_can_be_led_astray() {
+    for seed in 0..12 {
+        let undisturbed = Simulation {
+            only: Some(Vec::new()),
+            ..Simulation::new(seed, Mode::Repairable).of_shape(Shape::Move)
+        };
+        let verdict = undisturbed.run_quietly();
+        assert!(verdict.broken.is_none(), "{}", verdict.explain(LINES));
+        assert!(verdict.n_plans > 2, "seed {seed}");
+        for plan in 1..=verdict.n_plans {
+            for how in Perturbation::ALL {
+                let perturbed = Simulation {
+                    sieve: Some((plan, how)),
+                    ..undisturbed.clone()
+                };
+                let verdict = perturbed.run_quietly();
+                assert!(verdict.broken.is_none(), "{}", verdict.explain(LINES));
+            }
+        }
+    }
 }
 
 #[test]

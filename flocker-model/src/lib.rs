@@ -13,6 +13,8 @@ pub mod environment;
 pub mod id;
 pub mod number;
 pub mod placements;
+#[doc(hidden)]
+pub mod planted;
 pub mod route;
 pub mod secret;
 pub mod setup;

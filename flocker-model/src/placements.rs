@@ -129,12 +129,19 @@ impl Placements {
         }
     }
 
-    /// Returns the number that [`Placements::find`] will try first, without looking at any name but this one.
+    /// Returns the place at which [`Placements::find`] begins to look for a name.
     #[must_use]
-    pub fn guess(&self, name: &ApplicationName) -> Option<u32> {
-        let mask = self.slots.len().checked_sub(1)?;
-        let number = self.slots[hash(name.as_str()) & mask];
-        (number != NONE).then_some(number)
+    pub fn slot(&self, name: &ApplicationName) -> usize {
+        self.slots
+            .len()
+            .checked_sub(1)
+            .map_or(0, |mask| hash(name.as_str()) & mask)
+    }
+
+    /// Returns the number that [`Placements::find`] tries first from a place, without looking at any name.
+    #[must_use]
+    pub fn guess(&self, slot: usize) -> Option<u32> {
+        self.slots.get(slot).copied().filter(|&number| number != NONE)
     }
 
     /// Returns the number of an application; `names` are all names in order.

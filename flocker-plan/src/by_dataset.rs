@@ -53,6 +53,22 @@ impl<T: OfDataset> ByDataset<T> {
         &near[start..start + n_own.count()]
     }
 
+    /// Reads what [`ByDataset::of`] will read of some datasets, and returns a number that means nothing.
+    ///
+    /// Far-off memory is waited for one piece after the other, unless many are asked for at once: no read here
+    /// depends on what another one found.
+    pub(crate) fn look_ahead(&self, datasets: &[DatasetId]) -> u64 {
+        let starts = self.starts.get_or_init(|| self.find_starts());
+        let n_bits = n_bits(self.records.len());
+        let starts = datasets.iter().map(|&dataset| starts[place(dataset, n_bits)]);
+        let starts: Vec<u32> = starts.collect();
+        // The records of one dataset may stand on two lines of the caches.
+        let near = |ahead: usize| starts.iter().map(move |&start| start as usize + ahead);
+        let records = near(0).chain(near(2)).filter_map(|at| self.records.get(at));
+        let read = records.map(|record| record.dataset().0.as_u64_pair().1);
+        read.fold(0, u64::wrapping_add)
+    }
+
     fn find_starts(&self) -> Vec<u32> {
         let n_bits = n_bits(self.records.len());
         let n_places = 1_usize << n_bits;
@@ -117,6 +133,9 @@ mod tests {
                 assert_eq!(records.of(dataset), [(id(number), 0), (id(number), 1)]);
                 assert_eq!(records.of((id(number).wrapping_add(1), 0).dataset()), []);
             }
+            let sought: Vec<DatasetId> = (0..=n).map(|number| (id(number), 0).dataset()).collect();
+            records.look_ahead(&sought);
+            assert_eq!(records.look_ahead(&[]), 0);
             assert_eq!(records.of((u128::MAX - 1, 0).dataset()), []);
         }
     }

@@ -286,12 +286,9 @@ impl<'a> Distant<'a> {
         // An action of one kind always makes facts of the same kinds: whether they are asked for is found out once.
         let mut matters: Vec<(Discriminant<Action>, bool)> = Vec::new();
         for (maker, step) in steps.iter().enumerate() {
-            if !asked.has(step.place()) {
-                continue;
-            }
             let kind = discriminant(&step.action);
             let known = matters.iter().find(|(known, _)| *known == kind);
-            if known.is_some_and(|(_, matters)| !matters) {
+            if known.is_some_and(|(_, matters)| !matters) || !asked.has(step.place()) {
                 continue;
             }
             let made = step.makes();

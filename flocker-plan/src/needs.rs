@@ -48,8 +48,18 @@ impl<const N: usize> From<[Need; N]> for Needs {
 }
 
 impl FromIterator<Need> for Needs {
+    /// Most steps need one fact or two: these go straight to where they stay.
     fn from_iter<I: IntoIterator<Item = Need>>(needs: I) -> Self {
-        Vec::from_iter(needs).into()
+        let mut needs = needs.into_iter().fuse();
+        match (needs.next(), needs.next(), needs.next()) {
+            (None, ..) => Self::default(),
+            (Some(only), None, _) => [only].into(),
+            (Some(first), Some(second), None) => [first, second].into(),
+            (Some(first), Some(second), Some(third)) => {
+                let all = [first, second, third].into_iter().chain(needs);
+                all.collect::<Vec<_>>().into()
+            }
+        }
     }
 }
 

@@ -128,6 +128,8 @@ struct Rules<'a> {
     started: Vec<(u32, usize)>,
     /// By number of node: what is stopped there.
     stopped: Vec<Stopped>,
+    /// Steps that need a stop after which the same application could start again too early for them.
+    after_stops: Vec<usize>,
     /// What stops once nobody is sent there, and by which step.
     leaving: Vec<(u32, usize)>,
     /// By number of node: how much of its free space is promised to data on its way.
@@ -155,6 +157,7 @@ impl<'a> Rules<'a> {
             serving: BTreeMap::new(),
             started: Vec::new(),
             stopped: vec![Stopped::default(); n_nodes],
+            after_stops: Vec::new(),
             leaving: Vec::new(),
             promised: vec![ByteSize(0); n_nodes],
             handoff: None,
@@ -349,13 +352,16 @@ impl<'a> Rules<'a> {
             Some(same) => Arc::clone(same),
             None => Arc::new(reason.clone()),
         };
-        let actor = self.node(actor);
-        self.steps.push(Step {
-            actor,
+        let step = Step {
+            actor: self.node(actor),
             action,
             reason,
             needs,
-        });
+        };
+        if step.needs.iter().any(|need| order::may_be_cut_short(&step, need)) {
+            self.after_stops.push(self.steps.len());
+        }
+        self.steps.push(step);
     }
 
     fn is_stopped(&self, name: &ApplicationName, node: u32) -> bool {

@@ -351,6 +351,12 @@ impl<'a> View<'a> {
         self.users.get_or_init(|| self.find_users()).of(dataset)
     }
 
+    /// Reads what it takes to find the copies and the users of some datasets; see [`ByDataset::look_ahead`].
+    pub(crate) fn look_ahead(&self, datasets: &[DatasetId]) -> u64 {
+        let users = self.users.get_or_init(|| self.find_users());
+        self.copies.look_ahead(datasets) ^ users.look_ahead(datasets)
+    }
+
     fn find_users(&self) -> ByDataset<UserView<'a>> {
         let mut users = Vec::new();
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&self.nodes) {

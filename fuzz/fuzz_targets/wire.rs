@@ -50,7 +50,12 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     decode(data);
-    for greeting in [Greeting::Control, Greeting::Transfer, Greeting::Relay] {
+    for greeting in [
+        Greeting::Control,
+        Greeting::Transfer,
+        Greeting::Relay,
+        Greeting::Image,
+    ] {
         RUNTIME.block_on(tell_a_node(greeting, data));
     }
 });

@@ -11,6 +11,7 @@ use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
+use flocker_model::DefinitionHash;
 use flocker_model::EnvironmentValue;
 use flocker_model::Health;
 use flocker_model::HealthProbe;
@@ -111,6 +112,24 @@ impl Containers {
         self.by_name
             .get(application)
             .filter(|container| container.report().is_alive())
+    }
+
+    pub(super) fn status(&self, application: &ApplicationName) -> Option<ContainerStatus> {
+        self.by_name.get(application).map(|container| container.status)
+    }
+
+    pub(super) fn definition(&self, application: &ApplicationName) -> Option<DefinitionHash> {
+        let container = self.by_name.get(application);
+        container.map(|container| container.spec.definition)
+    }
+
+    /// Says whether a container is alive that has a dataset.
+    pub(super) fn uses(&self, dataset: DatasetId) -> bool {
+        let mut with = self
+            .by_name
+            .values()
+            .filter(|container| container.dataset() == Some(dataset));
+        with.any(|container| container.report().is_alive())
     }
 
     pub(super) fn is_alive(&self, application: &ApplicationName) -> bool {

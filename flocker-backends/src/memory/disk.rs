@@ -11,6 +11,8 @@ use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
 use flocker_model::Trashed;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::content::Content;
 use super::held::Held;
@@ -190,7 +192,7 @@ impl Disk {
         if !matches!(held.role, Role::Primary { .. }) {
             return Err(held.refuse(dataset, "take a snapshot of"));
         }
-        if held.find(name).is_some() {
+        if held.find(name).is_some() && !is_planted(Bug::SnapshotTwice) {
             return Ok(Change::AlreadySo);
         }
         held.take(name, origin, blurred);
@@ -233,6 +235,9 @@ impl Disk {
                 (last.clone(), *guid)
             }
         };
+        if is_planted(Bug::ReleaseStaysWritable) {
+            return Ok(Change::Made);
+        }
         held.fence = handoff.epoch;
         let released = Role::Released {
             epoch: handoff.epoch,

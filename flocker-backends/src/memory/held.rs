@@ -11,6 +11,8 @@ use flocker_model::Role;
 use flocker_model::Snapshot;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::arrival::Arrival;
 use super::content::Content;
@@ -120,12 +122,16 @@ impl Held {
     fn unsent(&self) -> u64 {
         let empty = Content::default();
         let last = self.snapshots.last().map_or(&empty, |kept| &kept.content);
-        Delta::between(last, &self.live).size()
+        Delta::size_between(last, &self.live)
     }
 
     /// Takes a snapshot; everything written before it is durable with it.
     pub(super) fn take(&mut self, name: &SnapshotName, origin: String, blurred: bool) -> SnapshotGuid {
-        let guid = Kept::identify(&origin, name, &self.live);
+        let mut content = self.live.clone();
+        if is_planted(Bug::ReleaseWithoutLastWrites) {
+            content.clone_from(&self.synced);
+        }
+        let guid = Kept::identify(&origin, name, &content);
         let written = ByteSize(self.unsent());
         self.synced = self.live.clone();
         self.snapshots.push(Kept {
@@ -136,7 +142,7 @@ impl Held {
             },
             origin,
             blurred,
-            content: self.live.clone(),
+            content,
         });
         guid
     }
@@ -179,6 +185,13 @@ impl Held {
     /// Loses what a loss of power takes.
     pub(super) fn lose_power(&mut self) {
         self.live = self.synced.clone();
+        if let Role::Released { epoch, .. } = self.role
+            && is_planted(Bug::ReleaseNotDurable)
+        {
+            self.role = Role::Primary {
+                epoch: Epoch(epoch.0.saturating_sub(1)),
+            };
+        }
         if let Some(arrival) = &mut self.arrival {
             arrival.frames.truncate(arrival.n_synced);
         }

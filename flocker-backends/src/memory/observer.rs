@@ -223,6 +223,33 @@ impl Observer {
         self.lock().losses.clone()
     }
 
+    /// Returns what was added to the violations after the first so many.
+    #[must_use]
+    pub fn violations_after(&self, n_known: usize) -> Vec<Violation> {
+        let notes = self.lock();
+        notes.violations.get(n_known..).unwrap_or_default().to_vec()
+    }
+
+    /// Returns what was added to the losses after the first so many.
+    #[must_use]
+    pub fn losses_after(&self, n_known: usize) -> Vec<Loss> {
+        let notes = self.lock();
+        notes.losses.get(n_known..).unwrap_or_default().to_vec()
+    }
+
+    /// Returns how many effects were made.
+    #[must_use]
+    pub fn n_made(&self) -> usize {
+        self.lock().history.len()
+    }
+
+    /// Returns since which ownership a node may write the dataset, if it may.
+    #[must_use]
+    pub fn owns(&self, dataset: DatasetId, node: &NodeName) -> Option<Epoch> {
+        let notes = self.lock();
+        notes.nodes.get(node)?.copies.get(&dataset)?.primary
+    }
+
     /// Returns every effect that was made, on all nodes, in order.
     #[must_use]
     pub fn history(&self) -> Vec<Record> {
@@ -276,25 +303,35 @@ impl Observer {
                 notes.check_created(node, *dataset);
             }
         }
-        let now = notes.nodes.get(node).cloned().unwrap_or_default();
+        let now = notes.nodes.get(node).into_iter().flat_map(|seen| &seen.copies);
+        let now: Vec<(DatasetId, Option<Epoch>)> =
+            now.map(|(dataset, copy)| (*dataset, copy.primary)).collect();
+        let mut is_any_gone = false;
         for (dataset, copy) in &before.copies {
-            if !now.copies.contains_key(dataset) {
+            if now.iter().all(|(there, _)| there != dataset) {
+                is_any_gone = true;
                 notes.lose(node, *dataset, copy);
             }
         }
-        for (dataset, copy) in &now.copies {
-            let was = before.copies.get(dataset).and_then(|copy| copy.primary);
-            if let Some(epoch) = copy.primary.filter(|_| copy.primary != was) {
-                notes.check_epoch(node, *dataset, epoch);
+        for (dataset, primary) in now {
+            let was = before.copies.get(&dataset).and_then(|copy| copy.primary);
+            if let Some(epoch) = primary.filter(|_| primary != was) {
+                notes.check_epoch(node, dataset, epoch);
             }
-            notes.check_owners(*dataset);
+            notes.check_owners(dataset);
         }
-        let traces: BTreeSet<DatasetId> = notes
-            .nodes
-            .values()
-            .flat_map(|n| n.copies.keys().copied())
-            .collect();
-        notes.newest.retain(|dataset, _| traces.contains(dataset));
+        if is_any_gone {
+            let Notes { nodes, newest, .. } = &mut *notes;
+            newest.retain(|dataset, _| nodes.values().any(|seen| seen.copies.contains_key(dataset)));
+        }
+    }
+
+    /// Notes that a primary was written.
+    pub(super) fn look_at_written(&self, node: &NodeName, dataset: DatasetId, copy: CopySeen) {
+        let mut notes = self.lock();
+        let seen = notes.nodes.entry(node.clone()).or_default();
+        seen.copies.insert(dataset, copy);
+        notes.check_owners(dataset);
     }
 
     /// Notes what an application was told to be written.
@@ -356,6 +393,14 @@ impl Notes {
     }
 
     fn check_owners(&mut self, dataset: DatasetId) {
+        let owns = |seen: &NodeSeen| {
+            seen.copies
+                .get(&dataset)
+                .is_some_and(|copy| copy.primary.is_some())
+        };
+        if self.nodes.values().filter(|seen| owns(seen)).count() < 2 {
+            return;
+        }
         let nodes = self.primaries(dataset);
         if nodes.len() > 1 {
             self.add(Violation::TwoPrimaries { dataset, nodes });

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
+use flocker_model::DefinitionHash;
 use flocker_model::Health;
 use flocker_model::Image;
 use tokio::io::AsyncRead;
@@ -98,9 +99,14 @@ impl MemoryRuntime {
     /// Says whether a container of the application runs now. Nothing runs without power.
     #[must_use]
     pub fn is_running(&self, application: &ApplicationName) -> bool {
-        let list = self.machine.lock().containers.list();
-        let status = list.get(application).map(|state| state.status);
+        let status = self.machine.lock().containers.status(application);
         self.machine.faults.power() != Power::Off && status == Some(ContainerStatus::Running)
+    }
+
+    /// Returns by which definition a container was made.
+    #[must_use]
+    pub fn definition(&self, application: &ApplicationName) -> Option<DefinitionHash> {
+        self.machine.lock().containers.definition(application)
     }
 
     fn life(&self, what: &str) -> Result<Life, RuntimeError> {

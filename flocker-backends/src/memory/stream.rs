@@ -12,6 +12,8 @@ use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 use serde::Deserialize;
 use serde::Serialize;
 use tokio::io::AsyncRead;
@@ -123,7 +125,7 @@ pub(super) async fn read_frame(stream: &mut ByteStream) -> Result<Vec<u8>, Frame
     stream.read_exact(&mut hash).await.map_err(FrameError::Cut)?;
     let mut bytes = vec![0; length as usize];
     stream.read_exact(&mut bytes).await.map_err(FrameError::Cut)?;
-    if *blake3::hash(&bytes).as_bytes() == hash {
+    if *blake3::hash(&bytes).as_bytes() == hash || is_planted(Bug::DamageAccepted) {
         Ok(bytes)
     } else {
         Err(FrameError::Damaged("a frame changed on its way"))

@@ -11,6 +11,8 @@ use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::NodeName;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::arrival::Arrival;
 use super::arrival::Begun;
@@ -111,7 +113,9 @@ impl MemoryVolumes {
     pub fn sync(&self, dataset: DatasetId) -> Result<(), VolumeError> {
         let mut state = self.machine.lock();
         let held = state.disk.writable(dataset)?;
-        held.synced = held.live.clone();
+        if !is_planted(Bug::SyncDoesNothing) {
+            held.synced = held.live.clone();
+        }
         self.machine.observer.acknowledge(dataset, &held.live);
         Ok(())
     }
@@ -138,20 +142,43 @@ impl MemoryVolumes {
         held.live.get(file).map(<[u8]>::to_vec)
     }
 
+    /// Says whether a file of any copy begins with these bytes.
+    #[must_use]
+    pub fn begins_with(&self, dataset: DatasetId, file: &str, bytes: &[u8]) -> bool {
+        let state = self.machine.lock();
+        let held = state.disk.datasets.get(&dataset);
+        held.and_then(|held| held.live.get(file))
+            .is_some_and(|found| found.starts_with(bytes))
+    }
+
+    /// Says whether there is a copy with this snapshot.
+    #[must_use]
+    pub fn has_snapshot(&self, dataset: DatasetId, snapshot: &SnapshotName) -> bool {
+        let state = self.machine.lock();
+        let held = state.disk.datasets.get(&dataset);
+        held.is_some_and(|held| held.find(snapshot).is_some())
+    }
+
+    /// Says whether there is any trace of a dataset but trash.
+    #[must_use]
+    pub fn is_here(&self, dataset: DatasetId) -> bool {
+        self.machine.lock().disk.datasets.contains_key(&dataset)
+    }
+
+    /// Returns how large a dataset may grow, if it is here.
+    #[must_use]
+    pub fn maximum_size(&self, dataset: DatasetId) -> Option<Option<ByteSize>> {
+        let state = self.machine.lock();
+        state.disk.datasets.get(&dataset).map(|held| held.maximum_size)
+    }
+
     fn write_as_application(
         &self,
         dataset: DatasetId,
         edit: impl FnOnce(&mut Content),
     ) -> Result<(), VolumeError> {
         let is_off = self.machine.faults.power() == Power::Off;
-        if is_off
-            || !self
-                .machine
-                .lock()
-                .containers
-                .datasets_in_use()
-                .contains(&dataset)
-        {
+        if is_off || !self.machine.lock().containers.uses(dataset) {
             return Err(VolumeError::Io {
                 what: format!("write dataset `{dataset}`: no container is started on it"),
                 source: std::io::ErrorKind::NotConnected.into(),
@@ -174,8 +201,12 @@ impl MemoryVolumes {
         };
         edit(&mut content);
         state.disk.fits(dataset, &content)?;
-        state.disk.writable(dataset)?.live = content;
-        self.machine.look(&state, None);
+        let held = state.disk.writable(dataset)?;
+        held.live = content;
+        let seen = held.seen();
+        self.machine
+            .observer
+            .look_at_written(&self.machine.name, dataset, seen);
         Ok(())
     }
 
@@ -209,13 +240,7 @@ impl MemoryVolumes {
 
     /// Refuses to take a volume away under a container, as a busy file system does.
     fn refuse_if_in_use(&self, dataset: DatasetId, verb: &str) -> Result<(), VolumeError> {
-        if !self
-            .machine
-            .lock()
-            .containers
-            .datasets_in_use()
-            .contains(&dataset)
-        {
+        if !self.machine.lock().containers.uses(dataset) {
             return Ok(());
         }
         self.machine.observer.add(Violation::TakenFromContainer {
@@ -260,7 +285,7 @@ impl VolumeBackend for MemoryVolumes {
         let life = self.life("take a snapshot")?;
         let effect = Effect::Snapshot(dataset);
         let apply = |state: &mut State| {
-            let is_written = state.containers.datasets_in_use().contains(&dataset);
+            let is_written = state.containers.uses(dataset);
             state.disk.snapshot(dataset, name, is_written)
         };
         self.machine.effect(effect, &life, apply).await

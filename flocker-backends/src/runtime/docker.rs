@@ -43,15 +43,15 @@ use flocker_model::ByteSize;
 
 pub use self::address::Subnet;
 pub use self::address::SubnetError;
-pub use self::address::link_address;
 pub(in crate::runtime) use self::body::whole_seconds;
 pub(in crate::runtime) use self::engine::Engine;
 pub use self::host::DockerRuntime;
-pub use self::images::ImageId;
 pub(in crate::runtime) use self::labels::Manner;
 pub(in crate::runtime) use self::making::Taken;
 pub(in crate::runtime) use self::seen::Seen;
 pub(in crate::runtime) use self::serving::Sight;
+pub use crate::links::link_address;
+pub use crate::runtime::ImageId;
 
 /// What is done where an image is not here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,8 @@ pub struct DockerOptions {
     pub network: String,
     /// The addresses of our containers. The same on every node: they are not seen from outside.
     pub subnet: Subnet,
-    /// The addresses that stand for linked ports; see [`link_address`].
+    /// The addresses that stand for linked ports; see [`link_address`]. Routers of this crate lead what comes from the
+    /// default [`DockerOptions::subnet`] to these by default.
     pub links: Ipv4Addr,
     /// What is done where an image is not here.
     pub pull: Pull,
@@ -100,7 +101,7 @@ impl DockerOptions {
             namespace: None,
             network: "flocker".into(),
             subnet: Subnet::DEFAULT,
-            links: Ipv4Addr::new(10, 194, 0, 0),
+            links: crate::links::LINKS.0,
             pull: Pull::WhereMissing(Duration::from_secs(600)),
             settle: Duration::from_millis(50),
             margin: Duration::from_secs(10),

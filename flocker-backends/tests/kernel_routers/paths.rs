@@ -27,6 +27,7 @@ use crate::private::call;
 for_each_router! {
     every_client_arrives
     every_client_of_the_newer_addresses_arrives
+    a_link_leads_to_its_application_wherever_it_is
     what_goes_round_is_dropped
     services_at_loopback_stay_unreachable_for_others
 }
@@ -93,6 +94,67 @@ fn every_client_arrives(kind: Kind) {
 
 fn every_client_of_the_newer_addresses_arrives(kind: Kind) {
     every_client_of(kind, Ip::V6);
+}
+
+/// Makes a machine's container a neighbour in the network of our containers.
+fn join_containers(container: &str, number: u8) {
+    on(ALPHA, || call("ip addr replace 10.193.0.1/16 dev docker0"));
+    on(container, || {
+        call(&format!("ip addr add 10.193.0.{number}/16 dev eth0"));
+        call(&format!(
+            "ip route add 10.194.0.0/16 via 10.193.0.1 src 10.193.0.{number}"
+        ));
+    });
+}
+
+fn a_link_leads_to_its_application_wherever_it_is(kind: Kind) {
+    build();
+    drop_what_is_forwarded(kind);
+    let ip = Ip::V4;
+    for (container, number) in [(BOX, 2), (NEIGHBOUR, 3)] {
+        join_containers(container, number);
+    }
+    serve(BOX, ([10, 193, 0, 2], 8080).into());
+    serve(BETA, SocketAddr::new(ip.machine(2), 5433));
+    serve(GAMMA, SocketAddr::new(ip.machine(3), 5433));
+    let router = kind.router(ip.machine(1));
+    // Whatever port its clients expect; the address says which one of the node is meant, 5433.
+    let link = |port: u16| SocketAddr::from(([10, 194, 21, 57], port));
+    let patience = Duration::from_millis(500);
+    let is_silent = |to| connect(NEIGHBOUR, to, patience).is_none() && !is_refused(NEIGHBOUR, to);
+    let home = Some([10, 193, 0, 2].into());
+    apply(ALPHA, &router, &set(5433, &[ip.machine(1)]), home);
+    assert!(arrives(NEIGHBOUR, link(5432)).starts_with("box "));
+    assert!(arrives(NEIGHBOUR, link(80)).starts_with("box "));
+    let (mut before, _) = connect(NEIGHBOUR, link(5432), Duration::from_secs(4)).unwrap();
+    for (machine, number) in [(BETA, 2), (GAMMA, 3)] {
+        apply(ALPHA, &router, &set(5433, &[ip.machine(number)]), None);
+        let expected = format!("{machine} {}", ip.machine(1));
+        assert_eq!(arrives(NEIGHBOUR, link(5432)), expected);
+        assert_eq!(
+            ports(ALPHA, &kind.router(ip.machine(1))),
+            [5433],
+            "what is read is what was set"
+        );
+    }
+    // A connection to where it was is ended with its first word.
+    let told = std::io::Write::write_all(&mut before, b"ping");
+    let answered = told.and_then(|()| std::io::Read::read_exact(&mut before, &mut [0; 4]));
+    assert!(answered.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+    on(ALPHA, || call("ip route add default via 10.77.0.2"));
+    // A port that is not routed leads nowhere, and nothing leaves the node for it.
+    let unknown = SocketAddr::from(([10, 194, 21, 58], 5432));
+    let sent = || counter(BETA, "Ip", "InReceives");
+    let before = sent();
+    assert!(connect(NEIGHBOUR, unknown, patience).is_none());
+    assert_eq!(sent(), before);
+    // Nor does one whose application has no home yet; the client goes on trying.
+    apply(ALPHA, &router, &set(5433, &[]), None);
+    assert!(is_silent(link(5432)));
+    // Others do not enter so.
+    apply(ALPHA, &router, &set(5433, &[ip.machine(2)]), None);
+    on(CLIENT, || call("ip route add 10.194.0.0/16 via 10.77.0.1"));
+    assert!(connect(CLIENT, link(5432), patience).is_none());
 }
 
 /// How many packets a machine has received by wire.

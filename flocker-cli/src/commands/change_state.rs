@@ -115,6 +115,7 @@ pub(crate) fn take_turn(
                 .all_known()
                 .map(|(name, state)| (name.clone(), state.id))
                 .collect(),
+            homes: Execution::homes_in(&others),
             lock: None,
             per_node: 16,
             bandwidth: None,

@@ -6,8 +6,6 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use clap::Args;
-use flocker_backends::TransportError;
-use flocker_engine::clock;
 use flocker_engine::one_line;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
@@ -15,21 +13,19 @@ use flocker_model::PortNumber;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use crate::checkup::by_ssh;
+use crate::checkup::in_use;
 use crate::cli::FilesOption;
 use crate::cli::Global;
 use crate::cluster;
 use crate::cluster::Cluster;
 use crate::error::Ending;
 use crate::error::Failure;
-use crate::real::Examination;
+use crate::real::Closely;
 use crate::real::Finding;
-use crate::real::Ways;
 use crate::real::Weight;
 use crate::runtime;
 use crate::ui::Ui;
-
-/// How far apart two clocks may be before it is said.
-const TOLERATED: u64 = 30;
 
 /// Find everything that keeps machines from being nodes
 ///
@@ -91,19 +87,26 @@ async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
         let handle = cluster.handle(&name);
         let ports = Arc::clone(&ports);
         looks.spawn(async move {
-            let (mut findings, listening) = match &address {
-                NodeAddress::Ssh { .. } => by_ssh(&ways, &address).await,
+            let closely = Closely {
+                ports: (*ports).clone(),
+                ..Closely::default()
+            };
+            let (mut findings, found) = match &address {
+                NodeAddress::Ssh { .. } => by_ssh(&ways, &address, &closely).await,
                 NodeAddress::Local { .. } => (Vec::new(), None),
             };
+            let (listening, by) = found.map_or((None, BTreeMap::new()), |found| {
+                (Some(found.listening), found.listeners)
+            });
             // A machine that is no node yet would be made one by being asked.
             let may_answer = findings.iter().all(|finding| match finding.subject.as_str() {
                 "set-up" => finding.weight == Weight::Good,
                 _ => finding.weight < Weight::Problem,
             });
             if let (true, Ok(handle)) = (may_answer, handle) {
-                findings.extend(answer(&*handle, &ports).await);
+                findings.extend(answer(&*handle, &ports, &by).await);
             } else if let Some(listening) = listening {
-                findings.extend(in_use(&ports, &listening));
+                findings.extend(in_use(&ports, &listening, &by));
             }
             (name, findings)
         });
@@ -120,49 +123,12 @@ async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
     patients.collect()
 }
 
-/// Looks at a machine, whether or not it can be a node.
-async fn by_ssh(ways: &Ways, address: &NodeAddress) -> (Vec<Finding>, Option<BTreeSet<PortNumber>>) {
-    let began = clock::now();
-    match ways.examine(address).await {
-        Ok(found) => {
-            let Examination {
-                time,
-                findings,
-                listening,
-            } = found;
-            let reached = format!(
-                "in {:.1} s, with our program there",
-                began.elapsed().as_secs_f32()
-            );
-            let mut all = vec![Finding::new("ssh", Weight::Good, reached)];
-            all.extend(clock_difference(time, clock::time_of_day()));
-            all.extend(findings);
-            (all, Some(listening))
-        }
-        Err(error) => (vec![unreached(&error)], None),
-    }
-}
-
-fn unreached(error: &TransportError) -> Finding {
-    let finding = Finding::new("ssh", Weight::Problem, one_line(error));
-    match error.hint() {
-        Some(hint) => finding.hint(hint),
-        None => finding,
-    }
-}
-
-fn clock_difference(theirs: u64, ours: u64) -> Option<Finding> {
-    let apart = theirs.abs_diff(ours);
-    let way = if theirs > ours { "ahead" } else { "behind" };
-    (apart > TOLERATED).then(|| {
-        let said = format!("{apart} s {way} of this machine's");
-        Finding::new("clock", Weight::Note, said)
-            .hint("no decision goes by it, but logs will be hard to compare")
-    })
-}
-
 /// Asks the node itself, which proves that it can be put together.
-async fn answer(handle: &dyn flocker_engine::NodeHandle, ports: &BTreeSet<PortNumber>) -> Vec<Finding> {
+async fn answer(
+    handle: &dyn flocker_engine::NodeHandle,
+    ports: &BTreeSet<PortNumber>,
+    by: &BTreeMap<PortNumber, String>,
+) -> Vec<Finding> {
     match handle.observe().await {
         Ok(state) => {
             let n_applications = state.containers.len();
@@ -172,19 +138,11 @@ async fn answer(handle: &dyn flocker_engine::NodeHandle, ports: &BTreeSet<PortNu
                 state.address
             );
             let mut all = vec![Finding::new("node", Weight::Good, said)];
-            all.extend(in_use(ports, &state.foreign_ports));
+            all.extend(in_use(ports, &state.foreign_ports, by));
             all
         }
         Err(error) => vec![Finding::new("node", Weight::Problem, one_line(&error))],
     }
-}
-
-fn in_use(wanted: &BTreeSet<PortNumber>, taken: &BTreeSet<PortNumber>) -> Option<Finding> {
-    let both: Vec<String> = wanted.intersection(taken).map(ToString::to_string).collect();
-    (!both.is_empty()).then(|| {
-        let said = format!("something else listens on {}", both.join(", "));
-        Finding::new("ports", Weight::Problem, said).hint("`ss -ltnp` there says what")
-    })
 }
 
 fn text(body: &Body) -> String {
@@ -224,25 +182,6 @@ fn text(body: &Body) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn clocks_that_are_apart_are_told() {
-        assert_eq!(clock_difference(1000, 1000 + TOLERATED), None);
-        let behind = clock_difference(1000, 1100).unwrap();
-        assert_eq!(
-            (behind.weight, &*behind.said),
-            (Weight::Note, "100 s behind of this machine's")
-        );
-        assert!(clock_difference(1100, 1000).unwrap().said.contains("ahead"));
-    }
-
-    #[test]
-    fn only_ports_that_are_wanted_are_told() {
-        let ports = |numbers: &[u16]| numbers.iter().filter_map(|n| PortNumber::new(*n)).collect();
-        assert_eq!(in_use(&ports(&[80]), &ports(&[22])), None);
-        let found = in_use(&ports(&[80, 443]), &ports(&[22, 80])).unwrap();
-        assert_eq!(found.said, "something else listens on 80");
-    }
 
     #[test]
     fn every_finding_is_a_line_under_its_node() {

@@ -1,4 +1,4 @@
-//! `flocker node`: a person declares a node lost for ever, or takes that back.
+//! `flocker node`: a person has a machine made ready, declares a node lost for ever, or takes that back.
 
 use std::collections::BTreeSet;
 
@@ -16,12 +16,13 @@ use serde::Serialize;
 
 use crate::cli::Global;
 use crate::cluster;
+use crate::commands::prepare::Prepare;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::runtime;
 use crate::ui::Ui;
 
-/// Declare a node lost for ever, or take that back
+/// Make machines ready to be nodes; declare one lost for ever, or take that back
 #[derive(Debug, Args)]
 pub(crate) struct Node {
     #[command(subcommand)]
@@ -30,6 +31,7 @@ pub(crate) struct Node {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Prepare(Prepare),
     /// Declare a node lost for ever: plans no longer wait to see it, and what it held is taken as gone
     ///
     /// Where another machine answers under its name by now, that one takes its place.
@@ -60,10 +62,12 @@ struct Body<'a> {
 
 impl Node {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let (verb, name) = match &self.verb {
-            Verb::Forget { name } => ("forget", name),
-            Verb::Remember { name } => ("remember", name),
+        let (verb, name, is_forgetting) = match self.verb {
+            Verb::Prepare(prepare) => return prepare.run(global, ui),
+            Verb::Forget { name } => ("forget", name, true),
+            Verb::Remember { name } => ("remember", name, false),
         };
+        let name = &name;
         let (told, is_replaced) = runtime::block_on(async {
             let cluster = cluster::connect_all(global).await?;
             let actual = cluster.observe().await;
@@ -71,7 +75,6 @@ impl Node {
                 return Err(Failure::usage(format!("there is no node `{name}`"))
                     .hint("`flocker status` lists the nodes that there are"));
             }
-            let is_forgetting = matches!(self.verb, Verb::Forget { .. });
             if is_forgetting && actual.known(name).is_some() {
                 return Err(
                     Failure::usage(format!("{name} answers, and is not lost; nothing was changed"))

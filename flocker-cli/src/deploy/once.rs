@@ -156,6 +156,7 @@ async fn execute(
         .collect();
     let execution = Execution {
         ids,
+        homes: Execution::homes_in(actual),
         lock: Some(token),
         per_node: 16,
         bandwidth: None,

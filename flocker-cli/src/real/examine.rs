@@ -1,17 +1,13 @@
 //! Whether a machine can be a node: everything that is in the way, at once, and nothing is changed.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
-use flocker_backends::process::DEFAULT_PATH;
-use flocker_backends::process::Program;
-use flocker_backends::process::find_program;
 use flocker_engine::clock;
-use flocker_engine::one_line;
 use flocker_model::ByteSize;
+use flocker_model::Image;
 use flocker_model::NodeSetup;
 use flocker_model::PortNumber;
 use flocker_model::RouterKind;
@@ -20,17 +16,14 @@ use flocker_model::VolumeKind;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::machine::ask;
+use super::machine::has;
+use super::machine::listeners;
 use super::settings::Settings;
 use super::settings::Wanted;
 use crate::local;
 use crate::local::Live;
 use crate::runtime::block_on;
-
-/// How long a tool may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How much it may say.
-const LONGEST: usize = 64 * 1024;
 
 /// Less room than this is a problem.
 const LEAST_ROOM: u64 = 1 << 30;
@@ -82,10 +75,43 @@ pub(crate) struct Examination {
     pub(crate) findings: Vec<Finding>,
     /// The ports on which anybody listens.
     pub(crate) listening: BTreeSet<PortNumber>,
+    /// Who listens on those of the ports that were asked about.
+    pub(crate) listeners: BTreeMap<PortNumber, String>,
+    /// What became of the images that were asked about.
+    pub(crate) images: BTreeMap<Image, ImageSight>,
+}
+
+/// What is looked for besides what every node needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Closely {
+    pub(crate) images: BTreeSet<Image>,
+    pub(crate) ports: BTreeSet<PortNumber>,
+}
+
+/// Whether an image can be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ImageSight {
+    /// It is here.
+    Here,
+    /// It is not here, and a registry has it.
+    Pullable,
+    /// It is not here, and no registry gives it.
+    Missing,
+}
+
+/// What is to be looked at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    pub(super) wanted: Option<Wanted>,
+    pub(super) closely: Closely,
 }
 
 /// Looks at this machine.
-pub(super) fn examine(directory: &Path, wanted: Option<&Wanted>, reached_at: Option<IpAddr>) -> Examination {
+pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<IpAddr>) -> Examination {
+    let wanted = request.wanted.as_ref();
     let before = Settings::load(directory);
     let settled = before
         .clone()
@@ -109,19 +135,52 @@ pub(super) fn examine(directory: &Path, wanted: Option<&Wanted>, reached_at: Opt
             RuntimeKind::Process => {}
         }
         found.extend(router(asked.router).await);
-        Ok(found)
+        let images = images(asked.runtime, &request.closely.images).await;
+        Ok((found, images, listeners(&request.closely.ports).await))
     });
-    match tools {
-        Ok(found) => findings.extend(found),
-        Err(failure) => findings.push(Finding::new("tools", Weight::Problem, failure.message)),
-    }
+    let (images, listeners) = match tools {
+        Ok((found, images, listeners)) => {
+            findings.extend(found);
+            (images, listeners)
+        }
+        Err(failure) => {
+            findings.push(Finding::new("tools", Weight::Problem, failure.message));
+            (BTreeMap::new(), BTreeMap::new())
+        }
+    };
     Examination {
         time: clock::time_of_day(),
         findings,
         listening: reached_at
             .and_then(|address| local::listening_at(address).ok())
             .unwrap_or_default(),
+        listeners,
+        images,
     }
+}
+
+/// Finds out which images are here or can be had.
+async fn images(runtime: RuntimeKind, wanted: &BTreeSet<Image>) -> BTreeMap<Image, ImageSight> {
+    let mut found = BTreeMap::new();
+    match runtime {
+        RuntimeKind::Docker | RuntimeKind::Systemd => {}
+        RuntimeKind::Process => return found,
+    }
+    for image in wanted {
+        let name = image.as_str();
+        let sight = if ask("docker", &["image", "inspect", "--format", "{{.Id}}", name])
+            .await
+            .is_ok()
+        {
+            ImageSight::Here
+        } else if ask("docker", &["manifest", "inspect", name]).await.is_ok() {
+            ImageSight::Pullable
+        } else {
+            ImageSight::Missing
+        };
+        found.insert(image.clone(), sight);
+    }
+    found
 }
 
 /// Says where the process of the node runs another program than this one, which it does while it keeps routes.
@@ -142,16 +201,16 @@ fn other_program(directory: &Path) -> Option<Finding> {
 }
 
 /// What the machine is to be able to do.
-struct Asked {
-    volumes: VolumeKind,
-    pool: String,
-    runtime: RuntimeKind,
-    router: RouterKind,
+pub(super) struct Asked {
+    pub(super) volumes: VolumeKind,
+    pub(super) pool: String,
+    pub(super) runtime: RuntimeKind,
+    pub(super) router: RouterKind,
 }
 
 impl Asked {
     /// What the node is set up with; where it cannot be settled, what the file says.
-    fn of(settled: Option<&Settings>, wanted: Option<&Wanted>) -> Self {
+    pub(super) fn of(settled: Option<&Settings>, wanted: Option<&Wanted>) -> Self {
         if let Some(settings) = settled {
             return Self {
                 volumes: settings.volumes,
@@ -214,7 +273,7 @@ fn setting_up(
     }
 }
 
-fn privileges(asked: &Asked, is_root: bool) -> Finding {
+pub(super) fn privileges(asked: &Asked, is_root: bool) -> Finding {
     let subject = "privileges";
     let needs_root = asked.volumes == VolumeKind::Zfs
         || asked.runtime != RuntimeKind::Process
@@ -244,44 +303,28 @@ fn room(directory: &Path) -> Finding {
     }
 }
 
-fn has(tool: &str) -> bool {
-    find_program(Path::new(tool), OsStr::new(DEFAULT_PATH)).is_some()
-}
-
-/// Runs a tool and returns what it says, or why it does not.
-async fn ask(tool: &str, arguments: &[&str]) -> Result<String, String> {
-    let asked = Program::new(tool)
-        .arguments(arguments.iter().copied())
-        .variable("PATH", DEFAULT_PATH)
-        .run(b"", LONGEST, PATIENCE)
-        .await
-        .and_then(flocker_backends::process::Output::success);
-    match asked {
-        Ok(said) => Ok(String::from_utf8_lossy(&said).trim().to_owned()),
-        Err(error) => Err(one_line(&error)),
-    }
-}
-
-async fn pool(named: &str) -> Finding {
+pub(super) async fn pool(named: &str) -> Finding {
     let subject = "zfs";
     // What is below the pool is made where it is missing.
     let pool = named.split('/').next().unwrap_or(named);
     if !has("zfs") || !has("zpool") {
         return Finding::new(subject, Weight::Problem, "`zfs` and `zpool` are not installed")
-            .hint("install ZFS, or write `volumes: directory`");
+            .hint("`flocker node prepare NODE --install` installs it; or write `volumes: directory`");
     }
     match ask("zfs", &["list", "-H", "-o", "avail", pool]).await {
         Ok(free) => Finding::new(subject, Weight::Good, format!("pool `{pool}`, {free} free")),
         Err(why) => Finding::new(subject, Weight::Problem, format!("no pool `{pool}`: {why}"))
-            .hint("`pool` in the deployment file names another one; `zpool create` makes one"),
+            .hint(
+                "`pool` in the deployment file names another one; `flocker node prepare NODE --pool NAME --device PATH` makes one",
+            ),
     }
 }
 
-async fn docker() -> Finding {
+pub(super) async fn docker() -> Finding {
     let subject = "docker";
     if !has("docker") {
         return Finding::new(subject, Weight::Problem, "`docker` is not installed")
-            .hint("install Docker, or write `runtime: process`");
+            .hint("`flocker node prepare NODE --install` installs it; or write `runtime: process`");
     }
     match ask("docker", &["version", "--format", "{{.Server.Version}}"]).await {
         Ok(version) => Finding::new(subject, Weight::Good, format!("version {version}")),
@@ -299,7 +342,7 @@ fn systemd() -> Finding {
     }
 }
 
-async fn router(router: RouterKind) -> Vec<Finding> {
+pub(super) async fn router(router: RouterKind) -> Vec<Finding> {
     match router {
         RouterKind::Proxy => Vec::new(),
         RouterKind::Nftables => vec![nftables().await],
@@ -373,7 +416,11 @@ mod tests {
                 ..NodeSetup::default()
             },
         };
-        let found = examine(place.path(), Some(&wanted), Some([127, 0, 0, 1].into()));
+        let request = Request {
+            wanted: Some(wanted),
+            closely: Closely::default(),
+        };
+        let found = examine(place.path(), &request, Some([127, 0, 0, 1].into()));
         let problems: Vec<&str> = found
             .findings
             .iter()

@@ -8,6 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::examine::Examination;
+use super::examine::Request;
+use super::prepare::Deed;
+use super::prepare::Preparation;
 use super::settings::Wanted;
 use crate::error::Failure;
 
@@ -21,7 +24,9 @@ pub(super) enum Introduction {
     /// To talk to the node, which is set up so if it is new; to one that exists where nothing is said.
     Talk(Option<Wanted>),
     /// To know whether it could be a node.
-    Examine(Option<Wanted>),
+    Examine(Request),
+    /// To make it ready to be one, or to know what that would take.
+    Prepare(Preparation),
 }
 
 /// What the other side says.
@@ -32,6 +37,8 @@ pub(super) enum Answer {
     Ready,
     /// What was found.
     Examined(Examination),
+    /// What was done, or would be.
+    Prepared(Vec<Deed>),
     /// It cannot be.
     Failed {
         message: String,

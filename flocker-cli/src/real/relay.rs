@@ -19,6 +19,7 @@ use super::examine;
 use super::introduction;
 use super::introduction::Answer;
 use super::introduction::Introduction;
+use super::prepare;
 use super::process;
 use super::settings::Settings;
 use super::settings::Wanted;
@@ -56,9 +57,14 @@ pub(crate) fn relay(directory: &Path, connection: &str) -> Result<Ending, Failur
         .map_err(|error| Failure::failed("what came over SSH is no introduction").because(&error))?;
     let wanted = match introduced {
         Introduction::Talk(wanted) => wanted,
-        Introduction::Examine(wanted) => {
-            let found = examine::examine(directory, wanted.as_ref(), reached_at(connection));
+        Introduction::Examine(request) => {
+            let found = examine::examine(directory, &request, reached_at(connection));
             answer(&mut output, &Answer::Examined(found)).map_err(failed)?;
+            return Ok(Ending::Done);
+        }
+        Introduction::Prepare(preparation) => {
+            let deeds = prepare::prepare(directory, &preparation, reached_at(connection));
+            answer(&mut output, &Answer::Prepared(deeds)).map_err(failed)?;
             return Ok(Ending::Done);
         }
     };

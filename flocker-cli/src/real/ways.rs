@@ -21,14 +21,22 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::examine::Closely;
 use super::examine::Examination;
+use super::examine::Request;
 use super::introduction;
 use super::introduction::Answer;
 use super::introduction::Introduction;
+use super::prepare::Asked;
+use super::prepare::Deed;
+use super::prepare::Preparation;
 use super::settings::Wanted;
 
 /// How long a node may take to be put together and to answer.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long it may take to install what a node needs.
+const INSTALLATION: Duration = Duration::from_secs(1800);
 
 /// How long a pipe that was opened ahead, or the reason why none could be, is good for.
 const FRESH: Duration = Duration::from_secs(8);
@@ -84,21 +92,47 @@ impl Ways {
     }
 
     /// Finds out whether a machine could be a node, and what is in its way.
-    pub(crate) async fn examine(&self, node: &NodeAddress) -> Result<Examination, TransportError> {
-        let wanted = self.wanted.get(node).cloned();
-        let (answer, _) = self.introduce(node, Introduction::Examine(wanted)).await?;
+    pub(crate) async fn examine(
+        &self,
+        node: &NodeAddress,
+        closely: &Closely,
+    ) -> Result<Examination, TransportError> {
+        let request = Request {
+            wanted: self.wanted.get(node).cloned(),
+            closely: closely.clone(),
+        };
+        let introduction = Introduction::Examine(request);
+        let (answer, _) = self.introduce(node, introduction, ANSWER).await?;
         match answer {
             Answer::Examined(examination) => Ok(examination),
-            Answer::Ready | Answer::Failed { .. } => Err(refused(node, answer)),
+            Answer::Ready | Answer::Prepared(_) | Answer::Failed { .. } => Err(refused(node, answer)),
+        }
+    }
+
+    /// Makes a machine ready to be a node, or finds out what that would take.
+    pub(crate) async fn prepare(
+        &self,
+        node: &NodeAddress,
+        asked: &Asked,
+    ) -> Result<Vec<Deed>, TransportError> {
+        let preparation = Preparation {
+            wanted: self.wanted.get(node).cloned(),
+            asked: asked.clone(),
+        };
+        let introduction = Introduction::Prepare(preparation);
+        let (answer, _) = self.introduce(node, introduction, INSTALLATION).await?;
+        match answer {
+            Answer::Prepared(deeds) => Ok(deeds),
+            Answer::Ready | Answer::Examined(_) | Answer::Failed { .. } => Err(refused(node, answer)),
         }
     }
 
     async fn talk(&self, node: &NodeAddress) -> Result<Channel, TransportError> {
         let wanted = self.wanted.get(node).cloned();
-        let (answer, channel) = self.introduce(node, Introduction::Talk(wanted)).await?;
+        let (answer, channel) = self.introduce(node, Introduction::Talk(wanted), ANSWER).await?;
         match answer {
             Answer::Ready => Ok(channel),
-            Answer::Examined(_) | Answer::Failed { .. } => Err(refused(node, answer)),
+            Answer::Examined(_) | Answer::Prepared(_) | Answer::Failed { .. } => Err(refused(node, answer)),
         }
     }
 
@@ -106,9 +140,10 @@ impl Ways {
         &self,
         node: &NodeAddress,
         introduction: Introduction,
+        patience: Duration,
     ) -> Result<(Answer, Channel), TransportError> {
         let mut channel = self.ssh.open(node, Purpose::Control).await?;
-        let greeted = tokio::time::timeout(ANSWER, async {
+        let greeted = tokio::time::timeout(patience, async {
             let line = introduction::written(&introduction)?;
             channel.write_all(&line).await?;
             channel.flush().await?;
@@ -134,7 +169,7 @@ impl Ways {
             Err(_) => Err(TransportError::Late {
                 host: host(node),
                 what: "the answer",
-                after: ANSWER,
+                after: patience,
             }),
         }
     }
@@ -156,7 +191,9 @@ pub(crate) fn host(node: &NodeAddress) -> String {
 
 fn refused(node: &NodeAddress, answer: Answer) -> TransportError {
     let said = match answer {
-        Answer::Ready | Answer::Examined(_) => "it answers something else than was asked".to_owned(),
+        Answer::Ready | Answer::Examined(_) | Answer::Prepared(_) => {
+            "it answers something else than was asked".to_owned()
+        }
         Answer::Failed {
             message,
             causes,

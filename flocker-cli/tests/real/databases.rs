@@ -112,21 +112,22 @@ fn a_volume_grows_under_its_database() {
     operator.finish();
 }
 
-/// A program that asks a linked Redis by its alias, again and again, and keeps the last answer.
-fn asking() -> App {
-    let ask = "while true; do redis-cli -h store -p 6505 get key > /tmp/answer 2>&1; sleep 0.2; done";
+/// A program that asks a linked Redis by its alias and this port, again and again, and keeps the last answer.
+fn asking(port: u16) -> App {
+    let ask =
+        format!("while true; do redis-cli -h store -p {port} get key > /tmp/answer 2>&1; sleep 0.2; done");
     App {
         name: "asking",
         text: format!(
             "  asking:\n    image: database\n    command_line: [/bin/sh, -c, {ask:?}]\n    \
-             links: [{{local_port: 6505, remote_port: 6505, alias: store}}]\n"
+             links: [{{local_port: {port}, remote_port: 6505, alias: store}}]\n"
         ),
     }
 }
 
-#[test]
-fn a_link_connects_across_nodes_and_after_its_target_moved() {
-    let operator = Operator::new(vec![redis("store", 6505), asking()]);
+/// Moves a linked Redis about, and the program that asks it by this port.
+fn follow_a_link(port: u16) {
+    let operator = Operator::new(vec![redis("store", 6505), asking(port)]);
     operator.place([&["store"], &["asking"], &[]]);
     operator.deploy().ok();
     operator.redis(1, 6505, &["set", "key", "first"]).ok();
@@ -149,4 +150,15 @@ fn a_link_connects_across_nodes_and_after_its_target_moved() {
         until("the link goes on", || answers(2).trim() == "again");
     }
     operator.finish();
+}
+
+#[test]
+fn a_link_connects_across_nodes_and_after_its_target_moved() {
+    follow_a_link(6505);
+}
+
+/// The application calls the port that it knows from elsewhere, and not the external one.
+#[test]
+fn a_link_of_two_ports_connects_across_nodes_and_after_its_target_moved() {
+    follow_a_link(6379);
 }

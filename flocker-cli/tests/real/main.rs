@@ -10,5 +10,6 @@ mod bed;
 mod cut_short;
 mod databases;
 mod ledger;
+mod made_ready;
 mod strange;
 mod support;

@@ -1,7 +1,6 @@
 //! Tickets: which transfers may come in, once each, and not for long.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::fault::Fault;
 use crate::node::Pass;
 use crate::node::Transfer;
 use crate::node_error::NodeError;
+use crate::sync::Mutex;
 
 /// How many tickets may be open at once.
 const MAX_OPEN: usize = 1024;

@@ -66,14 +66,25 @@ impl LocalNode {
             Ok(change) => ToSender::Received(change),
             Err(error) => ToSender::Failed(error),
         };
+        self.last_word(&say, reader, writer).await
+    }
+
+    /// Tells a sender how it went, and ends the connection.
+    pub(super) async fn last_word(
+        &self,
+        say: &ToSender,
+        mut reader: FrameReader<ReadHalf<Channel>>,
+        mut writer: FrameWriter<WriteHalf<Channel>>,
+    ) -> Result<(), WireError> {
         let last = async {
-            writer.message(&wire::write(&say)?).await?;
+            writer.message(&wire::write(say)?).await?;
             writer.flush().await?;
             writer.close().await?;
             // What was sent in vain is read away, so that the verdict is not lost with a connection that is reset.
             while let Ok(Some(_)) = reader.next().await {}
             Ok(())
         };
+        let limit = self.parts.deadlines.answer;
         tokio::time::timeout(limit, last).await.unwrap_or(Ok(()))
     }
 
@@ -149,7 +160,11 @@ impl LocalNode {
     }
 
     /// Hands chunks over until the sender says that all was sent, or something goes wrong.
-    async fn pump(&self, reader: &mut FrameReader<ReadHalf<Channel>>, sender: mpsc::Sender<Piece>) {
+    pub(super) async fn pump(
+        &self,
+        reader: &mut FrameReader<ReadHalf<Channel>>,
+        sender: mpsc::Sender<Piece>,
+    ) {
         let stall = self.parts.deadlines.stall;
         let mut n_bytes = ByteSize(0);
         let cut = loop {
@@ -198,7 +213,7 @@ impl LocalNode {
     }
 
     /// Tells the sender now and then that this side still works; returns when it cannot be told, or when all is done.
-    async fn signs_of_life(&self, writer: &mut FrameWriter<WriteHalf<Channel>>, done: &Notify) {
+    pub(super) async fn signs_of_life(&self, writer: &mut FrameWriter<WriteHalf<Channel>>, done: &Notify) {
         let Ok(working) = wire::write(&ToSender::Working) else {
             return;
         };

@@ -6,15 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use flocker_model::Generation;
-use tokio::sync::Notify;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use crate::node_error::NodeError;
+use crate::sync::Mutex;
+use crate::sync::MutexGuard;
+use crate::sync::Notify;
+use crate::sync::timeout;
 
 /// Who is inside, by generation.
 #[derive(Debug, Default)]
@@ -64,14 +67,16 @@ impl Gate {
     ) -> Result<Entry, NodeError> {
         let entry = {
             let mut inside = self.inside();
-            if generation < inside.obeyed {
+            if generation < inside.obeyed && !is_planted(Bug::OlderGenerationObeyed) {
                 return Err(NodeError::Stale {
                     ours: inside.obeyed,
                     theirs: generation,
                 });
             }
             if generation > inside.obeyed {
-                record(generation)?;
+                if !is_planted(Bug::GenerationForgotten) {
+                    record(generation)?;
+                }
                 inside.obeyed = generation;
             }
             *inside.orders.entry(generation).or_default() += 1;
@@ -114,12 +119,10 @@ impl Gate {
                 changed.await;
             }
         };
-        tokio::time::timeout(patience, wait)
-            .await
-            .map_err(|_| NodeError::Deadline {
-                what,
-                after: patience,
-            })
+        timeout(patience, wait).await.map_err(|_| NodeError::Deadline {
+            what,
+            after: patience,
+        })
     }
 
     /// Returns the generation that is obeyed.
@@ -138,7 +141,7 @@ pub(crate) struct Entry {
 impl Entry {
     fn check(&self) -> Result<(), NodeError> {
         let obeyed = self.gate.obeyed();
-        if obeyed > self.generation {
+        if obeyed > self.generation && !is_planted(Bug::OlderGenerationObeyed) {
             Err(NodeError::Stale {
                 ours: obeyed,
                 theirs: self.generation,

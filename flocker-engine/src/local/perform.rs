@@ -19,6 +19,8 @@ use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 use flocker_plan::Action;
 
 use super::LocalNode;
@@ -124,18 +126,31 @@ impl LocalNode {
             } => {
                 let spec = self.spec(order, application, *definition)?;
                 self.check_ownership(application, &spec.application).await?;
-                self.within(what, limit, runtime.start(&spec)).await
+                let started = self.within(what, limit, runtime.start(&spec)).await;
+                unless_ignored(Bug::StartFailureIgnored, started)
             }
-            Action::Stop { application, grace } => {
-                let limit = stop_limit(*grace, self.parts.deadlines.answer);
-                self.within(what, limit, runtime.stop(application, *grace)).await
-            }
+            Action::Stop { application, grace } => self.stop(application, *grace, what).await,
             Action::Route { change } => {
                 let local = self.local_addresses().await?;
                 self.within(what, limit, self.parts.router.apply(change, &local))
                     .await
             }
         }
+    }
+
+    /// Stops an application; done only when it is gone.
+    async fn stop(
+        &self,
+        application: &ApplicationName,
+        grace: Duration,
+        what: String,
+    ) -> Result<Change, NodeError> {
+        if is_planted(Bug::StopUnconfirmed) {
+            return Ok(Change::Made);
+        }
+        let limit = stop_limit(grace, self.parts.deadlines.answer);
+        let stopped = self.parts.runtime.stop(application, grace);
+        unless_ignored(Bug::StopFailureIgnored, self.within(what, limit, stopped).await)
     }
 
     /// Takes turns with every other order about the same things.
@@ -277,6 +292,14 @@ impl LocalNode {
             .filter_map(|(name, container)| container.address.map(|address| (name, address)))
             .collect())
     }
+}
+
+/// Returns what was answered, unless a bug is planted that takes a failure for done.
+fn unless_ignored(bug: Bug, answer: Result<Change, NodeError>) -> Result<Change, NodeError> {
+    if is_planted(bug) {
+        return Ok(answer.unwrap_or(Change::Made));
+    }
+    answer
 }
 
 fn handoff(dataset: DatasetId, epoch: Epoch, to: &NodeName, last: &SnapshotName) -> Handoff {

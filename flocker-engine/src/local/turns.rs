@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -13,6 +12,8 @@ use tokio::sync::OwnedRwLockWriteGuard;
 use tokio::sync::RwLock;
 
 use crate::node_error::NodeError;
+use crate::sync::Mutex;
+use crate::sync::timeout;
 
 /// What actions take turns on. An action that needs two takes them in this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,11 +76,9 @@ impl Turns {
                 Use::Alone => Turn::Alone(lock.write_owned().await),
             }
         };
-        tokio::time::timeout(patience, turn)
-            .await
-            .map_err(|_| NodeError::Deadline {
-                what,
-                after: patience,
-            })
+        timeout(patience, turn).await.map_err(|_| NodeError::Deadline {
+            what,
+            after: patience,
+        })
     }
 }

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use bytes::BytesMut;
+use flocker_backends::ByteStream;
 use flocker_backends::Channel;
 use flocker_model::ByteSize;
 use tokio::io::AsyncReadExt as _;
@@ -203,32 +204,45 @@ async fn reply(
         Ask::Forget { node: name, instead } => Say::Changed(node.forget(&name, instead).await?),
         Ask::Remember(name) => Say::Changed(node.remember(&name).await?),
         Ask::Logs { application, request } => {
-            let mut output = node.logs(&application, request).await?;
-            drop(
-                replies
-                    .send(Outgoing::Reply(Reply { id, say: Say::Opened }))
-                    .await,
-            );
-            let mut buffer = BytesMut::new();
-            loop {
-                buffer.reserve(MAX_CHUNK);
-                match (&mut output).take(MAX_CHUNK as u64).read_buf(&mut buffer).await {
-                    Ok(0) => break Say::Ended(None),
-                    Ok(_) => {
-                        let bytes = buffer.split().freeze();
-                        if replies.send(Outgoing::Output { id, bytes }).await.is_err() {
-                            break Say::Ended(None);
-                        }
-                    }
-                    Err(source) => {
-                        let what = format!("read the output of `{application}`");
-                        let error = flocker_backends::RuntimeError::Io { what, source };
-                        break Say::Ended(Some(NodeError::backend(&error)));
-                    }
-                }
-            }
+            let output = node.logs(&application, request).await?;
+            tell_output(
+                id,
+                output,
+                &format!("read the output of `{application}`"),
+                replies,
+            )
+            .await
+        }
+        Ask::Image(image) => Say::Image(node.image(&image).await?),
+        Ask::ExportImage(image) => {
+            let output = node.export_image(&image).await?;
+            tell_output(id, output, &format!("read the image `{image}`"), replies).await
         }
     })
+}
+
+/// Passes an output on to its end, and returns the last word of it.
+async fn tell_output(id: u64, mut output: ByteStream, what: &str, replies: &mpsc::Sender<Outgoing>) -> Say {
+    let opened = Outgoing::Reply(Reply { id, say: Say::Opened });
+    drop(replies.send(opened).await);
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(MAX_CHUNK);
+        match (&mut output).take(MAX_CHUNK as u64).read_buf(&mut buffer).await {
+            Ok(0) => break Say::Ended(None),
+            Ok(_) => {
+                let bytes = buffer.split().freeze();
+                if replies.send(Outgoing::Output { id, bytes }).await.is_err() {
+                    break Say::Ended(None);
+                }
+            }
+            Err(source) => {
+                let what = what.to_owned();
+                let error = flocker_backends::RuntimeError::Io { what, source };
+                break Say::Ended(Some(NodeError::backend(&error)));
+            }
+        }
+    }
 }
 
 fn not_an_order(error: &WireError) -> NodeError {

@@ -1,16 +1,20 @@
 //! Mishaps that do not strike the effect itself, but what is around it.
 
+use std::time::Duration;
+
 use flocker_model::ByteSize;
 use flocker_model::NodeName;
+use flocker_plan::Action;
 
 use super::cluster::Cluster;
 use super::cluster::OPERATOR;
 use super::cluster::directory;
 use super::harm::Harm;
+use super::late::Sent;
 use super::mishap::Mishap;
+use super::sieve::Perturbation;
 use crate::node::NodeHandle as _;
 use crate::node::Unwatched;
-use crate::record::RecordStore as _;
 
 impl Cluster {
     /// Lets a mishap happen around the acting node.
@@ -71,7 +75,16 @@ impl Cluster {
                 self.troubles().second = Some(mishap);
                 self.second.notify_one();
             }
-            Mishap::StaleOrder => self.deliver_late(),
+            Mishap::StaleOrder => self.deliver_stale(),
+            Mishap::LateOrders => self.deliver_late(),
+            Mishap::StaleLook => self.looks().mislead(name, Perturbation::Stale),
+            Mishap::HiddenLook => self.looks().mislead(name, Perturbation::Unobserved),
+            Mishap::BrokenList(n_lists) => machine.volumes.unlist(n_lists),
+            Mishap::ClockJump(hours) => {
+                machine
+                    .memory
+                    .advance(Duration::from_secs(3600 * u64::from(hours)));
+            }
             Mishap::PowerLoss(..)
             | Mishap::ProcessKill(..)
             | Mishap::OtherPowerLoss(..)
@@ -86,13 +99,19 @@ impl Cluster {
     }
 
     /// Delivers every order that a node must not obey any more once again: each has to be refused (I4).
-    fn deliver_late(&self) {
-        for (name, order) in self.orders() {
+    fn deliver_stale(&self) {
+        for Sent {
+            node: name,
+            mut order,
+            ..
+        } in self.orders()
+        {
+            order.lock = None;
+            order.ticket = None;
             let Some(machine) = self.machines.get(&name) else {
                 continue;
             };
-            let record = machine.record.load().ok().flatten();
-            let obeyed = record.map(|record| record.generation).unwrap_or_default();
+            let obeyed = machine.record.generation();
             let Some(local) = self.program(&name).filter(|_| order.generation < obeyed) else {
                 continue;
             };
@@ -108,6 +127,30 @@ impl Cluster {
                         obeyed.0
                     ));
                 }
+            });
+        }
+    }
+
+    /// Delivers what was sent and never answered, as it was sent. Whatever comes of it must be safe.
+    ///
+    /// Routes are left out: one that arrives after a newer one of the same command leads astray until the next turn.
+    fn deliver_late(&self) {
+        for Sent {
+            node,
+            order,
+            is_answered,
+            ..
+        } in self.orders()
+        {
+            if is_answered || matches!(order.action, Action::Route { .. }) {
+                continue;
+            }
+            let Some(local) = self.program(&node) else {
+                continue;
+            };
+            self.aside(async move {
+                // To be refused is as good as to be done.
+                drop(local.perform(&order, &Unwatched).await);
             });
         }
     }

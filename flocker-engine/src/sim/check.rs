@@ -18,16 +18,13 @@ impl Cluster {
     }
 
     fn look_for_violations(&self) -> Result<(), String> {
-        let violations = self.observer.violations();
-        let losses = self.observer.losses();
         let (new_violations, new_losses) = {
             let mut notes = self.notes();
-            let violations_before = std::mem::replace(&mut notes.n_violations, violations.len());
-            let losses_before = std::mem::replace(&mut notes.n_losses, losses.len());
-            (
-                violations.get(violations_before..).unwrap_or_default().to_vec(),
-                losses.get(losses_before..).unwrap_or_default().to_vec(),
-            )
+            let new_violations = self.observer.violations_after(notes.n_violations);
+            let new_losses = self.observer.losses_after(notes.n_losses);
+            notes.n_violations += new_violations.len();
+            notes.n_losses += new_losses.len();
+            (new_violations, new_losses)
         };
         if let Some(violation) = new_violations.first() {
             return Err(format!("observer: {violation}"));
@@ -44,16 +41,22 @@ impl Cluster {
                 }
             })?;
         self.check_growth()?;
-        self.check_circles()
+        let has_rerouted = std::mem::take(&mut self.notes().has_rerouted);
+        if has_rerouted {
+            self.check_circles()?;
+        }
+        Ok(())
     }
 
     /// I4: what a node obeys and what an ownership is called only grow.
     fn check_growth(&self) -> Result<(), String> {
         let mut notes = self.notes();
         for (name, machine) in &self.machines {
-            let record = machine.record.load().ok().flatten();
-            let now = record.map(|record| record.generation).unwrap_or_default();
-            let before = notes.generations.insert(name.clone(), now).unwrap_or_default();
+            let now = machine.record.generation();
+            let before = match notes.generations.get_mut(name) {
+                Some(known) => std::mem::replace(known, now),
+                None => notes.generations.insert(name.clone(), now).unwrap_or_default(),
+            };
             if now < before {
                 return Err(format!(
                     "I4: {name} went from generation {} to {}",
@@ -63,7 +66,10 @@ impl Cluster {
         }
         let datasets: Vec<_> = self.clients().datasets().collect();
         for dataset in datasets {
-            for (name, epoch) in self.observer.owners(dataset) {
+            for name in self.machines.keys() {
+                let Some(epoch) = self.observer.owns(dataset, name) else {
+                    continue;
+                };
                 let newest = notes.epochs.entry(dataset).or_default();
                 if epoch < *newest {
                     return Err(format!(
@@ -117,8 +123,59 @@ impl Cluster {
         }
     }
 
+    /// Gives the records of all applications to who knows nothing else, wherever the cluster stands.
+    pub fn check_records(&self) {
+        let checked = self.clients().check_records(&self.nodes());
+        if let Err(wrong) = checked {
+            self.break_by(wrong);
+        }
+    }
+
+    /// What is to be gone is gone, and what was changed is as it was changed.
+    fn look_for_leftovers(&self, desired: &Deployment) -> Result<(), String> {
+        for dataset in desired.deleted() {
+            let mut holders = self.nodes().filter(|(_, node)| node.volumes().is_here(*dataset));
+            if let Some((name, _)) = holders.find(|(name, _)| desired.members().contains_key(*name)) {
+                return Err(format!("dataset {dataset} was to be deleted and is on {name}"));
+            }
+        }
+        for (name, application) in desired.applications() {
+            let Some(home) = desired.homes(name).next() else {
+                for port in &application.ports {
+                    let mut nodes = self.nodes();
+                    if let Some((node, _)) =
+                        nodes.find(|(_, node)| node.router().ends_at(port.external).is_some())
+                    {
+                        return Err(format!(
+                            "I10: {node} still routes port {} of {name}",
+                            port.external
+                        ));
+                    }
+                }
+                continue;
+            };
+            let (Some(node), Some(machine)) = (self.node(home), self.machines.get(home)) else {
+                continue;
+            };
+            let key = machine.record.load().ok().flatten().map(|record| record.key);
+            let wanted = key.map(|key| application.definition_hash(&key));
+            if node.runtime().definition(name) != wanted {
+                return Err(format!("{name} runs on {home} by an older definition"));
+            }
+            if let Some(volume) = &application.volume
+                && node.volumes().maximum_size(volume.dataset) != Some(volume.maximum_size)
+            {
+                return Err(format!(
+                    "the data of {name} on {home} has another limit than it is to have"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn look_for_unrest(&self, desired: &Deployment) -> Result<(), String> {
-        self.clients().check_records(&self.nodes(), &self.observer)?;
+        self.clients().check_records(&self.nodes())?;
+        self.look_for_leftovers(desired)?;
         for (name, application) in desired.applications() {
             let homes: Vec<&NodeName> = desired.homes(name).collect();
             for (node_name, node) in self.nodes() {

@@ -29,14 +29,17 @@ use uuid::Uuid;
 
 use super::client::Clients;
 use super::harm::Harmed;
+use super::late::Sent;
 use super::mishap::Mishap;
 use super::mishap::Planned;
+use super::sieve::Looks;
+use super::sieve::Perturbation;
 use crate::clock::Deadlines;
 use crate::local::LocalNode;
 use crate::local::NoForeignPorts;
 use crate::local::NodeParts;
 use crate::local::Session;
-use crate::node::Order;
+use crate::node::LockToken;
 use crate::record::MemoryRecord;
 use crate::record::NodeRecord;
 use crate::record::RecordStore as _;
@@ -100,6 +103,18 @@ pub(super) struct Notes {
     pub(super) n_losses: usize,
     pub(super) epochs: BTreeMap<DatasetId, Epoch>,
     pub(super) generations: BTreeMap<NodeName, Generation>,
+    /// The newest generation that each node has said to obey.
+    pub(super) answered: BTreeMap<NodeName, Generation>,
+    /// Of which generation the last order was that each node carried out for a command.
+    pub(super) carried: BTreeMap<NodeName, Generation>,
+    /// How many mishaps have struck.
+    pub(super) n_struck: u64,
+    /// How often a program of ours has ended.
+    pub(super) n_deaths: u64,
+    /// Whether nobody reads the history.
+    is_quiet: bool,
+    /// Whether routes were changed since they were followed to their ends.
+    pub(super) has_rerouted: bool,
 }
 
 /// What lasts until it is repaired.
@@ -110,6 +125,8 @@ pub(super) struct Troubles {
     pub(super) slow: BTreeMap<NodeName, u32>,
     pub(super) sick: BTreeSet<NodeName>,
     pub(super) second: Option<Mishap>,
+    /// Whether orders are kept, because one may arrive again.
+    pub(super) keeps_orders: bool,
 }
 
 /// A whole cluster in memory. It checks what must always hold at every effect.
@@ -122,7 +139,10 @@ pub struct Cluster {
     clients: Mutex<Clients>,
     notes: Mutex<Notes>,
     troubles: Mutex<Troubles>,
-    orders: Mutex<Vec<(NodeName, Order)>>,
+    pub(super) orders: Mutex<Vec<Sent>>,
+    /// Which claim holds the deploy lock of which node, as far as answers tell.
+    holders: Mutex<BTreeMap<NodeName, LockToken>>,
+    looks: Mutex<Looks>,
     /// Told when the command is to be killed.
     pub(crate) kill: Notify,
     /// Told when a second command is to be given.
@@ -184,6 +204,8 @@ impl Cluster {
             notes: Mutex::default(),
             troubles: Mutex::default(),
             orders: Mutex::default(),
+            holders: Mutex::default(),
+            looks: Mutex::default(),
             kill: Notify::new(),
             second: Notify::new(),
             tasks: Mutex::default(),
@@ -204,7 +226,12 @@ impl Cluster {
 
     /// Says what goes wrong, and when.
     pub fn plan_mishaps(&self, planned: impl IntoIterator<Item = Planned>) {
-        lock(&self.troubles).planned.extend(planned);
+        let planned: Vec<Planned> = planned.into_iter().collect();
+        lock(&self.looks).keeps |= planned.iter().any(|planned| planned.mishap == Mishap::StaleLook);
+        let mut troubles = lock(&self.troubles);
+        let tells = |planned: &Planned| matches!(planned.mishap, Mishap::StaleOrder | Mishap::LateOrders);
+        troubles.keeps_orders |= planned.iter().any(tells);
+        troubles.planned.extend(planned);
     }
 
     /// Returns the world of a node, to look at it or to change it by hand.
@@ -242,8 +269,34 @@ impl Cluster {
         lock(&self.troubles)
     }
 
-    pub(super) fn orders(&self) -> Vec<(NodeName, Order)> {
-        lock(&self.orders).clone()
+    pub(super) fn holders(&self) -> MutexGuard<'_, BTreeMap<NodeName, LockToken>> {
+        lock(&self.holders)
+    }
+
+    pub(super) fn looks(&self) -> MutexGuard<'_, Looks> {
+        lock(&self.looks)
+    }
+
+    /// Leads one plan of the history astray.
+    pub fn perturb(&self, plan: u64, how: Perturbation) {
+        let mut looks = lock(&self.looks);
+        looks.sieve = Some((plan, how));
+        looks.keeps = true;
+    }
+
+    /// Returns how many plans were made.
+    #[must_use]
+    pub fn n_plans(&self) -> u64 {
+        lock(&self.looks).n_plans
+    }
+
+    /// Leaves out of the history what is only for people.
+    pub fn be_quiet(&self) {
+        lock(&self.notes).is_quiet = true;
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        lock(&self.notes).is_quiet
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&NodeName, &MemoryNode)> + Clone {
@@ -283,6 +336,10 @@ impl Cluster {
     #[must_use]
     pub fn broken(&self) -> Option<String> {
         lock(&self.notes).broken.clone()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        lock(&self.notes).broken.is_some()
     }
 
     /// Takes note of something that must not have happened.
@@ -347,6 +404,8 @@ impl Cluster {
             if let Some(ended) = lock(&machine.program).take() {
                 ended.ending.0.stop();
             }
+            lock(&self.notes).n_deaths += 1;
+            lock(&self.holders).remove(name);
             for other in self.machines.keys() {
                 self.network.cut(directory(name), directory(other));
             }
@@ -375,8 +434,10 @@ impl Cluster {
         {
             let mut troubles = lock(&self.troubles);
             let planned = std::mem::take(&mut troubles.planned);
+            let keeps_orders = troubles.keeps_orders;
             *troubles = Troubles::default();
             troubles.planned = planned;
+            troubles.keeps_orders = keeps_orders;
         }
         for (name, machine) in &self.machines {
             self.network.join(directory(name), OPERATOR);
@@ -385,6 +446,7 @@ impl Cluster {
             }
             machine.memory.set_capacity(None);
             machine.volumes.set(None);
+            machine.volumes.unlist(0);
             machine.memory.faults().let_go();
             self.start(name);
         }
@@ -393,6 +455,7 @@ impl Cluster {
     /// Forgets what was still planned to go wrong.
     pub fn cancel_mishaps(&self) {
         lock(&self.troubles).planned.clear();
+        lock(&self.looks).see_clearly();
     }
 
     pub(crate) fn is_reached(&self, name: &NodeName) -> bool {
@@ -435,6 +498,7 @@ impl Cluster {
             if let Some(program) = lock(&machine.program).as_ref() {
                 program.local.end_session(Session::HERE);
             }
+            lock(&self.holders).remove(machine.memory.name());
         }
     }
 
@@ -443,21 +507,13 @@ impl Cluster {
         self.network.transport(OPERATOR)
     }
 
-    /// Keeps an order, so that it can arrive again late.
-    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order) {
-        let mut late = order.clone();
-        late.lock = None;
-        late.ticket = None;
-        lock(&self.orders).push((node.clone(), late));
-    }
-
     /// Lets something happen beside everything else.
     pub(super) fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
         lock(&self.tasks).spawn(work);
     }
 
     /// Ends our program on a node whose twin has died, and starts it again after a while.
-    fn falls(&self, name: &NodeName, back: Option<u32>) {
+    pub(super) fn falls(&self, name: &NodeName, back: Option<u32>) {
         let (me, name) = (self.me.clone(), name.clone());
         self.aside(async move {
             if let Some(cluster) = me.upgrade() {
@@ -495,10 +551,14 @@ impl Cluster {
             let mut notes = lock(&self.notes);
             notes.n_effects += 1;
             let number = notes.n_effects;
-            notes.history.push(format!("{number:4} {name} {effect:?}"));
+            notes.has_rerouted |= matches!(effect, Effect::Route);
+            if !notes.is_quiet {
+                notes.history.push(format!("{number:4} {name} {effect:?}"));
+            }
             let mut troubles = lock(&self.troubles);
-            let (struck, left) = troubles.planned.iter().partition(|planned| planned.at == number);
-            troubles.planned = left;
+            let struck = troubles.planned.extract_if(.., |planned| planned.at == number);
+            let struck: Vec<Planned> = struck.collect();
+            notes.n_struck += struck.len() as u64;
             (number, struck)
         };
         let mut fault = None;
@@ -511,77 +571,5 @@ impl Cluster {
             let starts = matches!(effect, Effect::Start(_));
             (starts && self.is_sick(name)).then_some(Fault::Fail)
         })
-    }
-
-    /// Returns the node at a distance from another, in order of name.
-    pub(super) fn other(&self, name: &NodeName, distance: usize) -> NodeName {
-        let position = self.machines.keys().position(|other| other == name).unwrap_or(0);
-        let n_nodes = self.machines.len();
-        let far = 1 + distance % n_nodes.saturating_sub(1).max(1);
-        let other = self.machines.keys().nth((position + far) % n_nodes);
-        other.unwrap_or(name).clone()
-    }
-
-    /// Lets a mishap happen; returns what of it happens to the effect itself.
-    fn strike(&self, name: &NodeName, mishap: Mishap) -> Option<Fault> {
-        use super::mishap::When::After;
-        use super::mishap::When::Before;
-        match mishap {
-            Mishap::PowerLoss(when, back) => {
-                self.falls(name, back);
-                Some(match when {
-                    Before => Fault::PowerLossBefore,
-                    After => Fault::PowerLossAfter,
-                })
-            }
-            Mishap::ProcessKill(when, back) => {
-                self.falls(name, back);
-                Some(match when {
-                    Before => Fault::KillBefore,
-                    After => Fault::KillAfter,
-                })
-            }
-            Mishap::OtherPowerLoss(distance, back) => {
-                let other = self.other(name, distance);
-                if other != *name {
-                    self.take_power(&other);
-                    self.falls(&other, back);
-                }
-                None
-            }
-            Mishap::OtherReboot(distance) => {
-                let other = self.other(name, distance);
-                if other != *name {
-                    self.take_power(&other);
-                    self.start(&other);
-                }
-                None
-            }
-            Mishap::CommandKill(when) => {
-                self.kill.notify_one();
-                // It hangs until the command that waits for it is gone.
-                (when == Before).then_some(Fault::Hang)
-            }
-            Mishap::LostReply => Some(Fault::LoseReply),
-            Mishap::Failure => Some(Fault::Fail),
-            Mishap::NoRoom => Some(Fault::DiskFull),
-            Mishap::Hang => Some(Fault::Hang),
-            Mishap::Slow(turns) => Some(Fault::Slow { turns }),
-            Mishap::SmallDisk(_)
-            | Mishap::SlowNode(_)
-            | Mishap::Cut
-            | Mishap::CutAfter(..)
-            | Mishap::Damage(_)
-            | Mishap::Truncation(_)
-            | Mishap::Parting(..)
-            | Mishap::PartingFromOperator(_)
-            | Mishap::Sickness(_)
-            | Mishap::SecondCommand
-            | Mishap::OlderCommand
-            | Mishap::StaleOrder => {
-                self.strike_around(name, mishap);
-                None
-            }
-        }
     }
 }

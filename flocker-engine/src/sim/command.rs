@@ -1,6 +1,9 @@
 //! Commands of operators: pushes that can be killed, doubled and overtaken.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +14,12 @@ use flocker_plan::Policy;
 use tokio::task::JoinSet;
 
 use super::cluster::Cluster;
+use super::dice::Dice;
+use super::lookout;
+use super::lookout::Following;
 use super::mishap::Mishap;
+use super::mishap::Planned;
+use super::mishap::When;
 use super::script::Wishes;
 use super::script::application;
 use super::way::Ways;
@@ -23,7 +31,12 @@ use crate::converge::PushError;
 use crate::converge::PushOptions;
 use crate::converge::push;
 use crate::event::Event;
+use crate::event::Logged;
+use crate::execute::Execution;
+use crate::execute::execute;
 use crate::handles::Handles;
+use crate::observe::Looking;
+use crate::observe::observe;
 use crate::stop::Stop;
 
 /// How long a command may take by the simulated clock. One that takes longer waits for ever.
@@ -62,15 +75,33 @@ impl Given {
 struct Checking {
     cluster: Arc<Cluster>,
     desired: Deployment,
+    following: Arc<Mutex<Option<Following>>>,
 }
 
 #[async_trait]
 impl Confirm for Checking {
-    async fn confirm(&self, plan: &Plan, actual: &ClusterState) -> Answer {
-        if let Err(violation) = flocker_plan::check::plan(plan, &self.desired, actual) {
-            self.cluster.break_by(format!("plan: {violation}"));
-        }
+    async fn confirm(&self, _: &Plan, _: &ClusterState) -> Answer {
         Answer::Go
+    }
+
+    fn sees(&self, plan: &Plan, actual: &ClusterState) {
+        let cluster = &self.cluster;
+        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = following.replace(Following::of(plan)).is_none();
+        // A rolled back move is planned towards where it came from: its checks need the same.
+        let desired = self.desired.clone().at(plan.generation());
+        let mut dice = Dice::new(cluster.layout.seed, 5 + cluster.n_plans());
+        let checked = lookout::check_plan(plan, &desired, actual, &mut dice)
+            .and_then(|()| cluster.check_generation(plan, actual, is_first));
+        if let Err(wrong) = checked {
+            cluster.break_by(wrong);
+        }
+        let is_cut_short = cluster.looks().count_plan();
+        if is_cut_short {
+            let at = cluster.n_effects() + 1 + dice.throw() % 4;
+            let mishap = Mishap::CommandKill(When::After);
+            cluster.plan_mishaps([Planned { at, mishap }]);
+        }
     }
 }
 
@@ -91,6 +122,36 @@ impl Cluster {
     /// Lets the applications that run write bulk data.
     pub fn write_bulk(&self) {
         self.clients().write_bulk(&self.nodes(), &self.observer);
+    }
+
+    /// Says whether nothing has gone wrong so far that could make a step fail.
+    fn is_untroubled(&self) -> bool {
+        self.notes().n_struck == 0 && self.notes().n_deaths == 0 && !self.looks().has_misled
+    }
+
+    /// Drops what nobody needs any more, as `flocker gc` does.
+    pub async fn reclaim(self: &Arc<Self>, desired: &Deployment, policy: &Policy) {
+        let handles = Handles::new(Arc::new(Ways(Arc::clone(self))));
+        let looking = Looking {
+            deadline: Duration::from_secs(15),
+            known: BTreeMap::new(),
+        };
+        let actual = observe(desired, &handles, &looking).await;
+        let newest = actual.all_known().map(|(_, seen)| seen.generation).max();
+        let desired = desired.clone().at(newest.unwrap_or_default());
+        let plan = flocker_plan::reclaim(&desired, &actual, policy);
+        let execution = Execution {
+            ids: BTreeMap::new(),
+            lock: None,
+            per_node: 16,
+            bandwidth: None,
+            stop: Stop::never(),
+            stop_grace: Duration::ZERO,
+            listener: Arc::new(Logged),
+        };
+        execute(&plan, &desired, &handles, &execution).await;
+        self.note(format!("{} spare things are dropped", plan.steps().len()));
+        self.check();
     }
 
     /// Deploys, as one command does, with whatever is planned to go wrong.
@@ -159,14 +220,29 @@ impl Cluster {
             let mut options = PushOptions::new(holder, 0, Stop::never());
             options.lock_wait = Some(Duration::from_secs(3600));
             let teller = Arc::clone(&me);
+            let following: Arc<Mutex<Option<Following>>> = Arc::default();
+            let followed = Arc::clone(&following);
             let listener = Arc::new(move |event: &Event| {
-                if let Some(line) = tell(event) {
+                if let Some(following) = &mut *followed.lock().unwrap_or_else(PoisonError::into_inner)
+                    && let Err(wrong) = following.follow(event)
+                {
+                    teller.break_by(wrong);
+                }
+                if let Event::StepFailed { step, error, .. } = event
+                    && teller.is_untroubled()
+                {
+                    teller.break_by(format!("I8: nothing went wrong, and `{step}` failed: {error}"));
+                }
+                if !teller.is_quiet()
+                    && let Some(line) = tell(event)
+                {
                     teller.note(format!("     {holder}: {line}"));
                 }
             });
             let checking = Checking {
                 cluster: Arc::clone(&me),
                 desired: desired.clone(),
+                following,
             };
             let handles = Handles::new(Arc::new(Ways(me)));
             let given = push(&desired, &handles, &policy, &options, &checking, listener).await;
@@ -227,6 +303,7 @@ fn tell(event: &Event) -> Option<String> {
         | Event::StepStarted { .. }
         | Event::StepProgress { .. }
         | Event::StepCarried { .. }
+        | Event::ImageBrought { .. }
         | Event::StepSkipped { .. }
         | Event::BackingOff { .. }
         | Event::Stopping => None,

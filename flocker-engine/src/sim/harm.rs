@@ -43,12 +43,22 @@ pub(crate) enum Harm {
 pub(crate) struct Harmed {
     inner: MemoryVolumes,
     next: Arc<Mutex<Option<Harm>>>,
+    /// How many more lists cannot be read.
+    unlisted: Arc<Mutex<u32>>,
 }
 
 impl Harmed {
     pub(crate) fn new(inner: MemoryVolumes) -> Self {
-        let next = Arc::default();
-        Self { inner, next }
+        Self {
+            inner,
+            next: Arc::default(),
+            unlisted: Arc::default(),
+        }
+    }
+
+    /// Lets the next so many lists be cut short.
+    pub(crate) fn unlist(&self, n_lists: u32) {
+        *self.unlisted.lock().unwrap_or_else(PoisonError::into_inner) = n_lists;
     }
 
     /// Sets what happens to the next copy, or that nothing does.
@@ -60,6 +70,18 @@ impl Harmed {
 #[async_trait]
 impl VolumeBackend for Harmed {
     async fn inventory(&self) -> Result<Inventory, VolumeError> {
+        let is_broken = {
+            let mut left = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_broken = *left > 0;
+            *left = left.saturating_sub(1);
+            is_broken
+        };
+        if is_broken {
+            return Err(VolumeError::Io {
+                what: "list datasets".into(),
+                source: io::ErrorKind::UnexpectedEof.into(),
+            });
+        }
         self.inner.inventory().await
     }
 

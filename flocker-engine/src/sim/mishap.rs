@@ -62,6 +62,16 @@ pub enum Mishap {
     OlderCommand,
     /// An order that was given long ago arrives once more.
     StaleOrder,
+    /// The orders that nobody has answered arrive after all.
+    LateOrders,
+    /// The next look at the acting node shows what was seen of it before.
+    StaleLook,
+    /// The next look at the acting node shows nothing.
+    HiddenLook,
+    /// The next so many lists of the acting node's datasets are cut short.
+    BrokenList(u32),
+    /// The clock of the acting node jumps ahead by so many hours.
+    ClockJump(u32),
 }
 
 impl fmt::Display for Mishap {

@@ -11,8 +11,10 @@ use super::mishap::Planned;
 use super::mishap::When;
 use super::script::Mode;
 use super::script::Script;
+use super::script::Shape;
 use super::script::Stage;
 use super::script::node;
+use super::sieve::Perturbation;
 use crate::converge::End;
 use crate::node::NodeHandle as _;
 
@@ -28,8 +30,12 @@ pub struct Simulation {
     pub seed: u64,
     /// How bad things may get.
     pub mode: Mode,
+    /// Which clusters and histories.
+    pub shape: Shape,
     /// Which of its mishaps happen, by position; nothing for all.
     pub only: Option<Vec<usize>>,
+    /// Which of its plans is led astray, from 1, and how.
+    pub sieve: Option<(u64, Perturbation)>,
 }
 
 /// What came of a simulation.
@@ -47,6 +53,8 @@ pub struct Verdict {
     pub n_effects: u64,
     /// How many writes were acknowledged to applications.
     pub n_acknowledged: u64,
+    /// How many plans were made.
+    pub n_plans: u64,
 }
 
 impl Simulation {
@@ -56,20 +64,52 @@ impl Simulation {
         Self {
             seed,
             mode,
+            shape: Shape::Mixed,
             only: None,
+            sieve: None,
         }
+    }
+
+    /// Returns it in another shape.
+    #[must_use]
+    pub fn of_shape(self, shape: Shape) -> Self {
+        Self { shape, ..self }
+    }
+
+    /// Lets it happen, and tells what happens only where something is wrong.
+    #[must_use]
+    pub fn run_quietly(&self) -> Verdict {
+        let quiet = self.go_through(true);
+        if quiet.broken.is_some() { self.run() } else { quiet }
+    }
+
+    /// Lets it happen, and keeps of the history only what is broken.
+    #[must_use]
+    pub fn run_unheard(&self) -> Verdict {
+        self.go_through(true)
     }
 
     /// Lets it happen.
     #[must_use]
     pub fn run(&self) -> Verdict {
-        let script = Script::of(self.seed, self.mode);
+        self.go_through(false)
+    }
+
+    fn go_through(&self, quietly: bool) -> Verdict {
+        let script = Script::of(self.seed, self.mode, self.shape);
         let all = script.mishaps.iter().copied().enumerate();
         let mishaps: Vec<(usize, Planned)> = all
             .filter(|(position, _)| self.only.as_ref().is_none_or(|only| only.contains(position)))
             .collect();
         let cluster = in_stopped_time(async {
             let cluster = Cluster::new(script.layout.clone());
+            if quietly {
+                cluster.be_quiet();
+            }
+            cluster.clients().set_bulk(script.bulk);
+            if let Some((plan, how)) = self.sieve {
+                cluster.perturb(plan, how);
+            }
             cluster.plan_mishaps(mishaps.iter().map(|(_, planned)| *planned));
             Course {
                 cluster: Arc::clone(&cluster),
@@ -87,6 +127,7 @@ impl Simulation {
             broken: cluster.broken(),
             n_effects: cluster.n_effects(),
             n_acknowledged: cluster.n_acknowledged(),
+            n_plans: cluster.n_plans(),
         }
     }
 
@@ -133,8 +174,16 @@ impl Simulation {
                 }
             )
         });
+        let shape = match self.shape {
+            Shape::Mixed => "",
+            Shape::Move => " --shape move",
+        };
+        let sieve = self
+            .sieve
+            .map_or_else(String::new, |(plan, how)| format!(" --perturb {plan},{how}"));
         format!(
-            "cargo run --release -p flocker-engine --features sim --bin simulate -- --seed {} --mode {mode}{only}",
+            "cargo run --release -p flocker-engine --features sim --bin simulate -- --seed {} --mode \
+             {mode}{shape}{only}{sieve}",
             self.seed
         )
     }
@@ -194,7 +243,7 @@ impl Course<'_> {
             let desired = self.deployment(stage);
             self.stage(stage, &desired, older.as_ref()).await;
             older = Some(desired);
-            if self.cluster.broken().is_some() {
+            if self.cluster.is_broken() {
                 return;
             }
         }
@@ -210,6 +259,7 @@ impl Course<'_> {
                 self.cluster
                     .deploy(&desired, older.as_ref(), &self.script.policy)
                     .await;
+                self.cluster.check_records();
             }
         }
     }
@@ -234,7 +284,7 @@ impl Course<'_> {
             let given = cluster.deploy(desired, older, &self.script.policy).await;
             self.explains(&given);
             let gives_up = stage.change_of_mind.is_some() && matches!(given, Given::Killed);
-            if given.is_settled() || gives_up || cluster.broken().is_some() {
+            if given.is_settled() || gives_up || cluster.is_broken() {
                 break;
             }
         }
@@ -315,7 +365,7 @@ impl Course<'_> {
         loop {
             let given = cluster.deploy(desired, None, &self.script.policy).await;
             n_commands += 1;
-            if cluster.broken().is_some() {
+            if cluster.is_broken() {
                 return;
             }
             if given.is_settled() {
@@ -329,12 +379,16 @@ impl Course<'_> {
             cluster.repair();
         }
         cluster.check_at_rest(desired);
-        let n_made = cluster.observer.history().len();
+        let n_made = cluster.observer.n_made();
         let again = cluster.deploy(desired, None, &self.script.policy).await;
-        if again.n_turns() > 0 || cluster.observer.history().len() != n_made {
+        if again.n_turns() > 0 || cluster.observer.n_made() != n_made {
             cluster.break_by("I7: a cluster at rest was changed".into());
         }
         cluster.check_at_rest(desired);
+        if self.script.policy.grace.is_zero() {
+            cluster.reclaim(desired, &self.script.policy).await;
+            cluster.check_at_rest(desired);
+        }
     }
 }
 

@@ -221,6 +221,15 @@ pub enum Mode {
     Unlimited,
 }
 
+/// Which clusters and which histories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One to four nodes, up to four applications, and whatever people do with them.
+    Mixed,
+    /// Three nodes and one application, which moves.
+    Move,
+}
+
 /// Everything that one seed decides.
 #[derive(Clone, Debug)]
 pub struct Script {
@@ -232,12 +241,64 @@ pub struct Script {
     pub stages: Vec<Stage>,
     /// What goes wrong.
     pub mishaps: Vec<Planned>,
+    /// How much an application writes at once at most.
+    pub bulk: usize,
 }
 
 impl Script {
     /// Throws a script.
     #[must_use]
-    pub fn of(seed: u64, mode: Mode) -> Self {
+    pub fn of(seed: u64, mode: Mode, shape: Shape) -> Self {
+        match shape {
+            Shape::Mixed => Self::mixed(seed, mode),
+            Shape::Move => Self::one_move(seed, mode),
+        }
+    }
+
+    /// Three nodes; one application is placed, and moves once or twice.
+    fn one_move(seed: u64, mode: Mode) -> Self {
+        const NODES: usize = 3;
+        let dice = &mut Dice::new(seed, 4);
+        let layout = Layout {
+            nodes: (0..NODES).map(node).collect(),
+            reach: if dice.says(1, 8) {
+                Reach::Protocol
+            } else {
+                Reach::Calls
+            },
+            blurred: dice.says(1, 4),
+            twice: dice.says(1, 8),
+            seed,
+        };
+        let first = dice.below(NODES);
+        let mut wishes = Wishes::at(&[Some(first)]);
+        let mut stages = vec![stage(dice, mode, wishes.clone(), "place".into())];
+        let mut at = first;
+        for _ in 0..=usize::from(dice.says(1, 4)) {
+            at = (at + 1 + dice.below(NODES - 1)) % NODES;
+            if let Some(wish) = wishes.applications.first_mut() {
+                wish.home = Some(at);
+            }
+            stages.push(stage(dice, mode, wishes.clone(), "move".into()));
+        }
+        let dice = &mut Dice::new(seed, 2);
+        let n_mishaps = match mode {
+            Mode::Repairable => dice.below(4),
+            Mode::Unlimited => 1 + dice.below(6),
+        };
+        Self {
+            layout,
+            policy: Policy {
+                stop_all: StopAll::Allow,
+                ..Policy::default()
+            },
+            stages,
+            mishaps: mishaps(dice, n_mishaps, 12),
+            bulk: 16_000,
+        }
+    }
+
+    fn mixed(seed: u64, mode: Mode) -> Self {
         let dice = &mut Dice::new(seed, 1);
         let n_nodes = 1 + dice.below(4);
         let n_applications = 1 + dice.below(MAX_APPLICATIONS);
@@ -286,7 +347,15 @@ impl Script {
             layout,
             policy,
             stages,
-            mishaps: mishaps(seed, mode),
+            mishaps: {
+                let dice = &mut Dice::new(seed, 2);
+                let n_mishaps = match mode {
+                    Mode::Repairable => dice.below(7),
+                    Mode::Unlimited => 2 + dice.below(14),
+                };
+                mishaps(dice, n_mishaps, 18)
+            },
+            bulk: 40_000,
         }
     }
 }
@@ -358,16 +427,11 @@ fn change(dice: &mut Dice, wishes: &mut Wishes, n_nodes: usize) -> String {
 }
 
 /// Throws what goes wrong. It is thrown apart from everything else, so that a mishap can be left out by itself.
-fn mishaps(seed: u64, mode: Mode) -> Vec<Planned> {
-    let dice = &mut Dice::new(seed, 2);
-    let n_mishaps = match mode {
-        Mode::Repairable => dice.below(7),
-        Mode::Unlimited => 2 + dice.below(14),
-    };
+fn mishaps(dice: &mut Dice, n_mishaps: usize, apart: u64) -> Vec<Planned> {
     let mut at = 0;
     let mut planned = Vec::new();
     for _ in 0..n_mishaps {
-        at += 1 + dice.throw() % 18;
+        at += 1 + dice.throw() % apart;
         let mishap = mishap(dice);
         planned.push(Planned { at, mishap });
     }
@@ -384,7 +448,7 @@ fn mishap(dice: &mut Dice) -> Mishap {
     let far = dice.below(3);
     let small = u32::try_from(dice.below(50)).unwrap_or(0);
     let large = u32::try_from(dice.below(60_000)).unwrap_or(0);
-    match dice.below(24) {
+    match dice.below(30) {
         0 | 1 => Mishap::PowerLoss(when, after),
         2 | 3 => Mishap::ProcessKill(when, after),
         4 => Mishap::OtherPowerLoss(far, after),
@@ -406,6 +470,11 @@ fn mishap(dice: &mut Dice) -> Mishap {
         21 => Mishap::Sickness(after),
         22 if dice.says(1, 2) => Mishap::SecondCommand,
         22 => Mishap::OlderCommand,
-        _ => Mishap::StaleOrder,
+        23 => Mishap::StaleOrder,
+        24 | 25 => Mishap::LateOrders,
+        26 => Mishap::StaleLook,
+        27 => Mishap::HiddenLook,
+        28 => Mishap::BrokenList(1 + small % 3),
+        _ => Mishap::ClockJump(large / 100),
     }
 }

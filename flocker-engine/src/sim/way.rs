@@ -19,6 +19,7 @@ use flocker_plan::Action;
 
 use super::cluster::Cluster;
 use super::cluster::Reach;
+use super::sieve::Seen;
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::handles::Connect;
@@ -98,10 +99,14 @@ impl Way {
         program
             .filter(|_| self.cluster.is_reached(&self.name))
             .map(|(program, until)| End::Here(program, until))
-            .ok_or_else(|| NodeError::Unreachable {
-                node: self.name.clone(),
-                source: Fault::new("nobody answers", ErrorClass::Transient),
-            })
+            .ok_or_else(|| self.unreached())
+    }
+
+    fn unreached(&self) -> NodeError {
+        NodeError::Unreachable {
+            node: self.name.clone(),
+            source: Fault::new("nobody answers", ErrorClass::Transient),
+        }
     }
 
     /// Returns an answer, unless it cannot come back because the way is gone.
@@ -126,7 +131,12 @@ impl Way {
             End::Here(local, until) => tokio::select! {
                 biased;
                 () = until.asked() => Err(self.lost()),
-                done = local.perform(order, progress) => done,
+                done = local.perform(order, progress) => {
+                    if done.is_ok() {
+                        self.cluster.check_receipt(&self.name, order);
+                    }
+                    done
+                }
             },
         }
     }
@@ -181,7 +191,27 @@ impl NodeHandle for Way {
         if self.cluster.takes_its_time(&self.name) {
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
-        self.answer(self.end()?.node().observe().await)
+        let position = self
+            .cluster
+            .layout
+            .nodes
+            .iter()
+            .position(|name| *name == self.name);
+        let n_nodes = self.cluster.layout.nodes.len() as u64;
+        let chosen = position.is_some_and(|position| self.cluster.layout.seed % n_nodes == position as u64);
+        match self.cluster.looks().instead(&self.name, chosen) {
+            Some(Seen::Before(state)) => return Ok(*state),
+            Some(Seen::Nothing) => return Err(self.unreached()),
+            None => {}
+        }
+        let end = self.end()?;
+        let is_call = matches!(end, End::Here(..));
+        let state = self.answer(end.node().observe().await)?;
+        if is_call {
+            self.cluster.check_answer(&self.name, state.generation);
+        }
+        self.cluster.looks().keep(&self.name, &state);
+        Ok(state)
     }
 
     async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
@@ -189,7 +219,7 @@ impl NodeHandle for Way {
     }
 
     async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
-        self.cluster.keep_order(&self.name, order);
+        let kept = self.cluster.keep_order(&self.name, order);
         if self.cluster.takes_its_time(&self.name) {
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
@@ -197,18 +227,37 @@ impl NodeHandle for Way {
         if self.cluster.layout.twice && done.is_ok() {
             self.do_again(order, progress).await;
         }
-        self.answer(done)
+        let answer = self.answer(done);
+        let is_silent = matches!(
+            answer,
+            Err(NodeError::Lost { .. } | NodeError::Unreachable { .. } | NodeError::Deadline { .. })
+        );
+        if !is_silent {
+            self.cluster.note_answer(kept);
+        }
+        answer
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
-        self.answer(self.end()?.node().lock(claim).await)
+        let end = self.end()?;
+        let is_call = matches!(end, End::Here(..));
+        let taken = end.node().lock(claim).await;
+        if is_call && taken.is_ok() {
+            self.cluster.note_lock(&self.name, claim.token);
+        }
+        self.answer(taken)
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
-        self.answer(self.end()?.node().unlock(token).await)
+        let given_back = self.end()?.node().unlock(token).await;
+        if given_back.is_ok() && self.cluster.holders().get(&self.name) == Some(&token) {
+            self.cluster.holders().remove(&self.name);
+        }
+        self.answer(given_back)
     }
 
     async fn break_lock(&self) -> Result<Change, NodeError> {
+        self.cluster.holders().remove(&self.name);
         self.answer(self.end()?.node().break_lock().await)
     }
 

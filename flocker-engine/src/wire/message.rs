@@ -1,12 +1,14 @@
 //! What is said: one type per speaker.
 
 use flocker_backends::Change;
+use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Generation;
+use flocker_model::Image;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::SnapshotName;
@@ -51,6 +53,8 @@ pub enum Greeting {
     Transfer,
     /// The bytes of one snapshot, from the node that was connected to, through whoever connected. From version 2.
     Relay,
+    /// The bytes of an image, to the node that was connected to. From version 3.
+    Image,
 }
 
 /// Returns this program's first words.
@@ -130,6 +134,10 @@ pub enum Ask {
         /// How much of it.
         request: LogRequest,
     },
+    /// What an image is there. From version 3.
+    Image(Image),
+    /// For the bytes of an image. From version 3.
+    ExportImage(Image),
 }
 
 /// What a node says on a control connection.
@@ -163,6 +171,8 @@ pub enum Say {
     Admitted(WrittenTicket),
     /// It was done.
     Changed(Change),
+    /// What the image is there, or that it is not there.
+    Image(Option<ImageId>),
     /// The output follows.
     Opened,
     /// The output has ended; what broke it, if anything did.

@@ -298,6 +298,7 @@ impl Recorder {
 pub(crate) fn execution(recorder: &Recorder, stop: Stop) -> Execution {
     Execution {
         ids: BTreeMap::new(),
+        homes: BTreeMap::new(),
         lock: None,
         per_node: 4,
         bandwidth: None,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flocker_backends::Channel;
+use flocker_backends::ContainerRuntime;
 use flocker_backends::Purpose;
 use flocker_backends::Transport;
 use flocker_backends::TransportError;
@@ -135,6 +136,18 @@ impl Machines {
         volumes: Arc<dyn VolumeBackend>,
         doorstep: Option<Doorstep>,
     ) -> &mut Self {
+        let runtime = MemoryNode::new(name(node), LOOPBACK, &Observer::default()).runtime();
+        self.add_with_runtime(node, volumes, Arc::new(runtime), doorstep)
+    }
+
+    /// The same, with this runtime.
+    pub(crate) fn add_with_runtime(
+        &mut self,
+        node: &str,
+        volumes: Arc<dyn VolumeBackend>,
+        runtime: Arc<dyn ContainerRuntime>,
+        doorstep: Option<Doorstep>,
+    ) -> &mut Self {
         let memory = MemoryNode::new(name(node), LOOPBACK, &Observer::default());
         let parts = NodeParts {
             name: name(node),
@@ -142,7 +155,7 @@ impl Machines {
             address: LOOPBACK,
             boot: memory.boot(),
             volumes,
-            runtime: Arc::new(memory.runtime()),
+            runtime,
             router: Arc::new(memory.router()),
             transport: Arc::new(LocalTransport),
             record: Arc::new(MemoryRecord::default()),

@@ -14,6 +14,7 @@ mod cluster;
 mod converge;
 mod doors;
 mod handoff;
+mod images;
 mod lock;
 mod looking;
 mod machines;

@@ -32,8 +32,8 @@ mod tests;
 pub(crate) use scalar::Kind;
 pub(crate) use scalar::kind_of;
 
-/// The largest file that is read: ten thousand applications with ports, a volume and an environment need 1.7 MB.
-pub(crate) const MAX_BYTES: usize = 2 << 20;
+/// The largest file that is read: ten thousand applications with links, ports, a volume and an environment need 2.4 MB.
+pub(crate) const MAX_BYTES: usize = 5 << 19;
 /// How deeply values may be nested; an application's health check is at 6.
 pub(crate) const MAX_DEPTH: usize = 32;
 /// How many values a file may have.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use flocker_model::config::Code;
 
 /// The most text that a file may have.
-const MOST: usize = 2 << 20;
+const MOST: usize = 5 << 19;
 
 /// Two files, and what they are refused for; nothing where they are right, however long that takes to say.
 pub(crate) struct Hostile {

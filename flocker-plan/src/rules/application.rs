@@ -6,6 +6,8 @@ use flocker_model::ContainerStatus;
 use flocker_model::Health;
 use flocker_model::Manifestation;
 use flocker_model::RestartPolicy;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::need;
@@ -75,7 +77,10 @@ impl<'a> Rules<'a> {
     }
 
     pub(super) fn resize(&mut self, application: u32, on: u32, what: &Manifestation, needs: Vec<Need>) {
-        let Some(dataset) = self.dataset(application) else {
+        let Some(dataset) = self
+            .dataset(application)
+            .filter(|_| !is_planted(Bug::ResizeForgotten))
+        else {
             return;
         };
         debug_assert_ne!(what.maximum_size, dataset.maximum_size);
@@ -177,7 +182,7 @@ impl<'a> Rules<'a> {
         };
         match self.container(application, home) {
             None => self.start(application, home, &started, needs.into()),
-            Some(container) if container.definition == definition => {
+            Some(container) if container.definition == definition || is_planted(Bug::DefinitionIgnored) => {
                 if runs_as_wanted(self.view.definitions[application as usize], container) {
                     return;
                 }
@@ -270,7 +275,8 @@ impl<'a> Rules<'a> {
         for extra in extras {
             // The files are complete for the nodes that they list, and say nothing of others.
             let listed = self.view.node(extra.node).member.is_some();
-            if listed && self.obeys(extra.node) && !self.is_left_to_heir(extra) {
+            let is_left = self.is_left_to_heir(extra) || is_planted(Bug::RemovedRunsOn);
+            if listed && self.obeys(extra.node) && !is_left {
                 let reason = Reason::Stops {
                     application: extra.name.clone(),
                     on: self.node(extra.node),

@@ -13,6 +13,8 @@ use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 use flocker_model::Trashed;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::need;
@@ -73,7 +75,13 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             } => Some((copy, *epoch, to, last, *guid)),
             Role::Primary { .. } | Role::Replica => None,
         })
-        .max_by_key(|(_, epoch, ..)| *epoch);
+        .max_by_key(|(_, epoch, ..)| {
+            if is_planted(Bug::OldestReleaseCounts) {
+                Epoch(u64::MAX - epoch.0)
+            } else {
+                *epoch
+            }
+        });
     let split = |others: &[(&CopyView<'a>, Epoch)]| Seen::Split {
         owners: others
             .iter()
@@ -130,7 +138,7 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
 
 /// No owner is seen, and no release that counts.
 fn without_owner<'a>(view: &View<'a>, dataset: DatasetId, copies: &[CopyView<'a>]) -> Seen<'a> {
-    if view.may_hide(dataset) {
+    if view.may_hide(dataset) && !is_planted(Bug::SilenceIsAbsence) {
         Seen::OwnerHidden
     } else if copies.is_empty() {
         Seen::Nowhere
@@ -166,6 +174,9 @@ fn has_more(taker: &NodeState, dataset: DatasetId, released: &Manifestation) -> 
 
 /// Returns the ownership after the newest that any seen node knows of.
 pub(super) fn next_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
+    if is_planted(Bug::EpochStays) {
+        return newest_epoch(view, dataset);
+    }
     newest_epoch(view, dataset).next()
 }
 
@@ -336,12 +347,19 @@ impl Rules<'_> {
 
     /// Destroys what is to be deleted by name; everything else is kept, and said to be.
     pub(super) fn delete(&mut self) {
-        let datasets: Vec<DatasetId> = self.view.desired.deleted().iter().copied().collect();
+        let mut datasets: Vec<DatasetId> = self.view.desired.deleted().iter().copied().collect();
+        if is_planted(Bug::AbsenceDeletes) {
+            let placements = self.view.desired.placements();
+            let all = placements.datasets().iter();
+            let unplaced = all.filter(|(_, application)| placements.homes(*application).is_empty());
+            datasets.extend(unplaced.map(|(dataset, _)| *dataset));
+        }
         let mut in_use = BTreeSet::new();
         for dataset in datasets {
             let reason = Reason::Deletes { dataset };
             for copy in self.view.copies_of(dataset).to_vec() {
-                if !self.obeys(copy.node) {
+                let is_left = copy.what.role == Role::Replica && is_planted(Bug::DeleteLeavesCopies);
+                if is_left || !self.obeys(copy.node) {
                     continue;
                 }
                 let on = self.node(copy.node);

@@ -11,6 +11,8 @@ use flocker_model::Manifestation;
 use flocker_model::Snapshot;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::dataset::next_epoch;
@@ -145,8 +147,8 @@ impl<'a> Rules<'a> {
         let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
         let prepared = prepared.map(|fact| need(fact, Because::NothingStopsInVain));
         let before_stop: Needs = prepared.into_iter().chain(set_aside.clone()).collect();
-        let before_release: Needs = self.stop_users(move_, &before_stop).into();
-        let before_release = if before_release.is_empty() {
+        let before_release = self.stop_users(move_, &before_stop);
+        let before_release = if before_release.is_empty() || is_planted(Bug::ReleaseBeforeStop) {
             before_stop
         } else {
             before_release
@@ -169,13 +171,32 @@ impl<'a> Rules<'a> {
             before_release,
         );
         let before_push = [need(released.clone(), Because::OneWriter)];
-        let before_push = before_push.into_iter().chain(set_aside).collect();
+        let mut before_push: Needs = before_push.into_iter().chain(set_aside.clone()).collect();
+        if is_planted(Bug::AcquireBeforeRelease) {
+            before_push = set_aside.into_iter().collect();
+        }
         let complete = self.push(move_, &last, base, before_push);
-        let needs = [
-            need(released, Because::OneWriter),
-            need(complete, Because::DataComplete),
-        ];
-        self.take_over(move_, &last, None, needs.into());
+        let mut needs: Needs = [
+            need(released.clone(), Because::OneWriter),
+            need(complete.clone(), Because::DataComplete),
+        ]
+        .into();
+        if is_planted(Bug::AcquireBeforeRelease) {
+            needs = [need(complete, Because::DataComplete)].into();
+        }
+        if is_planted(Bug::AcquireBeforeComplete) {
+            needs = [need(released.clone(), Because::OneWriter)].into();
+        }
+        if is_planted(Bug::DestroyedUnreceived) {
+            let before = [need(released, Because::OneWriter)];
+            self.act(
+                move_.from,
+                Action::Destroy { dataset: id },
+                &move_.reason,
+                before.into(),
+            );
+        }
+        self.take_over(move_, &last, None, needs);
     }
 
     /// Acquire and start: from here on the new home is the only one.
@@ -205,18 +226,20 @@ impl<'a> Rules<'a> {
             let needs = vec![need(owns.clone(), Because::DataThere)];
             self.resize(move_.application, move_.to, move_.source, needs);
         }
-        self.start(
-            move_.application,
-            move_.to,
-            &move_.reason,
-            [need(owns, Because::DataThere)].into(),
-        );
+        let mut before_start: Needs = [need(owns, Because::DataThere)].into();
+        if is_planted(Bug::StartBeforeAcquire) {
+            before_start = Needs::default();
+        }
+        self.start(move_.application, move_.to, &move_.reason, before_start);
     }
 
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Vec<Need> {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Needs {
         let id = move_.dataset.id;
-        let mut needs = Vec::new();
+        let mut needs = Needs::default();
+        if is_planted(Bug::StopForgotten) {
+            return needs;
+        }
         for (node, user, container) in self.users(move_.application, id) {
             // What does not run at the target is replaced by the start.
             let is_replaced = node == move_.to && !container.is_alive();
@@ -252,6 +275,7 @@ impl<'a> Rules<'a> {
         let id = move_.dataset.id;
         match base {
             Common::Nothing | Common::Base(_) => None,
+            Common::Diverged if is_planted(Bug::DivergedKept) => None,
             Common::Diverged => {
                 let gone = Fact::Gone {
                     dataset: id,
@@ -278,7 +302,11 @@ impl<'a> Rules<'a> {
             on: to.clone(),
             name: snapshot.clone(),
         };
-        let base = base_of(base).cloned();
+        let mut base = base_of(base).cloned();
+        if is_planted(Bug::WrongBase) {
+            let older = move_.source.snapshots.iter().rev();
+            base = older.into_iter().find(|older| older.name != *snapshot).cloned();
+        }
         let action = Action::Push {
             dataset,
             snapshot: snapshot.clone(),

@@ -7,6 +7,8 @@ use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::dataset::next_epoch;
@@ -45,7 +47,8 @@ impl<'a> Rules<'a> {
             self.wait_for_sight(application, true, vec![node]);
             return self.stays(application);
         }
-        if taker.is_none() || self.was_made_to_lost(dataset.id, offer.to) {
+        let is_lost = taker.is_none() && !is_planted(Bug::TakerUnseen);
+        if is_lost || self.was_made_to_lost(dataset.id, offer.to) {
             return self.refuse_lost_offer(application, dataset.id, offer.by);
         }
         if self.port_is_taken(application, home) {
@@ -105,11 +108,16 @@ impl<'a> Rules<'a> {
         if offered_elsewhere && let Some(taker) = taker {
             needs.extend(self.renounce(&move_, offer, taker));
         }
-        needs.extend(self.stop_users(&move_, &Needs::default()));
+        needs.extend_from_slice(&self.stop_users(&move_, &Needs::default()));
         if home == offer.by {
             return self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
         }
         let by = self.node(offer.by);
+        if is_planted(Bug::StaleCopyTakesOver)
+            && let Some(newest) = target.and_then(|copy| copy.snapshots.last())
+        {
+            return self.take_over(&move_, &newest.name, None, needs.into());
+        }
         if redirected {
             let released = Fact::Released {
                 dataset: id,
@@ -152,7 +160,9 @@ impl<'a> Rules<'a> {
 
     /// Returns the node without which nothing can be said of an offer: its taker, who may have acquired already, or its maker.
     fn unseen_of(&self, offer: &Offer<'_>, seen_taker: Option<u32>) -> Option<NodeName> {
-        if seen_taker.is_none() && !self.view.is_lost(offer.to) {
+        if is_planted(Bug::TakerUnseen) {
+            None
+        } else if seen_taker.is_none() && !self.view.is_lost(offer.to) {
             Some(offer.to.clone())
         } else if self.obeys(offer.by) {
             None

@@ -10,7 +10,9 @@ use super::Rules;
 use super::need;
 use crate::fact::Fact;
 use crate::step::Because;
+use crate::step::Need;
 use crate::step::Reason;
+use crate::step::Step;
 
 /// How far the search for circles has come with an application.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,20 +75,12 @@ impl Rules<'_> {
     /// What a step needs to be stopped starts again after that step, not between the stop and it.
     pub(super) fn start_again_last(&mut self) {
         let mut waits = Vec::new();
-        for step in &self.steps {
-            for need in &step.needs {
+        for &position in &self.after_stops {
+            let step = &self.steps[position];
+            for need in step.needs.iter().filter(|need| may_be_cut_short(step, need)) {
                 let Fact::Stopped { application, on } = &need.fact else {
                     continue;
                 };
-                if step.action.application() == Some(application) && step.actor == *on {
-                    continue;
-                }
-                // What is done to its own data while that is on its way: it starts last already.
-                let moves =
-                    matches!(&*step.reason, Reason::Moves { application: moved, .. } if moved == application);
-                if moves && step.action.dataset().is_some() {
-                    continue;
-                }
                 let placements = self.view.desired.placements();
                 let Some(number) = placements.find(application, &self.view.names) else {
                     continue;
@@ -160,6 +154,19 @@ impl Rules<'_> {
         used.dedup();
         used
     }
+}
+
+/// Says whether a step needs a stop after which the same application could start again too early for it.
+pub(super) fn may_be_cut_short(step: &Step, need: &Need) -> bool {
+    let Fact::Stopped { application, on } = &need.fact else {
+        return false;
+    };
+    if step.action.application() == Some(application) && step.actor == *on {
+        return false;
+    }
+    // What is done to its own data while that is on its way: it starts last already.
+    let moves = matches!(&*step.reason, Reason::Moves { application: moved, .. } if moved == application);
+    !(moves && step.action.dataset().is_some())
 }
 
 /// Visits what an application uses, depth first, and reports each use that does not close a circle.

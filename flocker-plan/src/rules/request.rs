@@ -11,6 +11,8 @@ use flocker_model::Epoch;
 use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::dataset::Seen;
@@ -369,7 +371,8 @@ impl Rules<'_> {
             dataset: Some(dataset),
         };
         for copy in self.view.copies_of(dataset).to_vec() {
-            if copy.node == on || !self.obeys(copy.node) || copy.what.age < grace {
+            let is_owner = copy.node == on && !is_planted(Bug::LastCopyTrashed);
+            if is_owner || !self.obeys(copy.node) || copy.what.age < grace {
                 continue;
             }
             let lives_on = |guid| owner.snapshots.iter().any(|snapshot| snapshot.guid == guid);

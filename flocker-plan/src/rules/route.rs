@@ -20,6 +20,8 @@ use flocker_model::PortNumber;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use flocker_model::RouteTarget;
+use flocker_model::planted::Bug;
+use flocker_model::planted::is_planted;
 
 use self::course::Change;
 use self::course::Course;
@@ -286,7 +288,7 @@ impl Rules<'_> {
             .iter()
             .filter(|(port, _)| wanted.table.get(**port).is_none() && !wanted.left.contains(port));
         change.drop = dropped
-            .filter(|(_, target)| !self.goes_on(target))
+            .filter(|(_, target)| !self.goes_on(target) && !is_planted(Bug::RoutesNotDropped))
             .map(|(port, _)| *port)
             .collect();
         change
@@ -361,7 +363,11 @@ impl Rules<'_> {
                 homes.extend(owner.homes.iter().map(|&(home, _)| (home, groups.len())));
                 groups.push(Group {
                     owner,
-                    needs: owner.needs(0, &later.set, turns),
+                    needs: if is_planted(Bug::RouteBeforeStart) {
+                        Needs::default()
+                    } else {
+                        owner.needs(0, &later.set, turns)
+                    },
                     change: Arc::new(later),
                 });
             }

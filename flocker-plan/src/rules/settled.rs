@@ -1,13 +1,20 @@
 //! What needs no look: one pass over numbered records finds the applications of which anything is not as it is to be.
 
+use std::cmp::Ordering;
+
+use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::Manifestation;
+use flocker_model::Snapshot;
 
 use super::Rules;
 use super::application;
 use super::dataset;
+use crate::view::CopyView;
 use crate::view::Extra;
 use crate::view::Ownership;
+use crate::view::UserView;
+use crate::view::View;
 use crate::view::number;
 
 /// How many applications are looked at together: what is read of so many stays in the processor's caches.
@@ -56,6 +63,7 @@ impl<'a> Rules<'a> {
         let view = &self.view;
         let mut n_right = vec![0_u32; view.names.len()];
         let mut seen_at_home = vec![false; view.names.len()];
+        let mut n_numbered = 0;
         for (node, node_view) in (0_u32..).zip(&view.nodes) {
             let Some(state) = node_view.seen else { continue };
             let placed = node_view
@@ -63,11 +71,19 @@ impl<'a> Rules<'a> {
                 .map_or(&[][..], |member| view.desired.placements().placed(member));
             let mut placed = placed.iter().copied().peekable();
             for (name, container) in &state.containers {
-                while placed
-                    .next_if(|&application| view.names[application as usize] < name)
-                    .is_some()
-                {}
-                match placed.next_if(|&application| view.names[application as usize] == name) {
+                let mut order = Ordering::Greater;
+                let mut found = None;
+                while let Some(&application) = placed.peek() {
+                    order = view.names[application as usize].cmp(name);
+                    if order == Ordering::Greater {
+                        break;
+                    }
+                    found = placed.next();
+                    if order == Ordering::Equal {
+                        break;
+                    }
+                }
+                match found.filter(|_| order == Ordering::Equal) {
                     Some(application) => {
                         let right = container.definition == view.definition_on(application, state)
                             && application::runs_as_wanted(view.definitions[application as usize], container);
@@ -82,18 +98,14 @@ impl<'a> Rules<'a> {
                     }),
                 }
             }
-        }
-        self.seen_at_home = seen_at_home;
-        let placements = view.desired.placements();
-        for some in self.extras.chunks_mut(BLOCK) {
-            // Far-off memory is waited for one piece after the other, unless many are asked for at once.
-            let guesses = some.iter().filter_map(|extra| placements.guess(extra.name));
-            let touched = guesses.map(|guess| view.names[guess as usize].as_str().len());
-            std::hint::black_box(touched.sum::<usize>());
-            for extra in some {
-                extra.application = placements.find(extra.name, &view.names);
+            // As soon as there are many: while what was read of them is near.
+            if self.extras.len() >= n_numbered + BLOCK {
+                number_extras(view, &mut self.extras[n_numbered..]);
+                n_numbered = self.extras.len();
             }
         }
+        number_extras(view, &mut self.extras[n_numbered..]);
+        self.seen_at_home = seen_at_home;
         for ((application, settled), n_right) in (0_u32..).zip(&mut self.runs_settled).zip(n_right) {
             *settled = view.desired.placements().homes(application).len() == n_right as usize;
         }
@@ -163,18 +175,54 @@ impl<'a> Rules<'a> {
             .iter()
             .filter_map(|&application| view.definitions[application as usize].volume.as_ref());
         let datasets: Vec<DatasetId> = volumes.map(|volume| volume.dataset).collect();
-        let copies = || datasets.iter().flat_map(|&dataset| view.copies_of(dataset));
-        let users = || datasets.iter().flat_map(|&dataset| view.users_of(dataset));
-        let found = copies().map(|copy| u64::from(copy.node)).sum::<u64>()
-            + users().map(|user| u64::from(user.node)).sum::<u64>();
-        let seen = copies()
-            .map(|copy| copy.what.used.0 ^ copy.what.fence.0)
-            .fold(0, u64::wrapping_add)
-            ^ users()
-                .map(|user| u64::from(user.container.is_alive()))
-                .sum::<u64>();
-        let newest = copies().filter_map(|copy| copy.what.snapshots.last());
-        let newest = newest.map(|newest| newest.name.as_str().len()).sum::<usize>();
-        std::hint::black_box((found, seen, newest));
+        let found = view.look_ahead(&datasets);
+        let copies: Vec<&CopyView<'_>> = datasets
+            .iter()
+            .flat_map(|&dataset| view.copies_of(dataset))
+            .collect();
+        let users: Vec<&UserView<'_>> = datasets
+            .iter()
+            .flat_map(|&dataset| view.users_of(dataset))
+            .collect();
+        let seen = copies.iter().map(|copy| {
+            let what = copy.what;
+            what.used.0 ^ what.unsent.0 ^ what.fence.0 ^ what.age.as_secs() ^ what.snapshots.len() as u64
+        });
+        let running = users.iter().map(|user| {
+            let container = user.container;
+            u64::from(container.restarts) ^ container.stop_grace.as_secs() ^ u64::from(container.is_alive())
+        });
+        let read = seen.chain(running).fold(found, u64::wrapping_add);
+        let nodes = copies.iter().filter_map(|copy| view.node(copy.node).seen);
+        let read = nodes.fold(read, |read, state| {
+            read ^ state.generation.0 ^ u64::from(state.free.is_some())
+        });
+        let newest: Vec<&Snapshot> = copies
+            .iter()
+            .filter_map(|copy| copy.what.snapshots.last())
+            .collect();
+        let stopped = users
+            .iter()
+            .filter_map(|user| self.stopped[user.node as usize].0.last());
+        let names = newest.iter().map(|newest| newest.name.as_str());
+        let names = names.chain(users.iter().map(|user| user.name.as_str()));
+        let names = names.chain(stopped.map(ApplicationName::as_str));
+        let names = names.chain(copies.iter().map(|copy| view.node(copy.node).name.as_str()));
+        std::hint::black_box((read, names.map(str::len).sum::<usize>()));
+    }
+}
+
+/// Finds the numbers of the applications of some containers.
+fn number_extras(view: &View<'_>, extras: &mut [Extra<'_>]) {
+    let placements = view.desired.placements();
+    for some in extras.chunks_mut(BLOCK) {
+        // Far-off memory is waited for one piece after the other, unless many are asked for at once.
+        let slots: Vec<usize> = some.iter().map(|extra| placements.slot(extra.name)).collect();
+        let guesses: Vec<u32> = slots.iter().filter_map(|&slot| placements.guess(slot)).collect();
+        let names = guesses.iter().map(|&guess| view.names[guess as usize]);
+        std::hint::black_box(names.map(|name| name.as_str().len()).sum::<usize>());
+        for extra in some {
+            extra.application = placements.find(extra.name, &view.names);
+        }
     }
 }

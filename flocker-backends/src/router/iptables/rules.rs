@@ -12,6 +12,8 @@ use super::super::kernel::piece::Piece;
 use super::super::kernel::piece::Way;
 use super::hooks::Hook;
 use super::hooks::Place;
+use crate::links;
+use crate::links::link_address;
 
 /// A kind of addresses. Each has programs and tables of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,10 +50,18 @@ const FIRST: &str = "--tcp-flags FIN,SYN,RST,ACK SYN";
 
 /// Our chains, by table. Tables are written in this order: what a route needs before the route itself.
 pub(super) const CHAINS: [(&str, &[&str]); 4] = [
-    ("raw", &["FLOCKER-HOLD", "FLOCKER-GUARD"]),
+    ("raw", &["FLOCKER-HOLD", "FLOCKER-HOLD-LINK", "FLOCKER-GUARD"]),
     ("filter", &["FLOCKER-FORWARD"]),
     ("mangle", &["FLOCKER-HOPS"]),
-    ("nat", &["FLOCKER-ENTER", "FLOCKER-LEAVE", "FLOCKER-RECORDS"]),
+    (
+        "nat",
+        &[
+            "FLOCKER-ENTER",
+            "FLOCKER-LEAVE",
+            "FLOCKER-LINK",
+            "FLOCKER-RECORDS",
+        ],
+    ),
 ];
 
 /// Returns the mark of the connections that go this way.
@@ -77,6 +87,12 @@ fn fixed(chain: &str, name: &str, says: &str, target: &str) -> String {
     format!("-A {chain} {says} -m comment --comment {OURS}{name} -j {target}")
 }
 
+/// What a container of ours says to an address that stands for a port.
+fn to_link() -> String {
+    let ((from, from_bits), (to, to_bits)) = (links::CONTAINERS, links::LINKS);
+    format!("-s {from}/{from_bits} -d {to}/{to_bits}")
+}
+
 /// Returns the rules that are there whatever the routes are, by table.
 fn fixed_rules(family: Family) -> Rules {
     let led = |way| format!("-m connmark --mark {:#x}/{MARK_BITS:#x}", mark(way));
@@ -88,25 +104,24 @@ fn fixed_rules(family: Family) -> Rules {
     };
     let mut leave = vec![fixed("FLOCKER-LEAVE", "there", &there, "MASQUERADE")];
     let mut raw = Vec::new();
+    let mut filter = vec![fixed(
+        "FLOCKER-FORWARD",
+        "forward",
+        &format!("-m connmark --mark {PASS_MARK:#x}/{PASS_MARK:#x}"),
+        "ACCEPT",
+    )];
     if family == Family::V4 {
         // A client at a loopback address would not be answered.
         let says = format!("-s 127.0.0.0/8 {}", led(Way::Here));
         leave.push(fixed("FLOCKER-LEAVE", "loopback", &says, "MASQUERADE"));
         // What comes by wire with a loopback address is refused as before.
+        filter.push(fixed("FLOCKER-FORWARD", "link-nowhere", &to_link(), "DROP"));
         raw.push(fixed("FLOCKER-GUARD", "to-loopback", "-d 127.0.0.0/8", "DROP"));
         raw.push(fixed("FLOCKER-GUARD", "from-loopback", "-s 127.0.0.0/8", "DROP"));
     }
     [
         ("raw", raw),
-        (
-            "filter",
-            vec![fixed(
-                "FLOCKER-FORWARD",
-                "forward",
-                &format!("-m connmark --mark {PASS_MARK:#x}/{PASS_MARK:#x}"),
-                "ACCEPT",
-            )],
-        ),
+        ("filter", filter),
         (
             "mangle",
             vec![
@@ -192,6 +207,23 @@ pub(super) fn hooks(family: Family) -> Vec<(&'static str, Hook)> {
             "FLOCKER-GUARD",
         );
         hooks.insert(0, guard);
+        let to_link = format!("{} -p tcp", to_link());
+        hooks.push(hook(
+            "raw",
+            "PREROUTING",
+            Place::First,
+            "hold-link",
+            &to_link,
+            "FLOCKER-HOLD-LINK",
+        ));
+        hooks.push(hook(
+            "nat",
+            "PREROUTING",
+            Place::Last,
+            "link",
+            &to_link,
+            "FLOCKER-LINK",
+        ));
     }
     hooks
 }
@@ -208,7 +240,7 @@ pub(super) fn docker_hook() -> (&'static str, Hook) {
     ("forward", hook)
 }
 
-fn rules_of(piece: &Piece) -> Vec<(&'static str, String)> {
+fn rules_of(family: Family, piece: &Piece) -> Vec<(&'static str, String)> {
     match piece {
         Piece::Record { port, part, text } => {
             let rule = format!("-A FLOCKER-RECORDS -m comment --comment {OURS}record:{port}:{part}:{text}");
@@ -216,21 +248,25 @@ fn rules_of(piece: &Piece) -> Vec<(&'static str, String)> {
         }
         Piece::End { port, to, way } => {
             let tcp = format!("-A FLOCKER-ENTER -p tcp -m tcp --dport {port}");
-            let mark = mark(*way);
-            vec![
-                (
-                    "nat",
-                    format!(
-                        "{tcp} -m comment --comment {OURS}mark:{port} -j CONNMARK --set-xmark {mark:#x}/{MARK_BITS:#x}"
-                    ),
-                ),
-                (
-                    "nat",
-                    format!("{tcp} -m comment --comment {OURS}end:{port} -j DNAT --to-destination {to}"),
-                ),
-            ]
+            let mut rules = led(&tcp, "", *port, *to, *way);
+            if to.is_ipv4() {
+                // The protocol is named again: without it a rule cannot name the port that it leads to.
+                let link = link_address(links::LINKS.0, *port);
+                let tcp = format!("-A FLOCKER-LINK -d {link}/32 -p tcp");
+                rules.extend(led(&tcp, "link-", *port, *to, *way));
+            }
+            rules
         }
-        Piece::Held { port } => vec![("raw", held(*port))],
+        Piece::Held { port } => {
+            let mut rules = vec![("raw", held(*port))];
+            if family == Family::V4 {
+                let link = link_address(links::LINKS.0, *port);
+                let says = format!("-A FLOCKER-HOLD-LINK -d {link}/32 -p tcp -m tcp {FIRST}");
+                let rule = format!("{says} -m comment --comment {OURS}link-held:{port} -j DROP");
+                rules.push(("raw", rule));
+            }
+            rules
+        }
         Piece::Beside { network } => {
             let mark = mark(Way::Here);
             let rule = format!(
@@ -239,6 +275,22 @@ fn rules_of(piece: &Piece) -> Vec<(&'static str, String)> {
             vec![("nat", rule)]
         }
     }
+}
+
+/// Returns the two rules that lead what fits `says`: one marks the connection, and one replaces its target.
+fn led(
+    says: &str,
+    name: &str,
+    port: flocker_model::PortNumber,
+    to: SocketAddr,
+    way: Way,
+) -> Vec<(&'static str, String)> {
+    let mark = mark(way);
+    let marked = format!(
+        "{says} -m comment --comment {OURS}{name}mark:{port} -j CONNMARK --set-xmark {mark:#x}/{MARK_BITS:#x}"
+    );
+    let ended = format!("{says} -m comment --comment {OURS}{name}end:{port} -j DNAT --to-destination {to}");
+    vec![("nat", marked), ("nat", ended)]
 }
 
 fn held(port: flocker_model::PortNumber) -> String {
@@ -254,7 +306,7 @@ fn held(port: flocker_model::PortNumber) -> String {
 /// instant in which a client would be refused.
 pub(super) fn whole(family: Family, found: &BTreeSet<Piece>, wanted: &BTreeSet<Piece>) -> String {
     let mut rules = fixed_rules(family);
-    for (table, rule) in wanted.iter().flat_map(rules_of) {
+    for (table, rule) in wanted.iter().flat_map(|piece| rules_of(family, piece)) {
         rules.entry(table).or_default().push(rule);
     }
     let raw = rules.get("raw").cloned().unwrap_or_default();
@@ -262,7 +314,7 @@ pub(super) fn whole(family: Family, found: &BTreeSet<Piece>, wanted: &BTreeSet<P
     let released: Vec<String> = found
         .difference(wanted)
         .filter(is_held)
-        .flat_map(rules_of)
+        .flat_map(|piece| rules_of(family, piece))
         .map(|(_, rule)| rule)
         .collect();
     let mut text = String::new();

@@ -13,6 +13,8 @@ use super::super::kernel::piece::Piece;
 use super::super::kernel::piece::Way;
 use super::rules;
 use super::rules::Family;
+use crate::links::LINKS;
+use crate::links::link_address;
 
 /// What was found of ours in the tables of one kind of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,11 +30,19 @@ pub(super) struct Saved {
     pub(super) is_whole: bool,
 }
 
+/// By what a connection is led: the port of the node, or the address that stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Led {
+    ByPort,
+    ByLink,
+}
+
 /// A rule that depends on a route, or does not.
 enum Rule {
     Fixed(String),
-    Mark(PortNumber, Way),
-    End(PortNumber, SocketAddr),
+    Mark(Led, PortNumber, Way),
+    End(Led, PortNumber, SocketAddr),
+    HeldLink(PortNumber),
     Piece(Piece),
 }
 
@@ -45,6 +55,7 @@ pub(super) fn read(family: Family, text: &str) -> Saved {
     let mut names = BTreeSet::new();
     let mut marks = BTreeMap::new();
     let mut ends = BTreeMap::new();
+    let mut held_links = BTreeSet::new();
     let mut table = "";
     let is_ours = |table: &str, chain: &str| {
         rules::CHAINS
@@ -73,19 +84,38 @@ pub(super) fn read(family: Family, text: &str) -> Saved {
             }
             match read_rule(words) {
                 Some(Rule::Fixed(name)) => drop(names.insert(name)),
-                Some(Rule::Mark(port, way)) => saved.is_whole &= marks.insert(port, way).is_none(),
-                Some(Rule::End(port, to)) => saved.is_whole &= ends.insert(port, to).is_none(),
+                Some(Rule::Mark(led, port, way)) => {
+                    saved.is_whole &= marks.insert((led, port), way).is_none();
+                }
+                Some(Rule::End(led, port, to)) => saved.is_whole &= ends.insert((led, port), to).is_none(),
+                Some(Rule::HeldLink(port)) => saved.is_whole &= held_links.insert(port),
                 Some(Rule::Piece(piece)) => saved.is_whole &= saved.pieces.insert(piece),
                 None => saved.is_whole = false,
             }
         }
     }
     saved.is_whole &= names == rules::fixed_names(family) && marks.keys().eq(ends.keys());
-    for (port, to) in ends {
-        if let Some(&way) = marks.get(&port) {
-            saved.pieces.insert(Piece::End { port, to, way });
+    let mut n_linked = 0;
+    let of = |led| ends.iter().filter(move |((by, _), _)| *by == led);
+    for ((_, port), to) in of(Led::ByPort) {
+        let Some(&way) = marks.get(&(Led::ByPort, *port)) else {
+            continue;
+        };
+        if to.is_ipv4() {
+            // Both ways in have to lead to the same place.
+            let link = (Led::ByLink, *port);
+            if ends.get(&link) != Some(to) || marks.get(&link) != Some(&way) {
+                saved.is_whole = false;
+                continue;
+            }
+            n_linked += 1;
         }
+        let (port, to) = (*port, *to);
+        saved.pieces.insert(Piece::End { port, to, way });
     }
+    saved.is_whole &= n_linked == of(Led::ByLink).count();
+    let held = saved.pieces.iter().filter_map(Piece::held);
+    saved.is_whole &= family == Family::V6 || held.eq(held_links);
     saved
 }
 
@@ -142,17 +172,31 @@ fn read_rule(words: &[String]) -> Option<Rule> {
         let port = port(text)?;
         (option(words, "--dport") == Some(text)).then_some(port)
     };
+    let linked = |text: &str| {
+        let port = port(text)?;
+        let link = format!("{}/32", link_address(LINKS.0, port));
+        (option(words, "-d") == Some(link.as_str())).then_some(port)
+    };
     match name.split_once(':') {
         None => Some(Rule::Fixed(name.to_owned())),
         Some(("mark", of)) if target == Some("CONNMARK") => {
             let way = rules::read_mark(option(words, "--set-xmark")?)?;
-            Some(Rule::Mark(same(of)?, way))
+            Some(Rule::Mark(Led::ByPort, same(of)?, way))
+        }
+        Some(("link-mark", of)) if target == Some("CONNMARK") => {
+            let way = rules::read_mark(option(words, "--set-xmark")?)?;
+            Some(Rule::Mark(Led::ByLink, linked(of)?, way))
+        }
+        Some(("link-end", of)) if target == Some("DNAT") => {
+            let to = rules::read_target(option(words, "--to-destination")?)?;
+            Some(Rule::End(Led::ByLink, linked(of)?, to))
         }
         Some(("end", of)) if target == Some("DNAT") => {
             let to = rules::read_target(option(words, "--to-destination")?)?;
-            Some(Rule::End(same(of)?, to))
+            Some(Rule::End(Led::ByPort, same(of)?, to))
         }
         Some(("held", of)) if target == Some("DROP") => Some(Rule::Piece(Piece::Held { port: same(of)? })),
+        Some(("link-held", of)) if target == Some("DROP") => Some(Rule::HeldLink(linked(of)?)),
         Some(("beside", network)) if target == Some("MASQUERADE") => {
             let network = network.parse().ok()?;
             let is_same = option(words, "-s")?.parse() == Ok(network);

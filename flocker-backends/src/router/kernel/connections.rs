@@ -19,6 +19,7 @@ use super::netlink::Nested;
 use super::netlink::Netlink;
 use super::netlink::attribute;
 use super::netlink::attributes;
+use crate::links::linked_port;
 
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
@@ -35,6 +36,7 @@ const ADDRESSES: u16 = 1;
 const PORTS: u16 = 2;
 const SOURCE_4: u16 = 1;
 const SOURCE_6: u16 = 3;
+const TARGET_4: u16 = 2;
 const PROTOCOL: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const TARGET_PORT: u16 = 3;
@@ -93,7 +95,7 @@ fn name(connection: &[u8]) -> Vec<u8> {
     name
 }
 
-/// Reads which port a TCP connection was opened to, and who answers instead; nothing where the target was not replaced.
+/// Reads which port of the node, or which that an address stands for, a TCP connection was opened to, and who answers instead; nothing where the target was not replaced.
 fn led(connection: &[u8]) -> Option<Moved> {
     let get = |bytes, kind| attributes(bytes).find(|(other, _)| *other == kind);
     let (_, status) = get(connection, STATUS)?;
@@ -114,8 +116,13 @@ fn led(connection: &[u8]) -> Option<Moved> {
     let v6 =
         get(addresses, SOURCE_6).and_then(|(_, bytes)| Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?)));
     let address = v4.map(IpAddr::V4).or(v6.map(IpAddr::V6))?;
+    // To an address that stands for a port, every port leads there.
+    let link = get(original, ADDRESSES)
+        .and_then(|(_, addresses)| get(addresses, TARGET_4))
+        .and_then(|(_, bytes)| linked_port(Ipv4Addr::from(*bytes.first_chunk::<4>()?)));
+    let opened_to = PortNumber::new(port(original, TARGET_PORT)?)?;
     Some(Moved {
-        port: PortNumber::new(port(original, TARGET_PORT)?)?,
+        port: link.unwrap_or(opened_to),
         to: SocketAddr::new(address, port(reply, SOURCE_PORT)?),
     })
 }
@@ -159,6 +166,30 @@ mod tests {
         };
         assert_eq!(led(&connection(REDIRECTED | 0xe)), Some(expected));
         assert_eq!(led(&connection(0xe)), None);
+    }
+
+    #[test]
+    fn a_connection_to_an_address_that_stands_for_a_port_is_one_to_that_port() {
+        let with = |target: &[u8]| {
+            let addresses = [
+                attribute(SOURCE_4, Nested::No, &[10, 193, 0, 9]),
+                attribute(TARGET_4, Nested::No, target),
+            ];
+            let original = direction(&[10, 193, 0, 9], 40_000, 5432);
+            let ports = attributes(&original).find(|(kind, _)| *kind == PORTS).unwrap().1;
+            let original = [
+                attribute(ADDRESSES, Nested::Yes, &addresses.concat()),
+                attribute(PORTS, Nested::Yes, ports),
+            ];
+            let bytes = [
+                attribute(ORIGINAL, Nested::Yes, &original.concat()),
+                attribute(REPLY, Nested::Yes, &direction(&[172, 18, 0, 2], 8080, 40_000)),
+                attribute(STATUS, Nested::No, &REDIRECTED.to_be_bytes()),
+            ];
+            led(&bytes.concat()).unwrap().port.get()
+        };
+        assert_eq!(with(&[10, 194, 21, 57]), 5433);
+        assert_eq!(with(&[10, 0, 0, 1]), 5432);
     }
 
     #[test]

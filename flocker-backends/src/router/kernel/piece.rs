@@ -75,6 +75,15 @@ impl Piece {
         parts.map(piece).collect()
     }
 
+    /// Returns the port that ends nowhere yet, if this is one.
+    #[cfg(feature = "iptables")]
+    pub(in crate::router) fn held(&self) -> Option<PortNumber> {
+        match self {
+            Self::Held { port } => Some(*port),
+            Self::Record { .. } | Self::End { .. } | Self::Beside { .. } => None,
+        }
+    }
+
     /// Reads what all records say. One that lacks a part, or says nothing that we would have said, is left out.
     pub(super) fn read_records(pieces: &BTreeSet<Self>) -> BTreeMap<PortNumber, RouteTarget> {
         let mut texts: BTreeMap<PortNumber, (u16, String)> = BTreeMap::new();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
 use flocker_model::PortNumber;
@@ -17,6 +18,8 @@ use super::super::kernel::piece::Piece;
 use super::super::kernel::piece::Way;
 use super::super::kernel::placed::Placed;
 use super::rules;
+use crate::links::LINKS;
+use crate::links::link_address;
 use crate::router::RouterError;
 
 #[derive(Deserialize)]
@@ -107,6 +110,8 @@ struct Elements {
     pieces: BTreeSet<Piece>,
     ends: BTreeSet<(PortNumber, SocketAddr)>,
     led: BTreeSet<(PortNumber, SocketAddr, Way)>,
+    links: BTreeSet<(Ipv4Addr, SocketAddr)>,
+    linked: BTreeSet<(Ipv4Addr, SocketAddr, Way)>,
     is_whole: bool,
 }
 
@@ -116,6 +121,8 @@ impl Default for Elements {
             pieces: BTreeSet::new(),
             ends: BTreeSet::new(),
             led: BTreeSet::new(),
+            links: BTreeSet::new(),
+            linked: BTreeSet::new(),
             is_whole: true,
         }
     }
@@ -171,6 +178,22 @@ impl Elements {
                 };
                 self.led.insert((port(of)?, socket(address, at)?, way));
             }
+            "links" => {
+                let [key, to] = value.as_array()?.as_slice() else {
+                    return None;
+                };
+                let [address, at] = concatenated(to)? else {
+                    return None;
+                };
+                self.links.insert((link(key)?, socket(address, at)?));
+            }
+            "linkhere" | "linkthere" => {
+                let [of, address, at] = concatenated(value)? else {
+                    return None;
+                };
+                let way = if set == "linkhere" { Way::Here } else { Way::There };
+                self.linked.insert((link(of)?, socket(address, at)?, way));
+            }
             _ => return None,
         }
         Some(())
@@ -182,20 +205,32 @@ impl Elements {
             mut pieces,
             ends,
             led,
+            links,
+            linked,
             is_whole,
         } = self;
-        let n_elements = ends.len();
+        let n_ends = ends.len();
         let n_led = led.len();
-        let mut n_paired = 0;
+        let (mut n_paired, mut n_linked) = (0, 0);
         for (port, to) in ends {
+            let link = link_address(LINKS.0, port);
             for way in Way::ALL {
-                if led.contains(&(port, to, way)) {
-                    n_paired += 1;
-                    pieces.insert(Piece::End { port, to, way });
+                if !led.contains(&(port, to, way)) {
+                    continue;
                 }
+                if to.is_ipv4() {
+                    if !links.contains(&(link, to)) || !linked.contains(&(link, to, way)) {
+                        continue;
+                    }
+                    n_linked += 1;
+                }
+                n_paired += 1;
+                pieces.insert(Piece::End { port, to, way });
             }
         }
-        (pieces, is_whole && n_paired == n_elements && n_paired == n_led)
+        let are_paired = n_paired == n_ends && n_paired == n_led;
+        let are_linked = n_linked == links.len() && n_linked == linked.len();
+        (pieces, is_whole && are_paired && are_linked)
     }
 }
 
@@ -205,6 +240,10 @@ fn concatenated(value: &Value) -> Option<&[Value]> {
 
 fn port(value: &Value) -> Option<PortNumber> {
     PortNumber::new(u16::try_from(value.as_u64()?).ok()?)
+}
+
+fn link(value: &Value) -> Option<Ipv4Addr> {
+    value.as_str()?.parse().ok()
 }
 
 fn socket(address: &Value, at: &Value) -> Option<SocketAddr> {

@@ -10,6 +10,8 @@ use super::super::kernel::PASS_MARK;
 use super::super::kernel::piece::Piece;
 use super::super::kernel::piece::Way;
 use super::super::kernel::placed::Placed;
+use crate::links;
+use crate::links::link_address;
 
 /// The name of our table. It is for both kinds of addresses.
 pub(super) const TABLE: &str = "flocker";
@@ -26,6 +28,15 @@ const FIRST: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 /// What a connection was opened to, and who answers it: one element of `here4` and its like.
 const LED_4: &str = "meta l4proto tcp ct original proto-dst . ct reply ip saddr . ct reply proto-src";
 const LED_6: &str = "meta l4proto tcp ct original proto-dst . ct reply ip6 saddr . ct reply proto-src";
+
+/// The same for a connection to an address that stands for a port: one element of `linkhere` or `linkthere`.
+const LINKED: &str = "meta l4proto tcp ct original ip daddr . ct reply ip saddr . ct reply proto-src";
+
+/// What a container of ours says to an address that stands for a port.
+fn to_link() -> String {
+    let ((from, from_bits), (to, to_bits)) = (links::CONTAINERS, links::LINKS);
+    format!("ip saddr {from}/{from_bits} ip daddr {to}/{to_bits}")
+}
 
 /// A chain: its name, where it is hooked in, if anywhere, and its rules.
 pub(super) struct Chain {
@@ -93,6 +104,7 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
         &format!("{FIRST} tcp dport @held fib daddr type local drop"),
     );
     let [from_loopback, to_loopback] = loopback_rules(own);
+    let to_link = to_link();
     let pass = rule("pass", &format!("meta mark set meta mark | {PASS_MARK:#010x}"));
     vec![
         chain(
@@ -114,7 +126,17 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
                     "enter ip6",
                     "fib daddr type local dnat ip6 to tcp dport map @ends6",
                 ),
+                rule(
+                    "link",
+                    &format!("{to_link} meta l4proto tcp dnat ip to ip daddr map @links"),
+                ),
             ],
+        ),
+        chain(
+            "nowhere",
+            Some("type filter hook prerouting priority dstnat + 1"),
+            // What is not led anywhere yet does not leave the node. The client says it again.
+            vec![rule("link", &format!("{to_link} drop"))],
         ),
         chain(
             "enter_own",
@@ -139,6 +161,8 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
                 rule("here ip6", &format!("{LED_6} @here6 jump pass")),
                 rule("there ip", &format!("{LED_4} @there4 jump away")),
                 rule("there ip6", &format!("{LED_6} @there6 jump away")),
+                rule("link here", &format!("{LINKED} @linkhere jump pass")),
+                rule("link there", &format!("{LINKED} @linkthere jump away")),
             ],
         ),
         chain("pass", None, vec![pass.clone()]),
@@ -157,6 +181,11 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
                     "beside ip6",
                     &format!("ip6 saddr @beside6 {LED_6} @here6 masquerade"),
                 ),
+                rule("link there", &format!("{LINKED} @linkthere masquerade")),
+                rule(
+                    "link beside",
+                    &format!("ip saddr @beside4 {LINKED} @linkhere masquerade"),
+                ),
             ],
         ),
         chain(
@@ -168,7 +197,7 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
 }
 
 /// Every map and set, with what it consists of.
-pub(super) const SETS: [(&str, &str); 10] = [
+pub(super) const SETS: [(&str, &str); 13] = [
     ("set records", "type inet_service . inet_service;"),
     ("set held", "type inet_service;"),
     ("map ends4", "type inet_service : ipv4_addr . inet_service;"),
@@ -177,6 +206,9 @@ pub(super) const SETS: [(&str, &str); 10] = [
     ("set here6", "type inet_service . ipv6_addr . inet_service;"),
     ("set there4", "type inet_service . ipv4_addr . inet_service;"),
     ("set there6", "type inet_service . ipv6_addr . inet_service;"),
+    ("map links", "type ipv4_addr : ipv4_addr . inet_service;"),
+    ("set linkhere", "type ipv4_addr . ipv4_addr . inet_service;"),
+    ("set linkthere", "type ipv4_addr . ipv4_addr . inet_service;"),
     ("set beside4", "type ipv4_addr; flags interval;"),
     ("set beside6", "type ipv6_addr; flags interval;"),
 ];
@@ -259,10 +291,16 @@ fn in_sets(order: Order, piece: &Piece) -> Vec<(String, String)> {
                 Way::Here => "here",
                 Way::There => "there",
             };
-            vec![
+            let mut elements = vec![
                 (format!("ends{version}"), format!("{port}{says}")),
                 (format!("{set}{version}"), format!("{port} . {led}")),
-            ]
+            ];
+            if to.is_ipv4() {
+                let link = link_address(links::LINKS.0, *port);
+                elements.push(("links".into(), format!("{link}{says}")));
+                elements.push((format!("link{set}"), format!("{link} . {led}")));
+            }
+            elements
         }
         Piece::Held { port } => vec![("held".into(), port.to_string())],
         Piece::Beside { network } => {
@@ -318,6 +356,8 @@ mod tests {
              add element inet flocker ends6 { 443 : fd00::2 . 443 }\n\
              add element inet flocker held { 25 }\n\
              add element inet flocker here4 { 80 . 172.18.0.2 . 8080 }\n\
+             add element inet flocker linkhere { 10.194.0.80 . 172.18.0.2 . 8080 }\n\
+             add element inet flocker links { 10.194.0.80 : 172.18.0.2 . 8080 }\n\
              add element inet flocker records { 80 . 0 comment \"site/8080/alpha=10.0.0.1/\" }\n\
              add element inet flocker there6 { 443 . fd00::2 . 443 }\n"
         );
@@ -330,6 +370,8 @@ mod tests {
              delete element inet flocker ends6 { 443 }\n\
              delete element inet flocker held { 25 }\n\
              delete element inet flocker here4 { 80 . 172.18.0.2 . 8080 }\n\
+             delete element inet flocker linkhere { 10.194.0.80 . 172.18.0.2 . 8080 }\n\
+             delete element inet flocker links { 10.194.0.80 }\n\
              delete element inet flocker records { 80 . 0 }\n\
              delete element inet flocker there6 { 443 . fd00::2 . 443 }\n"
         );

@@ -1,4 +1,4 @@
-//! Where containers are, and how a linked port is written as an address.
+//! Where containers are, and what their links stand for.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -9,8 +9,10 @@ use std::str::FromStr;
 
 use flocker_model::ApplicationName;
 use flocker_model::Link;
-use flocker_model::PortNumber;
 use thiserror::Error;
+
+use crate::links;
+use crate::links::link_address;
 
 /// The addresses of a network: `10.193.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +50,8 @@ impl fmt::Display for Subnet {
 impl Subnet {
     /// 65 534 addresses of a private range that engines do not take by themselves.
     pub(super) const DEFAULT: Self = Self {
-        base: Ipv4Addr::new(10, 193, 0, 0),
-        prefix: 16,
+        base: links::CONTAINERS.0,
+        prefix: links::CONTAINERS.1,
     };
 
     fn size(self) -> u32 {
@@ -71,20 +73,6 @@ impl Subnet {
             .map(|step| Ipv4Addr::from(u32::from(self.base) + 2 + (start + step) % usable))
             .find(|address| !taken.contains(address))
     }
-}
-
-/// Returns the address that stands for an external port in containers of this node.
-///
-/// A linked application is called by its alias and the port that its clients
-/// expect, whatever its external port is. So where the two ports differ, the
-/// alias stands for this address, whose last two octets are the external port,
-/// and the router of the node leads *every* TCP port of it to where the
-/// external port leads. That needs one rule per route, and none per link.
-#[must_use]
-pub fn link_address(links: Ipv4Addr, remote_port: PortNumber) -> Ipv4Addr {
-    let [first, second, ..] = links.octets();
-    let [high, low] = remote_port.get().to_be_bytes();
-    Ipv4Addr::new(first, second, high, low)
 }
 
 /// Returns the alias names of an application with the addresses that they stand for, as `/etc/hosts` has them.
@@ -114,6 +102,8 @@ pub(super) fn hosts(links: &[Link], node: IpAddr, network: Ipv4Addr) -> Vec<(App
 
 #[cfg(test)]
 mod tests {
+    use flocker_model::PortNumber;
+
     use super::*;
 
     #[test]

@@ -13,13 +13,14 @@ use futures_util::StreamExt as _;
 
 use super::DockerOptions;
 use super::engine::Engine;
-use super::images::ImageId;
 use super::labels::Manner;
 use super::making::Taken;
 use super::seen::Seen;
 use crate::change::Change;
 use crate::runtime::ContainerRuntime;
 use crate::runtime::ContainerSpec;
+use crate::runtime::ImageId;
+use crate::runtime::ImageStore;
 use crate::runtime::LogRequest;
 use crate::runtime::RuntimeError;
 use crate::volume::ByteStream;
@@ -166,5 +167,9 @@ impl ContainerRuntime for DockerRuntime {
         request: LogRequest,
     ) -> Result<ByteStream, RuntimeError> {
         self.engine.output(application, request).await
+    }
+
+    fn images(&self) -> Option<&dyn ImageStore> {
+        Some(&self.engine)
     }
 }

@@ -1,8 +1,8 @@
 //! Images: which one a name means here, and how one is brought here.
 
-use std::fmt;
 use std::io;
 
+use async_trait::async_trait;
 use bollard::errors::Error;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use bollard::query_parameters::ImportImageOptionsBuilder;
@@ -17,25 +17,38 @@ use super::engine::Engine;
 use super::engine::failed;
 use super::engine::said;
 use super::engine::status;
+use crate::change::Change;
 use crate::runtime::ContainerSpec;
+use crate::runtime::ImageId;
+use crate::runtime::ImageIdError;
+use crate::runtime::ImageStore;
 use crate::runtime::RuntimeError;
 use crate::volume::ByteStream;
 
-/// The identity of an image: a digest of all that it consists of, whatever it is called.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ImageId(String);
-
-impl ImageId {
-    /// Returns it as the engine writes it: `sha256:…`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+#[async_trait]
+impl ImageStore for Engine {
+    async fn present(&self, image: &Image) -> Result<Option<ImageId>, RuntimeError> {
+        self.image_present(image).await
     }
-}
 
-impl fmt::Display for ImageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+    fn export(&self, image: &Image) -> ByteStream {
+        self.export_image(image)
+    }
+
+    async fn import(&self, image: &Image, id: &ImageId, stream: ByteStream) -> Result<Change, RuntimeError> {
+        if self.image_present(image).await?.as_ref() == Some(id) {
+            return Ok(Change::AlreadySo);
+        }
+        self.import_image(stream).await?;
+        let other = match self.image_present(image).await? {
+            Some(found) if found == *id => return Ok(Change::Made),
+            Some(found) => format!("what arrived is {found}, and {id} was announced"),
+            None => "the stream ended, and did not contain it".to_owned(),
+        };
+        Err(RuntimeError::Io {
+            what: format!("take in the image `{image}`"),
+            source: io::Error::other(other),
+        })
     }
 }
 
@@ -45,10 +58,12 @@ impl Engine {
         match self.client.inspect_image(image.as_str()).await {
             Ok(found) => found
                 .id
-                .map(|id| Some(ImageId(id)))
-                .ok_or_else(|| RuntimeError::Io {
+                .unwrap_or_default()
+                .parse()
+                .map(Some)
+                .map_err(|error: ImageIdError| RuntimeError::Io {
                     what: what(),
-                    source: io::Error::new(io::ErrorKind::InvalidData, "it has no identity"),
+                    source: io::Error::new(io::ErrorKind::InvalidData, error),
                 }),
             Err(error) if status(&error) == Some(404) => Ok(None),
             Err(error) => Err(failed(what)(error)),

@@ -20,7 +20,6 @@ use super::engine::Engine;
 use super::engine::failed;
 use super::engine::said;
 use super::engine::status;
-use super::images::ImageId;
 use super::labels;
 use super::labels::Labels;
 use super::seen::Owned;
@@ -28,6 +27,7 @@ use super::seen::Seen;
 use super::serving::Sight;
 use crate::deadline;
 use crate::runtime::ContainerSpec;
+use crate::runtime::ImageId;
 use crate::runtime::RuntimeError;
 
 /// The label of our network.

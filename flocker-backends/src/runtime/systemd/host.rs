@@ -26,6 +26,7 @@ use crate::change::Change;
 use crate::process::find_program;
 use crate::runtime::ContainerRuntime;
 use crate::runtime::ContainerSpec;
+use crate::runtime::ImageStore;
 use crate::runtime::LogRequest;
 use crate::runtime::RuntimeError;
 use crate::runtime::docker::Engine;
@@ -284,6 +285,10 @@ impl ContainerRuntime for SystemdRuntime {
             });
         }
         self.journal.open(&unit, &name, request).map_err(failed(what))
+    }
+
+    fn images(&self) -> Option<&dyn ImageStore> {
+        Some(&self.engine)
     }
 }
 

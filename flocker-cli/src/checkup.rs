@@ -1,0 +1,108 @@
+//! What is found out about machines that are nodes or are to be: for `flocker doctor`, and before a deploy changes anything.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use flocker_backends::TransportError;
+use flocker_engine::clock;
+use flocker_engine::one_line;
+use flocker_model::NodeAddress;
+use flocker_model::PortNumber;
+
+use crate::real::Closely;
+use crate::real::Examination;
+use crate::real::Finding;
+use crate::real::Ways;
+use crate::real::Weight;
+
+/// How far apart two clocks may be before it is said.
+const TOLERATED: u64 = 30;
+
+/// Looks at a machine, whether or not it can be a node.
+pub(crate) async fn by_ssh(
+    ways: &Ways,
+    address: &NodeAddress,
+    closely: &Closely,
+) -> (Vec<Finding>, Option<Examination>) {
+    let began = clock::now();
+    match ways.examine(address, closely).await {
+        Ok(found) => {
+            let reached = format!(
+                "in {:.1} s, with our program there",
+                began.elapsed().as_secs_f32()
+            );
+            let mut all = vec![Finding::new("ssh", Weight::Good, reached)];
+            all.extend(clock_difference(found.time, clock::time_of_day()));
+            all.extend(found.findings.iter().cloned());
+            (all, Some(found))
+        }
+        Err(error) => (vec![unreached(&error)], None),
+    }
+}
+
+fn unreached(error: &TransportError) -> Finding {
+    let finding = Finding::new("ssh", Weight::Problem, one_line(error));
+    match error.hint() {
+        Some(hint) => finding.hint(hint),
+        None => finding,
+    }
+}
+
+fn clock_difference(theirs: u64, ours: u64) -> Option<Finding> {
+    let apart = theirs.abs_diff(ours);
+    let way = if theirs > ours { "ahead" } else { "behind" };
+    (apart > TOLERATED).then(|| {
+        let said = format!("{apart} s {way} of this machine's");
+        Finding::new("clock", Weight::Note, said)
+            .hint("no decision goes by it, but logs will be hard to compare")
+    })
+}
+
+/// Says which of the wanted ports are taken, and by whom where that is known.
+pub(crate) fn in_use(
+    wanted: &BTreeSet<PortNumber>,
+    taken: &BTreeSet<PortNumber>,
+    by: &BTreeMap<PortNumber, String>,
+) -> Option<Finding> {
+    let both: Vec<String> = wanted
+        .intersection(taken)
+        .map(|port| match by.get(port) {
+            Some(who) => format!("{port}, by {who}"),
+            None => port.to_string(),
+        })
+        .collect();
+    (!both.is_empty()).then(|| {
+        let said = format!("in use by something else: {}", both.join("; "));
+        Finding::new("ports", Weight::Problem, said)
+            .hint("stop it there, or give the application another external port")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_are_apart_are_told() {
+        assert_eq!(clock_difference(1000, 1000 + TOLERATED), None);
+        let behind = clock_difference(1000, 1100).unwrap();
+        assert_eq!(
+            (behind.weight, &*behind.said),
+            (Weight::Note, "100 s behind of this machine's")
+        );
+        assert!(clock_difference(1100, 1000).unwrap().said.contains("ahead"));
+    }
+
+    #[test]
+    fn only_ports_that_are_wanted_are_told() {
+        let ports = |numbers: &[u16]| -> BTreeSet<PortNumber> {
+            numbers.iter().filter_map(|n| PortNumber::new(*n)).collect()
+        };
+        assert_eq!(in_use(&ports(&[80]), &ports(&[22]), &BTreeMap::new()), None);
+        let found = in_use(&ports(&[80, 443]), &ports(&[22, 80]), &BTreeMap::new()).unwrap();
+        assert_eq!(found.said, "in use by something else: 80");
+        let by = [(PortNumber::new(80).unwrap(), "`nginx` (process 7)".to_owned())].into();
+        let found = in_use(&ports(&[80, 443]), &ports(&[22, 80]), &by).unwrap();
+        assert_eq!(found.said, "in use by something else: 80, by `nginx` (process 7)");
+    }
+}

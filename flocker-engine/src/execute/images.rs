@@ -1,0 +1,60 @@
+//! Images that travel: what a node cannot get by itself is brought from a node that has it.
+//!
+//! It belongs to getting ready, and no plan knows of it: whether an image is
+//! at hand, or can be pulled, is found out by trying. The first node of a
+//! given order that has the image gives it: the one on which the application
+//! is, and after it the others by name. The bytes go through whoever carries
+//! the plan out, over the connections that it has to both.
+
+use std::sync::Arc;
+
+use flocker_model::Image;
+
+use super::Watch;
+use crate::event::Event;
+use crate::fault::one_line;
+use crate::node::ImageCargo;
+use crate::node::NodeHandle;
+use crate::node_error::NodeError;
+
+/// An image that a step may lack, and who may have it.
+pub(super) struct Sources {
+    pub(super) image: Image,
+    pub(super) nodes: Vec<Arc<dyn NodeHandle>>,
+}
+
+impl Sources {
+    /// Brings the image to a node that lacks it; says whether it is there now and was not before.
+    ///
+    /// Nothing is done where the node has the image: then it is something else that it could not do.
+    pub(super) async fn bring_to(&self, receiver: &dyn NodeHandle, watch: &Watch) -> Result<bool, NodeError> {
+        if receiver.image(&self.image).await?.is_some() {
+            return Ok(false);
+        }
+        for source in &self.nodes {
+            let id = match source.image(&self.image).await {
+                Ok(Some(id)) => id,
+                Ok(None) => continue,
+                Err(error) => {
+                    let (node, error) = (source.name(), one_line(&error));
+                    tracing::debug!(%node, error, "a node does not say whether it has an image");
+                    continue;
+                }
+            };
+            watch.listener.on(&Event::ImageBrought {
+                step: watch.step.clone(),
+                image: self.image.clone(),
+                id: id.clone(),
+                from: source.name().clone(),
+            });
+            let stream = source.export_image(&self.image).await?;
+            let cargo = ImageCargo {
+                image: self.image.clone(),
+                id,
+            };
+            receiver.import_image(&cargo, stream, watch).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
