@@ -118,7 +118,14 @@ impl<'a> Rules<'a> {
         {
             return self.take_over(&move_, &newest.name, None, needs.into());
         }
+        let set_aside = if is_complete {
+            None
+        } else {
+            self.set_aside(&move_, &base)
+        };
         if redirected {
+            // Seen beside an offer that is made to it, what the taker has of other content could be more than was offered.
+            needs.extend(set_aside.clone());
             let released = Fact::Released {
                 dataset: id,
                 by,
@@ -135,7 +142,7 @@ impl<'a> Rules<'a> {
         }
         if !is_complete {
             let mut before_push = needs.clone();
-            before_push.extend(self.set_aside(&move_, &base));
+            before_push.extend(set_aside);
             let complete = self.push(&move_, offer.last, &base, before_push.into());
             needs.push(need(complete, Because::DataComplete));
         }
