@@ -145,9 +145,13 @@ fn a_link_leads_to_its_application_wherever_it_is(kind: Kind) {
     // A port that is not routed leads nowhere, and nothing leaves the node for it.
     let unknown = SocketAddr::from(([10, 194, 21, 58], 5432));
     let sent = || counter(BETA, "Ip", "InReceives");
-    let before = sent();
-    assert!(connect(NEIGHBOUR, unknown, patience).is_none());
-    assert_eq!(sent(), before);
+    // The last words of the connections above may still be on their way the first time. What leaves does so each time.
+    let leaves_nothing = || {
+        let before = sent();
+        assert!(connect(NEIGHBOUR, unknown, patience).is_none());
+        sent() == before
+    };
+    assert!((0..5).any(|_| leaves_nothing()), "packets leave the node");
     // Nor does one whose application has no home yet; the client goes on trying.
     apply(ALPHA, &router, &set(5433, &[]), None);
     assert!(is_silent(link(5432)));
