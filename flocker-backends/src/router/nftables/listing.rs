@@ -57,7 +57,12 @@ struct Set {
 }
 
 fn parse(text: &[u8]) -> Result<Vec<Object>, RouterError> {
-    let read: Result<Listing, _> = serde_json::from_slice(text);
+    // To serde a list of the right values is a `Listing` too, so `[[]]` would be a table without anything.
+    let read: Result<Listing, _> = if text.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice(text)
+    } else {
+        Err(serde::de::Error::custom("it is no JSON object"))
+    };
     read.map(|listing| listing.nftables)
         .map_err(|error| RouterError::Io {
             what: "understand what `nft` says of the routes".into(),
@@ -266,6 +271,14 @@ mod tests {
 
     fn listed(text: &str) -> Found {
         read(own(), text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_empty_table() {
+        for text in ["", "[]", "[[]]", " [ [ ] ] ", "null", "0"] {
+            assert!(read(own(), text.as_bytes()).is_err(), "{text:?}");
+        }
+        assert!(read(own(), br#" {"nftables": []}"#).is_ok());
     }
 
     #[test]
