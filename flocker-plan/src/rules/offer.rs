@@ -112,7 +112,6 @@ impl<'a> Rules<'a> {
         if home == offer.by {
             return self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
         }
-        let by = self.node(offer.by);
         if is_planted(Bug::StaleCopyTakesOver)
             && let Some(newest) = target.and_then(|copy| copy.snapshots.last())
         {
@@ -126,19 +125,7 @@ impl<'a> Rules<'a> {
         if redirected {
             // Seen beside an offer that is made to it, what the taker has of other content could be more than was offered.
             needs.extend(set_aside.clone());
-            let released = Fact::Released {
-                dataset: id,
-                by,
-                epoch,
-            };
-            let action = Action::Release {
-                dataset: id,
-                epoch,
-                to: self.node(home),
-                last: offer.last.clone(),
-            };
-            self.step(offer.by, action, &move_.reason, needs, vec![released.clone()]);
-            needs = vec![need(released, Because::OneWriter)];
+            needs = vec![self.offer_anew(&move_, offer, needs)];
         }
         if !is_complete {
             let mut before_push = needs.clone();
@@ -147,6 +134,24 @@ impl<'a> Rules<'a> {
             needs.push(need(complete, Because::DataComplete));
         }
         self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
+    }
+
+    /// The offer is made to the new home instead, for an ownership of its own.
+    fn offer_anew(&mut self, move_: &Move<'a>, offer: &Offer<'a>, needs: Vec<Need>) -> Need {
+        let (dataset, epoch) = (move_.dataset.id, move_.epoch);
+        let released = Fact::Released {
+            dataset,
+            by: self.node(offer.by),
+            epoch,
+        };
+        let action = Action::Release {
+            dataset,
+            epoch,
+            to: self.node(move_.to),
+            last: offer.last.clone(),
+        };
+        self.step(offer.by, action, &move_.reason, needs, vec![released.clone()]);
+        need(released, Because::OneWriter)
     }
 
     /// The taker is lost for ever, and may have acquired and written before. That the copy left here is good enough is
