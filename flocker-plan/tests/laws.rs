@@ -13,6 +13,8 @@
 mod dice;
 #[path = "support/history.rs"]
 mod history;
+#[path = "support/law.rs"]
+mod law;
 #[path = "support/walk.rs"]
 mod walk;
 #[path = "support/world.rs"]
@@ -21,17 +23,14 @@ mod world;
 use std::collections::BTreeSet;
 
 use flocker_model::{ApplicationName, ClusterState, Deployment, NodeName, RouteTarget};
-use flocker_plan::{Action, Frontier, Outcome, Plan, Policy, Standing, Waiting, check, plan};
+use flocker_plan::{Action, Frontier, Outcome, Plan, Policy, Standing, check, plan};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-use dice::{Dice, any_cluster, any_deployment, any_policy};
+use dice::{Dice, any_deployment};
 use history::Plot;
-use walk::{Witness, settle, walk, walk_in_order};
-use world::in_one_order;
-
-/// How many turns bring about what can be: warm rounds, the cut-over, what follows it, and tidying up.
-const TURNS: usize = 14;
+use law::{TURNS, is_unhindered};
+use walk::settle;
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..240)
@@ -40,11 +39,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 /// A random cluster with what is wanted of it.
 fn case(bytes: Vec<u8>) -> (Dice, Deployment, ClusterState, Policy) {
     let mut dice = Dice::new(bytes);
-    let n_nodes = 1 + dice.roll(4);
-    let n_applications = 1 + dice.roll(5);
-    let desired = any_deployment(&mut dice, n_nodes, n_applications, 2);
-    let actual = any_cluster(&mut dice, n_nodes, n_applications, &desired);
-    let policy = any_policy(&mut dice);
+    let (desired, actual, policy) = law::case(&mut dice);
     (dice, desired, actual, policy)
 }
 
@@ -58,10 +53,6 @@ fn config() -> ProptestConfig {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
         ..default
     }
-}
-
-fn unhindered(plan: &Plan) -> bool {
-    plan.waiting().is_empty() && plan.refused().is_empty()
 }
 
 proptest! {
@@ -91,42 +82,13 @@ proptest! {
     fn any_order_of_ready_steps_is_safe_and_ends_the_same(bytes in bytes()) {
         let (mut dice, desired, actual, policy) = case(bytes.clone());
         let made = plan(&desired, &actual, &policy);
-        let mut in_order = actual.clone();
-        walk_in_order(&made, &desired, &mut in_order).map_err(TestCaseError::fail)?;
-        let mut shuffled = actual;
-        let mut witness = Witness {
-            choose: &mut |n_ready| dice.roll(n_ready),
-            see: &mut |_, _| Ok(()),
-        };
-        walk(&made, &desired, &mut shuffled, usize::MAX, &mut witness).map_err(TestCaseError::fail)?;
-        prop_assert_eq!(in_one_order(in_order), in_one_order(shuffled));
+        law::every_order_ends_the_same(&made, &(desired, actual, policy), &mut dice).map_err(TestCaseError::fail)?;
     }
 
     #[test]
     fn stopped_anywhere_planning_again_converges(bytes in bytes()) {
-        let (mut dice, desired, mut state, policy) = case(bytes.clone());
-        for _ in 0..2 {
-            let made = plan(&desired, &state, &policy);
-            let n_steps = dice.roll(made.steps().len() + 1);
-            let mut order = dice.fork();
-            let mut witness = Witness {
-                choose: &mut |n_ready| order.roll(n_ready),
-                see: &mut |_, state| {
-                    dice.write_somewhere(state);
-                    Ok(())
-                },
-            };
-            walk(&made, &desired, &mut state, n_steps, &mut witness).map_err(TestCaseError::fail)?;
-        }
-        let (last, _) = settle(&desired, &policy, &mut state, TURNS).map_err(TestCaseError::fail)?;
-        let copying = |waiting: &Waiting| matches!(waiting, Waiting::PreCopy { .. });
-        prop_assert!(!last.waiting().iter().any(copying), "waits for a copy that nobody makes");
-        if unhindered(&last) && last.kept().iter().all(|kept| !desired.deleted().contains(&kept.dataset)) {
-            // Nothing is left undone without a word.
-            prop_assert_eq!(world::amiss(&desired, &state), None);
-        }
-        // A settled cluster stays as it is, whoever looks again.
-        prop_assert!(plan(&desired, &state, &policy).steps().is_empty());
+        let (dice, desired, state, policy) = case(bytes.clone());
+        law::stopped_anywhere_it_converges((desired, state, policy), dice).map_err(TestCaseError::fail)?;
     }
 
     #[test]
@@ -144,7 +106,7 @@ proptest! {
         let (by_itself, _) = settle(&second, &policy, &mut straight, TURNS).map_err(TestCaseError::fail)?;
         // What the first put on a node that the second does not list is none of the second's business.
         let lists_all = second.members().len() == n_nodes;
-        if lists_all && unhindered(&by_detour) && unhindered(&by_itself) {
+        if lists_all && is_unhindered(&by_detour) && is_unhindered(&by_itself) {
             prop_assert_eq!(running(&second, &detour), running(&second, &straight));
         }
     }

@@ -10,6 +10,8 @@
 mod dice;
 #[path = "../../flocker-plan/tests/support/history.rs"]
 mod history;
+#[path = "../../flocker-plan/tests/support/law.rs"]
+mod law;
 #[path = "support/strange.rs"]
 mod strange;
 #[path = "../../flocker-plan/tests/support/walk.rs"]
@@ -25,7 +27,6 @@ use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Step;
 use flocker_plan::Undo;
-use flocker_plan::Waiting;
 use flocker_plan::check;
 use flocker_plan::estimate;
 use flocker_plan::plan;
@@ -37,22 +38,15 @@ use flocker_plan::undo;
 use libfuzzer_sys::fuzz_target;
 
 use dice::Dice;
-use dice::any_cluster;
-use dice::any_deployment;
-use dice::any_policy;
 use history::Plot;
+use law::TURNS;
+use law::case;
+use law::every_order_ends_the_same;
+use law::stopped_anywhere_it_converges;
 use strange::make_strange;
-use walk::Witness;
-use walk::settle;
-use walk::walk;
-use walk::walk_in_order;
 use world::application_name;
 use world::dataset_id;
-use world::in_one_order;
 use world::node_name;
-
-/// How many turns bring about what can be.
-const TURNS: usize = 14;
 
 /// The longest input: what is drawn beyond is the first choice for ever.
 const LONGEST: usize = 1500;
@@ -61,24 +55,18 @@ fuzz_target!(|data: &[u8]| {
     let Some((law, rest)) = data.split_first().filter(|_| data.len() <= LONGEST) else {
         return;
     };
-    let dice = Dice::new(rest.to_vec());
+    let mut dice = Dice::new(rest.to_vec());
     match law % 6 {
         0 => one_plan(dice),
         1 | 2 => strange_plan(dice),
-        3 => many_plans(dice),
+        3 => {
+            let drawn = case(&mut dice);
+            stopped_anywhere_it_converges(drawn, dice).expect("it comes to rest, and nothing is left undone");
+        }
         4 => history::live(dice, Plot::Anything, TURNS).expect("a history goes well"),
         _ => history::live(dice, Plot::Moves, TURNS).expect("a history of moves goes well"),
     }
 });
-
-fn case(dice: &mut Dice) -> (Deployment, ClusterState, Policy) {
-    let n_nodes = 1 + dice.roll(4);
-    let n_applications = 1 + dice.roll(5);
-    let desired = any_deployment(dice, n_nodes, n_applications, 2);
-    let actual = any_cluster(dice, n_nodes, n_applications, &desired);
-    let policy = any_policy(dice);
-    (desired, actual, policy)
-}
 
 /// One look at a cluster, and everything that can be asked for in it.
 fn one_plan(mut dice: Dice) {
@@ -86,20 +74,9 @@ fn one_plan(mut dice: Dice) {
     let made = plan(&desired, &actual, &policy);
     require_sound(&made, &desired, &actual, &policy);
     assert_eq!(plan(&desired, &actual, &policy), made, "planned twice");
-    let mut in_order = actual.clone();
-    walk_in_order(&made, &desired, &mut in_order).expect("a plan can be carried out in its order");
-    let mut shuffled = actual.clone();
-    let mut witness = Witness {
-        choose: &mut |n_ready| dice.roll(n_ready),
-        see: &mut |_, _| Ok(()),
-    };
-    walk(&made, &desired, &mut shuffled, usize::MAX, &mut witness)
-        .expect("a plan can be carried out in any order of what is ready");
-    assert_eq!(
-        in_one_order(in_order),
-        in_one_order(shuffled),
-        "both orders end the same"
-    );
+    let case = (desired, actual, policy);
+    every_order_ends_the_same(&made, &case, &mut dice).expect("a plan can be carried out in every order");
+    let (desired, actual, policy) = case;
 
     let (application, home) = (application_name(dice.roll(5)), node_name(dice.roll(5)));
     let on = dice.once_in(2).then_some(&home);
@@ -212,45 +189,4 @@ fn follow(
         frontier.settle(position, outcome);
     }
     assert!(frontier.is_finished(), "every step is done or skipped");
-}
-
-/// Half-done plans and writes, and then one plan after the other until it rests.
-fn many_plans(mut dice: Dice) {
-    let (desired, mut state, policy) = case(&mut dice);
-    for _ in 0..2 {
-        let made = plan(&desired, &state, &policy);
-        let n_steps = dice.roll(made.steps().len() + 1);
-        let mut order = dice.fork();
-        let mut witness = Witness {
-            choose: &mut |n_ready| order.roll(n_ready),
-            see: &mut |_, state| {
-                dice.write_somewhere(state);
-                Ok(())
-            },
-        };
-        walk(&made, &desired, &mut state, n_steps, &mut witness).expect("half a plan can be carried out");
-    }
-    let (last, _) = settle(&desired, &policy, &mut state, TURNS).expect("it comes to rest");
-    let copying = |waiting: &Waiting| matches!(waiting, Waiting::PreCopy { .. });
-    assert!(
-        !last.waiting().iter().any(copying),
-        "it waits for a copy that nobody makes"
-    );
-    let is_unhindered = last.waiting().is_empty() && last.refused().is_empty();
-    if is_unhindered
-        && last
-            .kept()
-            .iter()
-            .all(|kept| !desired.deleted().contains(&kept.dataset))
-    {
-        assert_eq!(
-            world::amiss(&desired, &state),
-            None,
-            "nothing is left undone without a word"
-        );
-    }
-    assert!(
-        plan(&desired, &state, &policy).steps().is_empty(),
-        "what rests goes on resting"
-    );
 }
