@@ -96,6 +96,11 @@ pub async fn execute(plan: &Plan, desired: &Deployment, handles: &Handles, execu
         queues: BTreeMap::new(),
         running: JoinSet::new(),
         notes: vec![Note::default(); plan.steps().len()],
+        everyone: execution
+            .ids
+            .keys()
+            .filter_map(|name| handles.get(name))
+            .collect(),
     };
     let ready: Vec<usize> = run.frontier.ready().collect();
     run.enqueue(ready);
@@ -171,6 +176,8 @@ struct Run<'a> {
     queues: BTreeMap<NodeName, Queue>,
     running: JoinSet<Done>,
     notes: Vec<Note>,
+    /// All nodes that were seen, by name. Any of them may have the image that another one lacks.
+    everyone: Arc<[Arc<dyn NodeHandle>]>,
 }
 
 impl Run<'_> {
@@ -212,24 +219,10 @@ impl Run<'_> {
             step: step.clone(),
             order: self.order(step),
             actor: self.handles.get(&step.actor),
-            receiver: match &step.action {
-                Action::Push { to, .. } => Some((to.clone(), self.handles.get(to))),
-                Action::Create { .. }
-                | Action::Resize { .. }
-                | Action::Take { .. }
-                | Action::Release { .. }
-                | Action::Acquire { .. }
-                | Action::Renounce { .. }
-                | Action::Destroy { .. }
-                | Action::Trim { .. }
-                | Action::DropPartial { .. }
-                | Action::Restore { .. }
-                | Action::EmptyTrash { .. }
-                | Action::Prepare { .. }
-                | Action::Start { .. }
-                | Action::Stop { .. }
-                | Action::Route { .. } => None,
-            },
+            receiver: step
+                .action
+                .receiver()
+                .map(|to| (to.clone(), self.handles.get(to))),
             sources: self.sources(step),
             detours: Arc::clone(self.handles.detours()),
             listener: Arc::clone(&self.execution.listener),
@@ -262,19 +255,17 @@ impl Run<'_> {
         order
     }
 
-    /// Returns who may have the image that a step needs, best first.
+    /// Returns who may have the image that a step needs.
     fn sources(&self, step: &Step) -> Option<Sources> {
         let (Action::Start { application, .. } | Action::Prepare { application, .. }) = &step.action else {
             return None;
         };
         let image = self.desired.application(application)?.image.clone();
         let homes = self.execution.homes.get(application).into_iter().flatten();
-        let others = self.execution.ids.keys();
-        let mut asked = BTreeSet::from([&step.actor]);
-        let nodes = homes.chain(others).filter(|name| asked.insert(*name));
         Some(Sources {
             image,
-            nodes: nodes.filter_map(|name| self.handles.get(name)).collect(),
+            homes: homes.filter_map(|name| self.handles.get(name)).collect(),
+            everyone: Arc::clone(&self.everyone),
         })
     }
 

@@ -186,6 +186,29 @@ impl Action {
         }
     }
 
+    /// Returns the node to which it sends a copy, if it sends one.
+    #[must_use]
+    pub fn receiver(&self) -> Option<&NodeName> {
+        match self {
+            Self::Push { to, .. } => Some(to),
+            Self::Create { .. }
+            | Self::Resize { .. }
+            | Self::Take { .. }
+            | Self::Release { .. }
+            | Self::Acquire { .. }
+            | Self::Renounce { .. }
+            | Self::Destroy { .. }
+            | Self::Trim { .. }
+            | Self::DropPartial { .. }
+            | Self::Restore { .. }
+            | Self::EmptyTrash { .. }
+            | Self::Prepare { .. }
+            | Self::Start { .. }
+            | Self::Stop { .. }
+            | Self::Route { .. } => None,
+        }
+    }
+
     /// Returns the application that it is about.
     #[must_use]
     pub fn application(&self) -> Option<&ApplicationName> {

@@ -150,24 +150,7 @@ impl Step {
 
     /// Returns the node on which it makes something true: the receiver's of a copy, else its actor's.
     pub(crate) fn place(&self) -> &NodeName {
-        match &self.action {
-            Action::Push { to, .. } => to,
-            Action::Create { .. }
-            | Action::Resize { .. }
-            | Action::Take { .. }
-            | Action::Release { .. }
-            | Action::Acquire { .. }
-            | Action::Renounce { .. }
-            | Action::Destroy { .. }
-            | Action::Trim { .. }
-            | Action::DropPartial { .. }
-            | Action::Restore { .. }
-            | Action::EmptyTrash { .. }
-            | Action::Prepare { .. }
-            | Action::Start { .. }
-            | Action::Stop { .. }
-            | Action::Route { .. } => &self.actor,
-        }
+        self.action.receiver().unwrap_or(&self.actor)
     }
 }
 

@@ -6,6 +6,7 @@
 //! is, and after it the others by name. The bytes go through whoever carries
 //! the plan out, over the connections that it has to both.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flocker_model::Image;
@@ -20,7 +21,9 @@ use crate::node_error::NodeError;
 /// An image that a step may lack, and who may have it.
 pub(super) struct Sources {
     pub(super) image: Image,
-    pub(super) nodes: Vec<Arc<dyn NodeHandle>>,
+    /// Where the application was: they are asked first.
+    pub(super) homes: Vec<Arc<dyn NodeHandle>>,
+    pub(super) everyone: Arc<[Arc<dyn NodeHandle>]>,
 }
 
 impl Sources {
@@ -31,7 +34,11 @@ impl Sources {
         if receiver.image(&self.image).await?.is_some() {
             return Ok(false);
         }
-        for source in &self.nodes {
+        let mut asked = BTreeSet::from([receiver.name()]);
+        for source in self.homes.iter().chain(&*self.everyone) {
+            if !asked.insert(source.name()) {
+                continue;
+            }
             let id = match source.image(&self.image).await {
                 Ok(Some(id)) => id,
                 Ok(None) => continue,

@@ -115,23 +115,11 @@ pub(super) fn check_plan(
 
 /// Returns what a plan starts, and where.
 fn starts(plan: &Plan) -> BTreeSet<(ApplicationName, NodeName)> {
-    let steps = plan.steps().iter().filter_map(|step| match &step.action {
-        Action::Start { application, .. } => Some((application.clone(), step.actor.clone())),
-        Action::Create { .. }
-        | Action::Resize { .. }
-        | Action::Take { .. }
-        | Action::Push { .. }
-        | Action::Release { .. }
-        | Action::Acquire { .. }
-        | Action::Renounce { .. }
-        | Action::Destroy { .. }
-        | Action::Trim { .. }
-        | Action::DropPartial { .. }
-        | Action::Restore { .. }
-        | Action::EmptyTrash { .. }
-        | Action::Prepare { .. }
-        | Action::Stop { .. }
-        | Action::Route { .. } => None,
+    let steps = plan.steps().iter().filter_map(|step| {
+        let Action::Start { application, .. } = &step.action else {
+            return None;
+        };
+        Some((application.clone(), step.actor.clone()))
     });
     steps.collect()
 }
