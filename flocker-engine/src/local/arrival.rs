@@ -117,9 +117,7 @@ impl LocalNode {
         let (sender, stream) = wire::chunk_pipe(AHEAD);
         let receive = self.parts.volumes.receive(&request, Box::pin(stream));
         let pump = self.pump(reader, sender);
-        let done = Notify::new();
-        let signs = self.signs_of_life(writer, &done);
-        tokio::pin!(pump, signs);
+        tokio::pin!(pump);
         // What arrives is handed over until the volume has all it wants. A
         // stream that ends does not end the transfer: the volume says when it
         // is durable. A sender that is gone ends the stream with an error.
@@ -146,17 +144,7 @@ impl LocalNode {
                 refusal = entry.superseded() => Err(refusal),
             }
         };
-        tokio::pin!(work);
-        tokio::select! {
-            biased;
-            verdict = &mut work => {
-                // A sign that is half written is written to its end, so that the verdict can follow it.
-                done.notify_one();
-                signs.await;
-                verdict
-            }
-            () = &mut signs => work.await,
-        }
+        self.with_signs_of_life(writer, work).await
     }
 
     /// Hands chunks over until the sender says that all was sent, or something goes wrong.
@@ -212,8 +200,29 @@ impl LocalNode {
         drop(sender.send(Piece::Broken(io::Error::other(cut))).await);
     }
 
+    /// Does what takes long, and tells the sender meanwhile that this side still works.
+    pub(super) async fn with_signs_of_life<T>(
+        &self,
+        writer: &mut FrameWriter<WriteHalf<Channel>>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let done = Notify::new();
+        let signs = self.signs_of_life(writer, &done);
+        tokio::pin!(work, signs);
+        tokio::select! {
+            biased;
+            verdict = &mut work => {
+                // A sign that is half written is written to its end, so that the verdict can follow it.
+                done.notify_one();
+                signs.await;
+                verdict
+            }
+            () = &mut signs => work.await,
+        }
+    }
+
     /// Tells the sender now and then that this side still works; returns when it cannot be told, or when all is done.
-    pub(super) async fn signs_of_life(&self, writer: &mut FrameWriter<WriteHalf<Channel>>, done: &Notify) {
+    async fn signs_of_life(&self, writer: &mut FrameWriter<WriteHalf<Channel>>, done: &Notify) {
         let Ok(working) = wire::write(&ToSender::Working) else {
             return;
         };

@@ -8,7 +8,6 @@ use flocker_backends::ImageStore;
 use flocker_model::Image;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
-use tokio::sync::Notify;
 
 use super::LocalNode;
 use crate::node::ImageCargo;
@@ -80,11 +79,9 @@ impl LocalNode {
         writer: &mut FrameWriter<WriteHalf<Channel>>,
     ) -> Result<Change, NodeError> {
         let (sender, stream) = wire::chunk_pipe(AHEAD);
-        let done = Notify::new();
         let keep = self.keep_image(cargo, Box::pin(stream));
         let pump = self.pump(reader, sender);
-        let signs = self.signs_of_life(writer, &done);
-        tokio::pin!(keep, pump, signs);
+        tokio::pin!(keep, pump);
         let work = async {
             tokio::select! {
                 biased;
@@ -98,15 +95,6 @@ impl LocalNode {
             };
             tokio::time::timeout(limit, keep).await.map_err(late)?
         };
-        tokio::pin!(work);
-        tokio::select! {
-            biased;
-            verdict = &mut work => {
-                done.notify_one();
-                signs.await;
-                verdict
-            }
-            () = &mut signs => work.await,
-        }
+        self.with_signs_of_life(writer, work).await
     }
 }
