@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use flocker_backends::TransportError;
 use flocker_engine::clock;
@@ -56,6 +57,12 @@ fn clock_difference(theirs: u64, ours: u64) -> Option<Finding> {
         Finding::new("clock", Weight::Note, said)
             .hint("no decision goes by it, but logs will be hard to compare")
     })
+}
+
+/// Writes one line of what is said of a machine; what belongs to it stands below it, without a mark or subject of its own.
+pub(crate) fn write_line(text: &mut String, mark: &str, (subject, width): (&str, usize), said: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "  {mark:<7}  {subject:<width$}  {said}");
 }
 
 /// Says which of the wanted ports are taken, and by whom where that is known.

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::checkup::by_ssh;
 use crate::checkup::in_use;
+use crate::checkup::write_line;
 use crate::cli::FilesOption;
 use crate::cli::Global;
 use crate::cluster;
@@ -166,13 +167,13 @@ fn text(body: &Body) -> String {
         } in findings
         {
             let mark = match weight {
-                Weight::Good => "ok     ",
-                Weight::Note => "note   ",
+                Weight::Good => "ok",
+                Weight::Note => "note",
                 Weight::Problem => "problem",
             };
-            let _ = writeln!(text, "  {mark}  {subject:<width$}  {said}");
+            write_line(&mut text, mark, (subject, width), said);
             if let Some(hint) = hint {
-                let _ = writeln!(text, "           {:<width$}  hint: {hint}", "");
+                write_line(&mut text, "", ("", width), &format!("hint: {hint}"));
             }
         }
     }

@@ -12,6 +12,7 @@ use flocker_model::PoolName;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use crate::checkup::write_line;
 use crate::cli::FilesOption;
 use crate::cli::Global;
 use crate::cluster;
@@ -177,18 +178,23 @@ impl Body {
             } in deeds
             {
                 let mark = match state {
-                    State::AlreadySo => "ok     ",
-                    State::Planned => "to do  ",
-                    State::Done => "done   ",
+                    State::AlreadySo => "ok",
+                    State::Planned => "to do",
+                    State::Done => "done",
                     State::Refused => "refused",
-                    State::Failed => "failed ",
+                    State::Failed => "failed",
                 };
-                let _ = writeln!(text, "  {mark}  {subject:<width$}  {said}");
+                write_line(&mut text, mark, (subject, width), said);
                 if !command.is_empty() {
-                    let _ = writeln!(text, "           {:<width$}  runs: {}", "", command.join(" "));
+                    write_line(
+                        &mut text,
+                        "",
+                        ("", width),
+                        &format!("runs: {}", command.join(" ")),
+                    );
                 }
                 if let Some(hint) = hint {
-                    let _ = writeln!(text, "           {:<width$}  hint: {hint}", "");
+                    write_line(&mut text, "", ("", width), &format!("hint: {hint}"));
                 }
             }
         }

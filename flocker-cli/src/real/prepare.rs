@@ -185,9 +185,9 @@ fn not_settled(failure: &Failure) -> Deed {
 }
 
 /// Runs what a deed takes, if it is to be done.
-async fn run(mut deed: Deed, asked: &Asked, command: &[&str], patience: Duration) -> Deed {
+async fn run(subject: &str, said: &str, asked: &Asked, command: &[&str], patience: Duration) -> Deed {
+    let mut deed = Deed::new(subject, State::Planned, said);
     deed.command = command.iter().map(|word| (*word).to_owned()).collect();
-    deed.state = State::Planned;
     let (true, [tool, arguments @ ..]) = (asked.go, command) else {
         return deed;
     };
@@ -257,13 +257,7 @@ async fn pool(wanted: &str, asked: &Asked) -> Deed {
     let mut command = vec!["zpool", "create", "-m", "none", name];
     command.extend(devices.iter().map(String::as_str));
     let said = format!("pool `{name}` of {}", devices.join(", "));
-    run(
-        Deed::new(subject, State::Planned, said),
-        asked,
-        &command,
-        PATIENCE,
-    )
-    .await
+    run(subject, &said, asked, &command, PATIENCE).await
 }
 
 /// Sees to it that the engine answers.
@@ -282,13 +276,7 @@ async fn docker(asked: &Asked) -> Deed {
     }
     let command = ["systemctl", "enable", "--now", "docker"];
     let said = "it does not answer; it is started, now and after every start of the machine";
-    run(
-        Deed::new(subject, State::Planned, said),
-        asked,
-        &command,
-        PATIENCE,
-    )
-    .await
+    run(subject, said, asked, &command, PATIENCE).await
 }
 
 /// Sees to it that packets are passed on, now and after the next start.

@@ -57,13 +57,7 @@ pub(super) async fn install(node: &examine::Asked, asked: &Asked) -> Deed {
         let hint = format!("`--install` runs this, or you do: {}", command.join(" "));
         return Deed::new(subject, State::Refused, format!("missing: {said}")).hint(hint);
     }
-    run(
-        Deed::new(subject, State::Planned, said),
-        asked,
-        &command,
-        PATIENCE,
-    )
-    .await
+    run(subject, &said, asked, &command, PATIENCE).await
 }
 
 /// Chooses the ZFS that this machine can have: the kernel's own, else that by way of FUSE.
