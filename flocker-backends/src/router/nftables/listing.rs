@@ -143,7 +143,7 @@ impl Elements {
             None => (element, None),
         };
         let (protocol, set) = rules::split_name(set);
-        let port = |value| {
+        let external = |value| {
             let number = number(value)?;
             Some(ExternalPort { number, protocol })
         };
@@ -153,12 +153,14 @@ impl Elements {
                     return None;
                 };
                 self.pieces.insert(Piece::Record {
-                    port: port(of)?,
+                    port: external(of)?,
                     part: u16::try_from(part.as_u64()?).ok()?,
                     text: comment?.to_owned(),
                 });
             }
-            "held" => drop(self.pieces.insert(Piece::Held { port: port(value)? })),
+            "held" => drop(self.pieces.insert(Piece::Held {
+                port: external(value)?,
+            })),
             "beside4" | "beside6" if protocol == Protocol::Tcp => {
                 let network = match value.get("prefix") {
                     Some(prefix) => {
@@ -177,7 +179,7 @@ impl Elements {
                 let [address, at] = concatenated(to)? else {
                     return None;
                 };
-                self.ends.insert((port(key)?, socket(address, at)?));
+                self.ends.insert((external(key)?, socket(address, at)?));
             }
             "here4" | "here6" | "there4" | "there6" => {
                 let [of, address, at] = concatenated(value)? else {
@@ -188,7 +190,7 @@ impl Elements {
                 } else {
                     Way::There
                 };
-                self.led.insert((port(of)?, socket(address, at)?, way));
+                self.led.insert((external(of)?, socket(address, at)?, way));
             }
             "links" => {
                 let [key, to] = value.as_array()?.as_slice() else {
