@@ -179,7 +179,12 @@ impl Machine {
 
     /// Starts a command in the directory of the machine, with nothing in its environment that is not said here.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flocker"))
+        self.spawn_as(Path::new(env!("CARGO_BIN_EXE_flocker")), arguments)
+    }
+
+    /// Starts a command of another flocker.
+    pub(crate) fn spawn_as(&self, program: &Path, arguments: &[&str]) -> Running {
+        let mut child = Command::new(program)
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
