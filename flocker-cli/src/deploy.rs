@@ -244,7 +244,7 @@ async fn asked_to_end() -> std::io::Result<()> {
 
 pub(crate) fn stopped_at_once() -> Failure {
     Failure::failed("stopped at once: steps that were running may be half done")
-        .hint("nothing is lost by it: the same command looks at what there is and goes on from there")
+        .hint("nothing is lost by it: the same command looks at what there is and goes on from there; `--lock-wait 1m` waits for a node that is still at such a step")
 }
 
 /// Says why a push did not take place.
