@@ -234,6 +234,23 @@ pub(crate) async fn interrupts(stopper: &Stopper) {
     std::future::pending::<()>().await;
 }
 
+/// Asks whether a plan is to be carried out. Who asks to end instead does not agree.
+///
+/// Meanwhile the nodes are talked to as before, so that the locks are held for as long as it takes.
+async fn agrees(ui: &Ui) -> bool {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let asking = ui.clone();
+    // Of the runtime's own threads, one that still reads would keep the program from ending.
+    std::thread::spawn(move || answer.send(asking.confirm("carry this out?")));
+    tokio::select! {
+        answer = answered => answer.unwrap_or(false),
+        Ok(()) = asked_to_end() => {
+            ui.say("");
+            false
+        }
+    }
+}
+
 async fn asked_to_end() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -378,7 +395,7 @@ impl Confirm for Asking<'_> {
         }
         match &self.wish.consent {
             Consent::Given | Consent::Saved(_) => Answer::Go,
-            Consent::Ask if self.ui.confirm("carry this out?") => Answer::Go,
+            Consent::Ask if agrees(self.ui).await => Answer::Go,
             Consent::Ask => Answer::Decline,
         }
     }

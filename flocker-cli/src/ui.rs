@@ -187,6 +187,10 @@ impl Ui {
         drop(err);
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
+        if !answer.ends_with('\n') {
+            // The question still stands on the line on which the next thing would be said.
+            self.say("");
+        }
         read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
     }
 

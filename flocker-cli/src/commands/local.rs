@@ -212,6 +212,7 @@ impl DownArguments {
                     .hint("add `--yes` if that is meant"));
             }
             if !ui.confirm(&format!("Delete {list} with all data, for ever?")) {
+                ui.say("nothing was done");
                 return Ok(Ending::Blocked);
             }
         }

@@ -103,7 +103,7 @@ pub(crate) async fn carry_out_once(
                 }
                 false
             }
-            Once::Ask => ui.confirm("carry this out?"),
+            Once::Ask => super::agrees(ui).await,
             Once::Go => true,
         };
     let report = if is_wanted {
@@ -118,6 +118,9 @@ pub(crate) async fn carry_out_once(
     tell(&shown, is_wanted, &report, ui)?;
     let is_complete = report.failures().next().is_none() && report.left().next().is_none();
     let is_declined = once == Once::Ask && !is_wanted && !plan.steps().is_empty();
+    if is_declined {
+        ui.say("nothing was done");
+    }
     Ok(if is_complete && !is_declined && !shown::is_blocked(&plan) {
         Ending::Done
     } else {
