@@ -133,6 +133,9 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
         ui.line(&aftermath)?;
     } else {
         aftermath.tell(ui, wish.loudness);
+        if let Some(hint) = cluster.hint_to_make(&outcome.actual) {
+            ui.hint(&hint);
+        }
     }
     Ok(ending(&outcome.end, &wish.policy, outcome.rolled_back.is_empty()))
 }
