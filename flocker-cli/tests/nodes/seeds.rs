@@ -5,6 +5,11 @@ use super::Machine;
 #[test]
 fn the_old_programs_do_their_work_silently_and_say_what_failed() {
     let machine = Machine::new(62);
+    let app = std::fs::read_to_string(machine.path("app.yml")).unwrap();
+    machine.write(
+        "app.yml",
+        &app.replace("{mountpoint: /data}", "{mountpoint: /data, maximum_size: 100M}"),
+    );
     let deployed = machine
         .seed("flocker-deploy", &["beta.yml", "app.yml"])
         .ended_with(0);
@@ -16,7 +21,9 @@ fn the_old_programs_do_their_work_silently_and_say_what_failed() {
         .ended_with(0)
         .json();
     assert_eq!(reported["version"], 1);
-    assert_eq!(reported["applications"]["ledger"]["ports"][0]["external"], 7000);
+    let ledger = &reported["applications"]["ledger"];
+    assert_eq!(ledger["ports"][0]["external"], 7000);
+    assert_eq!(ledger["volume"]["maximum_size"], "104857600");
 
     // Each node does its own part; nobody tells them anything but the files and what was reported.
     let read = |name: &str| std::fs::read_to_string(machine.path(name)).unwrap();
