@@ -120,7 +120,7 @@ impl fmt::Display for VolumeName {
 }
 
 #[derive(Serialize)]
-struct Snapshots {
+struct Listed {
     node: NodeName,
     dataset: DatasetId,
     snapshots: Vec<SnapshotName>,
@@ -224,7 +224,7 @@ fn show(
     ui: &Ui,
 ) -> Result<Ending, Failure> {
     if ui.is_json() {
-        ui.document(&Snapshots {
+        ui.document(&Listed {
             node,
             dataset,
             snapshots,
