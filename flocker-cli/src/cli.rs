@@ -10,6 +10,7 @@ use clap::CommandFactory as _;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
+use clap::error::ErrorKind;
 use flocker_model::ByteSize;
 
 use crate::commands;
@@ -65,9 +66,8 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
-        env = "FLOCKER_STATE_DIR",
-        hide_env_values = true,
         value_name = "DIR",
+        help = "Where local nodes live, and what was used last is kept [env: FLOCKER_STATE_DIR]",
         help_heading = "Global options"
     )]
     state_dir: Option<PathBuf>,
@@ -136,6 +136,10 @@ impl Global {
             return said.clone();
         }
         let named = |variable: &str| variable_os(variable).filter(|value| !value.is_empty());
+        // Read here and not by clap, to whom a variable is as good as something that was typed.
+        if let Some(said) = named("FLOCKER_STATE_DIR") {
+            return said.into();
+        }
         let state = named("XDG_STATE_HOME").map(PathBuf::from);
         let home = || Some(PathBuf::from(named("HOME")?).join(".local/state"));
         state
@@ -320,6 +324,14 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Call
     }
 }
 
+/// Returns what can follow, for whoever typed only the beginning of a command.
+pub(crate) fn help_on_what_follows(typed: &[OsString]) -> Option<clap::Error> {
+    let asked = typed.iter().cloned().chain(["-h".into()]);
+    read(asked)
+        .err()
+        .filter(|help| help.kind() == ErrorKind::DisplayHelp)
+}
+
 /// Says whether JSON was asked for, and by which command, where what was typed could not be read.
 pub(crate) fn asked_for_json(typed: &[OsString]) -> Option<String> {
     let (program, arguments) = typed.split_first()?;
@@ -350,7 +362,12 @@ mod tests {
     #[test]
     fn everything_that_can_be_typed_is_declared_without_contradiction() {
         command().debug_assert();
-        for program in ["flocker-deploy", "flocker-reportstate", "flocker-changestate"] {
+        for program in [
+            "flocker-deploy",
+            "flocker-reportstate",
+            "flocker-changestate",
+            "flocker-volume",
+        ] {
             let help = [program, "--help"].map(OsString::from);
             let error = read(help.into_iter()).unwrap_err();
             assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp);

@@ -301,6 +301,24 @@ impl Cluster {
         actual
     }
 
+    /// Says how to make the silent nodes here, where the files name no other machine and none of them was made.
+    pub(crate) fn hint_to_make(&self, actual: &ClusterState) -> Option<String> {
+        let is_local = |name: &NodeName| matches!(self.addresses.get(name), Some(NodeAddress::Local { .. }));
+        let others = self.desired.members().iter().filter(|(name, _)| !is_local(name));
+        let mut unmade: Vec<&str> = Vec::new();
+        for (name, member) in others {
+            let is_address = member.address.is_some() || name.as_str().contains(['.', ':']);
+            if is_address || actual.known(name).is_some() || actual.is_forgotten(name) {
+                return None;
+            }
+            unmade.push(name.as_str());
+        }
+        (!unmade.is_empty()).then(|| {
+            let names = unmade.join(" ");
+            format!("`flocker local up {names}` makes what is to be a node on this machine and is none yet")
+        })
+    }
+
     /// Returns where the nodes of the files are.
     pub(crate) fn addresses(&self) -> BTreeMap<NodeName, NodeAddress> {
         self.addresses.clone()

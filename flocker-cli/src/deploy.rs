@@ -133,6 +133,9 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
         ui.line(&aftermath)?;
     } else {
         aftermath.tell(ui, wish.loudness);
+        if let Some(hint) = cluster.hint_to_make(&outcome.actual) {
+            ui.hint(&hint);
+        }
     }
     Ok(ending(&outcome.end, &wish.policy, outcome.rolled_back.is_empty()))
 }
@@ -234,6 +237,23 @@ pub(crate) async fn interrupts(stopper: &Stopper) {
     std::future::pending::<()>().await;
 }
 
+/// Asks whether a plan is to be carried out. Who asks to end instead does not agree.
+///
+/// Meanwhile the nodes are talked to as before, so that the locks are held for as long as it takes.
+async fn agrees(ui: &Ui) -> bool {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let asking = ui.clone();
+    // Of the runtime's own threads, one that still reads would keep the program from ending.
+    std::thread::spawn(move || answer.send(asking.confirm("carry this out?")));
+    tokio::select! {
+        answer = answered => answer.unwrap_or(false),
+        Ok(()) = asked_to_end() => {
+            ui.say("");
+            false
+        }
+    }
+}
+
 async fn asked_to_end() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -244,7 +264,7 @@ async fn asked_to_end() -> std::io::Result<()> {
 
 pub(crate) fn stopped_at_once() -> Failure {
     Failure::failed("stopped at once: steps that were running may be half done")
-        .hint("nothing is lost by it: the same command looks at what there is and goes on from there")
+        .hint("nothing is lost by it: the same command looks at what there is and goes on from there; `--lock-wait 1m` waits for a node that is still at such a step")
 }
 
 /// Says why a push did not take place.
@@ -378,7 +398,7 @@ impl Confirm for Asking<'_> {
         }
         match &self.wish.consent {
             Consent::Given | Consent::Saved(_) => Answer::Go,
-            Consent::Ask if self.ui.confirm("carry this out?") => Answer::Go,
+            Consent::Ask if agrees(self.ui).await => Answer::Go,
             Consent::Ask => Answer::Decline,
         }
     }

@@ -43,6 +43,12 @@ pub(crate) struct Configuration {
 
 /// Reads both files, given in either order.
 pub(crate) fn read(paths: [&Path; 2]) -> Result<Configuration, Failure> {
+    if paths[0] == paths[1] {
+        return Err(
+            Failure::usage(format!("`{}` was named twice", paths[0].display()))
+                .hint("name the deployment file and the application file"),
+        );
+    }
     let [one, other] = paths.map(source);
     load([one?, other?])
 }

@@ -27,6 +27,8 @@ mod ui;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+
 use crate::cli::Called;
 use crate::cli::Cli;
 use crate::cli::Colour;
@@ -64,6 +66,9 @@ fn run() -> ExitCode {
             }
             match cli::asked_for_json(&typed) {
                 Some(command) => Ui::new(command, true, Colour::Auto).failure(&Failure::typed(&error)),
+                None if error.kind() == ErrorKind::MissingSubcommand => {
+                    ui::clap_talk(&cli::help_on_what_follows(&typed).unwrap_or(error));
+                }
                 None => ui::clap(&error),
             }
             Who::User.exit_code()
@@ -74,11 +79,5 @@ fn run() -> ExitCode {
 fn flocker(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
     let ui = Ui::new(command.name(), global.json, global.color);
-    match commands::run(command, &global, &ui) {
-        Ok(ending) => ending.exit_code(),
-        Err(failure) => {
-            ui.failure(&failure);
-            failure.who.exit_code()
-        }
-    }
+    ui.end(commands::run(command, &global, &ui))
 }

@@ -122,7 +122,10 @@ fn readable(step: &StepId, names: &BTreeMap<String, ApplicationName>) -> String 
         ("release" | "acquire" | "renounce", _) => {
             format!("{node} {verb} {}", object.replace(':', ", epoch "))
         }
-        ("route", _) => format!("{node} route {}", object.replace('>', " to ")),
+        ("route", _) => match object.split_once('>') {
+            Some((port, "none")) => format!("{node} route {port} to nobody"),
+            _ => format!("{node} route {}", object.replace('>', " to ")),
+        },
         _ => format!("{node} {verb} {object}"),
     }
 }
@@ -383,6 +386,10 @@ mod tests {
         assert_eq!(
             readable(&step("beta/route/27017>alpha"), &names()),
             "beta route 27017 to alpha"
+        );
+        assert_eq!(
+            readable(&step("beta/route/27017>none"), &names()),
+            "beta route 27017 to nobody"
         );
         assert_eq!(
             readable(

@@ -33,6 +33,11 @@ impl Shown<'_> {
     /// Prints the plan for people, and says which nodes were not seen.
     pub(crate) fn text(&self, ui: &Ui) {
         ui.data(&self.to_text());
+        self.silent(ui);
+    }
+
+    /// Says which nodes were not seen.
+    pub(crate) fn silent(&self, ui: &Ui) {
         for (node, silence) in silent(self.actual) {
             ui.warn(&format!("{node} was not seen: {silence}"));
             if let Some(hint) = silence.hint(node) {

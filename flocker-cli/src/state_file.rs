@@ -54,7 +54,7 @@ pub(crate) struct Report {
     seed: Option<Seed>,
 }
 
-/// One node as Flocker 0.1 reported it, for programs that read that: images and mountpoints are not known.
+/// One node as Flocker 0.1 to 0.4 reported it, for programs that read that: images and mountpoints are not known.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Seed {
     applications: BTreeMap<ApplicationName, SeedApplication>,
@@ -70,7 +70,20 @@ struct SeedApplication {
 
 #[derive(Clone, Debug, Serialize)]
 struct SeedVolume {
+    /// How many bytes it may hold, in decimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maximum_size: Option<String>,
     mountpoint: Option<String>,
+}
+
+impl SeedVolume {
+    fn of(dataset: DatasetId, state: &NodeState) -> Self {
+        let maximum_size = state.datasets.get(&dataset).and_then(|copy| copy.maximum_size);
+        Self {
+            maximum_size: maximum_size.map(|maximum_size| maximum_size.0.to_string()),
+            mountpoint: None,
+        }
+    }
 }
 
 impl Seed {
@@ -86,7 +99,7 @@ impl Seed {
                         external: *external,
                     })
                     .collect(),
-                volume: container.dataset.map(|_| SeedVolume { mountpoint: None }),
+                volume: container.dataset.map(|dataset| SeedVolume::of(dataset, state)),
             };
             (name.clone(), application)
         });
@@ -126,8 +139,11 @@ impl Seed {
                 ports.join(", ")
             )
             .unwrap_or_default();
-            if volume.is_some() {
-                writeln!(text, "{indent}    volume: {{mountpoint: null}}").unwrap_or_default();
+            if let Some(SeedVolume { maximum_size, .. }) = volume {
+                let maximum_size = maximum_size.as_ref();
+                let maximum_size =
+                    maximum_size.map_or_else(String::new, |size| format!("maximum_size: '{size}', "));
+                writeln!(text, "{indent}    volume: {{{maximum_size}mountpoint: null}}").unwrap_or_default();
             }
         }
         let used: Vec<String> = self.used_ports.iter().map(ToString::to_string).collect();

@@ -5,8 +5,10 @@
 //! nobody sees them, and none carries a meaning that the words do not.
 
 use std::io::BufRead as _;
+use std::io::ErrorKind;
 use std::io::IsTerminal as _;
 use std::io::Write as _;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -25,6 +27,7 @@ use flocker_model::config::Source;
 use serde::Serialize;
 
 use crate::cli::Colour;
+use crate::error::Ending;
 use crate::error::Failure;
 use crate::json;
 use crate::json::Document;
@@ -47,6 +50,8 @@ pub(crate) struct Ui {
     json: bool,
     /// Whether something stands on the line that is written over and over.
     has_status: Arc<Mutex<bool>>,
+    /// Why not all that was asked for could be printed.
+    unwritten: Arc<Mutex<Option<std::io::Error>>>,
 }
 
 impl Ui {
@@ -61,6 +66,7 @@ impl Ui {
             command: command.into(),
             json,
             has_status: Arc::default(),
+            unwritten: Arc::default(),
         }
     }
 
@@ -84,7 +90,27 @@ impl Ui {
         self.clear_status();
         // There is no colour in data to be dropped, and there may be much of it.
         let mut out = std::io::stdout().lock();
-        unheard(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        drop(out);
+        self.written(written);
+    }
+
+    /// Notes that standard output takes no more, as on a full disk.
+    fn written(&self, result: std::io::Result<()>) {
+        let failed = result.err().filter(|error| error.kind() != ErrorKind::BrokenPipe);
+        if failed.is_some() {
+            *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        }
+    }
+
+    /// Says why not all that was asked for could be printed, where that is so.
+    fn unwritten(&self) -> Option<Failure> {
+        let failed = self
+            .unwritten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
+        Some(Failure::failed("not everything could be written to standard output").because(&failed))
     }
 
     /// Prints bytes of an application, which are nobody's to change. Says whether anybody still reads.
@@ -99,9 +125,8 @@ impl Ui {
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         let written = serde_json::to_writer_pretty(&mut out, &Document::new(&self.command, body));
         match written {
-            Ok(()) => unheard(out.write_all(b"\n").and_then(|()| out.flush())),
-            // Nobody listens any more.
-            Err(error) if error.is_io() => {}
+            Ok(()) => self.written(out.write_all(b"\n").and_then(|()| out.flush())),
+            Err(error) if error.is_io() => self.written(Err(error.into())),
             Err(error) => return Err(unwritten(&error)),
         }
         Ok(())
@@ -162,6 +187,10 @@ impl Ui {
         drop(err);
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
+        if !answer.ends_with('\n') {
+            // The question still stands on the line on which the next thing would be said.
+            self.say("");
+        }
         read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
     }
 
@@ -171,6 +200,22 @@ impl Ui {
             self.say(&drawn(diagnostic, sources));
             self.say("");
         }
+    }
+
+    /// Says why a command could not do what was asked, if so, and returns the exit status that says how it ended.
+    pub(crate) fn end(&self, ended: Result<Ending, Failure>) -> ExitCode {
+        let status = match ended {
+            Ok(ending) => ending.exit_code(),
+            Err(failure) => {
+                self.failure(&failure);
+                failure.who.exit_code()
+            }
+        };
+        let Some(unwritten) = self.unwritten() else {
+            return status;
+        };
+        self.tell(&unwritten);
+        unwritten.who.exit_code()
     }
 
     /// Says why a command could not do what was asked; with `--json`, in its document.
@@ -186,6 +231,11 @@ impl Ui {
                 return;
             }
         }
+        self.tell(failure);
+    }
+
+    /// Says it to people.
+    fn tell(&self, failure: &Failure) {
         if let Some(wrong) = &failure.files {
             self.diagnostics(&wrong.diagnostics, &wrong.sources);
         }
@@ -202,6 +252,12 @@ impl Ui {
 /// Shows what clap says of what was typed: help on standard output, problems on standard error.
 pub(crate) fn clap(error: &clap::Error) {
     unheard(error.print());
+}
+
+/// Shows what clap says on standard error, help and all.
+pub(crate) fn clap_talk(error: &clap::Error) {
+    let mut err = anstream::stderr().lock();
+    unheard(write!(err, "{}", error.render().ansi()));
 }
 
 /// Says that this program has broken down. It is called where nothing else can be relied on.

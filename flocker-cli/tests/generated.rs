@@ -67,3 +67,20 @@ fn the_schemas_are_those_of_the_two_files() {
         assert!(schema["properties"].get(key).is_some(), "{file}: {schema}");
     }
 }
+
+#[test]
+fn what_cannot_be_written_is_no_success() {
+    let home = tempfile::tempdir().unwrap();
+    let flocker = snapbox::cmd::cargo_bin!("flocker");
+    for line in ["schema application", "man"] {
+        let typed = format!("exec {} {line} > /dev/full", flocker.display());
+        let shell = Command::new("sh").args(["-c", &typed]).env_clear();
+        let output = shell.env("HOME", home.path()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert!(
+            said.contains("caused by: No space left on device"),
+            "{line}: {said}"
+        );
+    }
+}

@@ -7,6 +7,8 @@
 
 #[path = "nodes/answers.rs"]
 mod answers;
+#[path = "nodes/seeds.rs"]
+mod seeds;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -53,7 +55,12 @@ applications:
         );
         machine.write("alpha.yml", "version: 1\nnodes: {alpha: [ledger], beta: []}\n");
         machine.write("beta.yml", "version: 1\nnodes: {alpha: [], beta: [ledger]}\n");
-        for name in ["flocker-deploy", "flocker-reportstate", "flocker-changestate"] {
+        for name in [
+            "flocker-deploy",
+            "flocker-reportstate",
+            "flocker-changestate",
+            "flocker-volume",
+        ] {
             std::os::unix::fs::symlink(program, machine.path(name)).unwrap();
         }
         let first = format!("127.{addresses}.{}.1", std::process::id() % 250);
@@ -199,53 +206,6 @@ fn a_plan_from_saved_reports_is_the_plan_from_the_nodes() {
     assert_eq!(from_nodes["generation"], from_report["generation"]);
     assert!(!report.data.contains("definition_key"));
     assert_eq!(report.json()["nodes"]["alpha"]["seen"]["key"], "withheld");
-}
-
-#[test]
-fn the_old_programs_do_their_work_silently_and_say_what_failed() {
-    let machine = Machine::new(62);
-    let deployed = machine
-        .seed("flocker-deploy", &["beta.yml", "app.yml"])
-        .ended_with(0);
-    assert_eq!((deployed.data.as_str(), deployed.talk.as_str()), ("", ""));
-    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
-
-    let reported = machine
-        .seed("flocker-reportstate", &["beta"])
-        .ended_with(0)
-        .json();
-    assert_eq!(reported["version"], 1);
-    assert_eq!(reported["applications"]["ledger"]["ports"][0]["external"], 7000);
-
-    // Each node does its own part; nobody tells them anything but the files and what was reported.
-    let read = |name: &str| std::fs::read_to_string(machine.path(name)).unwrap();
-    let (deployment, application) = (read("alpha.yml"), read("app.yml"));
-    let mut n_turns = 0;
-    while machine.settled_home("alpha.yml").is_none() {
-        n_turns += 1;
-        assert!(n_turns < 12, "the nodes do not get there by themselves");
-        for node in ["alpha", "beta"] {
-            let current = machine.seed("flocker-reportstate", &[]).ended_with(0).data;
-            let turn = machine.seed(
-                "flocker-changestate",
-                &[&deployment, &application, &current, node],
-            );
-            assert_eq!(turn.data, "");
-            turn.ended_with(0);
-        }
-    }
-    assert_eq!(machine.settled_home("alpha.yml").unwrap(), "alpha");
-
-    machine.kill("beta");
-    let failed = machine
-        .seed("flocker-deploy", &["beta.yml", "app.yml"])
-        .ended_with(1);
-    assert!(
-        failed.talk.contains("nothing was changed") && failed.talk.contains("caused by: beta:"),
-        "{}",
-        failed.talk
-    );
-    assert_eq!(failed.data, "");
 }
 
 #[test]

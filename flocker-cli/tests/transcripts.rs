@@ -34,6 +34,7 @@ impl Terminal {
             "flocker-deploy",
             "flocker-reportstate",
             "flocker-changestate",
+            "flocker-volume",
         ] {
             std::os::unix::fs::symlink(snapbox::cmd::cargo_bin!("flocker"), bin.join(name)).unwrap();
         }

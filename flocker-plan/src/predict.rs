@@ -310,7 +310,7 @@ fn release(
         last: last.clone(),
         guid,
     };
-    copy.fence = copy.fence.max(own);
+    copy.fence = copy.fence.max(epoch);
     copy.age = Duration::ZERO;
     Ok(())
 }

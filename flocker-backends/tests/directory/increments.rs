@@ -55,6 +55,82 @@ async fn only_blocks_that_changed_travel() {
     assert_eq!(picture(&beta.copy()), picture(&alpha.data()));
 }
 
+#[tokio::test]
+async fn what_was_renamed_does_not_travel_again() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("log", noise(1, 20 * BLOCK + 17));
+    alpha.write("table", noise(2, 10 * BLOCK));
+    let first = alpha.snapshot("warm-2-1").await;
+    alpha.push(&beta, "warm-2-1", None).await;
+
+    // As a log is turned over: the old one has another name, and a new one has its name.
+    std::fs::rename(alpha.data().join("log"), alpha.data().join("log.1")).unwrap();
+    alpha.write("log", noise(3, 1000));
+    std::fs::create_dir(alpha.data().join("old")).unwrap();
+    std::fs::rename(alpha.data().join("table"), alpha.data().join("old/table")).unwrap();
+    std::fs::copy(alpha.data().join("old/table"), alpha.data().join("copy")).unwrap();
+    let second = alpha.snapshot("warm-2-2").await;
+    let increment = alpha.push(&beta, "warm-2-2", Some(first)).await;
+    assert!(increment < 8192, "{increment}");
+    assert_eq!(picture(&beta.copy()), picture(&alpha.data()));
+    let written = |of: flocker_model::Manifestation| of.snapshots[1].written;
+    assert_eq!(written(alpha.manifestation().await), ByteSize(1000));
+    assert_eq!(written(beta.manifestation().await), ByteSize(1000));
+
+    // What was renamed and is written to travels where it was written to.
+    std::fs::rename(alpha.data().join("log.1"), alpha.data().join("log.2")).unwrap();
+    let table = std::fs::File::options()
+        .write(true)
+        .open(alpha.data().join("log.2"))
+        .unwrap();
+    table.write_all_at(b"x", 7 * BLOCK as u64).unwrap();
+    let before = picture(&alpha.data());
+    let guid = alpha.release(2).await.unwrap();
+    let last = alpha.push(&beta, "handoff-2", Some(second)).await;
+    assert!(last > BLOCK && last < BLOCK + 8192, "{last}");
+    assert_eq!(beta.acquire(2, guid).await.unwrap(), Change::Made);
+    assert_eq!(picture(&beta.data()), before);
+}
+
+#[tokio::test]
+async fn a_renamed_file_that_is_written_under_way_is_told_as_it_is() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("log", noise(1, 3 * BLOCK));
+    let first = alpha.snapshot("warm-2-1").await;
+    alpha.push(&beta, "warm-2-1", None).await;
+    std::fs::rename(alpha.data().join("log"), alpha.data().join("log.1")).unwrap();
+    alpha.snapshot("warm-2-2").await;
+    alpha.write("log.1", [noise(1, BLOCK), noise(9, BLOCK)].concat());
+    alpha.push(&beta, "warm-2-2", Some(first)).await;
+    let sent = std::fs::read(beta.copy().join("log.1")).unwrap();
+    let as_it_was = [noise(1, BLOCK), noise(9, BLOCK), vec![0; BLOCK]].concat();
+    assert!(sent == as_it_was, "the length is that of the snapshot");
+    let sent = beta.guid("warm-2-2").await;
+    let before = picture(&alpha.data());
+    alpha.hand_over(&beta, 2, sent).await;
+    assert_eq!(picture(&beta.data()), before);
+}
+
+#[tokio::test]
+async fn a_stream_that_speaks_of_blocks_that_are_not_here_is_refused() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("table", noise(1, 3 * BLOCK));
+    let first = alpha.snapshot("warm-2-1").await;
+    alpha.push(&beta, "warm-2-1", None).await;
+    alpha.write("table", noise(2, BLOCK));
+    alpha.snapshot("warm-2-2").await;
+    let mut increment = alpha.send("warm-2-2", Some(first), None).await.unwrap();
+    let length: [u8; 8] = increment[130..138].try_into().unwrap();
+    let blocks = 138 + usize::try_from(u64::from_le_bytes(length)).unwrap();
+    // In place of the block: that the receiver has it.
+    assert_eq!(increment[blocks], 1);
+    increment.splice(blocks..=blocks + BLOCK, [5]);
+    let before = picture(&beta.copy());
+    let refused = beta.receive("warm-2-2", Some(first), increment).await;
+    assert!(matches!(refused, Err(VolumeError::Stream { .. })), "{refused:?}");
+    assert_eq!(picture(&beta.copy()), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_that_is_written_while_it_is_sent_is_told_as_it_is() {
     let (alpha, beta) = (Node::primary().await, Node::new());

@@ -85,6 +85,29 @@ async fn a_cut_stream_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn a_cut_stream_with_renamed_files_goes_on_where_it_stopped() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("log", noise(1, 20 * BLOCK));
+    let base = alpha.snapshot("warm-2-1").await;
+    alpha.push(&beta, "warm-2-1", None).await;
+    std::fs::rename(alpha.data().join("log"), alpha.data().join("log.1")).unwrap();
+    alpha.write("table", noise(2, 20 * BLOCK));
+    let guid = alpha.release(2).await.unwrap();
+    let whole = alpha.send("handoff-2", Some(base), None).await.unwrap();
+    let cut = beta
+        .receive("handoff-2", Some(base), whole[..whole.len() / 2].to_vec())
+        .await;
+    assert!(matches!(cut, Err(VolumeError::Cut { .. })), "{cut:?}");
+    let token = beta.manifestation().await.partial.unwrap().token;
+    let rest = alpha.send("handoff-2", Some(base), Some(token)).await.unwrap();
+    assert!(rest.len() < 13 * BLOCK, "{}", rest.len());
+    let change = beta.receive("handoff-2", Some(base), rest).await.unwrap();
+    assert_eq!(change, Change::Made);
+    beta.acquire(2, guid).await.unwrap();
+    assert_eq!(picture(&beta.data()), picture(&alpha.copy()));
+}
+
+#[tokio::test]
 async fn a_torn_stream_goes_on_where_it_stopped() {
     let (alpha, beta) = (Node::primary().await, Node::new());
     alpha.write("table", noise(1, 6 * BLOCK));

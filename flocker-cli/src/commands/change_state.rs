@@ -140,7 +140,7 @@ pub(crate) fn take_turn(
         }
     })?;
     ui.clear_status();
-    tell(hostname, &report, ui)?;
+    tell(hostname, &report, loudness, ui)?;
     let is_complete = report.failures().next().is_none() && report.left().next().is_none();
     Ok(if is_complete {
         Ending::Done
@@ -149,8 +149,12 @@ pub(crate) fn take_turn(
     })
 }
 
-fn tell(node: NodeName, report: &Report, ui: &Ui) -> Result<(), Failure> {
+fn tell(node: NodeName, report: &Report, loudness: Loudness, ui: &Ui) -> Result<(), Failure> {
     if !ui.is_json() {
+        if report.steps.is_empty() && loudness == Loudness::All {
+            ui.say(&format!("nothing to do on {node} as things stand"));
+            ui.hint(&format!("`flocker why {node}` says what waits, and for whom"));
+        }
         return Ok(());
     }
     let done = report.steps.iter();

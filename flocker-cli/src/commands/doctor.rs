@@ -20,6 +20,7 @@ use crate::cli::FilesOption;
 use crate::cli::Global;
 use crate::cluster;
 use crate::cluster::Cluster;
+use crate::commands::validate::counted;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::real::Closely;
@@ -132,11 +133,11 @@ async fn answer(
 ) -> Vec<Finding> {
     match handle.observe().await {
         Ok(state) => {
-            let n_applications = state.containers.len();
-            let n_datasets = state.datasets.len();
             let said = format!(
-                "it answers at {}: {n_applications} applications, {n_datasets} datasets",
-                state.address
+                "it answers at {}: {}, {}",
+                state.address,
+                counted(state.containers.len(), "application"),
+                counted(state.datasets.len(), "dataset")
             );
             let mut all = vec![Finding::new("node", Weight::Good, said)];
             all.extend(in_use(ports, &state.foreign_ports, by));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use flocker_plan::Policy;
+use flocker_plan::blocked::seconds;
 
 use crate::cli;
 use crate::cli::FilesOption;
@@ -43,6 +44,7 @@ impl Gc {
             (true, _) => Once::Show,
             (false, false) => Once::Hint,
         };
+        let age = self.older_than.map_or_else(|| "a week".into(), seconds);
         let mut policy = Policy::default();
         if let Some(grace) = self.older_than {
             policy.grace = grace;
@@ -53,6 +55,7 @@ impl Gc {
                 &cluster,
                 once,
                 |desired, actual| flocker_plan::reclaim(desired, actual, &policy),
+                &format!("nothing to drop: no spare copy and no trash that is seen is older than {age}"),
                 ui,
             )
             .await

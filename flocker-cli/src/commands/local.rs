@@ -21,6 +21,8 @@ use crate::local::Down;
 use crate::local::Seen;
 use crate::local::Up;
 use crate::runtime::block_on;
+use crate::table;
+use crate::table::heading;
 use crate::ui::Ui;
 
 /// What nodes are called that nobody has named.
@@ -210,6 +212,7 @@ impl DownArguments {
                     .hint("add `--yes` if that is meant"));
             }
             if !ui.confirm(&format!("Delete {list} with all data, for ever?")) {
+                ui.say("nothing was done");
                 return Ok(Ending::Blocked);
             }
         }
@@ -296,7 +299,14 @@ fn status_word(status: ContainerStatus) -> &'static str {
 }
 
 fn table(seen: &[Seen]) -> String {
-    let mut rows = vec![["node", "address", "state", "pid", "data", "applications"].map(str::to_owned)];
+    let mut rows = vec![heading([
+        "NODE",
+        "ADDRESS",
+        "STATE",
+        "PID",
+        "DATA",
+        "APPLICATIONS",
+    ])];
     for node in seen {
         let applications = node.applications.iter().map(|(name, state)| match state.status {
             ContainerStatus::Running => name.to_string(),
@@ -319,22 +329,7 @@ fn table(seen: &[Seen]) -> String {
             },
         ]);
     }
-    let mut widths = [0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:<width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        writeln!(text, "{}", line.trim_end()).unwrap_or_default();
-    }
-    text
+    table::table(&rows)
 }
 
 fn seen_json(seen: &Seen) -> serde_json::Value {

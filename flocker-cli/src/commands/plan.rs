@@ -75,12 +75,17 @@ impl Plan {
         let policy = self.allowed.policy();
         if self.state.is_empty() {
             let desired = configuration.resolve()?;
-            let (desired, actual) = runtime::block_on(async {
+            let (cluster, actual) = runtime::block_on(async {
                 let cluster = cluster::connect(desired, global, Start::Nothing).await?;
                 let actual = cluster.observe().await;
-                Ok((cluster.desired, actual))
+                Ok((cluster, actual))
             })?;
-            return self.show(desired, &actual, &policy, &[], &paths, ui);
+            let hint = cluster.hint_to_make(&actual).filter(|_| !ui.is_json());
+            let ending = self.show(cluster.desired, &actual, &policy, &[], &paths, ui)?;
+            if let Some(hint) = hint {
+                ui.hint(&hint);
+            }
+            return Ok(ending);
         }
         let desired = configuration.without_secrets()?;
         let mut actual = reports?;

@@ -61,9 +61,13 @@ impl Promote {
                     has_steps.set(!plan.is_settled());
                     plan
                 },
+                &format!("nothing to do: the copy on {} counts already", self.on),
                 ui,
             )
             .await?;
+            if has_steps.get() && ending == Ending::Done && !ui.is_json() {
+                ui.hint("`flocker deploy` starts what uses it, where the files say");
+            }
             if !has_steps.get() && !ui.is_json() {
                 ui.hint(&format!(
                     "a copy is promoted only where nobody owns the data, or more than one node says so; `flocker why {}` shows who does",
@@ -83,13 +87,18 @@ fn dataset(what: &str, desired: &Deployment) -> Result<DatasetId, Failure> {
     let name: ApplicationName = what.parse().map_err(|error| {
         Failure::usage(format!("`{what}` is neither a dataset nor an application")).because(&error)
     })?;
-    match desired.application(&name) {
+    dataset_of(&name, desired)
+}
+
+/// Returns the dataset of an application.
+pub(crate) fn dataset_of(name: &ApplicationName, desired: &Deployment) -> Result<DatasetId, Failure> {
+    match desired.application(name) {
         Some(application) => {
             let volume = application.volume.as_ref();
             let dataset = volume.map(|volume| volume.dataset);
             dataset.ok_or_else(|| Failure::usage(format!("application `{name}` has no data")))
         }
         // Without the files, an application has the dataset that its name says.
-        None => Ok(DatasetId::derived(&name)),
+        None => Ok(DatasetId::derived(name)),
     }
 }

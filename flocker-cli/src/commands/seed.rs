@@ -4,12 +4,16 @@
 //! failed makes the exit status say so, and each is reported on standard
 //! error; nothing is printed where all went well.
 
+mod volume;
+
 use std::path::Path;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::ArgAction;
+use clap::Args;
 use clap::Parser;
 use flocker_engine::IfHeld;
 use flocker_model::NodeName;
@@ -40,6 +44,7 @@ pub(crate) enum Program {
     Deploy,
     ReportState,
     ChangeState,
+    Volume,
 }
 
 /// One of the old programs, with what was typed.
@@ -48,6 +53,62 @@ pub(crate) enum Seed {
     Deploy(Deploy),
     ReportState(ReportState),
     ChangeState(Box<ChangeState>),
+    Volume(Box<volume::Volume>),
+}
+
+/// What the old programs took and is of no use any more: nobody who passes it is turned away.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Without effect")]
+struct Unused {
+    /// Where a node wrote who it is
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The ZFS pool; the deployment file says it
+    #[arg(long, global = true, value_name = "POOL")]
+    pool: Option<String>,
+    /// Where the pool is mounted
+    #[arg(long, global = true, value_name = "DIR")]
+    mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// How much more was to be said, which the old programs counted and did nothing about.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Without effect")]
+struct Verbosity {
+    /// Say more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Unused {
+    /// Says of what was passed that it changes nothing.
+    fn warn(&self, ui: &Ui) {
+        let Self {
+            config,
+            pool,
+            mountpoint,
+            verbosity: _,
+        } = self;
+        for (option, is_said, instead) in [
+            ("--config", config.is_some(), "a node itself knows who it is"),
+            (
+                "--pool",
+                pool.is_some(),
+                "`pool` of a node in the deployment file says it",
+            ),
+            (
+                "--mountpoint",
+                mountpoint.is_some(),
+                "each volume is mounted where its node keeps it",
+            ),
+        ] {
+            if is_said {
+                ui.warn(&format!("`{option}` has no effect: {instead}"));
+            }
+        }
+    }
 }
 
 /// Bring the nodes to what the files say.
@@ -61,6 +122,8 @@ pub(crate) struct Deploy {
     #[arg(value_name = "APPLICATION_CONFIGURATION_PATH")]
     application: PathBuf,
     #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(flatten)]
     global: Global,
 }
 
@@ -71,6 +134,8 @@ pub(crate) struct ReportState {
     /// Which node; all local ones if not given
     #[arg(value_name = "HOSTNAME")]
     node: Option<NodeName>,
+    #[command(flatten)]
+    unused: Unused,
     #[command(flatten)]
     global: Global,
 }
@@ -92,6 +157,8 @@ pub(crate) struct ChangeState {
     #[arg(value_name = "HOSTNAME")]
     hostname: NodeName,
     #[command(flatten)]
+    unused: Unused,
+    #[command(flatten)]
     global: Global,
 }
 
@@ -102,6 +169,7 @@ impl Program {
             "flocker-deploy" => Some(Self::Deploy),
             "flocker-reportstate" => Some(Self::ReportState),
             "flocker-changestate" => Some(Self::ChangeState),
+            "flocker-volume" => Some(Self::Volume),
             _ => None,
         }
     }
@@ -112,6 +180,7 @@ impl Program {
             Self::Deploy => "deploy",
             Self::ReportState => "report-state",
             Self::ChangeState => "change-state",
+            Self::Volume => "volume",
         }
     }
 }
@@ -124,6 +193,9 @@ pub(crate) fn read(program: Program, arguments: impl Iterator<Item = OsString>) 
         Program::ChangeState => {
             ChangeState::try_parse_from(arguments).map(|change| Seed::ChangeState(Box::new(change)))
         }
+        Program::Volume => {
+            volume::Volume::try_parse_from(arguments).map(|volume| Seed::Volume(Box::new(volume)))
+        }
     }
 }
 
@@ -133,20 +205,16 @@ pub(crate) fn run(seed: Seed) -> ExitCode {
         Seed::Deploy(deploy) => (deploy.global.clone(), "deploy"),
         Seed::ReportState(report) => (report.global.clone(), "report-state"),
         Seed::ChangeState(change) => (change.global.clone(), "change-state"),
+        Seed::Volume(volume) => (volume.global.clone(), "volume"),
     };
     let ui = Ui::new(name, global.json, global.color);
     let ended = match seed {
         Seed::Deploy(deploy) => deploy.run(&global, &ui),
         Seed::ReportState(report) => report.run(&global, &ui),
         Seed::ChangeState(change) => change.run(&global, &ui),
+        Seed::Volume(volume) => volume.run(&global, &ui),
     };
-    match ended {
-        Ok(ending) => ending.exit_code(),
-        Err(failure) => {
-            ui.failure(&failure);
-            failure.who.exit_code()
-        }
-    }
+    ui.end(ended)
 }
 
 impl Deploy {
@@ -184,6 +252,7 @@ impl Deploy {
 
 impl ReportState {
     fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        self.unused.warn(ui);
         let nodes: Vec<NodeName> = self.node.into_iter().collect();
         let seen = super::report_state::look(&nodes, global)?;
         let silent: Vec<String> = shown::silent(&seen)
@@ -203,6 +272,7 @@ impl ReportState {
 
 impl ChangeState {
     fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
+        self.unused.warn(ui);
         let orders = Orders {
             deployment: Source::new("DEPLOYMENT", self.deployment),
             application: Source::new("APPLICATION", self.application),

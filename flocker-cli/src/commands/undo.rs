@@ -88,9 +88,16 @@ impl Undo {
                     let mut cluster = cluster;
                     // What is started there needs its secrets.
                     cluster.desired = files.resolve()?;
+                    let said: Vec<NodeName> = cluster.desired.homes(&application).cloned().collect();
                     // Only this one goes back; what the files say of the others is not what was asked for.
                     cluster.desired = all_others_stay(cluster.desired, &actual, &application);
-                    move_back(cluster, &wish, &application, (&from, &to), ui).await
+                    let ending = move_back(cluster, &wish, &application, &to, ui).await?;
+                    if ending == Ending::Done && said.contains(&from) && !ui.is_json() {
+                        ui.hint(&format!(
+                            "the deployment file still says that {application} is on {from}: change it, or the next deploy moves it there again"
+                        ));
+                    }
+                    Ok(ending)
                 }
             }
         })
@@ -163,6 +170,7 @@ async fn restore(
             }
             Way::MoveBack { .. } | Way::Nothing => Plan::default(),
         },
+        &format!("nothing to undo for {application} any more"),
         ui,
     )
     .await?;
@@ -180,15 +188,9 @@ async fn move_back(
     mut cluster: Cluster,
     wish: &Wish,
     application: &ApplicationName,
-    (from, to): (&NodeName, &NodeName),
+    to: &NodeName,
     ui: &Ui,
 ) -> Result<Ending, Failure> {
     cluster.desired = cluster.desired.with_placement(application, to);
-    let ending = deploy::carry_out(&cluster, wish, ui).await?;
-    if ending == Ending::Done && !ui.is_json() {
-        ui.hint(&format!(
-            "the deployment file still says that {application} is on {from}: change it, or the next deploy moves it there again"
-        ));
-    }
-    Ok(ending)
+    deploy::carry_out(&cluster, wish, ui).await
 }

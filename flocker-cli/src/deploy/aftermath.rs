@@ -109,6 +109,7 @@ impl<'a> Aftermath<'a> {
             lines: outcome
                 .moves
                 .iter()
+                .filter(|moved| !was_given_up(moved, outcome))
                 .filter_map(|moved| told(moved, outcome.end == End::Settled))
                 .collect(),
         };
@@ -247,6 +248,13 @@ fn told(moved: &Move, is_settled: bool) -> Option<String> {
     }
 }
 
+/// Says whether an application was on its way and turned round.
+fn was_given_up(moved: &Move, outcome: &Outcome) -> bool {
+    let mut given_up = outcome.rolled_back.iter();
+    moved.downtime.is_none()
+        && given_up.any(|back| back.application == moved.application && back.from == moved.to)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -305,6 +313,30 @@ mod tests {
                 "mongodb is on its way from alpha to beta; copied 1.0 GiB, 3.0 MiB while it ran",
                 "stopped; the same command looks at what there is and goes on from there",
             ]
+        );
+    }
+
+    #[test]
+    fn what_was_moved_back_is_not_said_to_be_on_its_way() {
+        let mut outcome = outcome(End::Settled);
+        outcome.moves[0].downtime = None;
+        let Move {
+            application,
+            from,
+            to,
+            ..
+        } = outcome.moves[0].clone();
+        outcome.rolled_back.push(flocker_engine::RolledBack {
+            application,
+            from: to,
+            to: from,
+            cause: NodeError::LockLost,
+        });
+        let lines = lines(&outcome);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].starts_with("mongodb was moved back to alpha"),
+            "{lines:?}"
         );
     }
 

@@ -61,11 +61,12 @@ struct Failed {
 
 /// Makes a plan of what is seen under the deploy locks, shows it, and carries it out if that is wanted.
 ///
-/// Just to show it, no lock is taken.
+/// Just to show it, no lock is taken. `nothing` is what to say where there is nothing in it.
 pub(crate) async fn carry_out_once(
     cluster: &Cluster,
     once: Once,
     make: impl Fn(&Deployment, &ClusterState) -> Plan,
+    nothing: &str,
     ui: &Ui,
 ) -> Result<Ending, Failure> {
     let policy = Policy::default();
@@ -85,7 +86,13 @@ pub(crate) async fn carry_out_once(
         policy: &policy,
     };
     if !ui.is_json() {
-        shown.text(ui);
+        // That nothing is left to do for the files was not asked.
+        if plan.is_settled() && plan.kept().is_empty() {
+            ui.data(&format!("{nothing}\n"));
+            shown.silent(ui);
+        } else {
+            shown.text(ui);
+        }
     }
     let is_wanted = !plan.steps().is_empty()
         && match once {
@@ -96,7 +103,7 @@ pub(crate) async fn carry_out_once(
                 }
                 false
             }
-            Once::Ask => ui.confirm("carry this out?"),
+            Once::Ask => super::agrees(ui).await,
             Once::Go => true,
         };
     let report = if is_wanted {
@@ -111,6 +118,9 @@ pub(crate) async fn carry_out_once(
     tell(&shown, is_wanted, &report, ui)?;
     let is_complete = report.failures().next().is_none() && report.left().next().is_none();
     let is_declined = once == Once::Ask && !is_wanted && !plan.steps().is_empty();
+    if is_declined {
+        ui.say("nothing was done");
+    }
     Ok(if is_complete && !is_declined && !shown::is_blocked(&plan) {
         Ending::Done
     } else {

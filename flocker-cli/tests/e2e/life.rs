@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::support::Machine;
+use crate::support::Writer;
 use crate::support::append;
 use crate::support::processes_about;
 
@@ -95,6 +96,72 @@ fn nodes_are_made_once_come_back_after_a_kill_and_keep_their_data() {
     machine.up(&["alpha", "beta"]).ok();
     machine.deploy().ok();
     assert_eq!(append(machine.address("alpha"), "me", 4).unwrap(), 4);
+    machine.finish();
+}
+
+#[test]
+fn nodes_of_another_flocker_are_renewed_and_what_runs_on_them_runs_on() {
+    let machine = Machine::new();
+    let other = machine.path("other-flocker");
+    std::fs::copy(env!("CARGO_BIN_EXE_flocker"), &other).unwrap();
+    let first = machine.first_address().to_string();
+    let up = ["local", "up", "--first-address", &first];
+    machine.spawn_as(&other, &up).wait().ok();
+    machine.place("alpha");
+    machine.deploy().ok();
+    let writer = Writer::start(machine.address("beta"));
+    writer.goes_on();
+
+    let pids = || -> Vec<Value> { machine.status().iter().map(|node| node["pid"].clone()).collect() };
+    let others = || -> Vec<Value> {
+        let nodes = machine.status();
+        nodes.iter().map(|node| node["other_program"].clone()).collect()
+    };
+    let program = || -> Vec<i32> {
+        let all = processes_about(machine.directory()).into_iter();
+        let programs = all.filter(|(_, command_line)| command_line.contains(" demo-program "));
+        programs.map(|(id, _)| id).collect()
+    };
+    let (before, ledger) = (pids(), program());
+    assert_eq!(others(), [true, true, true]);
+    let told = machine.run(&["local", "status"]);
+    assert!(
+        told.stderr.contains("`flocker local renew alpha` replaces it"),
+        "{told:?}"
+    );
+
+    machine.run(&["local", "renew", "alpha"]).ok();
+    assert_eq!(others(), [false, true, true]);
+    writer.goes_on();
+    // The rest of them, the one by whose address the client comes among them; one that does not run is started.
+    machine.kill_node("gamma");
+    let renewed: Value = serde_json::from_str(&machine.run(&["local", "renew", "--json"]).ok()).unwrap();
+    let started: Vec<&Value> = renewed["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| &node["started"])
+        .collect();
+    assert_eq!(started, [false, true, true]);
+    assert_eq!(others(), [false, false, false]);
+    for (before, after) in before.iter().zip(pids()) {
+        assert_ne!(*before, after);
+    }
+    writer.goes_on();
+    assert_eq!((ledger.len(), program()), (1, ledger));
+
+    // Done twice, the second time does nothing.
+    let renewed = pids();
+    machine.run(&["local", "renew"]).ok();
+    assert_eq!(pids(), renewed);
+    let unknown = machine.run(&["local", "renew", "omega"]);
+    assert!(unknown.stderr.contains("there is no local node `omega`"));
+    unknown.code(2);
+    // They are nodes as they were: what they have can be moved.
+    machine.place("beta");
+    machine.deploy().ok();
+    machine.proves("beta", &writer);
+    drop(writer);
     machine.finish();
 }
 

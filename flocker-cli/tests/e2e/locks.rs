@@ -54,3 +54,19 @@ fn an_interrupted_deploy_says_what_is_left_and_the_next_one_does_it() {
     drop(writer);
     machine.finish();
 }
+
+#[test]
+fn who_is_asked_can_leave_and_others_can_deploy() {
+    let machine = Machine::with_nodes(&NODES);
+    machine.place("alpha");
+    let (shown, code) = machine.interrupted_at_a_question("deploy deployment.yml application.yml");
+    assert!(
+        shown.contains("ledger starts on alpha") && shown.contains("nothing was done"),
+        "{shown}"
+    );
+    assert_eq!(code, Some(1), "{shown}");
+    // The locks are given back, and nothing waits for them.
+    let files = ["deployment.yml", "application.yml"];
+    machine.run(&["deploy", "--yes", files[0], files[1]]).ok();
+    machine.finish();
+}

@@ -2,6 +2,7 @@
 
 mod machine;
 mod processes;
+mod terminal;
 mod writer;
 
 use std::time::Duration;

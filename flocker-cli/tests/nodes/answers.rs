@@ -210,3 +210,54 @@ applications:
         assert!(Instant::now() < end, "{told:?}");
     }
 }
+
+#[test]
+fn who_undoes_is_told_what_the_file_says_only_where_it_says_something_else() {
+    let machine = Machine::new(98);
+    machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(0);
+    let undone = machine.flocker(&["undo", "--yes", "ledger"]).ended_with(0);
+    let differs = "the deployment file still says that ledger is on beta";
+    assert!(undone.talk.contains(differs), "{}", undone.talk);
+    assert!(machine.settled_home("beta.yml").is_none());
+    // There and back again is where the file says.
+    let undone = machine.flocker(&["undo", "--yes", "ledger"]).ended_with(0);
+    assert!(!undone.talk.contains("still says"), "{}", undone.talk);
+    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
+    let nothing = machine.flocker(&["gc"]).ended_with(0);
+    assert_eq!(
+        nothing.data,
+        "nothing to drop: no spare copy and no trash that is seen is older than a week\n"
+    );
+}
+
+#[test]
+fn of_two_owners_the_older_can_be_the_one_that_counts() {
+    let machine = Machine::new(99);
+    machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(0);
+    // Beta is taken for lost, another copy is made the owner's, and then beta is back.
+    machine.flocker(&["local", "down", "beta"]).ended_with(0);
+    machine.flocker(&["node", "forget", "beta"]).ended_with(0);
+    let promoted = machine
+        .flocker(&["promote", "ledger", "--on", "alpha", "--yes"])
+        .ended_with(0);
+    assert!(promoted.talk.contains("`flocker deploy`"), "{}", promoted.talk);
+    machine.flocker(&["node", "remember", "beta"]).ended_with(0);
+    machine.flocker(&["local", "up", "beta"]).ended_with(0);
+    let status = machine.flocker(&["status"]).ended_with(1);
+    assert!(
+        status.data.contains("written by more than one node"),
+        "{}",
+        status.data
+    );
+    machine
+        .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
+        .ended_with(0);
+    machine
+        .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
+        .ended_with(0);
+    assert_eq!(machine.settled_home("beta.yml").unwrap(), "beta");
+}

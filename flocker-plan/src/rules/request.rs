@@ -301,7 +301,7 @@ impl Rules<'_> {
         };
         let on = self.node(node);
         let mut needs = before;
-        let (from, guid) = match &copy.role {
+        let (from, guid, epoch) = match &copy.role {
             Role::Primary { .. } => {
                 let last = SnapshotName::handoff(epoch);
                 needs.extend(self.stop_all_users(dataset, node));
@@ -318,13 +318,14 @@ impl Rules<'_> {
                 };
                 self.step(node, action, &reason, needs, vec![released.clone()]);
                 needs = vec![need(released, Because::OneWriter)];
-                (last, None)
+                // What was let go under an ownership is fenced against it, also here.
+                (last, None, epoch.next())
             }
             Role::Released { .. } | Role::Replica => {
                 let Some(newest) = copy.snapshots.last() else {
                     return;
                 };
-                (newest.name.clone(), Some(newest.guid))
+                (newest.name.clone(), Some(newest.guid), epoch)
             }
         };
         let owns = Fact::Primary { dataset, on, epoch };

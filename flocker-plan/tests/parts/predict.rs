@@ -54,7 +54,8 @@ fn an_owner_lets_go_of_an_ownership_that_is_not_older_than_its_own() {
     assert!(done(owner(2), release(2)).is_ok());
     let released = copy_after(owner(2), release(3)).unwrap();
     assert!(matches!(released.role, Role::Released { epoch: Epoch(3), .. }));
-    assert_eq!(released.fence, Epoch(2));
+    // It may never take up again what it let go under.
+    assert_eq!(released.fence, Epoch(3));
     assert!(done(holder(0, Role::Replica, 0, vec![]), release(3)).is_err());
 }
 

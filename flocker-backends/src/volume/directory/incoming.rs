@@ -19,6 +19,7 @@ use super::codec::Malformed;
 use super::codec::Reader;
 use super::codec::Writer;
 use super::difference::Difference;
+use super::difference::Elsewhere;
 use super::difference::Needed;
 use super::dir::Dir;
 use super::dir::split;
@@ -154,6 +155,8 @@ pub(super) struct Arrival {
     home: Dir,
     pub(super) manifest: Manifest,
     pub(super) difference: Difference,
+    /// Which of it the base has in another place.
+    pub(super) elsewhere: Elsewhere,
     pub(super) progress: Progress,
     target: Target,
     note: File,
@@ -178,6 +181,7 @@ impl Arrival {
         from: u64,
     ) -> io::Result<Self> {
         let difference = Difference::between(base, &manifest);
+        let elsewhere = Elsewhere::of(&difference, base, &manifest);
         let mut progress = progress(home)?;
         progress.next = from;
         progress.received = difference.bytes_before(from);
@@ -202,6 +206,7 @@ impl Arrival {
             home: home.clone(),
             manifest,
             difference,
+            elsewhere,
             target,
             note: home.write(b"incoming/progress")?,
             torn,
@@ -215,10 +220,8 @@ impl Arrival {
     pub(super) fn wanted(&self) -> Option<(Needed, Digest)> {
         let at = usize::try_from(self.progress.next).ok()?;
         let needed = *self.difference.blocks.get(at)?;
-        match &self.manifest.entries[needed.entry].kind {
-            Kind::File(contents) => contents.digest(needed.index).map(|digest| (needed, *digest)),
-            Kind::Directory | Kind::Symlink(_) | Kind::Link(_) | Kind::Fifo => None,
-        }
+        let digest = self.manifest.digest(needed.entry, needed.index)?;
+        Some((needed, *digest))
     }
 
     /// Takes the next block as it was announced.
@@ -316,7 +319,7 @@ impl Arrival {
     /// Decides that the copy is complete. From here on it will be put in place, whatever happens.
     pub(super) fn commit(&self, sent: &Manifest, guid: SnapshotGuid) -> io::Result<()> {
         let mut writer = Writer::default();
-        writer.u64(self.difference.total);
+        writer.u64(self.difference.travelling(&self.elsewhere, &self.manifest));
         writer.0.extend_from_slice(&guid.0.to_be_bytes());
         writer.0.extend_from_slice(&codec::encode(sent));
         let digest = blake3::hash(&writer.0);

@@ -136,6 +136,14 @@ impl Manifest {
         }
     }
 
+    /// Finds the digest of a block of an entry, where that is a file and the block is not all zero.
+    pub(super) fn digest(&self, entry: usize, index: u64) -> Option<&Digest> {
+        match &self.entries.get(entry)?.kind {
+            Kind::File(contents) => contents.digest(index),
+            Kind::Directory | Kind::Symlink(_) | Kind::Link(_) | Kind::Fifo => None,
+        }
+    }
+
     /// How many bytes of data a copy holds.
     pub(super) fn held(&self) -> u64 {
         self.entries

@@ -4,6 +4,7 @@
 //! every block is compared with its digest when it arrives, and the whole with
 //! the guid in the trailer. Until then the last complete copy is not touched.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -18,25 +19,34 @@ use super::codec::Malformed;
 use super::context::Context as _;
 use super::context::or_no_space;
 use super::difference::Difference;
+use super::dir::Dir;
 use super::home::Home;
 use super::incoming;
 use super::incoming::Arrival;
 use super::incoming::Label;
 use super::lock::Scope;
+use super::manifest::BLOCK;
 use super::manifest::Digest;
 use super::manifest::Manifest;
 use super::pipe::Intake;
 use super::record::Record;
 use super::scan;
 use super::scan::is_zero;
+use super::scan::read_block;
 use super::stream;
 use super::stream::Header;
 use crate::change::Change;
 use crate::volume::ReceiveRequest;
 use crate::volume::VolumeError;
 
-/// What a stream goes on from: the newest snapshot here, if there is one.
-type Base = Option<(SnapshotGuid, Manifest)>;
+/// What a stream goes on from: the newest snapshot here.
+#[derive(Debug)]
+struct Base {
+    guid: SnapshotGuid,
+    manifest: Manifest,
+    /// Its files, which nobody writes.
+    copy: Dir,
+}
 
 /// What is here when a stream comes.
 #[derive(Debug)]
@@ -44,7 +54,7 @@ enum Found {
     /// A snapshot of the stream's name.
     Known(SnapshotGuid),
     /// What the stream goes on from, if anything is.
-    Wanting(Option<Home>, Base),
+    Wanting(Option<Home>, Option<Base>),
 }
 
 /// A stream that is being taken in.
@@ -75,7 +85,7 @@ impl Receiving {
             base: header.base,
             plan: header.plan,
         };
-        let base_manifest = base.as_ref().map(|(_, manifest)| manifest);
+        let base_manifest = base.as_ref().map(|base| &base.manifest);
         let (home, manifest) = if header.first == 0 {
             self.begin(intake, home, &header, &label, base_manifest)?
         } else {
@@ -84,11 +94,11 @@ impl Receiving {
         let dataset = self.dataset();
         let what = || format!("take in snapshot {} of dataset {dataset}", label.name);
         let mut arrival = Arrival::open(&home.dir, &label, manifest, base_manifest, header.first).to(what)?;
-        let guid = self.read_blocks(intake, &mut arrival)?;
+        let guid = self.read_blocks(intake, &mut arrival, base.as_ref())?;
         self.finish(
             &home,
             &label,
-            base.as_ref().map(|(guid, _)| *guid),
+            base.as_ref().map(|base| base.guid),
             &arrival,
             header.first,
             guid,
@@ -128,7 +138,11 @@ impl Receiving {
         if let Some(odd) = odd {
             return Err(self.diverged(&format!("it was changed by hand: {odd}")));
         }
-        let base = (newest.heading.guid, newest.scanned.manifest);
+        let base = Base {
+            guid: newest.heading.guid,
+            manifest: newest.scanned.manifest,
+            copy,
+        };
         Ok(Found::Wanting(Some(home), Some(base)))
     }
 
@@ -264,8 +278,13 @@ impl Receiving {
         Ok((home, manifest))
     }
 
-    fn read_blocks(&self, intake: &mut Intake, arrival: &mut Arrival) -> Result<SnapshotGuid, VolumeError> {
-        let result = self.take_blocks(intake, arrival);
+    fn read_blocks(
+        &self,
+        intake: &mut Intake,
+        arrival: &mut Arrival,
+        base: Option<&Base>,
+    ) -> Result<SnapshotGuid, VolumeError> {
+        let result = self.take_blocks(intake, arrival, base);
         if result.is_err() {
             // What was not noted is only sent again.
             drop(arrival.note());
@@ -273,7 +292,12 @@ impl Receiving {
         result
     }
 
-    fn take_blocks(&self, intake: &mut Intake, arrival: &mut Arrival) -> Result<SnapshotGuid, VolumeError> {
+    fn take_blocks(
+        &self,
+        intake: &mut Intake,
+        arrival: &mut Arrival,
+        base: Option<&Base>,
+    ) -> Result<SnapshotGuid, VolumeError> {
         let dataset = self.dataset();
         let kept = |result: io::Result<()>, arrival: &Arrival| {
             let left = arrival.difference.total.saturating_sub(arrival.progress.received);
@@ -281,6 +305,7 @@ impl Receiving {
                 .to(|| format!("keep what arrives of dataset {dataset}"))
                 .map_err(|error| or_no_space(error, dataset, left, self.shared.free().unwrap_or(0)))
         };
+        let mut open = None;
         loop {
             let received = arrival.progress.received;
             let mut how = [0];
@@ -316,10 +341,43 @@ impl Receiving {
                     let put = arrival.put_torn(&needed, &block, None);
                     kept(put, arrival)?;
                 }
+                stream::ELSEWHERE => {
+                    let place = arrival.elsewhere.place(&announced);
+                    let (Some(place), Some(base)) = (place, base) else {
+                        return Err(self.refused("it speaks of a block that is not here".into()));
+                    };
+                    self.read_from_base(base, place, &mut open, &mut block)?;
+                    if blake3::hash(&block) != announced {
+                        return Err(self.diverged("a block of its copy has changed on the disk"));
+                    }
+                    let put = arrival.put(&needed, &block);
+                    kept(put, arrival)?;
+                }
                 stream::END => return Err(self.refused("it has fewer blocks than its manifest".into())),
                 other => return Err(self.refused(format!("it has a part of the unknown kind {other}"))),
             }
         }
+    }
+
+    /// Reads a block of the copy that is here. The file of the last one stays open.
+    fn read_from_base(
+        &self,
+        base: &Base,
+        (entry, index): (usize, u64),
+        open: &mut Option<(usize, File)>,
+        block: &mut [u8],
+    ) -> Result<(), VolumeError> {
+        let mut read = || {
+            let file = match &*open {
+                Some((opened, file)) if *opened == entry => file,
+                _ => {
+                    let file = base.copy.read(&base.manifest.entries[entry].path)?;
+                    &open.insert((entry, file)).1
+                }
+            };
+            read_block(file, block, index * BLOCK)
+        };
+        read().to(|| format!("read the copy of dataset {}", self.dataset()))
     }
 
     fn require_digest(&self, block: &[u8], digest: &Digest) -> Result<(), VolumeError> {

@@ -8,7 +8,7 @@ use flocker_model::SnapshotName;
 
 use super::Shared;
 use super::context::Context as _;
-use super::difference::Difference;
+use super::difference::travelling;
 use super::dir::Dir;
 use super::home::Home;
 use super::record::Record;
@@ -242,7 +242,7 @@ fn read(
 }
 
 fn written(before: Option<&Stored>, scanned: &Scanned) -> u64 {
-    Difference::between(before.map(|stored| &stored.scanned.manifest), &scanned.manifest).total
+    travelling(before.map(|stored| &stored.scanned.manifest), &scanned.manifest)
 }
 
 pub(super) fn wrong_role(home: &Home, verb: &'static str, record: &Record) -> VolumeError {

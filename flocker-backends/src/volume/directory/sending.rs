@@ -20,6 +20,7 @@ use super::Shared;
 use super::codec;
 use super::context::Context as _;
 use super::difference::Difference;
+use super::difference::Elsewhere;
 use super::dir::Dir;
 use super::home::Home;
 use super::lock::Held;
@@ -50,6 +51,8 @@ pub(super) struct Sending {
     announced: Stored,
     encoded: Vec<u8>,
     difference: Difference,
+    /// What the receiver has already, and only needs to be told of.
+    elsewhere: Elsewhere,
     data: Dir,
     first: u64,
     torn: Torn,
@@ -103,6 +106,7 @@ impl Sending {
             });
         }
         let difference = Difference::between(base, &announced.scanned.manifest);
+        let elsewhere = Elsewhere::of(&difference, base, &announced.scanned.manifest);
         let is_exact = announced.heading.exact;
         let token = token.filter(|token| {
             let fits = token.next > 0 && token.next <= difference.len();
@@ -117,6 +121,7 @@ impl Sending {
             request: request.clone(),
             announced,
             difference,
+            elsewhere,
             first,
             torn,
         })
@@ -190,6 +195,10 @@ impl Sending {
                 None => block.fill(0),
             }
             let digest = *blake3::hash(block).as_bytes();
+            if digest == *announced && self.elsewhere.place(announced).is_some() {
+                outlet.write(&[stream::ELSEWHERE])?;
+                continue;
+            }
             if digest == *announced {
                 outlet.write(&[stream::AS_ANNOUNCED])?;
                 outlet.write(block)?;

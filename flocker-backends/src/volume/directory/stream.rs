@@ -18,7 +18,7 @@ use super::difference::id_bytes;
 use super::manifest::Digest;
 use super::manifest::Torn;
 
-const MAGIC: &[u8; 8] = b"FLKDIRS1";
+const MAGIC: &[u8; 8] = b"FLKDIRS2";
 
 /// How long a header is: its fields have fixed places, so that it is read in one go.
 pub(super) const HEADER: usize = 8 + 16 + 1 + 64 + 1 + 16 + 16 + 8 + 8;
@@ -32,6 +32,8 @@ pub(super) const AS_ANNOUNCED: u8 = 1;
 pub(super) const TORN: u8 = 2;
 /// The block has become all zero meanwhile; nothing follows.
 pub(super) const ZERO: u8 = 3;
+/// The block is as announced, and the base has it in another place; nothing follows.
+pub(super) const ELSEWHERE: u8 = 5;
 /// There are no more blocks; the guid follows.
 pub(super) const END: u8 = 4;
 

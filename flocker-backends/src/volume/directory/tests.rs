@@ -286,10 +286,12 @@ async fn a_crash_while_receiving_a_full_copy_leaves_no_copy_or_the_whole() {
 #[tokio::test]
 async fn a_crash_while_receiving_an_increment_leaves_the_last_copy_or_the_next() {
     let (_root, alpha) = primary().await;
+    let data = alpha.path(ID);
+    std::fs::write(data.join("renamed"), vec![9; 200_000]).unwrap();
     alpha.snapshot(ID, &name("warm-2-1")).await.unwrap();
     let first = stream(&alpha, "warm-2-1", None).await;
     let base = newest(&alpha).await;
-    let data = alpha.path(ID);
+    std::fs::rename(data.join("renamed"), data.join("a/anew")).unwrap();
     let mut table = vec![7; 300_000];
     table[200_000] = 8;
     table.truncate(280_000);

@@ -11,6 +11,7 @@ use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::NodeName;
 use flocker_model::Observed;
+use flocker_model::Role;
 use flocker_model::Silence;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
@@ -338,12 +339,16 @@ impl<'a> View<'a> {
         let mut said = Vec::new();
         for (node, state) in self.actual.all_known() {
             if let Some(copy) = state.datasets.get(&dataset) {
+                // Of what only follows an owner, nothing is newer than its snapshots.
+                let newer = match &copy.role {
+                    Role::Primary { .. } => format!(", {} newer than its last snapshot", copy.unsent),
+                    Role::Released { .. } | Role::Replica => String::new(),
+                };
                 said.push(format!(
-                    "data on {node}: {}, for {}; {} in all, {} not copied yet",
+                    "data on {node}: {}, for {}; {} in all{newer}",
                     role(copy),
                     seconds(copy.age),
-                    copy.used,
-                    copy.unsent
+                    copy.used
                 ));
             }
             if let Some(reason) = state.unreadable.get(&dataset) {

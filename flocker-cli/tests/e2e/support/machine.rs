@@ -179,15 +179,14 @@ impl Machine {
 
     /// Starts a command in the directory of the machine, with nothing in its environment that is not said here.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flocker"))
+        self.spawn_as(Path::new(env!("CARGO_BIN_EXE_flocker")), arguments)
+    }
+
+    /// Starts a command of another flocker.
+    pub(crate) fn spawn_as(&self, program: &Path, arguments: &[&str]) -> Running {
+        let mut child = self
+            .command(program)
             .args(arguments)
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", self.directory())
-            .env("TMPDIR", self.directory())
-            .env("USER", "tester")
-            .env("FLOCKER_STATE_DIR", self.directory().join("state"))
-            .current_dir(self.directory())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -214,6 +213,20 @@ impl Machine {
             stdout: String::new(),
             stderr,
         }
+    }
+
+    /// Begins a command in the directory of the machine.
+    pub(super) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.directory())
+            .env("TMPDIR", self.directory())
+            .env("USER", "tester")
+            .env("FLOCKER_STATE_DIR", self.directory().join("state"))
+            .current_dir(self.directory());
+        command
     }
 
     /// Runs a command to its end.
