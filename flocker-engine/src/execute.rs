@@ -162,6 +162,7 @@ struct Queue {
 /// How a step that ran ended.
 struct Done {
     position: usize,
+    step: StepId,
     result: Result<Change, NodeError>,
     sent: ByteSize,
     carrier: Option<Carrier>,
@@ -211,8 +212,9 @@ impl Run<'_> {
         let step = &self.plan.steps()[position];
         self.frontier.start(position);
         self.notes[position].began = Some(clock::now());
+        let id = step.id();
         self.execution.listener.on(&Event::StepStarted {
-            step: step.id(),
+            step: id.clone(),
             node: step.actor.clone(),
         });
         let errand = Errand {
@@ -229,7 +231,7 @@ impl Run<'_> {
         };
         self.running.spawn(async move {
             let watch = Watch {
-                step: errand.step.id(),
+                step: id,
                 listener: Arc::clone(&errand.listener),
                 seen: Mutex::default(),
             };
@@ -237,6 +239,7 @@ impl Run<'_> {
             let Seen { sent, carrier, .. } = *watch.seen();
             Done {
                 position,
+                step: watch.step,
                 result,
                 sent,
                 carrier,
@@ -277,6 +280,7 @@ impl Run<'_> {
         };
         let Done {
             position,
+            step: id,
             result,
             sent,
             carrier,
@@ -297,7 +301,7 @@ impl Run<'_> {
         let outcome = match &result {
             Ok(change) => {
                 listener.on(&Event::StepDone {
-                    step: step.id(),
+                    step: id,
                     change: *change,
                     took,
                 });
@@ -305,7 +309,7 @@ impl Run<'_> {
             }
             Err(error) => {
                 listener.on(&Event::StepFailed {
-                    step: step.id(),
+                    step: id,
                     error: one_line(error),
                     took,
                 });
