@@ -229,7 +229,8 @@ impl Run<'_> {
             detours: Arc::clone(self.handles.detours()),
             listener: Arc::clone(&self.execution.listener),
         };
-        self.running.spawn(async move {
+        // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+        self.running.spawn(Box::pin(async move {
             let watch = Watch {
                 step: id,
                 listener: Arc::clone(&errand.listener),
@@ -244,7 +245,7 @@ impl Run<'_> {
                 sent,
                 carrier,
             }
-        });
+        }));
     }
 
     fn order(&self, step: &Step) -> Order {

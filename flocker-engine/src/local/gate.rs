@@ -96,9 +96,11 @@ impl Gate {
 
     /// Returns once nobody is inside.
     pub(crate) async fn drained(&self, patience: Duration) -> Result<(), NodeError> {
-        self.wait_until(|| "the end of the orders under way".into(), patience, |inside| {
-            inside.orders.is_empty()
-        })
+        self.wait_until(
+            || "the end of the orders under way".into(),
+            patience,
+            |inside| inside.orders.is_empty(),
+        )
         .await
     }
 

@@ -387,10 +387,11 @@ impl Cluster {
             while let Some(incoming) = acceptor.accept().await {
                 while connections.try_join_next().is_some() {}
                 let node = Arc::clone(&node);
-                connections.spawn(async move {
+                // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+                connections.spawn(Box::pin(async move {
                     // A connection that ends badly is the concern of who opened it.
                     drop(serve(incoming.channel, node).await);
-                });
+                }));
             }
         });
         *program = Some(Program {

@@ -250,9 +250,14 @@ impl Course<'_> {
         let Some(last) = self.script.stages.last() else {
             return;
         };
-        let mut wishes = last.wishes.clone();
-        wishes.without = None;
-        let desired = wishes.deployment(&self.script.layout.nodes);
+        let desired = match &older {
+            Some(older) if last.wishes.without.is_none() => older.clone(),
+            Some(_) | None => {
+                let mut wishes = last.wishes.clone();
+                wishes.without = None;
+                wishes.deployment(&self.script.layout.nodes)
+            }
+        };
         match self.mode {
             Mode::Repairable => self.come_to_rest(&desired).await,
             Mode::Unlimited => {
