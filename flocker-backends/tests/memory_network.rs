@@ -41,6 +41,42 @@ async fn parted_nodes_do_not_reach_each_other_until_they_are_joined() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_cut_off_loses_what_is_open_and_others_nothing() {
+    let network = MemoryNetwork::new();
+    let mut acceptor = network.listen("beta");
+    let open = async |from: &str| {
+        let transport = network.transport(from);
+        transport.open(&beta(), Purpose::Control).await.unwrap()
+    };
+    let mut cut = open("alpha").await;
+    let mut cut_far = acceptor.accept().await.unwrap();
+    let mut other = open("gamma").await;
+    let _other_far = acceptor.accept().await.unwrap();
+    let (read, ()) = tokio::join!(cut_far.channel.read_u8(), async { network.cut_off("alpha") });
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    cut.write_u8(1).await.unwrap_err();
+    other.write_u8(1).await.unwrap();
+    open("alpha").await.write_u8(1).await.unwrap();
+}
+
+#[tokio::test]
+async fn all_that_were_parted_reach_each_other_again_and_what_broke_stays_broken() {
+    let network = MemoryNetwork::new();
+    let _acceptor = network.listen("beta");
+    let transports = ["alpha", "gamma"].map(|from| network.transport(from));
+    let mut broken = transports[0].open(&beta(), Purpose::Control).await.unwrap();
+    for from in ["alpha", "gamma"] {
+        network.part(from, "beta");
+    }
+    network.join_all();
+    broken.write_u8(1).await.unwrap_err();
+    for transport in &transports {
+        let mut channel = transport.open(&beta(), Purpose::Control).await.unwrap();
+        channel.write_u8(1).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_pipe_breaks_after_exactly_so_many_bytes_and_the_next_one_does_not() {
     let network = MemoryNetwork::new();
     let mut acceptor = network.listen("beta");

@@ -304,7 +304,7 @@ impl Push<'_> {
                 self.desired = self.desired.clone().with_placement(&back.application, &back.to);
                 idle_turns = 0;
             }
-            self.desired = self.desired.clone().at(generation);
+            self.desired = std::mem::take(&mut self.desired).at(generation);
             let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
             self.tell_plan(turn, &plan);
             confirm.sees(&plan, &self.actual);

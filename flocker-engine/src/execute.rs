@@ -162,6 +162,7 @@ struct Queue {
 /// How a step that ran ended.
 struct Done {
     position: usize,
+    step: StepId,
     result: Result<Change, NodeError>,
     sent: ByteSize,
     carrier: Option<Carrier>,
@@ -211,8 +212,9 @@ impl Run<'_> {
         let step = &self.plan.steps()[position];
         self.frontier.start(position);
         self.notes[position].began = Some(clock::now());
+        let id = step.id();
         self.execution.listener.on(&Event::StepStarted {
-            step: step.id(),
+            step: id.clone(),
             node: step.actor.clone(),
         });
         let errand = Errand {
@@ -227,9 +229,10 @@ impl Run<'_> {
             detours: Arc::clone(self.handles.detours()),
             listener: Arc::clone(&self.execution.listener),
         };
-        self.running.spawn(async move {
+        // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+        self.running.spawn(Box::pin(async move {
             let watch = Watch {
-                step: errand.step.id(),
+                step: id,
                 listener: Arc::clone(&errand.listener),
                 seen: Mutex::default(),
             };
@@ -237,11 +240,12 @@ impl Run<'_> {
             let Seen { sent, carrier, .. } = *watch.seen();
             Done {
                 position,
+                step: watch.step,
                 result,
                 sent,
                 carrier,
             }
-        });
+        }));
     }
 
     fn order(&self, step: &Step) -> Order {
@@ -279,6 +283,7 @@ impl Run<'_> {
         };
         let Done {
             position,
+            step: id,
             result,
             sent,
             carrier,
@@ -299,7 +304,7 @@ impl Run<'_> {
         let outcome = match &result {
             Ok(change) => {
                 listener.on(&Event::StepDone {
-                    step: step.id(),
+                    step: id,
                     change: *change,
                     took,
                 });
@@ -307,7 +312,7 @@ impl Run<'_> {
             }
             Err(error) => {
                 listener.on(&Event::StepFailed {
-                    step: step.id(),
+                    step: id,
                     error: one_line(error),
                     took,
                 });

@@ -1,6 +1,7 @@
 //! Steps: one action of one node, why it exists and why it may not start yet.
 
 use std::fmt;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use flocker_model::ApplicationName;
@@ -48,7 +49,15 @@ impl Step {
     /// Returns its name, unique within a plan.
     #[must_use]
     pub fn id(&self) -> StepId {
-        StepId(format!("{}/{}/{}", self.actor, self.action.verb(), self.action))
+        // Room for most names: one that grows piece by piece is copied at each.
+        let mut name = String::with_capacity(96);
+        name.push_str(self.actor.as_str());
+        name.push('/');
+        name.push_str(self.action.verb());
+        name.push('/');
+        // Writing to a text cannot fail.
+        let _ = write!(name, "{}", self.action);
+        StepId(name)
     }
 }
 

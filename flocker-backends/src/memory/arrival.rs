@@ -88,7 +88,7 @@ impl Disk {
             }
             None => {}
         }
-        if held.and_then(Held::newest) != header.base {
+        if held.and_then(|held| held.newest()) != header.base {
             return Err(VolumeError::Diverged {
                 dataset,
                 reason: "the stream does not start from its newest snapshot".into(),
@@ -113,8 +113,8 @@ impl Disk {
             fence,
             ..Held::empty(Role::Replica, maximum_size, now)
         };
-        let held = self.datasets.entry(dataset).or_insert_with(new);
-        held.arrival = Some(Arrival {
+        let held = self.datasets.entry(dataset).or_insert_with(|| Arc::new(new()));
+        Arc::make_mut(held).arrival = Some(Arrival {
             number,
             header,
             n_synced: frames.len(),
@@ -124,7 +124,7 @@ impl Disk {
     }
 
     fn arriving(&mut self, dataset: DatasetId, number: u64) -> Result<&mut Arrival, VolumeError> {
-        let held = self.datasets.get_mut(&dataset);
+        let held = self.datasets.get_mut(&dataset).map(Arc::make_mut);
         held.and_then(|held| held.arrival.as_mut())
             .filter(|arrival| arrival.number == number)
             .ok_or_else(|| refuse(dataset, "another stream has taken its place"))
@@ -174,7 +174,7 @@ impl Disk {
         }
         self.fits(dataset, &content)?;
         let now = self.now;
-        let Some(held) = self.datasets.get_mut(&dataset) else {
+        let Some(held) = self.datasets.get_mut(&dataset).map(Arc::make_mut) else {
             return Err(VolumeError::NotHere { dataset });
         };
         held.arrival = None;
@@ -186,7 +186,7 @@ impl Disk {
                 guid: header.guid,
                 written: header.written,
             },
-            origin: header.origin,
+            origin: header.origin.into(),
             blurred: header.blurred,
             content,
         });

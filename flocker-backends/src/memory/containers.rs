@@ -49,7 +49,7 @@ pub enum MemoryProgram {
 /// A container of ours.
 #[derive(Clone, Debug)]
 struct Container {
-    spec: ContainerSpec,
+    spec: Arc<ContainerSpec>,
     status: ContainerStatus,
     health: Health,
     restarts: u32,
@@ -186,7 +186,7 @@ impl Containers {
 
     fn insert(&mut self, spec: &ContainerSpec, status: ContainerStatus, address: IpAddr) {
         let container = Container {
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             status,
             health: Health::NotChecked,
             restarts: 0,
@@ -293,7 +293,7 @@ impl Containers {
                 }
                 Some(_) | None => {
                     container.restarts = container.restarts.saturating_add(1);
-                    again.push((name.clone(), container.spec.clone()));
+                    again.push((name.clone(), Arc::clone(&container.spec)));
                 }
             }
         }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The files of a dataset. Cloning is cheap: a clone shares every file until one of the two changes it.
+/// The files of a dataset. Cloning is cheap: a clone shares the list, and then every file, until one of the two changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Content {
-    files: BTreeMap<Arc<str>, Arc<Vec<u8>>>,
+    files: Arc<BTreeMap<Arc<str>, Arc<Vec<u8>>>>,
 }
 
 impl Content {
@@ -14,18 +14,26 @@ impl Content {
         self.files.get(file).map(|bytes| bytes.as_slice())
     }
 
+    fn files_mut(&mut self) -> &mut BTreeMap<Arc<str>, Arc<Vec<u8>>> {
+        Arc::make_mut(&mut self.files)
+    }
+
     pub(super) fn put(&mut self, file: &str, bytes: &[u8]) {
-        self.files.insert(file.into(), Arc::new(bytes.to_vec()));
+        self.files_mut().insert(file.into(), Arc::new(bytes.to_vec()));
     }
 
     pub(super) fn append(&mut self, file: &str, bytes: &[u8]) {
-        let held = self.files.entry(file.into()).or_default();
-        Arc::make_mut(held).extend_from_slice(bytes);
+        let files = self.files_mut();
+        if let Some(held) = files.get_mut(file) {
+            Arc::make_mut(held).extend_from_slice(bytes);
+        } else {
+            self.put(file, bytes);
+        }
     }
 
     /// Removes a file, and says whether it was there.
     pub(super) fn remove(&mut self, file: &str) -> bool {
-        self.files.remove(file).is_some()
+        self.files_mut().remove(file).is_some()
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -45,7 +53,7 @@ impl Content {
 
     /// Feeds everything to a hash so that no two different contents feed the same bytes.
     pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
-        for (name, bytes) in &self.files {
+        for (name, bytes) in &*self.files {
             hasher.update(&(name.len() as u64).to_be_bytes());
             hasher.update(name.as_bytes());
             hasher.update(&(bytes.len() as u64).to_be_bytes());
@@ -71,7 +79,7 @@ pub(super) struct Delta {
 impl Delta {
     pub(super) fn between(old: &Content, new: &Content) -> Self {
         let mut edits = BTreeMap::new();
-        for (name, bytes) in &new.files {
+        for (name, bytes) in &*new.files {
             let edit = match old.files.get(name) {
                 Some(held) if Arc::ptr_eq(held, bytes) || held == bytes => continue,
                 Some(held) if bytes.starts_with(held) => Edit::Append {
@@ -92,6 +100,9 @@ impl Delta {
 
     /// How many bytes of data the delta between two contents brings, without making it.
     pub(super) fn size_between(old: &Content, new: &Content) -> u64 {
+        if Arc::ptr_eq(&old.files, &new.files) {
+            return 0;
+        }
         let sizes = new.files.iter().map(|(name, bytes)| match old.files.get(name) {
             Some(held) if Arc::ptr_eq(held, bytes) || held == bytes => 0,
             Some(held) if bytes.starts_with(held) => bytes.len() - held.len(),
@@ -113,20 +124,21 @@ impl Delta {
 
     /// Makes the old content into the new one, or says what does not fit.
     pub(super) fn apply(self, content: &mut Content) -> Result<(), &'static str> {
+        let files = content.files_mut();
         for (name, edit) in self.edits {
             match edit {
                 Edit::Put(bytes) => {
-                    content.files.insert(name, bytes);
+                    files.insert(name, bytes);
                 }
                 Edit::Append { at, bytes } => {
-                    let held = content.files.get_mut(&name).ok_or("it appends to no file")?;
+                    let held = files.get_mut(&name).ok_or("it appends to no file")?;
                     if held.len() as u64 != at {
                         return Err("it appends at another place");
                     }
                     Arc::make_mut(held).extend_from_slice(&bytes);
                 }
                 Edit::Remove => {
-                    content.files.remove(&name).ok_or("it removes no file")?;
+                    files.remove(&name).ok_or("it removes no file")?;
                 }
             }
         }

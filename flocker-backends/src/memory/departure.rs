@@ -49,7 +49,7 @@ impl Disk {
             snapshot: snapshot.clone(),
             guid: kept.snapshot.guid,
             base: *base,
-            origin: kept.origin.clone(),
+            origin: kept.origin.as_ref().into(),
             blurred: kept.blurred,
             written: kept.snapshot.written,
             first_frame: 0,

@@ -1,6 +1,7 @@
 //! What a node has on its disk of datasets, and how each call changes it: the promises, as values.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flocker_model::ByteSize;
@@ -26,7 +27,7 @@ use crate::volume::VolumeError;
 #[derive(Clone, Debug)]
 struct Trash {
     dataset: DatasetId,
-    held: Held,
+    held: Arc<Held>,
     since: Duration,
 }
 
@@ -35,7 +36,7 @@ struct Trash {
 pub(super) struct Disk {
     pub(super) node: NodeName,
     pub(super) now: Duration,
-    pub(super) datasets: BTreeMap<DatasetId, Held>,
+    pub(super) datasets: BTreeMap<DatasetId, Arc<Held>>,
     trash: BTreeMap<String, Trash>,
     /// The newest ownership that was known here of each dataset when a copy left.
     fences: BTreeMap<DatasetId, Epoch>,
@@ -66,12 +67,14 @@ impl Disk {
     pub(super) fn held(&self, dataset: DatasetId) -> Result<&Held, VolumeError> {
         self.datasets
             .get(&dataset)
+            .map(Arc::as_ref)
             .ok_or(VolumeError::NotHere { dataset })
     }
 
     fn held_mut(&mut self, dataset: DatasetId) -> Result<&mut Held, VolumeError> {
         self.datasets
             .get_mut(&dataset)
+            .map(Arc::make_mut)
             .ok_or(VolumeError::NotHere { dataset })
     }
 
@@ -146,7 +149,7 @@ impl Disk {
                         fence,
                     });
                 }
-                self.datasets.insert(dataset.id, held);
+                self.datasets.insert(dataset.id, Arc::new(held));
                 Ok(Change::Made)
             }
         }
@@ -175,9 +178,9 @@ impl Disk {
     }
 
     /// Names what is taken now, unlike anything else that is ever taken anywhere.
-    fn next_origin(&mut self) -> String {
+    fn next_origin(&mut self) -> Arc<str> {
         self.n_taken += 1;
-        format!("{}/{}", self.node, self.n_taken)
+        format!("{}/{}", self.node, self.n_taken).into()
     }
 
     pub(super) fn snapshot(
@@ -296,7 +299,7 @@ impl Disk {
     }
 
     pub(super) fn renounce(&mut self, dataset: DatasetId, epoch: Epoch) -> Result<Change, VolumeError> {
-        let Some(held) = self.datasets.get_mut(&dataset) else {
+        let Some(held) = self.datasets.get_mut(&dataset).map(Arc::make_mut) else {
             return Ok(Change::AlreadySo);
         };
         match held.role {
@@ -346,7 +349,8 @@ impl Disk {
             });
         }
         if let Some(mut trash) = self.trash.remove(&entry) {
-            trash.held.fence = trash.held.fence.max(fence);
+            let held = Arc::make_mut(&mut trash.held);
+            held.fence = held.fence.max(fence);
             self.datasets.insert(trash.dataset, trash.held);
         }
         Ok(Change::Made)
@@ -367,7 +371,7 @@ impl Disk {
 
     fn reclaim_partial(&mut self, dataset: DatasetId) -> bool {
         let fence = self.fence_left(dataset);
-        let Some(held) = self.datasets.get_mut(&dataset) else {
+        let Some(held) = self.datasets.get_mut(&dataset).map(Arc::make_mut) else {
             return false;
         };
         let is_changed = held.arrival.take().is_some();
@@ -379,7 +383,7 @@ impl Disk {
     }
 
     fn reclaim_snapshots(&mut self, dataset: DatasetId, names: &[SnapshotName]) -> Result<bool, VolumeError> {
-        let Some(held) = self.datasets.get_mut(&dataset) else {
+        let Some(held) = self.datasets.get_mut(&dataset).map(Arc::make_mut) else {
             return Ok(false);
         };
         let newest = held.snapshots.last().map(|kept| &kept.snapshot.name);

@@ -1,5 +1,6 @@
 //! One copy of a dataset on a disk.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flocker_model::ByteSize;
@@ -25,7 +26,7 @@ use crate::volume::VolumeError;
 pub(super) struct Kept {
     pub(super) snapshot: Snapshot,
     /// Who took it and when, so that two snapshots of equal content are two snapshots.
-    pub(super) origin: String,
+    pub(super) origin: Arc<str>,
     pub(super) blurred: bool,
     pub(super) content: Content,
 }
@@ -126,7 +127,7 @@ impl Held {
     }
 
     /// Takes a snapshot; everything written before it is durable with it.
-    pub(super) fn take(&mut self, name: &SnapshotName, origin: String, blurred: bool) -> SnapshotGuid {
+    pub(super) fn take(&mut self, name: &SnapshotName, origin: Arc<str>, blurred: bool) -> SnapshotGuid {
         let mut content = self.live.clone();
         if is_planted(Bug::ReleaseWithoutLastWrites) {
             content.clone_from(&self.synced);

@@ -30,8 +30,8 @@ use crate::transport::TransportError;
 /// How many bytes a pipe holds before its writer has to wait.
 const PIPE_SIZE: usize = 64 * 1024;
 
-/// One direction between two nodes, by their directories.
-type Way = (PathBuf, PathBuf);
+/// One direction between two nodes, by the numbers of their directories.
+type Way = (usize, usize);
 
 /// What is the matter with one direction.
 #[derive(Clone, Debug, Default)]
@@ -48,9 +48,36 @@ struct WayState {
 
 #[derive(Default)]
 struct Ways {
-    acceptors: BTreeMap<PathBuf, mpsc::UnboundedSender<Incoming>>,
+    /// Every directory that was spoken of, and its number: numbers are cheaper to compare.
+    places: BTreeMap<PathBuf, usize>,
+    acceptors: BTreeMap<usize, mpsc::UnboundedSender<Incoming>>,
     between: BTreeMap<Way, WayState>,
     waiting: Vec<Waker>,
+}
+
+impl Ways {
+    fn place(&mut self, directory: &Path) -> usize {
+        if let Some(number) = self.places.get(directory) {
+            return *number;
+        }
+        let number = self.places.len();
+        self.places.insert(directory.to_owned(), number);
+        number
+    }
+
+    fn way(&mut self, from: &Path, to: &Path) -> Way {
+        (self.place(from), self.place(to))
+    }
+
+    fn change(&mut self, way: Way, change: impl FnOnce(&mut WayState)) {
+        change(self.between.entry(way).or_default());
+        self.wake();
+    }
+
+    /// Lets everybody look again whether what they wait on is broken.
+    fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
 }
 
 /// A network of nodes in memory. Cloning is cheap and gives the same network.
@@ -63,6 +90,7 @@ impl fmt::Debug for MemoryNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ways = self.lock();
         f.debug_struct("MemoryNetwork")
+            .field("places", &ways.places)
             .field("nodes", &ways.acceptors.keys())
             .field("ways", &ways.between)
             .finish()
@@ -112,7 +140,9 @@ impl MemoryNetwork {
     #[must_use = "a node answers as long as its acceptor is kept"]
     pub fn listen(&self, directory: impl Into<PathBuf>) -> Acceptor {
         let (sender, incoming) = mpsc::unbounded_channel();
-        self.lock().acceptors.insert(directory.into(), sender);
+        let mut ways = self.lock();
+        let place = ways.place(&directory.into());
+        ways.acceptors.insert(place, sender);
         Acceptor { incoming }
     }
 
@@ -138,6 +168,25 @@ impl MemoryNetwork {
         self.change_both(one.as_ref(), other.as_ref(), |way| way.parted = false);
     }
 
+    /// Lets all nodes reach each other again. What broke stays broken.
+    pub fn join_all(&self) {
+        let mut ways = self.lock();
+        ways.between.values_mut().for_each(|way| way.parted = false);
+        ways.wake();
+    }
+
+    /// Breaks everything that is open from a node and to it; new pipes open as before.
+    pub fn cut_off(&self, node: impl AsRef<Path>) {
+        let mut ways = self.lock();
+        let place = ways.place(node.as_ref());
+        let touching = ways
+            .between
+            .iter_mut()
+            .filter(|((from, to), _)| *from == place || *to == place);
+        touching.for_each(|(_, way)| way.n_breaks += 1);
+        ways.wake();
+    }
+
     /// Breaks what is open between two nodes; new pipes open as before.
     pub fn cut(&self, one: impl AsRef<Path>, other: impl AsRef<Path>) {
         self.change_both(one.as_ref(), other.as_ref(), |way| way.n_breaks += 1);
@@ -156,8 +205,9 @@ impl MemoryNetwork {
     /// Returns how many bytes were carried from one node to another.
     #[must_use]
     pub fn carried(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> u64 {
-        let way = (from.as_ref().to_owned(), to.as_ref().to_owned());
-        self.lock().between.get(&way).map_or(0, |way| way.n_carried)
+        let mut ways = self.lock();
+        let way = ways.way(from.as_ref(), to.as_ref());
+        ways.between.get(&way).map_or(0, |way| way.n_carried)
     }
 
     fn change_both(&self, one: &Path, other: &Path, change: impl Fn(&mut WayState)) {
@@ -167,8 +217,8 @@ impl MemoryNetwork {
 
     fn change(&self, from: &Path, to: &Path, change: impl FnOnce(&mut WayState)) {
         let mut ways = self.lock();
-        change(ways.between.entry((from.to_owned(), to.to_owned())).or_default());
-        ways.waiting.drain(..).for_each(Waker::wake);
+        let way = ways.way(from, to);
+        ways.change(way, change);
     }
 
     fn lock(&self) -> MutexGuard<'_, Ways> {
@@ -176,9 +226,8 @@ impl MemoryNetwork {
     }
 
     /// Returns one end of a new pipe.
-    fn end(&self, stream: DuplexStream, from: &Path, to: &Path) -> Channel {
-        let way = (from.to_owned(), to.to_owned());
-        let n_breaks = self.lock().between.entry(way.clone()).or_default().n_breaks;
+    fn end(&self, stream: DuplexStream, way: Way) -> Channel {
+        let n_breaks = self.lock().between.entry(way).or_default().n_breaks;
         Box::new(Pipe {
             stream,
             network: self.clone(),
@@ -207,21 +256,21 @@ impl Transport for MemoryTransport {
             address: directory.display().to_string(),
             source: kind.into(),
         };
-        let acceptor = {
-            let ways = self.network.lock();
-            let way = ways.between.get(&(self.from.clone(), directory.clone()));
-            if way.is_some_and(|way| way.parted) {
+        let (acceptor, (here, there)) = {
+            let mut ways = self.network.lock();
+            let way = ways.way(&self.from, directory);
+            if ways.between.get(&way).is_some_and(|way| way.parted) {
                 return Err(unreachable(io::ErrorKind::HostUnreachable));
             }
-            ways.acceptors.get(directory).cloned()
+            (ways.acceptors.get(&way.1).cloned(), way)
         };
         let acceptor = acceptor.ok_or_else(|| unreachable(io::ErrorKind::NotFound))?;
         let (near, far) = tokio::io::duplex(PIPE_SIZE);
-        let near = self.network.end(near, &self.from, directory);
+        let near = self.network.end(near, (here, there));
         let incoming = Incoming {
             from: self.from.clone(),
             purpose,
-            channel: self.network.end(far, directory, &self.from),
+            channel: self.network.end(far, (there, here)),
         };
         let sent = acceptor.send(incoming);
         sent.map_err(|_| unreachable(io::ErrorKind::ConnectionRefused))?;
@@ -273,7 +322,7 @@ impl AsyncWrite for Pipe {
         let network = self.network.clone();
         let mut ways = network.lock();
         self.check(&mut ways, context)?;
-        let state = ways.between.entry(self.way.clone()).or_default();
+        let state = ways.between.entry(self.way).or_default();
         let n_turns = self.n_turns_left.unwrap_or(state.slow_by);
         if n_turns > 0 {
             self.n_turns_left = Some(n_turns - 1);
@@ -285,8 +334,10 @@ impl AsyncWrite for Pipe {
         });
         if most == 0 && !bytes.is_empty() {
             state.cut_after = None;
-            drop(ways);
-            network.cut(&self.way.0, &self.way.1);
+            let (from, to) = self.way;
+            for way in [(from, to), (to, from)] {
+                ways.change(way, |way| way.n_breaks += 1);
+            }
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let written = Pin::new(&mut self.stream).poll_write(context, &bytes[..most]);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
+use std::ops::Deref;
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -15,6 +17,7 @@ use flocker_model::ByteSize;
 use flocker_model::NodeName;
 
 use super::containers::Containers;
+use super::containers::is_primary;
 use super::disk::Disk;
 use super::faults::After;
 use super::faults::Effect;
@@ -50,7 +53,32 @@ pub(super) struct Machine {
     pub(super) address: IpAddr,
     pub(super) faults: Faults,
     pub(super) observer: Observer,
-    state: Mutex<State>,
+    state: Mutex<Slot>,
+}
+
+/// A state, and how often it may have been changed.
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    n_changes: u64,
+}
+
+/// The state of a node, which nobody else sees meanwhile.
+pub(super) struct Locked<'a>(MutexGuard<'a, Slot>);
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.n_changes += 1;
+        &mut self.0.state
+    }
 }
 
 /// An error that can say what came in the way of an effect.
@@ -59,24 +87,27 @@ pub(super) trait Inject {
 }
 
 impl Machine {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes one effect, unless it is so already, is refused, or something goes wrong.
     ///
-    /// `apply` is tried on a copy first: what changes nothing is no effect.
+    /// `apply` is tried on a copy first: what changes nothing is no effect. The copy takes the place of the state where
+    /// nobody has touched that meanwhile, so that what is costly is worked out once.
     pub(super) async fn effect<E: Inject>(
         &self,
         effect: Effect,
         life: &Life,
         apply: impl Fn(&mut State) -> Result<Change, E>,
     ) -> Result<Change, E> {
-        let mut trial = self.lock().clone();
+        let (mut trial, n_changes) = {
+            let state = self.lock();
+            (state.clone(), state.0.n_changes)
+        };
         if apply(&mut trial)? == Change::AlreadySo {
             return Ok(Change::AlreadySo);
         }
-        drop(trial);
         let inject = |injected| E::inject(injected, &effect);
         let before = self.faults.before(&effect, life).await;
         let after = before.map_err(|injected| {
@@ -85,11 +116,16 @@ impl Machine {
         })?;
         let change = {
             let mut state = self.lock();
-            let before = effect
+            let was_primary = effect
                 .dataset()
-                .map(|dataset| state.disk.writable(dataset).is_ok());
-            let change = apply(&mut state)?;
-            self.witness(&state, &effect, before == Some(true));
+                .is_some_and(|dataset| is_primary(&state.disk, dataset));
+            let change = if state.0.n_changes == n_changes {
+                *state = trial;
+                Change::Made
+            } else {
+                apply(&mut state)?
+            };
+            self.witness(&state, &effect, was_primary);
             change
         };
         match after {
@@ -181,7 +217,7 @@ impl MemoryNode {
             address,
             faults: Faults::default(),
             observer: observer.clone(),
-            state: Mutex::new(state),
+            state: Mutex::new(Slot { state, n_changes: 0 }),
         };
         Self {
             machine: Arc::new(machine),
@@ -282,7 +318,7 @@ impl MemoryNode {
         let mut state = self.machine.lock();
         state.n_boots += 1;
         for held in state.disk.datasets.values_mut() {
-            held.lose_power();
+            Arc::make_mut(held).lose_power();
         }
         state.routes.lose_power();
         let State { disk, containers, .. } = &mut *state;
@@ -318,7 +354,7 @@ impl MemoryNode {
     /// Returns everything that is on the node.
     #[must_use]
     pub fn picture(&self) -> Picture {
-        Picture(self.machine.lock().clone())
+        Picture(State::clone(&self.machine.lock()))
     }
 
     /// Makes the node what it was when the picture was taken, whichever node that was. The observer is told nothing.

@@ -340,7 +340,14 @@ impl VolumeBackend for MemoryVolumes {
         let change = self.machine.effect(Effect::Receive(dataset), &life, apply).await;
         if matches!(change, Err(VolumeError::Stream { .. })) {
             // Every frame was whole and the sum is wrong: going on from it would end the same way.
-            if let Some(held) = self.machine.lock().disk.datasets.get_mut(&dataset) {
+            if let Some(held) = self
+                .machine
+                .lock()
+                .disk
+                .datasets
+                .get_mut(&dataset)
+                .map(Arc::make_mut)
+            {
                 held.arrival = held.arrival.take().filter(|arrival| arrival.number != number);
             }
         }

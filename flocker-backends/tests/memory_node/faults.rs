@@ -88,6 +88,26 @@ async fn a_closure_decides_what_the_script_leaves_open() {
 }
 
 #[tokio::test]
+async fn what_is_written_just_before_an_effect_is_not_undone_by_it() {
+    let (observer, alpha, _) = two_nodes();
+    run(&alpha).await;
+    let application = alpha.clone();
+    alpha.faults().decide(move |_| {
+        application.volumes().append(id(), "log", b"late").unwrap();
+        None
+    });
+    let snapshot = "warm-2-1".parse().unwrap();
+    alpha.volumes().snapshot(id(), &snapshot).await.unwrap();
+    assert_eq!(alpha.volumes().read(id(), "log").unwrap(), b"late");
+    let seen = &alpha.volumes().inventory().await.unwrap().datasets[&id()];
+    assert_eq!(
+        (seen.unsent, seen.snapshots[0].written),
+        (ByteSize(0), ByteSize(4))
+    );
+    assert_eq!(observer.violations(), []);
+}
+
+#[tokio::test]
 async fn what_hangs_goes_on_when_it_is_let_go_and_fails_when_the_node_dies() {
     let (_, alpha, _) = two_nodes();
     alpha.faults().script([(1, Fault::Hang), (2, Fault::Hang)].into());

@@ -86,7 +86,7 @@ impl Gate {
             }
         };
         self.changed.notify_waiters();
-        let what = format!("the end of the orders before generation {generation}");
+        let what = || format!("the end of the orders before generation {generation}");
         self.wait_until(what, patience, |inside| !inside.has_older(generation))
             .await?;
         // A still newer one may have come while this one waited; it waits for this one in turn.
@@ -96,15 +96,17 @@ impl Gate {
 
     /// Returns once nobody is inside.
     pub(crate) async fn drained(&self, patience: Duration) -> Result<(), NodeError> {
-        self.wait_until("the end of the orders under way".into(), patience, |inside| {
-            inside.orders.is_empty()
-        })
+        self.wait_until(
+            || "the end of the orders under way".into(),
+            patience,
+            |inside| inside.orders.is_empty(),
+        )
         .await
     }
 
     async fn wait_until(
         &self,
-        what: String,
+        what: impl Fn() -> String,
         patience: Duration,
         test: impl Fn(&Inside) -> bool,
     ) -> Result<(), NodeError> {
@@ -120,7 +122,7 @@ impl Gate {
             }
         };
         timeout(patience, wait).await.map_err(|_| NodeError::Deadline {
-            what,
+            what: what(),
             after: patience,
         })
     }

@@ -45,7 +45,7 @@ impl LocalNode {
         let volumes = &self.parts.volumes;
         let runtime = &self.parts.runtime;
         let limit = self.parts.deadlines.work;
-        let what = format!("`{} {}`", order.action.verb(), order.action);
+        let what = Deed(&order.action);
         match &order.action {
             Action::Create { dataset, epoch } => {
                 self.within(what, limit, volumes.create(dataset, *epoch)).await
@@ -143,7 +143,7 @@ impl LocalNode {
         &self,
         application: &ApplicationName,
         grace: Duration,
-        what: String,
+        what: Deed<'_>,
     ) -> Result<Change, NodeError> {
         if is_planted(Bug::StopUnconfirmed) {
             return Ok(Change::Made);
@@ -291,6 +291,16 @@ impl LocalNode {
             .into_iter()
             .filter_map(|(name, container)| container.address.map(|address| (name, address)))
             .collect())
+    }
+}
+
+/// An action as it is called where it takes too long: written only then.
+#[derive(Clone, Copy)]
+struct Deed<'a>(&'a Action);
+
+impl From<Deed<'_>> for String {
+    fn from(Deed(action): Deed<'_>) -> Self {
+        format!("`{} {action}`", action.verb())
     }
 }
 

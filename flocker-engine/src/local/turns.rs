@@ -64,11 +64,10 @@ impl Turns {
         how: Use,
         patience: Duration,
     ) -> Result<Turn, NodeError> {
-        let what = subject.wait();
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(subject).or_default())
+            Arc::clone(locks.entry(subject.clone()).or_default())
         };
         let turn = async {
             match how {
@@ -77,7 +76,7 @@ impl Turns {
             }
         };
         timeout(patience, turn).await.map_err(|_| NodeError::Deadline {
-            what,
+            what: subject.wait(),
             after: patience,
         })
     }

@@ -101,7 +101,7 @@ impl Clients {
         let volumes = node.volumes();
         let log = volumes.read(dataset, LOG).unwrap_or_default();
         let text = String::from_utf8_lossy(&log);
-        let last = text.lines().last().and_then(Record::read);
+        let last = text.lines().next_back().and_then(Record::read);
         let sequence = last.map_or(0, |last| last.sequence) + 1;
         let epoch = observer.owns(dataset, name).map_or(0, |epoch| epoch.0);
         self.n_writes += 1;

@@ -321,9 +321,12 @@ impl Cluster {
         self.clients().n_acknowledged()
     }
 
-    /// Adds a line to the history.
-    pub fn note(&self, line: impl Into<String>) {
-        lock(&self.notes).history.push(line.into());
+    /// Adds a line to the history, which is only for people: where nobody reads it, it is not written.
+    pub fn note<T: Into<String>>(&self, line: impl FnOnce() -> T) {
+        if !self.is_quiet() {
+            let line = line().into();
+            lock(&self.notes).history.push(line);
+        }
     }
 
     /// Returns what happened so far.
@@ -384,10 +387,11 @@ impl Cluster {
             while let Some(incoming) = acceptor.accept().await {
                 while connections.try_join_next().is_some() {}
                 let node = Arc::clone(&node);
-                connections.spawn(async move {
+                // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+                connections.spawn(Box::pin(async move {
                     // A connection that ends badly is the concern of who opened it.
                     drop(serve(incoming.channel, node).await);
-                });
+                }));
             }
         });
         *program = Some(Program {
@@ -406,10 +410,7 @@ impl Cluster {
             }
             lock(&self.notes).n_deaths += 1;
             lock(&self.holders).remove(name);
-            for other in self.machines.keys() {
-                self.network.cut(directory(name), directory(other));
-            }
-            self.network.cut(directory(name), OPERATOR);
+            self.network.cut_off(directory(name));
         }
     }
 
@@ -439,11 +440,8 @@ impl Cluster {
             troubles.planned = planned;
             troubles.keeps_orders = keeps_orders;
         }
+        self.network.join_all();
         for (name, machine) in &self.machines {
-            self.network.join(directory(name), OPERATOR);
-            for other in self.machines.keys() {
-                self.network.join(directory(name), directory(other));
-            }
             machine.memory.set_capacity(None);
             machine.volumes.set(None);
             machine.volumes.unlist(0);
@@ -522,7 +520,7 @@ impl Cluster {
             if let Some(seconds) = back {
                 tokio::time::sleep(Duration::from_secs(seconds.into())).await;
                 if let Some(cluster) = me.upgrade() {
-                    cluster.note(format!("{name} comes back"));
+                    cluster.note(|| format!("{name} comes back"));
                     cluster.start(&name);
                 }
             }
@@ -564,7 +562,7 @@ impl Cluster {
         let mut fault = None;
         for Planned { at, mishap } in struck {
             debug_assert_eq!(at, number);
-            self.note(format!("     {mishap}"));
+            self.note(|| format!("     {mishap}"));
             fault = self.strike(name, mishap).or(fault);
         }
         fault.or_else(|| {

@@ -74,7 +74,8 @@ impl Given {
 /// Checks a plan before it is carried out, without trusting who made it.
 struct Checking {
     cluster: Arc<Cluster>,
-    desired: Deployment,
+    /// What was asked for, of the generation of the plan that was seen last.
+    desired: Mutex<Deployment>,
     following: Arc<Mutex<Option<Following>>>,
 }
 
@@ -89,7 +90,8 @@ impl Confirm for Checking {
         let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = following.replace(Following::of(plan)).is_none();
         // A rolled back move is planned towards where it came from: its checks need the same.
-        let desired = self.desired.clone().at(plan.generation());
+        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        *desired = std::mem::take(&mut *desired).at(plan.generation());
         let mut dice = Dice::new(cluster.layout.seed, 5 + cluster.n_plans());
         let checked = lookout::check_plan(plan, &desired, actual, &mut dice)
             .and_then(|()| cluster.check_generation(plan, actual, is_first));
@@ -151,7 +153,7 @@ impl Cluster {
             listener: Arc::new(Logged),
         };
         execute(&plan, &desired, &handles, &execution).await;
-        self.note(format!("{} spare things are dropped", plan.steps().len()));
+        self.note(|| format!("{} spare things are dropped", plan.steps().len()));
         self.check();
     }
 
@@ -174,7 +176,7 @@ impl Cluster {
                     () = self.kill.notified() => {
                         commands.shutdown().await;
                         self.forget_command();
-                        self.note("the command is killed");
+                        self.note(|| "the command is killed");
                         first = Some(Given::Killed);
                         return;
                     }
@@ -187,7 +189,7 @@ impl Cluster {
                     }
                     given = commands.join_next() => match given {
                         Some(Ok((holder, given))) => {
-                            self.note(format!("{holder}: {}", describe(&given)));
+                            self.note(|| format!("{holder}: {}", describe(&given)));
                             if holder == "ann@laptop" {
                                 first = Some(Given::Ended(given));
                             }
@@ -237,12 +239,12 @@ impl Cluster {
                 if !teller.is_quiet()
                     && let Some(line) = tell(event)
                 {
-                    teller.note(format!("     {holder}: {line}"));
+                    teller.note(|| format!("     {holder}: {line}"));
                 }
             });
             let checking = Checking {
                 cluster: Arc::clone(&me),
-                desired: desired.clone(),
+                desired: Mutex::new(desired.clone()),
                 following,
             };
             let handles = Handles::new(Arc::new(Ways(me)));

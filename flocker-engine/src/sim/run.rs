@@ -250,9 +250,14 @@ impl Course<'_> {
         let Some(last) = self.script.stages.last() else {
             return;
         };
-        let mut wishes = last.wishes.clone();
-        wishes.without = None;
-        let desired = wishes.deployment(&self.script.layout.nodes);
+        let desired = match &older {
+            Some(older) if last.wishes.without.is_none() => older.clone(),
+            Some(_) | None => {
+                let mut wishes = last.wishes.clone();
+                wishes.without = None;
+                wishes.deployment(&self.script.layout.nodes)
+            }
+        };
         match self.mode {
             Mode::Repairable => self.come_to_rest(&desired).await,
             Mode::Unlimited => {
@@ -266,7 +271,7 @@ impl Course<'_> {
 
     async fn stage(&self, stage: &Stage, desired: &Deployment, older: Option<&Deployment>) {
         let cluster = &self.cluster;
-        cluster.note(format!("--- {}: {}", stage.what, describe(desired)));
+        cluster.note(|| format!("--- {}: {}", stage.what, describe(desired)));
         cluster.serve(&stage.wishes);
         let lost = stage.lost.filter(|lost| self.may_be_lost(*lost));
         if let Some(lost) = lost {
@@ -293,7 +298,7 @@ impl Course<'_> {
             node.advance(stage.pause);
         }
         if stage.repaired {
-            cluster.note("repaired");
+            cluster.note(|| "repaired");
             cluster.repair();
         }
         if let Some(lost) = lost {
@@ -326,7 +331,7 @@ impl Course<'_> {
 
     async fn lose(&self, lost: usize) {
         let name = node(lost);
-        self.cluster.note(format!("{name} is lost, and forgotten"));
+        self.cluster.note(|| format!("{name} is lost, and forgotten"));
         self.cluster.take_power(&name);
         for other in self.cluster.machines.keys().filter(|other| **other != name) {
             if let Some(program) = self.cluster.program(other) {
@@ -338,7 +343,7 @@ impl Course<'_> {
 
     async fn find_again(&self, lost: usize) {
         let name = node(lost);
-        self.cluster.note(format!("{name} is found again"));
+        self.cluster.note(|| format!("{name} is found again"));
         self.cluster.start(&name);
         self.remember(&name).await;
     }
@@ -355,7 +360,7 @@ impl Course<'_> {
     /// I8: once everything is repaired, the cluster becomes as desired, and stays so.
     async fn come_to_rest(&self, desired: &Deployment) {
         let cluster = &self.cluster;
-        cluster.note("--- everything is repaired");
+        cluster.note(|| "--- everything is repaired");
         cluster.cancel_mishaps();
         cluster.repair();
         for name in cluster.machines.keys() {
