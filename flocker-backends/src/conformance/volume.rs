@@ -124,6 +124,8 @@ macro_rules! volume_conformance {
             a_stream_that_ends_early_never_counts
             a_cut_copy_goes_on_where_it_stopped
             a_token_that_does_not_fit_is_ignored
+            a_copy_goes_on_from_an_older_token_too
+            the_rest_of_a_copy_is_refused_without_its_beginning
             a_damaged_stream_is_refused
             two_receives_at_once_make_one_snapshot
             two_full_copies_at_once_make_one_dataset

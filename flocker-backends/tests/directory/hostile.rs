@@ -71,7 +71,7 @@ fn mutate(bytes: &mut Vec<u8>, reach: usize, mutation: &Mutation) {
 
 /// Where a stream spells the guid of its manifest, and how long its manifest is.
 const PLAN: std::ops::Range<usize> = 106..122;
-const LENGTH: std::ops::Range<usize> = 130..138;
+pub(crate) const LENGTH: std::ops::Range<usize> = 130..138;
 
 /// Makes the guid of a changed manifest fit, as somebody would who means harm.
 pub(crate) fn sign(bytes: &mut [u8], snapshot: &[u8]) {

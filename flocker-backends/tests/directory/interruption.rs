@@ -6,10 +6,13 @@ use flocker_backends::Change;
 use flocker_backends::Reclaim;
 use flocker_backends::VolumeBackend as _;
 use flocker_backends::VolumeError;
+use flocker_model::Epoch;
 use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::node::ID;
 use crate::node::Node;
+use crate::node::dataset;
 use crate::node::noise;
 use crate::node::picture;
 
@@ -254,6 +257,53 @@ async fn what_arrived_and_rotted_is_found_and_sent_again() {
     );
     beta.receive("warm-2-2", Some(base), whole).await.unwrap();
     assert_eq!(picture(&beta.copy()), picture(&alpha.data()));
+}
+
+#[tokio::test]
+async fn a_wrong_trailer_is_blamed_on_the_stream_and_not_on_the_disk() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("table", noise(1, 4 * BLOCK));
+    alpha.snapshot("warm-2-1").await;
+    let mut bytes = alpha.send("warm-2-1", None, None).await.unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let refusal = beta.receive("warm-2-1", None, bytes).await.unwrap_err();
+    let VolumeError::Stream { reason, .. } = refusal else {
+        panic!("{refusal}")
+    };
+    assert_eq!(reason, "it is not what its trailer says");
+}
+
+#[tokio::test]
+async fn what_arrives_for_a_copy_that_was_destroyed_or_replaced_meanwhile_does_not_count() {
+    for is_replaced in [false, true] {
+        let (alpha, beta) = (Node::primary().await, Node::new());
+        alpha.write("table", noise(1, 4 * BLOCK));
+        let base = alpha.snapshot("warm-2-1").await;
+        alpha.push(&beta, "warm-2-1", None).await;
+        alpha.write("table", noise(2, 4 * BLOCK));
+        alpha.snapshot("warm-2-2").await;
+        let bytes = alpha.send("warm-2-2", Some(base), None).await.unwrap();
+        let (first, rest) = bytes.split_at(bytes.len() / 2);
+        let (mut writer, reader) = tokio::io::duplex(1024);
+        let meanwhile = async {
+            writer.write_all(first).await.unwrap();
+            beta.volumes.destroy(ID).await.unwrap();
+            if is_replaced {
+                beta.volumes.create(&dataset(), Epoch(9)).await.unwrap();
+            }
+            // Who has found out already reads no further.
+            drop(writer.write_all(rest).await);
+            drop(writer);
+        };
+        let (received, ()) = tokio::join!(beta.take("warm-2-2", Some(base), Box::pin(reader)), meanwhile);
+        assert!(
+            matches!(received, Err(VolumeError::NotHere { .. })),
+            "{received:?}"
+        );
+        let mut datasets = beta.volumes.inventory().await.unwrap().datasets;
+        let found = datasets.remove(&ID);
+        assert_eq!(found.map(|seen| seen.snapshots.len()), is_replaced.then_some(0));
+    }
 }
 
 #[tokio::test]

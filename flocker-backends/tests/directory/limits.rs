@@ -4,6 +4,8 @@ use flocker_backends::Change;
 use flocker_backends::ReceiveRequest;
 use flocker_backends::VolumeBackend as _;
 use flocker_backends::VolumeError;
+use flocker_backends::volume::directory::DirectoryOptions;
+use flocker_backends::volume::directory::DirectoryVolumes;
 use flocker_model::ByteSize;
 use flocker_model::Dataset;
 
@@ -48,17 +50,22 @@ async fn a_receiver_takes_no_more_than_the_dataset_may_hold() {
     let (alpha, beta) = (Node::primary().await, Node::new());
     alpha.write("table", noise(1, 1_500_000));
     alpha.snapshot("warm-2-1").await;
-    let request = ReceiveRequest {
+    let request = |limit| ReceiveRequest {
         dataset: Dataset {
-            maximum_size: Some(LIMIT),
+            maximum_size: Some(limit),
             ..dataset()
         },
         snapshot: name("warm-2-1"),
         base: None,
     };
     let stream = alpha.open("warm-2-1", None, None).await.unwrap();
-    assert_no_space(&beta.volumes.receive(&request, stream).await.unwrap_err());
+    let refused = beta.volumes.receive(&request(LIMIT), stream).await;
+    assert_no_space(&refused.unwrap_err());
     assert!(beta.volumes.inventory().await.unwrap().datasets.is_empty());
+    let stream = alpha.open("warm-2-1", None, None).await.unwrap();
+    let just_enough = request(ByteSize(1_500_000));
+    let received = beta.volumes.receive(&just_enough, stream).await;
+    assert_eq!(received.unwrap(), Change::Made);
 }
 
 #[tokio::test]
@@ -126,6 +133,27 @@ async fn what_the_receivers_filesystem_cannot_hold_is_refused_and_the_last_copy_
         assert_eq!(snapshots.len(), usize::from(has_base));
         if has_base {
             alpha.push(&beta, "warm-2-2", base).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_may_be_so_long_and_no_longer() {
+    let alpha = Node::primary().await;
+    alpha.write("table", noise(1, 1000));
+    alpha.snapshot("warm-2-1").await;
+    let bytes = alpha.send("warm-2-1", None, None).await.unwrap();
+    let length = u64::from_le_bytes(bytes[crate::hostile::LENGTH].try_into().unwrap());
+    for (limit, is_taken) in [(length - 1, false), (length, true)] {
+        let root = tempfile::tempdir().unwrap();
+        let mut options = DirectoryOptions::cautious();
+        options.manifest_limit = ByteSize(limit);
+        let volumes = DirectoryVolumes::open(root.path(), &options).unwrap();
+        let beta = Node { root, volumes };
+        match beta.receive("warm-2-1", None, bytes.clone()).await {
+            Ok(change) => assert!(is_taken, "{change:?}"),
+            Err(VolumeError::Stream { .. }) => assert!(!is_taken),
+            Err(other) => panic!("{other}"),
         }
     }
 }

@@ -255,6 +255,31 @@ async fn a_damaged_fence_or_piece_of_trash_hides_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_fence_that_cannot_be_read_is_not_taken_for_none() {
+    let alpha = Node::primary().await;
+    alpha.volumes.destroy(ID).await.unwrap();
+    let fence = alpha.root.path().join("fences").join(ID.to_string());
+    std::fs::remove_file(&fence).unwrap();
+    std::fs::create_dir(&fence).unwrap();
+    let refused = alpha.volumes.create(&dataset(), Epoch(9)).await;
+    assert!(matches!(refused, Err(VolumeError::Io { .. })), "{refused:?}");
+    assert!(!alpha.data().exists());
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_the_copy_is() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    let said = async |node: &Node| match node.volumes.create(&dataset(), Epoch(9)).await {
+        Err(VolumeError::AlreadyHere { role, .. }) => role,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(said(&alpha).await, "primary");
+    alpha.release(2).await.unwrap();
+    alpha.push(&beta, "handoff-2", None).await;
+    assert_eq!((said(&alpha).await, said(&beta).await), ("released", "replica"));
+}
+
+#[tokio::test]
 async fn what_was_written_since_the_last_snapshot_is_estimated() {
     let alpha = Node::primary().await;
     alpha.write("one", noise(1, 1_000_000));

@@ -6,3 +6,4 @@ mod faults;
 mod moves;
 mod observer;
 mod steps;
+mod volumes;

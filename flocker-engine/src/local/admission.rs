@@ -182,4 +182,21 @@ mod tests {
                 .is_ok()
         );
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_that_has_expired_takes_nobodys_place() {
+        let admissions = Admissions::default();
+        let open = |number| {
+            let mut transfer = transfer();
+            transfer.dataset.id = DatasetId(Uuid::from_u128(number));
+            admissions.open(&transfer, Generation(1), LIFETIME, |_| None)
+        };
+        for number in 0..MAX_OPEN {
+            assert!(open(number as u128).is_ok());
+        }
+        tokio::time::advance(LIFETIME / 2).await;
+        assert!(open(u128::MAX).is_err(), "all of them are good yet");
+        tokio::time::advance(LIFETIME / 2).await;
+        assert!(open(u128::MAX).is_ok());
+    }
 }

@@ -224,6 +224,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_comes_too_late_is_not_kept_waiting_for_the_refusal() {
+        let gate = Arc::new(Gate::default());
+        let _oldest = enter(&gate, 1).await.unwrap();
+        let newest = enter(&gate, 3);
+        tokio::pin!(newest);
+        let waited = tokio::time::timeout(Duration::from_secs(1), &mut newest).await;
+        assert!(waited.is_err(), "the oldest order is still inside");
+        assert!(enter(&gate, 2).await.unwrap_err().is_stale());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_wait_for_an_order_that_never_ends_has_a_limit() {
         let gate = Arc::new(Gate::default());
         let _old = enter(&gate, 1).await.unwrap();

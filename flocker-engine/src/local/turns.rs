@@ -81,3 +81,53 @@ impl Turns {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn subjects() -> [(Subject, &'static str); 4] {
+        [
+            (
+                Subject::Application("mongodb".parse().unwrap()),
+                "another order about `mongodb`",
+            ),
+            (
+                Subject::Dataset(DatasetId(Uuid::nil())),
+                "another order about dataset `00000000-0000-0000-0000-000000000000`",
+            ),
+            (Subject::Routes, "another change of the routes"),
+            (Subject::Trash, "another order about the trash"),
+        ]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_is_told_for_what() {
+        let turns = Turns::default();
+        for (subject, what) in subjects() {
+            let _taken = turns.take(subject.clone(), Use::Alone, PATIENCE).await.unwrap();
+            for how in [Use::Alone, Use::Shared] {
+                let refusal = turns.take(subject.clone(), how, PATIENCE).await.unwrap_err();
+                let told = NodeError::Deadline {
+                    what: what.into(),
+                    after: PATIENCE,
+                };
+                assert_eq!(refusal, told);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_takes_turns_on_any_more_is_not_kept() {
+        let turns = Turns::default();
+        for (subject, _) in subjects() {
+            let first = turns.take(subject.clone(), Use::Shared, PATIENCE).await;
+            let second = turns.take(subject, Use::Shared, PATIENCE).await;
+            assert!(first.is_ok() && second.is_ok(), "they may go on at once");
+            assert_eq!(turns.0.lock().unwrap().len(), 1);
+        }
+    }
+}

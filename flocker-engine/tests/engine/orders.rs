@@ -125,6 +125,42 @@ async fn a_newer_generation_waits_for_what_is_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn orders_about_one_dataset_take_turns_and_others_do_not_wait() {
+    let cluster = Cluster::new(["alpha"]);
+    cluster.perform("alpha", 1, [create()]).await;
+    let faults = cluster.machine("alpha").memory.faults().clone();
+    faults.decide(|attempt| (attempt.number == 2).then_some(Fault::Hang));
+    let alpha = Arc::new(cluster.remote("alpha"));
+    let take = |round| {
+        let action = Action::Take {
+            dataset: dataset().id,
+            snapshot: SnapshotName::warm(Epoch(2), round),
+        };
+        Order::new(action, Generation(1))
+    };
+    let first = tokio::spawn({
+        let (alpha, take) = (Arc::clone(&alpha), take(1));
+        async move { alpha.perform(&take, &Unwatched).await }
+    });
+    while faults.n_hanging() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let take = take(2);
+    let second = alpha.perform(&take, &Unwatched);
+    tokio::pin!(second);
+    let waited = tokio::time::timeout(Duration::from_secs(5), &mut second).await;
+    assert!(
+        waited.is_err(),
+        "the first is not at its end, and this came to {waited:?}"
+    );
+    let other = Order::new(stop(), Generation(1));
+    assert_eq!(alpha.perform(&other, &Unwatched).await, Ok(Change::AlreadySo));
+    faults.let_go();
+    assert_eq!(first.await.unwrap(), Ok(Change::Made));
+    assert_eq!(second.await, Ok(Change::Made));
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_machine_than_the_one_meant_refuses() {
     let cluster = Cluster::new(["alpha"]);
     let alpha = cluster.remote("alpha");

@@ -7,6 +7,7 @@ use flocker_backends::Channel;
 use flocker_backends::LogRequest;
 use flocker_backends::Purpose;
 use flocker_backends::Transport as _;
+use flocker_engine::Deadlines;
 use flocker_engine::NodeError;
 use flocker_engine::NodeHandle;
 use flocker_engine::RemoteNode;
@@ -212,6 +213,23 @@ async fn who_says_nothing_is_not_listened_to_for_ever() {
     let mut raw = Raw::greet(open(&cluster, Purpose::Transfer).await).await;
     raw.send(&[0, 0]).await;
     assert_eq!(raw.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_waits_as_long_as_it_was_told_to() {
+    let answer = Duration::from_secs(3);
+    let cluster = Cluster::with_deadlines(
+        ["alpha"],
+        Deadlines {
+            answer,
+            ..deadlines()
+        },
+    );
+    let mut raw = Raw::new(open(&cluster, Purpose::Control).await);
+    assert!(matches!(raw.next().await, Some(Frame::Hello(_))));
+    let began = tokio::time::Instant::now();
+    assert_eq!(raw.next().await, None);
+    assert_eq!(began.elapsed().as_secs(), answer.as_secs());
 }
 
 #[tokio::test(start_paused = true)]

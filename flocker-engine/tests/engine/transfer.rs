@@ -4,6 +4,9 @@ use std::sync::Mutex;
 
 use flocker_backends::Change;
 use flocker_backends::Purpose;
+use flocker_backends::SendRequest;
+use flocker_backends::Transport as _;
+use flocker_backends::VolumeBackend as _;
 use flocker_engine::NodeError;
 use flocker_engine::NodeHandle;
 use flocker_engine::Order;
@@ -24,9 +27,11 @@ use flocker_model::Epoch;
 use flocker_model::Generation;
 use flocker_model::SnapshotName;
 use flocker_plan::Action;
+use tokio::io::AsyncReadExt as _;
 use uuid::Uuid;
 
 use crate::cluster::Cluster;
+use crate::cluster::OPERATOR;
 use crate::cluster::address;
 use crate::cluster::dataset;
 use crate::cluster::directory;
@@ -214,6 +219,51 @@ async fn a_sender_that_talks_nonsense_leaves_no_snapshot() {
         let state = alpha.observe().await.unwrap();
         let seen = state.datasets.get(&dataset().id);
         assert!(seen.is_none_or(|seen| seen.snapshots.is_empty()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_has_sent_less_than_it_says_is_told_so() {
+    let cluster = with_data(10_000).await;
+    let request = SendRequest {
+        dataset: dataset().id,
+        snapshot: warm(),
+        base: None,
+        resume: None,
+    };
+    let mut stream = cluster
+        .machine("alpha")
+        .memory
+        .volumes()
+        .send(&request)
+        .await
+        .unwrap();
+    let mut half = vec![0; 5000];
+    stream.read_exact(&mut half).await.unwrap();
+    let beta = cluster.remote("beta");
+    for (says, is_noticed) in [(4999, true), (5000, false), (5001, true)] {
+        let ticket = beta.admit(&transfer(), Generation(1)).await.unwrap();
+        let transport = cluster.network.transport(OPERATOR);
+        let channel = transport.open(&address("beta"), Purpose::Transfer).await.unwrap();
+        let mut sender = Raw::greet_as(channel, Greeting::Transfer).await;
+        let arrival = Arrival::new(ticket.pass, dataset().id, warm());
+        sender.say(&FromSender::Arrival(arrival)).await;
+        sender.send(&Frame::Chunk(half.clone().into()).encode()).await;
+        sender
+            .say(&FromSender::End {
+                bytes: ByteSize(says),
+            })
+            .await;
+        let said = sender.next_message().await.unwrap();
+        let ToSender::Failed(error) = serde_json::from_slice(&said).unwrap() else {
+            panic!("half of a snapshot was taken for the whole");
+        };
+        let text = flocker_engine::one_line(&error);
+        assert_eq!(
+            text.contains("the length of a transfer"),
+            is_noticed,
+            "{says}: {text}"
+        );
     }
 }
 

@@ -139,6 +139,63 @@ pub async fn a_token_that_does_not_fit_is_ignored(harness: &dyn VolumeHarness) {
     }
 }
 
+/// The rest of a stream counts after its own beginning, all of it, and after nothing else.
+pub async fn the_rest_of_a_copy_is_refused_without_its_beginning(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    create_full(harness).await;
+    made(harness.backend().snapshot(ID, &snapshot("warm-2-1")).await);
+    let other = sent(harness, &request_to_send("warm-2-1", None)).await;
+    let last = release(harness, 2).await;
+    let mut request = request_to_send("handoff-2", None);
+    let bytes = sent(harness, &request).await;
+    let full = bytes.len();
+    receive(&*beta, "handoff-2", None, cut(bytes.clone(), full * 3 / 4))
+        .await
+        .unwrap_err();
+    request.resume = Some(seen(&*beta).await.unwrap().partial.unwrap().token);
+    let rest = sent(harness, &request).await;
+    for (name, beginning) in [
+        ("handoff-2", &bytes[..0]),
+        ("handoff-2", &bytes[..full / 4]),
+        ("warm-2-1", &other[..other.len() - 1]),
+    ] {
+        let gamma = harness.second().await;
+        let beginning = whole(beginning.to_vec());
+        receive(&*gamma, name, None, beginning).await.unwrap_err();
+        let refused = receive(&*gamma, "handoff-2", None, whole(rest.clone())).await;
+        refused.unwrap_err();
+        assert!(seen(&*gamma).await.is_none_or(|seen| seen.snapshots.is_empty()));
+        made(receive(&*gamma, "handoff-2", None, whole(bytes.clone())).await);
+    }
+    made(receive(&*beta, "handoff-2", None, whole(rest)).await);
+    made(acquire(&*beta, 2, "handoff-2", last).await);
+    assert_full(&*beta).await;
+}
+
+/// A stream may go on from less than has arrived by now: what comes twice is taken once.
+pub async fn a_copy_goes_on_from_an_older_token_too(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    create_full(harness).await;
+    let last = release(harness, 2).await;
+    let mut request = request_to_send("handoff-2", None);
+    let bytes = sent(harness, &request).await;
+    let full = bytes.len();
+    receive(&*beta, "handoff-2", None, cut(bytes, full / 2))
+        .await
+        .unwrap_err();
+    let older = seen(&*beta).await.unwrap().partial.unwrap();
+    request.resume = Some(older.token);
+    let rest = sent(harness, &request).await;
+    let half = rest.len() / 2;
+    receive(&*beta, "handoff-2", None, cut(rest.clone(), half))
+        .await
+        .unwrap_err();
+    assert!(seen(&*beta).await.unwrap().partial.unwrap().received > older.received);
+    made(receive(&*beta, "handoff-2", None, whole(rest)).await);
+    made(acquire(&*beta, 2, "handoff-2", last).await);
+    assert_full(&*beta).await;
+}
+
 /// A stream that changed on its way never becomes a snapshot.
 pub async fn a_damaged_stream_is_refused(harness: &dyn VolumeHarness) {
     create_full(harness).await;

@@ -480,3 +480,43 @@ impl Receiving {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::DirectoryOptions;
+    use super::super::effects::Effects;
+    use super::*;
+
+    #[test]
+    fn what_the_filesystem_has_no_room_for_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let shared = Shared::open(root.path(), &DirectoryOptions::cautious(), Effects::default()).unwrap();
+        let receiving = Receiving {
+            shared: Arc::new(shared),
+            request: ReceiveRequest {
+                dataset: flocker_model::Dataset {
+                    id: DatasetId(uuid::Uuid::nil()),
+                    owner: "mongodb".parse().unwrap(),
+                    maximum_size: None,
+                },
+                snapshot: "warm-2-1".parse().unwrap(),
+                base: None,
+            },
+        };
+        let manifest = Manifest {
+            exact: true,
+            entries: Vec::new(),
+            skipped: Vec::new(),
+        };
+        assert!(receiving.require_room(&manifest, None, 0).is_ok());
+        let refusal = receiving.require_room(&manifest, None, u64::MAX).unwrap_err();
+        let VolumeError::NoSpace {
+            needed, available, ..
+        } = refusal
+        else {
+            panic!("{refusal}")
+        };
+        assert_eq!(needed, ByteSize(u64::MAX));
+        assert!(available > ByteSize(0));
+    }
+}

@@ -271,6 +271,44 @@ async fn a_crash_while_releasing_leaves_a_primary_or_a_released_copy() {
 }
 
 #[tokio::test]
+async fn the_last_snapshot_of_a_release_that_crashed_counts_only_if_nothing_was_written_since() {
+    let (start, volumes) = primary().await;
+    volumes.snapshot(ID, &name("warm-2-1")).await.unwrap();
+    std::fs::write(volumes.path(ID).join("file"), b"second").unwrap();
+    let mut n_tried_again = 0;
+    for n_effects in 0.. {
+        let crashed = copy_of(start.path());
+        let effects = Effects::only(n_effects);
+        if let Ok(volumes) = open(crashed.path(), effects.clone()) {
+            drop(volumes.release(&handoff()).await);
+        }
+        if !effects.is_spent() {
+            break;
+        }
+        let found = state(&open(crashed.path(), Effects::default()).unwrap()).await;
+        let is_taken = found.snapshots.iter().any(|(known, _)| *known == handoff().last);
+        if found.role != Some(Role::Primary { epoch: Epoch::FIRST }) || !is_taken {
+            continue;
+        }
+        for is_written in [false, true] {
+            let root = copy_of(crashed.path());
+            let volumes = open(root.path(), Effects::default()).unwrap();
+            let taken = newest(&volumes).await;
+            if is_written {
+                std::fs::write(volumes.path(ID).join("file"), b"third").unwrap();
+            }
+            volumes.release(&handoff()).await.unwrap();
+            let inventory = volumes.inventory().await.unwrap();
+            let last = inventory.datasets[&ID].snapshots.last().unwrap();
+            assert_eq!(last.guid == taken, !is_written, "after {n_effects} changes");
+            assert!(last.written.0 > 0, "after {n_effects} changes");
+            n_tried_again += 1;
+        }
+    }
+    assert!(n_tried_again > 0, "it never died between the two");
+}
+
+#[tokio::test]
 async fn a_crash_while_receiving_a_full_copy_leaves_no_copy_or_the_whole() {
     let (_root, alpha) = primary().await;
     alpha.release(&handoff()).await.unwrap();
