@@ -7,12 +7,15 @@ use std::hash::Hash;
 use std::hash::Hasher;
 use std::mem::Discriminant;
 use std::mem::discriminant;
+use std::ops::Range;
 
 use flocker_model::NodeName;
 
 use crate::action::Action;
 use crate::fact::Fact;
 use crate::needs::Needs;
+use crate::shares::Workers;
+use crate::shares::each;
 use crate::step::Step;
 use crate::view::number;
 
@@ -47,6 +50,14 @@ impl Edges {
         let bounds = self.starts.get(position).zip(self.starts.get(position + 1));
         let range = bounds.map_or(0..0, |(start, end)| *start as usize..*end as usize);
         &self.makers[range]
+    }
+
+    /// Returns the edges of the first steps, which need nothing of those after them.
+    fn of_first(&self, n_steps: usize) -> Self {
+        let starts = self.starts[..=n_steps].to_vec();
+        let n_makers = starts.last().map_or(0, |&end| end as usize);
+        let makers = self.makers[..n_makers].to_vec();
+        Self { starts, makers }
     }
 
     /// Returns the same edges from their other end: which steps need what a step makes.
@@ -101,35 +112,60 @@ pub struct Linked {
 ///
 /// Steps that wait for each other in a circle, and those that wait for them, can never come; they are returned apart.
 #[must_use]
-pub fn link(mut steps: Vec<Step>) -> Linked {
-    let edges = find(&steps);
-    let in_order = (0..steps.len()).all(|position| edges.makers(position).all(|maker| maker < position));
-    if in_order {
+pub fn link(steps: Vec<Step>) -> Linked {
+    link_by(Workers::of_this_machine(), steps)
+}
+
+/// Does what [`link`] does, by these workers.
+pub(crate) fn link_by(workers: Workers, mut steps: Vec<Step>) -> Linked {
+    let edges = find(workers, &steps);
+    let n_tangled = tangled(&edges, steps.len());
+    if n_tangled == 0 {
         return Linked {
             steps,
             edges,
             in_circle: Vec::new(),
         };
     }
-    let order = sort(&edges, steps.len());
-    if order.len() < steps.len() {
-        let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
-        let kept = order
-            .into_iter()
-            .filter_map(|position| slots[position as usize].take());
-        let kept: Vec<Step> = kept.collect();
-        return Linked {
-            edges: find(&kept),
-            steps: kept,
-            in_circle: slots.into_iter().flatten().collect(),
-        };
+    let order = sort(&edges.of_first(n_tangled), n_tangled);
+    if order.len() < n_tangled {
+        return without_circle(workers, steps, &edges);
     }
-    let edges = renumber(&edges, &order);
-    arrange(&mut steps, order);
+    let edges = renumber(edges, &order);
+    arrange(&mut steps[..n_tangled], order);
     Linked {
         steps,
         edges,
         in_circle: Vec::new(),
+    }
+}
+
+/// Returns how many of the first steps have to be put into order: those up to the last that is needed by an earlier one.
+///
+/// They need nothing of those after them, and those after them come in order.
+fn tangled(edges: &Edges, n_steps: usize) -> usize {
+    let mut n_tangled = 0;
+    for position in 0..n_steps {
+        let last = edges.makers_of(position).iter().max();
+        if let Some(&last) = last.filter(|&&last| last as usize >= position) {
+            n_tangled = n_tangled.max(last as usize + 1);
+        }
+    }
+    n_tangled
+}
+
+/// Leaves out the steps that wait for each other, and those that wait for them.
+fn without_circle(workers: Workers, steps: Vec<Step>, edges: &Edges) -> Linked {
+    let order = sort(edges, steps.len());
+    let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
+    let kept = order
+        .into_iter()
+        .filter_map(|position| slots[position as usize].take());
+    let kept: Vec<Step> = kept.collect();
+    Linked {
+        edges: find(workers, &kept),
+        steps: kept,
+        in_circle: slots.into_iter().flatten().collect(),
     }
 }
 
@@ -149,51 +185,90 @@ fn arrange(steps: &mut [Step], mut order: Vec<u32>) {
     }
 }
 
-/// Returns the edges of the same steps in another order.
-fn renumber(edges: &Edges, order: &[u32]) -> Edges {
+/// Returns the edges of the same steps with the first of them in another order.
+fn renumber(mut edges: Edges, order: &[u32]) -> Edges {
     let mut places = vec![0; order.len()];
     for (place, &position) in (0_u32..).zip(order) {
         places[position as usize] = place;
     }
-    let mut renumbered = Edges {
-        starts: Vec::with_capacity(edges.starts.len()),
-        makers: Vec::with_capacity(edges.makers.len()),
-    };
-    renumbered.starts.push(0);
+    let mut starts = Vec::with_capacity(order.len());
+    let mut makers = Vec::new();
     for &position in order {
-        let makers = edges.makers_of(position as usize).iter();
-        renumbered
-            .makers
-            .extend(makers.map(|&maker| places[maker as usize]));
-        renumbered.starts.push(number(renumbered.makers.len()));
+        starts.push(number(makers.len()));
+        makers.extend_from_slice(edges.makers_of(position as usize));
     }
-    renumbered
+    edges.starts[..order.len()].copy_from_slice(&starts);
+    edges.makers[..makers.len()].copy_from_slice(&makers);
+    for maker in &mut edges.makers {
+        if let Some(place) = places.get(*maker as usize) {
+            *maker = *place;
+        }
+    }
+    edges
 }
 
-fn find(steps: &[Step]) -> Edges {
+/// What a share of the steps needs: their edges, with the numbers of facts where no neighbour makes what they need.
+struct Needed<'a> {
+    edges: Edges,
+    distant: Distant<'a>,
+}
+
+fn find(workers: Workers, steps: &[Step]) -> Edges {
+    let shares = workers.shares(steps.len(), steps.len());
+    let mut needed = each(&shares, |share| needed(steps, share)).into_iter();
+    let Some(Needed {
+        mut edges,
+        mut distant,
+    }) = needed.next()
+    else {
+        return Edges::default();
+    };
+    for share in needed {
+        let numbers: Vec<u32> = share
+            .distant
+            .facts
+            .iter()
+            .map(|(_, fact, _)| distant.ask(fact))
+            .collect();
+        let n_before = number(edges.makers.len());
+        let starts = share.edges.starts.iter().skip(1);
+        edges.starts.extend(starts.map(|start| n_before + start));
+        edges
+            .makers
+            .extend(share.edges.makers.iter().map(|&maker| match maker {
+                fact if fact & DISTANT != 0 => DISTANT | numbers[(fact & !DISTANT) as usize],
+                maker => maker,
+            }));
+    }
+    distant.answer(steps, &shares, &mut edges);
+    edges
+}
+
+fn needed(steps: &[Step], share: Range<usize>) -> Needed<'_> {
     let mut edges = Edges {
-        starts: Vec::with_capacity(steps.len() + 1),
-        makers: Vec::with_capacity(steps.len()),
+        starts: Vec::with_capacity(share.len() + 1),
+        makers: Vec::with_capacity(share.len()),
     };
     let mut distant = Distant::default();
     // Where the makers of needs stand that several steps share: all nodes wait for the same before they switch a route.
     let mut shared: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
     edges.starts.push(0);
-    for (position, step) in steps.iter().enumerate() {
+    for position in share {
+        let step = &steps[position];
         let start = edges.makers.len();
-        let known = step.needs.shared().and_then(|address| shared.get(&address));
+        let address = step.needs.shared();
+        let known = address.and_then(|address| shared.get(&address));
         if let Some(&(from, to)) = known {
             edges.makers.extend_from_within(from..to);
         } else {
             find_makers(steps, position, &step.needs, &mut distant, &mut edges.makers);
-            if let Some(address) = step.needs.shared() {
+            if let Some(address) = address {
                 shared.insert(address, (start, edges.makers.len()));
             }
         }
         edges.starts.push(number(edges.makers.len()));
     }
-    distant.answer(steps, &mut edges);
-    edges
+    Needed { edges, distant }
 }
 
 fn find_makers<'a>(
@@ -278,32 +353,14 @@ impl<'a> Distant<'a> {
     }
 
     /// Finds the first maker of each fact, and leaves out the needs that no other step makes.
-    fn answer(mut self, steps: &[Step], edges: &mut Edges) {
+    fn answer(mut self, steps: &[Step], shares: &[Range<usize>], edges: &mut Edges) {
         if self.facts.is_empty() {
             return;
         }
         let asked = Asked::new(self.facts.iter().map(|(_, fact, _)| fact.place()));
-        // An action of one kind always makes facts of the same kinds: whether they are asked for is found out once.
-        let mut matters: Vec<(Discriminant<Action>, bool)> = Vec::new();
-        for (maker, step) in steps.iter().enumerate() {
-            let kind = discriminant(&step.action);
-            let known = matters.iter().find(|(known, _)| *known == kind);
-            if known.is_some_and(|(_, matters)| !matters) || !asked.has(step.place()) {
-                continue;
-            }
-            let made = step.makes();
-            if known.is_none() && !made.is_empty() {
-                let is_asked = |fact| self.kinds.contains(&discriminant(fact));
-                matters.push((kind, made.iter().any(is_asked)));
-            }
-            for fact in made {
-                if self.kinds.contains(&discriminant(&fact)) {
-                    let (_, found) = self.find(hash(&fact), &fact);
-                    if found != NONE {
-                        let (_, _, first) = &mut self.facts[found as usize];
-                        *first = (*first).min(number(maker));
-                    }
-                }
+        for makers in each(shares, |share| self.first_makers(steps, share, &asked)) {
+            for ((_, _, first), maker) in self.facts.iter_mut().zip(makers) {
+                *first = (*first).min(maker);
             }
         }
         let mut n_kept = 0;
@@ -323,6 +380,35 @@ impl<'a> Distant<'a> {
         }
         edges.makers.truncate(n_kept);
         edges.starts[steps.len()] = number(n_kept);
+    }
+
+    /// Returns which of some steps is the first to make each fact.
+    fn first_makers(&self, steps: &[Step], share: Range<usize>, asked: &Asked) -> Vec<u32> {
+        let mut makers = vec![NONE; self.facts.len()];
+        // An action of one kind always makes facts of the same kinds: whether they are asked for is found out once.
+        let mut matters: Vec<(Discriminant<Action>, bool)> = Vec::new();
+        for maker in share {
+            let step = &steps[maker];
+            let kind = discriminant(&step.action);
+            let known = matters.iter().find(|(known, _)| *known == kind);
+            if known.is_some_and(|(_, matters)| !matters) || !asked.has(step.place()) {
+                continue;
+            }
+            let made = step.makes();
+            if known.is_none() && !made.is_empty() {
+                let is_asked = |fact| self.kinds.contains(&discriminant(fact));
+                matters.push((kind, made.iter().any(is_asked)));
+            }
+            for fact in made {
+                if self.kinds.contains(&discriminant(&fact)) {
+                    let (_, found) = self.find(hash(&fact), &fact);
+                    if let Some(first) = makers.get_mut(found as usize) {
+                        *first = (*first).min(number(maker));
+                    }
+                }
+            }
+        }
+        makers
     }
 }
 
@@ -488,7 +574,7 @@ mod tests {
         assert_eq!(makers(1), [0]);
         assert_eq!(makers(7), [6]);
         assert_eq!(makers(2), [0; 0]);
-        assert_eq!(edges, find(&linked));
+        assert_eq!(edges, find(Workers::ALONE, &linked));
         let takers = edges.turned();
         let of_first: Vec<usize> = takers
             .of(order.iter().position(|&other| other == 40).unwrap())
@@ -512,6 +598,6 @@ mod tests {
         let Linked {
             steps: linked, edges, ..
         } = link(steps);
-        assert_eq!(edges, find(&linked));
+        assert_eq!(edges, find(Workers::ALONE, &linked));
     }
 }

@@ -27,23 +27,15 @@ impl Rules<'_> {
     /// Where applications use each other in a circle, the use that closes the
     /// circle is not waited for: links, unlike dependencies, may do that.
     pub(super) fn order(&mut self) {
-        let uses_others = |application: u32| {
-            let definition = self.view.definitions[application as usize];
-            !definition.depends_on.is_empty() || !definition.links.is_empty()
-        };
-        if !self
-            .started
-            .iter()
-            .any(|&(application, _)| uses_others(application))
-        {
+        if self.uses_others.is_empty() {
             return;
         }
         let owners = self.port_owners();
         // In order of user, and for one user in order of what it uses.
         let mut uses: Vec<(u32, u32)> = Vec::new();
         let mut last = None;
-        for &(application, _) in &self.started {
-            if last.replace(application) != Some(application) && uses_others(application) {
+        for &application in &self.uses_others {
+            if last.replace(application) != Some(application) {
                 let all = self.used_by(application, &owners).into_iter();
                 let starting = all.filter(|&used| !self.starts_of(used).is_empty());
                 uses.extend(starting.map(|used| (application, used)));
