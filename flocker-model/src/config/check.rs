@@ -28,10 +28,12 @@ pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut P
         if let Some(volume) = &application.volume {
             if let Some(first) = datasets.get(&volume.dataset) {
                 let dataset = volume.dataset;
-                let message = format!(
-                    "applications `{}` and `{}` both claim dataset `{dataset}`",
-                    first.name, draft.name
-                );
+                let message = || {
+                    format!(
+                        "applications `{}` and `{}` both claim dataset `{dataset}`",
+                        first.name, draft.name
+                    )
+                };
                 let first = (first.volume, "first claimed here");
                 reader.conflict(Code::DatasetClaimedTwice, draft.volume, message, first);
             } else {
@@ -44,16 +46,18 @@ pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut P
                 ports.insert(external, (draft, span));
                 continue;
             };
-            let message = if first.name == draft.name {
-                format!(
-                    "application `{}` claims external port {external} twice",
-                    draft.name
-                )
-            } else {
-                format!(
-                    "applications `{}` and `{}` both claim external port {external}",
-                    first.name, draft.name
-                )
+            let message = || {
+                if first.name == draft.name {
+                    format!(
+                        "application `{}` claims external port {external} twice",
+                        draft.name
+                    )
+                } else {
+                    format!(
+                        "applications `{}` and `{}` both claim external port {external}",
+                        first.name, draft.name
+                    )
+                }
             };
             let first = (*first_span, "first claimed here");
             reader.conflict(Code::PortClaimedTwice, span, message, first);
@@ -85,7 +89,7 @@ fn links(draft: &Draft, reader: &mut Reader<'_, '_, '_>) {
         } = link;
         if let Some(&first) = seen.get(&(alias, *local_port)) {
             let name = &draft.name;
-            let message = format!("application `{name}` has two links to port {local_port} of `{alias}`");
+            let message = || format!("application `{name}` has two links to port {local_port} of `{alias}`");
             reader.conflict(Code::LinkClaimedTwice, span, message, (first, "first here"));
         }
         seen.insert((alias, *local_port), span);
@@ -93,7 +97,7 @@ fn links(draft: &Draft, reader: &mut Reader<'_, '_, '_>) {
 }
 
 fn unknown(reader: &mut Reader<'_, '_, '_>, name: &ApplicationName, span: Span, all: &Applications) {
-    if all.declared.contains_key(name.as_str()) {
+    if all.declared.contains_key(name.as_str()) || reader.problems.only_counts(Severity::Error) {
         return;
     }
     let message = format!("there is no application `{name}`");
