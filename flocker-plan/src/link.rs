@@ -52,12 +52,16 @@ impl Edges {
         &self.makers[range]
     }
 
-    /// Returns the edges of the first steps, which need nothing of those after them.
-    fn of_first(&self, n_steps: usize) -> Self {
-        let starts = self.starts[..=n_steps].to_vec();
-        let n_makers = starts.last().map_or(0, |&end| end as usize);
-        let makers = self.makers[..n_makers].to_vec();
-        Self { starts, makers }
+    /// Returns the edges between some steps that follow each other, by position among them.
+    fn within(&self, window: &Range<usize>) -> Self {
+        let mut within = Self::default();
+        for position in window.clone() {
+            let makers = self.makers_of(position).iter();
+            let own = makers.filter_map(|&maker| (maker as usize).checked_sub(window.start));
+            within.makers.extend(own.map(number));
+            within.starts.push(number(within.makers.len()));
+        }
+        within
     }
 
     /// Returns the same edges from their other end: which steps need what a step makes.
@@ -119,20 +123,19 @@ pub fn link(steps: Vec<Step>) -> Linked {
 /// Does what [`link`] does, by these workers.
 pub(crate) fn link_by(workers: Workers, mut steps: Vec<Step>) -> Linked {
     let edges = find(workers, &steps);
-    let n_tangled = tangled(&edges, steps.len());
-    if n_tangled == 0 {
-        return Linked {
-            steps,
-            edges,
-            in_circle: Vec::new(),
-        };
+    let windows = tangled(&edges, steps.len());
+    let mut orders = Vec::with_capacity(windows.len());
+    for window in &windows {
+        let order = sort(&edges.within(window), window.len());
+        if order.len() < window.len() {
+            return without_circle(workers, steps, &edges);
+        }
+        orders.push(order);
     }
-    let order = sort(&edges.of_first(n_tangled), n_tangled);
-    if order.len() < n_tangled {
-        return without_circle(workers, steps, &edges);
+    let edges = renumber(edges, &windows, &orders);
+    for (window, order) in windows.into_iter().zip(orders) {
+        arrange(&mut steps[window], order);
     }
-    let edges = renumber(edges, &order);
-    arrange(&mut steps[..n_tangled], order);
     Linked {
         steps,
         edges,
@@ -140,18 +143,23 @@ pub(crate) fn link_by(workers: Workers, mut steps: Vec<Step>) -> Linked {
     }
 }
 
-/// Returns how many of the first steps have to be put into order: those up to the last that is needed by an earlier one.
+/// Returns the stretches of steps that have to be put into order: those from a step to one that it needs.
 ///
-/// They need nothing of those after them, and those after them come in order.
-fn tangled(edges: &Edges, n_steps: usize) -> usize {
-    let mut n_tangled = 0;
+/// Each needs nothing of those after it, and all steps between them come in order.
+fn tangled(edges: &Edges, n_steps: usize) -> Vec<Range<usize>> {
+    let mut windows: Vec<Range<usize>> = Vec::new();
     for position in 0..n_steps {
         let last = edges.makers_of(position).iter().max();
-        if let Some(&last) = last.filter(|&&last| last as usize >= position) {
-            n_tangled = n_tangled.max(last as usize + 1);
+        let Some(&last) = last.filter(|&&last| last as usize >= position) else {
+            continue;
+        };
+        let end = last as usize + 1;
+        match windows.last_mut().filter(|window| position < window.end) {
+            Some(window) => window.end = window.end.max(end),
+            None => windows.push(position..end),
         }
     }
-    n_tangled
+    windows
 }
 
 /// Leaves out the steps that wait for each other, and those that wait for them.
@@ -185,22 +193,31 @@ fn arrange(steps: &mut [Step], mut order: Vec<u32>) {
     }
 }
 
-/// Returns the edges of the same steps with the first of them in another order.
-fn renumber(mut edges: Edges, order: &[u32]) -> Edges {
-    let mut places = vec![0; order.len()];
-    for (place, &position) in (0_u32..).zip(order) {
-        places[position as usize] = place;
+/// Returns the edges of the same steps with some stretches of them in another order.
+fn renumber(mut edges: Edges, windows: &[Range<usize>], orders: &[Vec<u32>]) -> Edges {
+    if windows.is_empty() {
+        return edges;
     }
-    let mut starts = Vec::with_capacity(order.len());
-    let mut makers = Vec::new();
-    for &position in order {
-        starts.push(number(makers.len()));
-        makers.extend_from_slice(edges.makers_of(position as usize));
+    let mut places: Vec<Vec<u32>> = Vec::with_capacity(windows.len());
+    for (window, order) in windows.iter().zip(orders) {
+        let mut own = vec![0; order.len()];
+        let mut starts = Vec::with_capacity(order.len());
+        let mut makers = Vec::new();
+        let first = edges.starts[window.start];
+        for (place, &position) in (window.start..).zip(order) {
+            own[position as usize] = number(place);
+            starts.push(first + number(makers.len()));
+            makers.extend_from_slice(edges.makers_of(window.start + position as usize));
+        }
+        edges.starts[window.clone()].copy_from_slice(&starts);
+        edges.makers[first as usize..][..makers.len()].copy_from_slice(&makers);
+        places.push(own);
     }
-    edges.starts[..order.len()].copy_from_slice(&starts);
-    edges.makers[..makers.len()].copy_from_slice(&makers);
     for maker in &mut edges.makers {
-        if let Some(place) = places.get(*maker as usize) {
+        let position = *maker as usize;
+        let after = windows.partition_point(|window| window.start <= position);
+        let Some(at) = after.checked_sub(1) else { continue };
+        if let Some(place) = places[at].get(position - windows[at].start) {
             *maker = *place;
         }
     }

@@ -99,8 +99,15 @@ impl Stopped {
 
     /// Adds what is stopped by later rules.
     fn append(&mut self, more: Self) {
+        let is_after = self
+            .0
+            .last()
+            .zip(more.0.first())
+            .is_none_or(|(last, first)| last < first);
         if self.0.is_empty() {
             *self = more;
+        } else if is_after {
+            self.0.extend(more.0);
         } else {
             for name in &more.0 {
                 self.insert(name);

@@ -9,6 +9,7 @@ use flocker_model::PortNumber;
 use super::Rules;
 use super::need;
 use crate::fact::Fact;
+use crate::shares::each;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -32,15 +33,19 @@ impl Rules<'_> {
         }
         let owners = self.port_owners();
         // In order of user, and for one user in order of what it uses.
-        let mut uses: Vec<(u32, u32)> = Vec::new();
-        let mut last = None;
-        for &application in &self.uses_others {
-            if last.replace(application) != Some(application) {
-                let all = self.used_by(application, &owners).into_iter();
-                let starting = all.filter(|&used| !self.starts_of(used).is_empty());
-                uses.extend(starting.map(|used| (application, used)));
-            }
-        }
+        self.uses_others.dedup();
+        let rules = &*self;
+        let users = &rules.uses_others;
+        let shares = rules.view.workers.shares(users.len(), users.len());
+        let uses = each(&shares, |share| {
+            let uses = users[share].iter().flat_map(|&application| {
+                let all = rules.used_by(application, &owners).into_iter();
+                let starting = all.filter(|&used| !rules.starts_of(used).is_empty());
+                starting.map(move |used| (application, used))
+            });
+            uses.collect::<Vec<(u32, u32)>>()
+        });
+        let uses = uses.concat();
         let mut waits = Vec::with_capacity(uses.len());
         let mut marks = vec![None; self.view.names.len()];
         for user in uses.chunk_by(|(one, _), (other, _)| one == other) {
