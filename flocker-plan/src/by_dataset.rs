@@ -145,9 +145,11 @@ mod tests {
                 .flat_map(|number| [(id(number), 1), (id(number), 0)])
                 .collect();
             let (evens, odds) = records.into_iter().partition(|(id, _)| id % 2 == 0);
-            let mut parts = vec![odds, evens];
-            parts.iter_mut().for_each(|part: &mut Vec<_>| sort(part));
-            let records = ByDataset::of_sorted(parts);
+            let mut parts: [Vec<(u128, u32)>; 2] = [odds, evens];
+            for part in &mut parts {
+                sort(part);
+            }
+            let records = ByDataset::of_sorted(parts.into());
             assert!(records.all().is_sorted());
             for number in 0..n {
                 let dataset = (id(number), 0).dataset();

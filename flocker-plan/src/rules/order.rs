@@ -35,13 +35,13 @@ impl Rules<'_> {
         // In order of user, and for one user in order of what it uses.
         self.uses_others.dedup();
         let rules = &*self;
-        let users = &rules.uses_others;
-        let shares = rules.view.workers.shares(users.len(), users.len());
+        let starting = &rules.uses_others;
+        let shares = rules.view.workers.shares(starting.len(), starting.len());
         let uses = each(&shares, |share| {
-            let uses = users[share].iter().flat_map(|&application| {
+            let uses = starting[share].iter().flat_map(|&application| {
                 let all = rules.used_by(application, &owners).into_iter();
-                let starting = all.filter(|&used| !rules.starts_of(used).is_empty());
-                starting.map(move |used| (application, used))
+                all.filter(|&used| !rules.starts_of(used).is_empty())
+                    .map(move |used| (application, used))
             });
             uses.collect::<Vec<(u32, u32)>>()
         });
