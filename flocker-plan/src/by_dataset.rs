@@ -1,7 +1,7 @@
 //! Records by dataset, found at once.
 
-use std::cell::OnceCell;
 use std::cmp::Ordering;
+use std::sync::OnceLock;
 
 use flocker_model::DatasetId;
 
@@ -23,18 +23,25 @@ pub(crate) trait OfDataset {
 pub(crate) struct ByDataset<T> {
     records: Vec<T>,
     /// By the first bits of an id: where its records begin. Made when the first search asks.
-    starts: OnceCell<Vec<u32>>,
+    starts: OnceLock<Vec<u32>>,
 }
 
 impl<T: OfDataset> ByDataset<T> {
-    /// Puts records into order.
-    pub(crate) fn new(mut records: Vec<T>) -> Self {
-        // By number: comparing ids byte by byte takes as long as all the rest of planning what is settled.
-        let number = |record: &T| record.dataset().0.as_u128();
-        records.sort_unstable_by(|one, other| number(one).cmp(&number(other)).then_with(|| one.order(other)));
+    /// Puts records together of which each part is in order.
+    pub(crate) fn of_sorted(parts: Vec<Vec<T>>) -> Self {
+        let n_parts = parts.len();
+        let n_records = parts.iter().map(Vec::len).sum::<usize>();
+        let mut parts = parts.into_iter();
+        let mut records = parts.next().unwrap_or_default();
+        records.reserve_exact(n_records - records.len());
+        records.extend(parts.flatten());
+        if n_parts > 1 {
+            // This sort finds the parts, and does nothing but merge them.
+            records.sort_by(compare);
+        }
         Self {
             records,
-            starts: OnceCell::new(),
+            starts: OnceLock::new(),
         }
     }
 
@@ -84,6 +91,17 @@ impl<T: OfDataset> ByDataset<T> {
     }
 }
 
+/// Puts records into order.
+pub(crate) fn sort<T: OfDataset>(records: &mut [T]) {
+    records.sort_unstable_by(compare);
+}
+
+/// Compares by number: comparing ids byte by byte takes as long as all the rest of planning what is settled.
+fn compare<T: OfDataset>(one: &T, other: &T) -> Ordering {
+    let number = |record: &T| record.dataset().0.as_u128();
+    number(one).cmp(&number(other)).then_with(|| one.order(other))
+}
+
 /// About one place for every record.
 fn n_bits(n_records: usize) -> u32 {
     n_records.checked_ilog2().unwrap_or(0)
@@ -126,7 +144,12 @@ mod tests {
             let records: Vec<(u128, u32)> = (0..n)
                 .flat_map(|number| [(id(number), 1), (id(number), 0)])
                 .collect();
-            let records = ByDataset::new(records);
+            let (evens, odds) = records.into_iter().partition(|(id, _)| id % 2 == 0);
+            let mut parts: [Vec<(u128, u32)>; 2] = [odds, evens];
+            for part in &mut parts {
+                sort(part);
+            }
+            let records = ByDataset::of_sorted(parts.into());
             assert!(records.all().is_sorted());
             for number in 0..n {
                 let dataset = (id(number), 0).dataset();

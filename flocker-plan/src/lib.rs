@@ -23,6 +23,7 @@ pub mod render;
 pub mod replicate;
 pub mod rules;
 pub mod saved;
+mod shares;
 pub mod step;
 mod view;
 
@@ -38,6 +39,7 @@ pub use policy::{CutOver, NotConverging, Policy, Rates, StopAll};
 pub use predict::predict;
 pub use rules::request::{Undo, promote, reclaim, undo};
 pub use saved::{Difference, SavedPlan, SavedPlanError};
+pub use shares::Workers;
 pub use step::{Because, Need, Reason, Step, StepId};
 
 use flocker_model::ClusterState;
@@ -45,5 +47,10 @@ use flocker_model::Deployment;
 
 /// Compares what is to be with what is, and returns what to do about it.
 pub fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
-    rules::plan(desired, actual, policy)
+    plan_by(Workers::of_this_machine(), desired, actual, policy)
+}
+
+/// Makes the same plan as [`fn@plan`], by no more than these workers.
+pub fn plan_by(workers: Workers, desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
+    rules::plan(desired, actual, policy, workers)
 }

@@ -1,18 +1,17 @@
 //! Facts become edges: a step that needs a fact comes after the step that makes it.
 
+mod distant;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
-use std::hash::Hash;
-use std::hash::Hasher;
-use std::mem::Discriminant;
-use std::mem::discriminant;
+use std::ops::Range;
 
-use flocker_model::NodeName;
-
-use crate::action::Action;
-use crate::fact::Fact;
+use self::distant::DISTANT;
+use self::distant::Distant;
 use crate::needs::Needs;
+use crate::shares::Workers;
+use crate::shares::each;
 use crate::step::Step;
 use crate::view::number;
 
@@ -47,6 +46,18 @@ impl Edges {
         let bounds = self.starts.get(position).zip(self.starts.get(position + 1));
         let range = bounds.map_or(0..0, |(start, end)| *start as usize..*end as usize);
         &self.makers[range]
+    }
+
+    /// Returns the edges between some steps that follow each other, by position among them.
+    fn within(&self, window: &Range<usize>) -> Self {
+        let mut within = Self::default();
+        for position in window.clone() {
+            let makers = self.makers_of(position).iter();
+            let own = makers.filter_map(|&maker| (maker as usize).checked_sub(window.start));
+            within.makers.extend(own.map(number));
+            within.starts.push(number(within.makers.len()));
+        }
+        within
     }
 
     /// Returns the same edges from their other end: which steps need what a step makes.
@@ -101,35 +112,64 @@ pub struct Linked {
 ///
 /// Steps that wait for each other in a circle, and those that wait for them, can never come; they are returned apart.
 #[must_use]
-pub fn link(mut steps: Vec<Step>) -> Linked {
-    let edges = find(&steps);
-    let in_order = (0..steps.len()).all(|position| edges.makers(position).all(|maker| maker < position));
-    if in_order {
-        return Linked {
-            steps,
-            edges,
-            in_circle: Vec::new(),
-        };
+pub fn link(steps: Vec<Step>) -> Linked {
+    link_by(Workers::of_this_machine(), steps)
+}
+
+/// Does what [`link`] does, by these workers.
+pub(crate) fn link_by(workers: Workers, mut steps: Vec<Step>) -> Linked {
+    let edges = find(workers, &steps);
+    let windows = tangled(&edges, steps.len());
+    let mut orders = Vec::with_capacity(windows.len());
+    for window in &windows {
+        let order = sort(&edges.within(window), window.len());
+        if order.len() < window.len() {
+            return without_circle(workers, steps, &edges);
+        }
+        orders.push(order);
     }
-    let order = sort(&edges, steps.len());
-    if order.len() < steps.len() {
-        let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
-        let kept = order
-            .into_iter()
-            .filter_map(|position| slots[position as usize].take());
-        let kept: Vec<Step> = kept.collect();
-        return Linked {
-            edges: find(&kept),
-            steps: kept,
-            in_circle: slots.into_iter().flatten().collect(),
-        };
+    let edges = renumber(edges, &windows, &orders);
+    for (window, order) in windows.into_iter().zip(orders) {
+        arrange(&mut steps[window], order);
     }
-    let edges = renumber(&edges, &order);
-    arrange(&mut steps, order);
     Linked {
         steps,
         edges,
         in_circle: Vec::new(),
+    }
+}
+
+/// Returns the stretches of steps that have to be put into order: those from a step to one that it needs.
+///
+/// Each needs nothing of those after it, and all steps between them come in order.
+fn tangled(edges: &Edges, n_steps: usize) -> Vec<Range<usize>> {
+    let mut windows: Vec<Range<usize>> = Vec::new();
+    for position in 0..n_steps {
+        let last = edges.makers_of(position).iter().max();
+        let Some(&last) = last.filter(|&&last| last as usize >= position) else {
+            continue;
+        };
+        let end = last as usize + 1;
+        match windows.last_mut().filter(|window| position < window.end) {
+            Some(window) => window.end = window.end.max(end),
+            None => windows.push(position..end),
+        }
+    }
+    windows
+}
+
+/// Leaves out the steps that wait for each other, and those that wait for them.
+fn without_circle(workers: Workers, steps: Vec<Step>, edges: &Edges) -> Linked {
+    let order = sort(edges, steps.len());
+    let mut slots: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
+    let kept = order
+        .into_iter()
+        .filter_map(|position| slots[position as usize].take());
+    let kept: Vec<Step> = kept.collect();
+    Linked {
+        edges: find(workers, &kept),
+        steps: kept,
+        in_circle: slots.into_iter().flatten().collect(),
     }
 }
 
@@ -149,51 +189,99 @@ fn arrange(steps: &mut [Step], mut order: Vec<u32>) {
     }
 }
 
-/// Returns the edges of the same steps in another order.
-fn renumber(edges: &Edges, order: &[u32]) -> Edges {
-    let mut places = vec![0; order.len()];
-    for (place, &position) in (0_u32..).zip(order) {
-        places[position as usize] = place;
+/// Returns the edges of the same steps with some stretches of them in another order.
+fn renumber(mut edges: Edges, windows: &[Range<usize>], orders: &[Vec<u32>]) -> Edges {
+    if windows.is_empty() {
+        return edges;
     }
-    let mut renumbered = Edges {
-        starts: Vec::with_capacity(edges.starts.len()),
-        makers: Vec::with_capacity(edges.makers.len()),
-    };
-    renumbered.starts.push(0);
-    for &position in order {
-        let makers = edges.makers_of(position as usize).iter();
-        renumbered
-            .makers
-            .extend(makers.map(|&maker| places[maker as usize]));
-        renumbered.starts.push(number(renumbered.makers.len()));
+    let mut places: Vec<Vec<u32>> = Vec::with_capacity(windows.len());
+    for (window, order) in windows.iter().zip(orders) {
+        let mut own = vec![0; order.len()];
+        let mut starts = Vec::with_capacity(order.len());
+        let mut makers = Vec::new();
+        let first = edges.starts[window.start];
+        for (place, &position) in (window.start..).zip(order) {
+            own[position as usize] = number(place);
+            starts.push(first + number(makers.len()));
+            makers.extend_from_slice(edges.makers_of(window.start + position as usize));
+        }
+        edges.starts[window.clone()].copy_from_slice(&starts);
+        edges.makers[first as usize..][..makers.len()].copy_from_slice(&makers);
+        places.push(own);
     }
-    renumbered
+    for maker in &mut edges.makers {
+        let position = *maker as usize;
+        let after = windows.partition_point(|window| window.start <= position);
+        let Some(at) = after.checked_sub(1) else { continue };
+        if let Some(place) = places[at].get(position - windows[at].start) {
+            *maker = *place;
+        }
+    }
+    edges
 }
 
-fn find(steps: &[Step]) -> Edges {
+/// What a share of the steps needs: their edges, with the numbers of facts where no neighbour makes what they need.
+struct Needed<'a> {
+    edges: Edges,
+    distant: Distant<'a>,
+}
+
+fn find(workers: Workers, steps: &[Step]) -> Edges {
+    let shares = workers.shares(steps.len(), steps.len());
+    let mut needed = each(&shares, |share| needed(steps, share)).into_iter();
+    let Some(Needed {
+        mut edges,
+        mut distant,
+    }) = needed.next()
+    else {
+        return Edges::default();
+    };
+    for share in needed {
+        let numbers: Vec<u32> = share
+            .distant
+            .facts
+            .iter()
+            .map(|(_, fact, _)| distant.ask(fact))
+            .collect();
+        let n_before = number(edges.makers.len());
+        let starts = share.edges.starts.iter().skip(1);
+        edges.starts.extend(starts.map(|start| n_before + start));
+        edges
+            .makers
+            .extend(share.edges.makers.iter().map(|&maker| match maker {
+                fact if fact & DISTANT != 0 => DISTANT | numbers[(fact & !DISTANT) as usize],
+                maker => maker,
+            }));
+    }
+    distant.answer(steps, &shares, &mut edges);
+    edges
+}
+
+fn needed(steps: &[Step], share: Range<usize>) -> Needed<'_> {
     let mut edges = Edges {
-        starts: Vec::with_capacity(steps.len() + 1),
-        makers: Vec::with_capacity(steps.len()),
+        starts: Vec::with_capacity(share.len() + 1),
+        makers: Vec::with_capacity(share.len()),
     };
     let mut distant = Distant::default();
     // Where the makers of needs stand that several steps share: all nodes wait for the same before they switch a route.
     let mut shared: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
     edges.starts.push(0);
-    for (position, step) in steps.iter().enumerate() {
+    for position in share {
+        let step = &steps[position];
         let start = edges.makers.len();
-        let known = step.needs.shared().and_then(|address| shared.get(&address));
+        let address = step.needs.shared();
+        let known = address.and_then(|address| shared.get(&address));
         if let Some(&(from, to)) = known {
             edges.makers.extend_from_within(from..to);
         } else {
             find_makers(steps, position, &step.needs, &mut distant, &mut edges.makers);
-            if let Some(address) = step.needs.shared() {
+            if let Some(address) = address {
                 shared.insert(address, (start, edges.makers.len()));
             }
         }
         edges.starts.push(number(edges.makers.len()));
     }
-    distant.answer(steps, &mut edges);
-    edges
+    Needed { edges, distant }
 }
 
 fn find_makers<'a>(
@@ -212,175 +300,6 @@ fn find_makers<'a>(
             None => DISTANT | distant.ask(&need.fact),
         });
     }
-}
-
-/// No step, no fact, or none that is known yet.
-const NONE: u32 = u32::MAX;
-
-/// Marks the number of a fact that stands in the place of its maker. No memory holds two thousand million steps.
-const DISTANT: u32 = 1 << 31;
-
-/// The needs that no neighbour makes: few different facts, each needed by many. Only these are looked for in all steps.
-#[derive(Default)]
-struct Distant<'a> {
-    /// The different facts, each with its hash and its maker.
-    facts: Vec<(u64, &'a Fact, u32)>,
-    /// Open addressing: hash of a fact to its place in `facts`.
-    slots: Vec<u32>,
-    /// Which kinds of facts are among them.
-    kinds: Vec<Discriminant<Fact>>,
-}
-
-impl<'a> Distant<'a> {
-    /// Returns the number of a fact whose maker is to be looked for.
-    fn ask(&mut self, fact: &'a Fact) -> u32 {
-        if self.slots.len() < self.facts.len() * 2 + 2 {
-            self.grow();
-        }
-        let hash = hash(fact);
-        let (slot, mut found) = self.find(hash, fact);
-        if found == NONE {
-            found = number(self.facts.len());
-            self.facts.push((hash, fact, NONE));
-            self.slots[slot] = found;
-            let kind = discriminant(fact);
-            if !self.kinds.contains(&kind) {
-                self.kinds.push(kind);
-            }
-        }
-        found
-    }
-
-    fn grow(&mut self) {
-        self.slots = vec![NONE; (self.facts.len() * 4 + 2).next_power_of_two()];
-        for place in 0..self.facts.len() {
-            let (hash, fact, _) = self.facts[place];
-            let (slot, _) = self.find(hash, fact);
-            self.slots[slot] = number(place);
-        }
-    }
-
-    /// Returns the slot of a fact and its place in `facts`.
-    fn find(&self, hash: u64, fact: &Fact) -> (usize, u32) {
-        let mask = self.slots.len() - 1;
-        let mut slot = usize::try_from(hash >> 32).unwrap_or(0) & mask;
-        loop {
-            let found = self.slots[slot];
-            if found == NONE {
-                return (slot, NONE);
-            }
-            let (own_hash, own, _) = self.facts[found as usize];
-            if own_hash == hash && own == fact {
-                return (slot, found);
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    /// Finds the first maker of each fact, and leaves out the needs that no other step makes.
-    fn answer(mut self, steps: &[Step], edges: &mut Edges) {
-        if self.facts.is_empty() {
-            return;
-        }
-        let asked = Asked::new(self.facts.iter().map(|(_, fact, _)| fact.place()));
-        // An action of one kind always makes facts of the same kinds: whether they are asked for is found out once.
-        let mut matters: Vec<(Discriminant<Action>, bool)> = Vec::new();
-        for (maker, step) in steps.iter().enumerate() {
-            let kind = discriminant(&step.action);
-            let known = matters.iter().find(|(known, _)| *known == kind);
-            if known.is_some_and(|(_, matters)| !matters) || !asked.has(step.place()) {
-                continue;
-            }
-            let made = step.makes();
-            if known.is_none() && !made.is_empty() {
-                let is_asked = |fact| self.kinds.contains(&discriminant(fact));
-                matters.push((kind, made.iter().any(is_asked)));
-            }
-            for fact in made {
-                if self.kinds.contains(&discriminant(&fact)) {
-                    let (_, found) = self.find(hash(&fact), &fact);
-                    if found != NONE {
-                        let (_, _, first) = &mut self.facts[found as usize];
-                        *first = (*first).min(number(maker));
-                    }
-                }
-            }
-        }
-        let mut n_kept = 0;
-        for position in 0..steps.len() {
-            let range = edges.starts[position] as usize..edges.starts[position + 1] as usize;
-            edges.starts[position] = number(n_kept);
-            for place in range {
-                let maker = match edges.makers[place] {
-                    fact if fact & DISTANT != 0 => self.facts[(fact & !DISTANT) as usize].2,
-                    maker => maker,
-                };
-                if maker != NONE && maker != number(position) {
-                    edges.makers[n_kept] = maker;
-                    n_kept += 1;
-                }
-            }
-        }
-        edges.makers.truncate(n_kept);
-        edges.starts[steps.len()] = number(n_kept);
-    }
-}
-
-/// The nodes on which what is asked for is made true: says surely which are not among them.
-struct Asked(Vec<bool>);
-
-impl Asked {
-    fn new<'n>(nodes: impl ExactSizeIterator<Item = &'n NodeName>) -> Self {
-        let mut made = Self(vec![false; (nodes.len() * 8).next_power_of_two()]);
-        for node in nodes {
-            let place = made.place(node);
-            made.0[place] = true;
-        }
-        made
-    }
-
-    fn place(&self, node: &NodeName) -> usize {
-        usize::try_from(hash(node) >> 32).unwrap_or(0) & (self.0.len() - 1)
-    }
-
-    fn has(&self, node: &NodeName) -> bool {
-        self.0[self.place(node)]
-    }
-}
-
-/// A hash that is quick and the same on every machine. Nobody gains by choosing what falls on one place.
-struct Quick(u64);
-
-impl Hasher for Quick {
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 29
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, word: u8) {
-        self.write_u64(word.into());
-    }
-
-    fn write_isize(&mut self, word: isize) {
-        self.write_u64(word.unsigned_abs() as u64);
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = Quick(0);
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Kahn's algorithm; among the steps that may come next, the one that came first.
@@ -419,7 +338,9 @@ mod tests {
     use flocker_model::ApplicationName;
 
     use super::*;
+    use crate::Action;
     use crate::Because;
+    use crate::Fact;
     use crate::Need;
     use crate::Reason;
 
@@ -488,7 +409,7 @@ mod tests {
         assert_eq!(makers(1), [0]);
         assert_eq!(makers(7), [6]);
         assert_eq!(makers(2), [0; 0]);
-        assert_eq!(edges, find(&linked));
+        assert_eq!(edges, find(Workers::ALONE, &linked));
         let takers = edges.turned();
         let of_first: Vec<usize> = takers
             .of(order.iter().position(|&other| other == 40).unwrap())
@@ -512,6 +433,6 @@ mod tests {
         let Linked {
             steps: linked, edges, ..
         } = link(steps);
-        assert_eq!(edges, find(&linked));
+        assert_eq!(edges, find(Workers::ALONE, &linked));
     }
 }

@@ -10,6 +10,7 @@ use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::link::Edges;
 use crate::link::Linked;
+use crate::shares::Workers;
 use crate::step::Step;
 
 /// What to do, in which order, and what is left undone and why.
@@ -34,14 +35,25 @@ impl Plan {
         generation: Generation,
         steps: Vec<Step>,
         waiting: Vec<Waiting>,
-        mut refused: Vec<Refusal>,
+        refused: Vec<Refusal>,
         kept: Vec<Kept>,
+    ) -> Self {
+        let workers = Workers::of_this_machine();
+        Self::linked_by(workers, generation, steps, (waiting, refused, kept))
+    }
+
+    /// Does what [`Plan::new`] does, by these workers.
+    pub(crate) fn linked_by(
+        workers: Workers,
+        generation: Generation,
+        steps: Vec<Step>,
+        (waiting, mut refused, kept): (Vec<Waiting>, Vec<Refusal>, Vec<Kept>),
     ) -> Self {
         let Linked {
             steps,
             edges,
             in_circle,
-        } = crate::link::link(steps);
+        } = crate::link::link_by(workers, steps);
         if !in_circle.is_empty() {
             let steps = in_circle.iter().map(Step::id).collect();
             refused.push(Refusal::Circle { steps });

@@ -16,6 +16,7 @@ mod restore;
 mod route;
 mod settled;
 mod tidy;
+mod together;
 mod warm;
 mod writers;
 
@@ -35,6 +36,7 @@ use flocker_model::Generation;
 use flocker_model::NodeName;
 use flocker_model::SnapshotName;
 
+use self::together::Beside;
 use crate::action::Action;
 use crate::blocked::Kept;
 use crate::blocked::Refusal;
@@ -44,6 +46,7 @@ use crate::needs::Needs;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::policy::StopAll;
+use crate::shares::Workers;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -51,8 +54,8 @@ use crate::step::Step;
 use crate::view::Extra;
 use crate::view::View;
 
-pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
-    let mut rules = Rules::new(desired, actual, policy);
+pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy, workers: Workers) -> Plan {
+    let mut rules = Rules::new(desired, actual, policy, workers);
     rules.refuse_returned();
     if rules.is_outdated() {
         return rules.finish();
@@ -62,12 +65,8 @@ pub(crate) fn plan(desired: &Deployment, actual: &ClusterState, policy: &Policy)
     if rules.stops_too_much() {
         return rules.finish();
     }
-    for some in rules.find_unsettled().chunks(settled::BLOCK) {
-        rules.look_ahead(some);
-        for &application in some {
-            rules.apply(application);
-        }
-    }
+    let unsettled = rules.find_unsettled();
+    rules.apply_all(&unsettled);
     rules.stop_undefined();
     rules.start_again_last();
     rules.delete();
@@ -98,6 +97,24 @@ impl Stopped {
         }
     }
 
+    /// Adds what is stopped by later rules.
+    fn append(&mut self, more: Self) {
+        let is_after = self
+            .0
+            .last()
+            .zip(more.0.first())
+            .is_none_or(|(last, first)| last < first);
+        if self.0.is_empty() {
+            *self = more;
+        } else if is_after {
+            self.0.extend(more.0);
+        } else {
+            for name in &more.0 {
+                self.insert(name);
+            }
+        }
+    }
+
     /// Adds an application, and says whether it was not there.
     fn insert(&mut self, name: &ApplicationName) -> bool {
         let place = self.find(name);
@@ -108,10 +125,9 @@ impl Stopped {
     }
 }
 
-/// What the rules read and what they have written so far.
-struct Rules<'a> {
-    view: View<'a>,
-    policy: &'a Policy,
+/// What a look at everything has found, before any rule.
+#[derive(Debug, Default)]
+struct Found<'a> {
     /// By number of application: whether its data is where it is to be, as it is to be.
     data_settled: Vec<bool>,
     /// By number of application: whether all its homes run it as it is to be.
@@ -122,12 +138,21 @@ struct Rules<'a> {
     extras: Vec<Extra<'a>>,
     /// By number of application: where its own begin among them; empty where there are none.
     extra_starts: Vec<u32>,
+}
+
+/// What the rules read and what they have written so far.
+struct Rules<'a> {
+    view: Arc<View<'a>>,
+    policy: &'a Policy,
+    found: Arc<Found<'a>>,
     /// Where the applications serve of which anything changes.
     serving: BTreeMap<u32, Serving>,
     /// What is started, and by which step; in order of application.
     started: Vec<(u32, usize)>,
     /// By number of node: what is stopped there.
     stopped: Vec<Stopped>,
+    /// What is started and depends on others, or links to them; in order, and perhaps twice.
+    uses_others: Vec<u32>,
     /// Steps that need a stop after which the same application could start again too early for them.
     after_stops: Vec<usize>,
     /// What stops once nobody is sent there, and by which step.
@@ -136,6 +161,10 @@ struct Rules<'a> {
     promised: Vec<ByteSize>,
     /// The newest name that was made for a last snapshot.
     handoff: Option<(Epoch, SnapshotName)>,
+    /// What the rules have asked of applications that they were not looking at.
+    beside: Beside,
+    /// The application that the rules are looking at.
+    looked_at: Option<u32>,
     steps: Vec<Step>,
     waiting: Vec<Waiting>,
     refused: Vec<Refusal>,
@@ -143,24 +172,32 @@ struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    fn new(desired: &'a Deployment, actual: &'a ClusterState, policy: &'a Policy) -> Self {
-        let view = View::new(desired, actual);
-        let (n_applications, n_nodes) = (view.names.len(), view.nodes.len());
+    fn new(desired: &'a Deployment, actual: &'a ClusterState, policy: &'a Policy, workers: Workers) -> Self {
+        let view = View::new(desired, actual, workers);
+        let found = Found {
+            data_settled: vec![true; view.names.len()],
+            runs_settled: vec![false; view.names.len()],
+            ..Found::default()
+        };
+        Self::with(Arc::new(view), policy, Arc::new(found))
+    }
+
+    fn with(view: Arc<View<'a>>, policy: &'a Policy, found: Arc<Found<'a>>) -> Self {
+        let n_nodes = view.nodes.len();
         Self {
             view,
             policy,
-            data_settled: vec![true; n_applications],
-            runs_settled: vec![false; n_applications],
-            seen_at_home: Vec::new(),
-            extras: Vec::new(),
-            extra_starts: Vec::new(),
+            found,
             serving: BTreeMap::new(),
             started: Vec::new(),
+            uses_others: Vec::new(),
             stopped: vec![Stopped::default(); n_nodes],
             after_stops: Vec::new(),
             leaving: Vec::new(),
             promised: vec![ByteSize(0); n_nodes],
             handoff: None,
+            beside: Beside::default(),
+            looked_at: None,
             steps: Vec::new(),
             waiting: Vec::new(),
             refused: Vec::new(),
@@ -228,6 +265,7 @@ impl<'a> Rules<'a> {
         let listed = |node: u32| self.view.node(node).member.is_some();
         let alive = |container: &ContainerState| container.is_alive();
         let n_stopping = self
+            .found
             .extras
             .iter()
             .filter(|extra| listed(extra.node) && alive(extra.container))
@@ -261,12 +299,11 @@ impl<'a> Rules<'a> {
     }
 
     fn finish(self) -> Plan {
-        Plan::new(
+        Plan::linked_by(
+            self.view.workers,
             self.view.desired.generation(),
             self.steps,
-            self.waiting,
-            self.refused,
-            self.kept,
+            (self.waiting, self.refused, self.kept),
         )
     }
 
@@ -291,7 +328,7 @@ impl<'a> Rules<'a> {
             let state = self.view.node(node).seen?;
             state.containers.get(self.view.names[application as usize])
         };
-        let Some(&is_at_home) = self.seen_at_home.get(application as usize) else {
+        let Some(&is_at_home) = self.found.seen_at_home.get(application as usize) else {
             return lookup();
         };
         if self.view.homes(application).any(|home| home == node) {
@@ -400,6 +437,7 @@ impl<'a> Rules<'a> {
             application: name.clone(),
             on,
         };
+        self.note_stop(name, node);
         if self.stopped[node as usize].insert(name) {
             let action = Action::Stop {
                 application: name.clone(),

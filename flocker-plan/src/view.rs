@@ -1,7 +1,8 @@
 //! A cluster by number: the planner compares records and numbers, and reads a name only to write it into a step.
 
-use std::cell::OnceCell;
 use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use flocker_model::Application;
 use flocker_model::ApplicationName;
@@ -19,6 +20,9 @@ use flocker_model::Role;
 
 use crate::by_dataset::ByDataset;
 use crate::by_dataset::OfDataset;
+use crate::by_dataset::sort;
+use crate::shares::Workers;
+use crate::shares::each;
 
 /// One node, wanted or seen.
 #[derive(Debug)]
@@ -166,13 +170,15 @@ pub(crate) struct View<'a> {
     /// The only datasets whose users anybody asks for; nothing where that may be any.
     sought: Option<Sought>,
     /// All containers with a dataset, in order of dataset, node and name; made when the first move asks.
-    users: OnceCell<ByDataset<UserView<'a>>>,
+    users: OnceLock<ByDataset<UserView<'a>>>,
     /// Nodes that a person has declared lost, whether anybody else speaks of them or not; in order.
     lost: Vec<&'a NodeName>,
+    /// Who looks at it.
+    pub(crate) workers: Workers,
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn new(desired: &'a Deployment, actual: &'a ClusterState) -> Self {
+    pub(crate) fn new(desired: &'a Deployment, actual: &'a ClusterState, workers: Workers) -> Self {
         let (names, definitions) = desired.applications().iter().unzip();
         let forgotten: Vec<&NodeName> = actual.forgotten().into_iter().collect();
         let mut nodes: Vec<NodeView<'a>> = Vec::with_capacity(actual.nodes.len());
@@ -205,11 +211,8 @@ impl<'a> View<'a> {
             .iter()
             .filter_map(|node| node.seen)
             .map(|state| state.datasets.len());
-        let mut copies = Vec::with_capacity(n_copies.sum());
-        for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
-            let datasets = seen.iter().flat_map(|state| &state.datasets);
-            copies.extend(datasets.map(|(dataset, what)| CopyView::new(*dataset, node, what)));
-        }
+        let shares = workers.shares(nodes.len(), n_copies.sum());
+        let copies = each(&shares, |share| find_copies(&nodes, share));
         let mut trashed = Vec::new();
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
             let trash = seen.iter().flat_map(|state| &state.trash);
@@ -248,14 +251,15 @@ impl<'a> View<'a> {
             definitions,
             nodes,
             members,
-            copies: ByDataset::new(copies),
+            copies: ByDataset::of_sorted(copies),
             silent,
             trashed,
             fences,
             unreadable,
             sought: None,
-            users: OnceCell::new(),
+            users: OnceLock::new(),
             lost: forgotten,
+            workers,
         }
     }
 
@@ -284,6 +288,12 @@ impl<'a> View<'a> {
 
     pub(crate) fn name(&self, node: u32) -> NodeName {
         self.node(node).name.clone()
+    }
+
+    /// Returns the dataset of an application.
+    pub(crate) fn dataset(&self, application: u32) -> Option<DatasetId> {
+        let volume = self.definitions[application as usize].volume.as_ref();
+        volume.map(|volume| volume.dataset)
     }
 
     /// Returns the nodes on which an application is placed.
@@ -358,21 +368,30 @@ impl<'a> View<'a> {
     }
 
     fn find_users(&self) -> ByDataset<UserView<'a>> {
-        let mut users = Vec::new();
-        for (node, NodeView { seen, .. }) in (0_u32..).zip(&self.nodes) {
-            let containers = seen.iter().flat_map(|state| &state.containers);
-            users.extend(containers.filter_map(|(name, container)| {
-                let dataset = container.dataset?;
-                let is_sought = self.sought.as_ref().is_none_or(|sought| sought.has(dataset));
-                is_sought.then_some(UserView {
-                    dataset,
-                    node,
-                    name,
-                    container,
-                })
-            }));
-        }
-        ByDataset::new(users)
+        let shares = self.workers.shares(self.nodes.len(), self.names.len());
+        ByDataset::of_sorted(each(&shares, |share| {
+            let mut users = Vec::new();
+            for (node, NodeView { seen, .. }) in (number(share.start)..).zip(&self.nodes[share]) {
+                let containers = seen.iter().flat_map(|state| &state.containers);
+                users.extend(containers.filter_map(|(name, container)| {
+                    let dataset = container.dataset?;
+                    let is_sought = self.sought.as_ref().is_none_or(|sought| sought.has(dataset));
+                    is_sought.then_some(UserView {
+                        dataset,
+                        node,
+                        name,
+                        container,
+                    })
+                }));
+            }
+            sort(&mut users);
+            users
+        }))
+    }
+
+    /// Finds the users of the datasets that are sought, before anybody asks for those of one.
+    pub(crate) fn find_all_users(&self) {
+        self.users.get_or_init(|| self.find_users());
     }
 
     /// Returns the fingerprint that an application's definition has on a seen node.
@@ -382,6 +401,19 @@ impl<'a> View<'a> {
             .definition(application)
             .unwrap_or_else(|| self.definitions[application as usize].definition_hash(&state.key))
     }
+}
+
+/// Returns the copies on some nodes, in order.
+fn find_copies<'a>(nodes: &[NodeView<'a>], share: Range<usize>) -> Vec<CopyView<'a>> {
+    let some = || (number(share.start)..).zip(&nodes[share.clone()]);
+    let states = some().filter_map(|(_, node)| node.seen);
+    let mut copies = Vec::with_capacity(states.map(|state| state.datasets.len()).sum());
+    for (node, NodeView { seen, .. }) in some() {
+        let datasets = seen.iter().flat_map(|state| &state.datasets);
+        copies.extend(datasets.map(|(dataset, what)| CopyView::new(*dataset, node, what)));
+    }
+    sort(&mut copies);
+    copies
 }
 
 /// Turns a position into a number. There are never four billion nodes or applications in one memory.

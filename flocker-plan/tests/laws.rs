@@ -21,9 +21,10 @@ mod walk;
 mod world;
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 
 use flocker_model::{ApplicationName, ClusterState, Deployment, NodeName, RouteTarget};
-use flocker_plan::{Action, Frontier, Outcome, Plan, Policy, Standing, check, plan};
+use flocker_plan::{Action, Frontier, Outcome, Plan, Policy, Standing, Workers, check, plan, plan_by};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -67,6 +68,17 @@ proptest! {
         prop_assert_eq!(&written, &serde_json::to_string(&again).unwrap());
         let read: Plan = serde_json::from_str(&written).unwrap();
         prop_assert_eq!(read, first);
+    }
+
+    #[test]
+    fn a_plan_is_the_same_however_many_make_it(bytes in bytes()) {
+        let (_, desired, actual, policy) = case(bytes.clone());
+        let alone = plan_by(Workers::ALONE, &desired, &actual, &policy);
+        for (most, smallest_share) in [(2, 1), (3, 1), (3, 2)] {
+            let [most, smallest_share] = [most, smallest_share].map(|number| NonZero::new(number).unwrap());
+            let together = plan_by(Workers::new(most, smallest_share), &desired, &actual, &policy);
+            prop_assert_eq!(&together, &alone);
+        }
     }
 
     #[test]

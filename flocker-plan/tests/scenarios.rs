@@ -15,10 +15,13 @@ mod walk;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::num::NonZero;
 use std::path::Path;
 
 use flocker_model::{ClusterState, Deployment};
-use flocker_plan::{Action, Plan, Policy, Undo, Waiting, check, plan, promote, reclaim, undo};
+use flocker_plan::{
+    Action, Plan, Policy, Undo, Waiting, Workers, check, plan, plan_by, promote, reclaim, undo,
+};
 
 use scenario::Ask;
 use scenario::Scenario;
@@ -65,6 +68,12 @@ fn check(path: &Path, wrong: &mut String) {
         writeln!(wrong, "{name}: {violation}").unwrap();
     }
     assert_eq!(made, answer().plan, "{name}: planned twice");
+    if let Ask::Deploy | Ask::Hints = ask {
+        let one = NonZero::<usize>::MIN;
+        let shared = Workers::new(one.saturating_add(2), one);
+        let together = plan_by(shared, desired, actual, policy);
+        assert_eq!(made, together, "{name}: planned in three shares");
+    }
     let mut found = written(&made);
     found.push_str(&besides);
     match ask {

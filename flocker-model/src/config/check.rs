@@ -30,10 +30,12 @@ pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut P
         if let Some(volume) = &application.volume {
             if let Some(first) = datasets.get(&volume.dataset) {
                 let dataset = volume.dataset;
-                let message = format!(
-                    "applications `{}` and `{}` both claim dataset `{dataset}`",
-                    first.name, draft.name
-                );
+                let message = || {
+                    format!(
+                        "applications `{}` and `{}` both claim dataset `{dataset}`",
+                        first.name, draft.name
+                    )
+                };
                 let first = (first.volume, "first claimed here");
                 reader.conflict(Code::DatasetClaimedTwice, draft.volume, message, first);
             } else {
@@ -46,16 +48,18 @@ pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut P
                 ports.insert(external, (draft, span));
                 continue;
             };
-            let message = if first.name == draft.name {
-                format!(
-                    "application `{}` claims external port {external} twice",
-                    draft.name
-                )
-            } else {
-                format!(
-                    "applications `{}` and `{}` both claim external port {external}",
-                    first.name, draft.name
-                )
+            let message = || {
+                if first.name == draft.name {
+                    format!(
+                        "application `{}` claims external port {external} twice",
+                        draft.name
+                    )
+                } else {
+                    format!(
+                        "applications `{}` and `{}` both claim external port {external}",
+                        first.name, draft.name
+                    )
+                }
             };
             let first = (*first_span, "first claimed here");
             reader.conflict(Code::PortClaimedTwice, span, message, first);
@@ -92,7 +96,7 @@ fn links(draft: &Draft, reader: &mut Reader<'_, '_, '_>) {
                 number: *local_port,
                 protocol,
             };
-            let message = format!("application `{name}` has two links to port {port} of `{alias}`");
+            let message = || format!("application `{name}` has two links to port {port} of `{alias}`");
             reader.conflict(Code::LinkClaimedTwice, span, message, (first, "first here"));
         }
         seen.insert((alias, *local_port, protocol), span);
@@ -100,7 +104,7 @@ fn links(draft: &Draft, reader: &mut Reader<'_, '_, '_>) {
 }
 
 fn unknown(reader: &mut Reader<'_, '_, '_>, name: &ApplicationName, span: Span, all: &Applications) {
-    if all.declared.contains_key(name.as_str()) {
+    if all.declared.contains_key(name.as_str()) || reader.problems.only_counts(Severity::Error) {
         return;
     }
     let message = format!("there is no application `{name}`");

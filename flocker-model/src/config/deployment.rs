@@ -132,7 +132,7 @@ impl Reader<'_, '_, '_> {
             let host = host.unwrap_or_else(|| name.to_string());
             let claim = (host.to_ascii_lowercase(), port.map_or(22, PortNumber::get));
             if let Some(&first) = claims.addresses.get(&claim) {
-                let message = format!("`{host}` is the address of two nodes");
+                let message = || format!("`{host}` is the address of two nodes");
                 self.conflict(Code::NodeNamedTwice, place, message, (first, "first here"));
             }
             claims.addresses.insert(claim, place);
@@ -143,7 +143,7 @@ impl Reader<'_, '_, '_> {
             && let Some(id) = self.uuid::<NodeId>(text, node.span)
         {
             if let Some(&first) = claims.ids.get(&id) {
-                let message = format!("`{id}` is the id of two nodes");
+                let message = || format!("`{id}` is the id of two nodes");
                 self.conflict(Code::NodeNamedTwice, node.span, message, (first, "first here"));
             }
             claims.ids.insert(id, node.span);
@@ -207,14 +207,14 @@ impl Reader<'_, '_, '_> {
             let Some(text) = self.string(item, "the name of an application") else {
                 continue;
             };
-            let Some(application) = self.parse::<ApplicationName>(text, item.span, Code::BadName) else {
-                continue;
-            };
-            if let Some(&first) = placed.get(&application) {
-                let message = format!("application `{application}` is listed twice for node `{node}`");
+            if let Some(&first) = placed.get(text) {
+                let message = || format!("application `{text}` is listed twice for node `{node}`");
                 self.conflict(Code::PlacedTwice, item.span, message, (first, "first here"));
                 continue;
             }
+            let Some(application) = self.parse::<ApplicationName>(text, item.span, Code::BadName) else {
+                continue;
+            };
             placed.insert(application.clone(), item.span);
             placements.push(Placement {
                 application,

@@ -90,15 +90,21 @@ impl<'s> Reader<'_, '_, 's> {
         self.report(Severity::Warning, code, span, message, Some(hint.into()));
     }
 
-    /// Reports an error that takes two places of one file.
-    pub(crate) fn conflict(&mut self, code: Code, span: Span, message: String, first: (Span, &str)) {
+    /// Reports an error that takes two places of one file. Of those that are not listed any more nobody makes the text.
+    pub(crate) fn conflict(
+        &mut self,
+        code: Code,
+        span: Span,
+        message: impl FnOnce() -> String,
+        first: (Span, &str),
+    ) {
         if self.problems.only_counts(Severity::Error) {
             return;
         }
         self.problems.push(Diagnostic {
             severity: Severity::Error,
             code,
-            message,
+            message: message(),
             place: self.file.place(span),
             also: vec![(self.file.place(first.0), first.1.into())],
             hint: None,

@@ -461,7 +461,7 @@ impl<'a> Builder<'_, '_, 'a> {
                 self.reader.conflict(
                     Code::DuplicateKey,
                     entries[second].key.span,
-                    format!("the key `{}` stands twice", shorten(key(&second))),
+                    || format!("the key `{}` stands twice", shorten(key(&second))),
                     (entries[first].key.span, "first here"),
                 );
                 refused.push(second);

@@ -242,6 +242,10 @@ impl<'a> Rules<'a> {
         let name = self.application(application);
         let definition = self.view.definition_on(application, state);
         self.started.push((application, self.steps.len()));
+        let used = self.view.definitions[application as usize];
+        if !used.depends_on.is_empty() || !used.links.is_empty() {
+            self.uses_others.push(application);
+        }
         let action = Action::Start {
             application: name,
             definition,
@@ -266,8 +270,11 @@ impl<'a> Rules<'a> {
 
     /// Containers of applications that the files no longer define.
     pub(super) fn stop_undefined(&mut self) {
-        let start = self.extras.partition_point(|extra| extra.application.is_some());
-        let undefined = self.extras[start..].to_vec();
+        let start = self
+            .found
+            .extras
+            .partition_point(|extra| extra.application.is_some());
+        let undefined = self.found.extras[start..].to_vec();
         self.stop_extras(&undefined);
     }
 

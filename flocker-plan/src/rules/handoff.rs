@@ -341,6 +341,7 @@ impl<'a> Rules<'a> {
         let free = ByteSize(free.0.saturating_sub(promised.0));
         let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
         if needed > free {
+            self.note_full(move_.to);
             let application = self.application(move_.application);
             let on = self.node(move_.to);
             self.refused.push(Refusal::NoRoom {

@@ -9,6 +9,7 @@ use flocker_model::NodeName;
 use super::Rules;
 use super::need;
 use crate::fact::Fact;
+use crate::shares::each;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -27,28 +28,24 @@ impl Rules<'_> {
     /// Where applications use each other in a circle, the use that closes the
     /// circle is not waited for: links, unlike dependencies, may do that.
     pub(super) fn order(&mut self) {
-        let uses_others = |application: u32| {
-            let definition = self.view.definitions[application as usize];
-            !definition.depends_on.is_empty() || !definition.links.is_empty()
-        };
-        if !self
-            .started
-            .iter()
-            .any(|&(application, _)| uses_others(application))
-        {
+        if self.uses_others.is_empty() {
             return;
         }
         let owners = self.port_owners();
         // In order of user, and for one user in order of what it uses.
-        let mut uses: Vec<(u32, u32)> = Vec::new();
-        let mut last = None;
-        for &(application, _) in &self.started {
-            if last.replace(application) != Some(application) && uses_others(application) {
-                let all = self.used_by(application, &owners).into_iter();
-                let starting = all.filter(|&used| !self.starts_of(used).is_empty());
-                uses.extend(starting.map(|used| (application, used)));
-            }
-        }
+        self.uses_others.dedup();
+        let rules = &*self;
+        let starting = &rules.uses_others;
+        let shares = rules.view.workers.shares(starting.len(), starting.len());
+        let uses = each(&shares, |share| {
+            let uses = starting[share].iter().flat_map(|&application| {
+                let all = rules.used_by(application, &owners).into_iter();
+                all.filter(|&used| !rules.starts_of(used).is_empty())
+                    .map(move |used| (application, used))
+            });
+            uses.collect::<Vec<(u32, u32)>>()
+        });
+        let uses = uses.concat();
         let mut waits = Vec::with_capacity(uses.len());
         let mut marks = vec![None; self.view.names.len()];
         for user in uses.chunk_by(|(one, _), (other, _)| one == other) {

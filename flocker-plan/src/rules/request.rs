@@ -27,6 +27,7 @@ use crate::fact::Fact;
 use crate::obstacle::NotPromoted;
 use crate::plan::Plan;
 use crate::policy::Policy;
+use crate::shares::Workers;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -43,7 +44,7 @@ pub fn promote(
     dataset: DatasetId,
     on: &NodeName,
 ) -> Plan {
-    let mut rules = Rules::new(desired, actual, policy);
+    let mut rules = Rules::new(desired, actual, policy, Workers::ALONE);
     if rules.is_outdated() {
         return rules.finish();
     }
@@ -112,7 +113,7 @@ pub fn promote(
 ///
 /// A spare copy goes only while its owner is seen and every complete snapshot of it lives on there.
 pub fn reclaim(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
-    let mut rules = Rules::new(desired, actual, policy);
+    let mut rules = Rules::new(desired, actual, policy, Workers::ALONE);
     if rules.is_outdated() {
         return rules.finish();
     }
@@ -184,7 +185,7 @@ pub fn undo(
         .application(application)
         .and_then(|definition| definition.volume.as_ref());
     let dataset = volume.map_or_else(|| DatasetId::derived(application), |volume| volume.dataset);
-    let mut rules = Rules::new(desired, actual, policy);
+    let mut rules = Rules::new(desired, actual, policy, Workers::ALONE);
     if rules.is_outdated() {
         return Undo::Restore {
             plan: rules.finish(),

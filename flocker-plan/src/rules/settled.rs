@@ -1,15 +1,19 @@
 //! What needs no look: one pass over numbered records finds the applications of which anything is not as it is to be.
 
 use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::Arc;
 
 use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::Manifestation;
 use flocker_model::Snapshot;
 
+use super::Found;
 use super::Rules;
 use super::application;
 use super::dataset;
+use crate::shares::each;
 use crate::view::CopyView;
 use crate::view::Extra;
 use crate::view::Ownership;
@@ -23,142 +27,86 @@ pub(super) const BLOCK: usize = 64;
 impl<'a> Rules<'a> {
     /// Finds the datasets that need no look: one copy alone or with spare ones, its owner at home, its size right.
     pub(super) fn find_settled_data(&mut self) {
-        let view = &self.view;
-        let mut copies = view.copies.all();
-        for &(dataset, application) in view.desired.placements().datasets() {
-            let n_before = copies.iter().take_while(|copy| copy.dataset < dataset).count();
-            copies = &copies[n_before..];
-            let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();
-            let (group, rest) = copies.split_at(n_copies);
-            copies = rest;
-            self.data_settled[application as usize] = false;
-            let Some(home) = view.homes(application).next() else {
-                continue;
-            };
-            let size_is_right = |is_limited: bool, what: &Manifestation| {
-                let has_limit = is_limited || view.desired.placements().is_limited(application);
-                let volume = &view.definitions[application as usize].volume;
-                !has_limit || Some(what.maximum_size) == volume.as_ref().map(|volume| volume.maximum_size)
-            };
-            let mut owners = group.iter().filter(|copy| copy.ownership != Ownership::None);
-            let settled = match (owners.next(), owners.next()) {
-                (Some(owner), None) => {
-                    owner.ownership == Ownership::Primary
-                        && owner.node == home
-                        && size_is_right(owner.is_limited, owner.what)
-                }
-                (Some(_), Some(_)) => {
-                    let seen = dataset::see(view, dataset);
-                    matches!(seen, dataset::Seen::Primary { on, what, .. }
-                        if on == home && size_is_right(what.maximum_size.is_some(), what))
-                }
-                (None, _) => false,
-            };
-            self.data_settled[application as usize] = settled;
+        let view = &*self.view;
+        let n_datasets = view.desired.placements().datasets().len();
+        let shares = view.workers.shares(n_datasets, n_datasets);
+        let mut found = each(&shares, |share| settled_data(view, share)).into_iter();
+        let mut settled = found.next().unwrap_or_default();
+        for share in found {
+            for (all, own) in settled.iter_mut().zip(share) {
+                *all &= own;
+            }
         }
+        self.change_found(|found| found.data_settled = settled);
     }
 
     /// Compares what runs on each node with what is to run there.
     pub(super) fn find_containers(&mut self) {
-        let view = &self.view;
-        let mut n_right = vec![0_u32; view.names.len()];
-        let mut seen_at_home = vec![false; view.names.len()];
-        let mut n_numbered = 0;
-        for (node, node_view) in (0_u32..).zip(&view.nodes) {
-            let Some(state) = node_view.seen else { continue };
-            let placed = node_view
-                .member
-                .map_or(&[][..], |member| view.desired.placements().placed(member));
-            let mut placed = placed.iter().copied().peekable();
-            for (name, container) in &state.containers {
-                let mut order = Ordering::Greater;
-                let mut found = None;
-                while let Some(&application) = placed.peek() {
-                    order = view.names[application as usize].cmp(name);
-                    if order == Ordering::Greater {
-                        break;
-                    }
-                    found = placed.next();
-                    if order == Ordering::Equal {
-                        break;
-                    }
-                }
-                match found.filter(|_| order == Ordering::Equal) {
-                    Some(application) => {
-                        let right = container.definition == view.definition_on(application, state)
-                            && application::runs_as_wanted(view.definitions[application as usize], container);
-                        n_right[application as usize] += u32::from(right);
-                        seen_at_home[application as usize] = true;
-                    }
-                    None => self.extras.push(Extra {
-                        application: None,
-                        name,
-                        node,
-                        container,
-                    }),
-                }
+        let view = &*self.view;
+        let shares = view.workers.shares(view.nodes.len(), view.names.len());
+        let mut found = each(&shares, |share| containers_on(view, share)).into_iter();
+        let Containers {
+            mut n_right,
+            mut seen_at_home,
+            mut extras,
+        } = found.next().unwrap_or_default();
+        for mut share in found {
+            for (all, own) in n_right.iter_mut().zip(share.n_right) {
+                *all += own;
             }
-            // As soon as there are many: while what was read of them is near.
-            if self.extras.len() >= n_numbered + BLOCK {
-                number_extras(view, &mut self.extras[n_numbered..]);
-                n_numbered = self.extras.len();
+            for (all, own) in seen_at_home.iter_mut().zip(share.seen_at_home) {
+                *all |= own;
             }
+            extras.append(&mut share.extras);
         }
-        number_extras(view, &mut self.extras[n_numbered..]);
-        self.seen_at_home = seen_at_home;
-        for ((application, settled), n_right) in (0_u32..).zip(&mut self.runs_settled).zip(n_right) {
-            *settled = view.desired.placements().homes(application).len() == n_right as usize;
+        let placements = view.desired.placements();
+        let runs_settled = (0_u32..)
+            .zip(n_right)
+            .map(|(application, n_right)| placements.homes(application).len() == n_right as usize);
+        let runs_settled = runs_settled.collect();
+        let (extras, extra_starts) = sort_extras(extras, view.names.len());
+        self.change_found(|found| {
+            found.runs_settled = runs_settled;
+            found.seen_at_home = seen_at_home;
+            found.extras = extras;
+            found.extra_starts = extra_starts;
+        });
+    }
+
+    /// Writes down what a look has found: rules, which share it, come later.
+    fn change_found(&mut self, change: impl FnOnce(&mut Found<'a>)) {
+        if let Some(found) = Arc::get_mut(&mut self.found) {
+            change(found);
         }
-        self.sort_extras();
     }
 
     pub(super) fn is_settled(&self, application: u32) -> bool {
-        let homes = self.view.desired.placements().homes(application);
-        let at_rest = self.runs_settled[application as usize]
-            && (homes.is_empty() || self.data_settled[application as usize]);
-        at_rest && self.extras_of(application).is_empty()
+        self.found.is_settled(application, &self.view)
     }
 
     pub(super) fn extras_of(&self, application: u32) -> &[Extra<'a>] {
-        let place = application as usize;
-        let bounds = self.extra_starts.get(place).zip(self.extra_starts.get(place + 1));
-        bounds.map_or(&[], |(start, end)| &self.extras[*start as usize..*end as usize])
-    }
-
-    /// Puts containers where they are not placed, which come in order of node, into order of application.
-    fn sort_extras(&mut self) {
-        let Some(&first) = self.extras.first() else {
-            return;
-        };
-        let n_applications = self.view.names.len();
-        let place = |extra: &Extra<'_>| extra.application.map_or(n_applications, |own| own as usize);
-        let mut starts = vec![0; n_applications + 2];
-        for extra in &self.extras {
-            starts[place(extra) + 1] += 1;
-        }
-        for place in 1..starts.len() {
-            starts[place] += starts[place - 1];
-        }
-        let mut free = starts.clone();
-        let mut sorted = vec![first; self.extras.len()];
-        for extra in &self.extras {
-            let free = &mut free[place(extra)];
-            sorted[*free as usize] = *extra;
-            *free += 1;
-        }
-        self.extras = sorted;
-        self.extra_starts = starts;
+        self.found.extras_of(application)
     }
 
     /// Returns the applications of which anything is not as it is to be, and tells the view whose data will be asked for.
     pub(super) fn find_unsettled(&mut self) -> Vec<u32> {
-        let all = 0..number(self.view.names.len());
-        let unsettled: Vec<u32> = all.filter(|&application| !self.is_settled(application)).collect();
-        let volumes = unsettled
-            .iter()
-            .filter_map(|&application| self.view.definitions[application as usize].volume.as_ref());
-        let datasets: Vec<DatasetId> = volumes.map(|volume| volume.dataset).collect();
-        self.view.seek(datasets.into_iter());
+        let n_applications = self.view.names.len();
+        let rules = &*self;
+        let (view, found) = (&*rules.view, &*rules.found);
+        let shares = view.workers.shares(n_applications, n_applications);
+        let unsettled = each(&shares, |share| {
+            let share = number(share.start)..number(share.end);
+            let unsettled = share.filter(|&application| !found.is_settled(application, view));
+            unsettled
+                .map(|application| (application, view.dataset(application)))
+                .collect::<Vec<_>>()
+        });
+        let (unsettled, datasets): (Vec<u32>, Vec<Option<DatasetId>>) =
+            unsettled.into_iter().flatten().unzip();
+        let datasets: Vec<DatasetId> = datasets.into_iter().flatten().collect();
+        if let Some(view) = Arc::get_mut(&mut self.view) {
+            view.seek(datasets.into_iter());
+        }
         unsettled
     }
 
@@ -210,6 +158,155 @@ impl<'a> Rules<'a> {
         let names = names.chain(copies.iter().map(|copy| view.node(copy.node).name.as_str()));
         std::hint::black_box((read, names.map(str::len).sum::<usize>()));
     }
+}
+
+impl<'a> Found<'a> {
+    fn is_settled(&self, application: u32, view: &View<'_>) -> bool {
+        let homes = view.desired.placements().homes(application);
+        let at_rest = self.runs_settled[application as usize]
+            && (homes.is_empty() || self.data_settled[application as usize]);
+        at_rest && self.extras_of(application).is_empty()
+    }
+
+    fn extras_of(&self, application: u32) -> &[Extra<'a>] {
+        let place = application as usize;
+        let bounds = self.extra_starts.get(place).zip(self.extra_starts.get(place + 1));
+        bounds.map_or(&[], |(start, end)| &self.extras[*start as usize..*end as usize])
+    }
+}
+
+/// Says by number of application whether its data is where it is to be; of the datasets of other shares, that it is.
+fn settled_data(view: &View<'_>, share: Range<usize>) -> Vec<bool> {
+    let mut all_settled = vec![true; view.names.len()];
+    let datasets = &view.desired.placements().datasets()[share];
+    let mut copies = view.copies.all();
+    if let Some((first, _)) = datasets.first() {
+        let n_before = copies.partition_point(|copy| copy.dataset < *first);
+        copies = &copies[n_before..];
+    }
+    for &(dataset, application) in datasets {
+        let n_before = copies.iter().take_while(|copy| copy.dataset < dataset).count();
+        copies = &copies[n_before..];
+        let n_copies = copies.iter().take_while(|copy| copy.dataset == dataset).count();
+        let (group, rest) = copies.split_at(n_copies);
+        copies = rest;
+        all_settled[application as usize] = is_data_settled(view, application, dataset, group);
+    }
+    all_settled
+}
+
+/// Says whether the copies of a dataset that an application claims are as they are to be.
+fn is_data_settled(view: &View<'_>, application: u32, dataset: DatasetId, copies: &[CopyView<'_>]) -> bool {
+    let Some(home) = view.homes(application).next() else {
+        return false;
+    };
+    let size_is_right = |is_limited: bool, what: &Manifestation| {
+        let has_limit = is_limited || view.desired.placements().is_limited(application);
+        let volume = &view.definitions[application as usize].volume;
+        !has_limit || Some(what.maximum_size) == volume.as_ref().map(|volume| volume.maximum_size)
+    };
+    let mut owners = copies.iter().filter(|copy| copy.ownership != Ownership::None);
+    match (owners.next(), owners.next()) {
+        (Some(owner), None) => {
+            owner.ownership == Ownership::Primary
+                && owner.node == home
+                && size_is_right(owner.is_limited, owner.what)
+        }
+        (Some(_), Some(_)) => {
+            let seen = dataset::see(view, dataset);
+            matches!(seen, dataset::Seen::Primary { on, what, .. }
+                if on == home && size_is_right(what.maximum_size.is_some(), what))
+        }
+        (None, _) => false,
+    }
+}
+
+/// What runs on some nodes, against what is to run there.
+#[derive(Default)]
+struct Containers<'a> {
+    /// By number of application: how many of its homes among them run it as it is to be.
+    n_right: Vec<u32>,
+    /// By number of application: whether a container of it is on one of its homes among them.
+    seen_at_home: Vec<bool>,
+    /// Containers where they are not placed, in order of node.
+    extras: Vec<Extra<'a>>,
+}
+
+fn containers_on<'a>(view: &View<'a>, share: Range<usize>) -> Containers<'a> {
+    let mut n_right = vec![0_u32; view.names.len()];
+    let mut seen_at_home = vec![false; view.names.len()];
+    let mut extras = Vec::new();
+    let mut n_numbered = 0;
+    for (node, node_view) in (number(share.start)..).zip(&view.nodes[share]) {
+        let Some(state) = node_view.seen else { continue };
+        let placed = node_view
+            .member
+            .map_or(&[][..], |member| view.desired.placements().placed(member));
+        let mut placed = placed.iter().copied().peekable();
+        for (name, container) in &state.containers {
+            let mut order = Ordering::Greater;
+            let mut found = None;
+            while let Some(&application) = placed.peek() {
+                order = view.names[application as usize].cmp(name);
+                if order == Ordering::Greater {
+                    break;
+                }
+                found = placed.next();
+                if order == Ordering::Equal {
+                    break;
+                }
+            }
+            match found.filter(|_| order == Ordering::Equal) {
+                Some(application) => {
+                    let right = container.definition == view.definition_on(application, state)
+                        && application::runs_as_wanted(view.definitions[application as usize], container);
+                    n_right[application as usize] += u32::from(right);
+                    seen_at_home[application as usize] = true;
+                }
+                None => extras.push(Extra {
+                    application: None,
+                    name,
+                    node,
+                    container,
+                }),
+            }
+        }
+        // As soon as there are many: while what was read of them is near.
+        if extras.len() >= n_numbered + BLOCK {
+            number_extras(view, &mut extras[n_numbered..]);
+            n_numbered = extras.len();
+        }
+    }
+    number_extras(view, &mut extras[n_numbered..]);
+    Containers {
+        n_right,
+        seen_at_home,
+        extras,
+    }
+}
+
+/// Puts containers where they are not placed, which come in order of node, into order of application; returns them, and
+/// by number of application where its own begin.
+fn sort_extras(extras: Vec<Extra<'_>>, n_applications: usize) -> (Vec<Extra<'_>>, Vec<u32>) {
+    let Some(&first) = extras.first() else {
+        return (extras, Vec::new());
+    };
+    let place = |extra: &Extra<'_>| extra.application.map_or(n_applications, |own| own as usize);
+    let mut starts = vec![0; n_applications + 2];
+    for extra in &extras {
+        starts[place(extra) + 1] += 1;
+    }
+    for place in 1..starts.len() {
+        starts[place] += starts[place - 1];
+    }
+    let mut free = starts.clone();
+    let mut sorted = vec![first; extras.len()];
+    for extra in &extras {
+        let free = &mut free[place(extra)];
+        sorted[*free as usize] = *extra;
+        *free += 1;
+    }
+    (sorted, starts)
 }
 
 /// Finds the numbers of the applications of some containers.

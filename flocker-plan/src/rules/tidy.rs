@@ -26,7 +26,7 @@ impl Rules<'_> {
             .placements()
             .datasets()
             .iter()
-            .filter(|(_, application)| self.data_settled[*application as usize])
+            .filter(|(_, application)| self.found.data_settled[*application as usize])
             .map(|(dataset, _)| *dataset);
         let mut copies = self.view.copies.all();
         let mut crowded = Vec::new();

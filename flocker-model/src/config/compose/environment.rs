@@ -71,7 +71,7 @@ impl Reader<'_, '_, '_> {
                 continue;
             };
             if let Some(first) = seen.insert(variable, item.span) {
-                let message = format!("the variable `{}` stands twice", super::shorten(variable));
+                let message = || format!("the variable `{}` stands twice", super::shorten(variable));
                 self.conflict(Code::DuplicateKey, item.span, message, (first, "first here"));
                 continue;
             }

@@ -35,7 +35,7 @@ impl Reader<'_, '_, '_> {
     pub(super) fn service_volumes(&mut self, node: &Node<'_>, draft: &mut Draft, file: &mut File) {
         let items = self.list(node, "`volumes`").unwrap_or_default();
         for second in items.iter().skip(1) {
-            let message = format!("application `{}` has more than one volume", draft.name);
+            let message = || format!("application `{}` has more than one volume", draft.name);
             let first = (items[0].span, "the one that it may have");
             self.conflict(Code::UnsupportedValue, second.span, message, first);
         }
@@ -121,11 +121,13 @@ impl Reader<'_, '_, '_> {
             }
             None | Some(None) => {}
             Some(Some(Taken { by, span: first })) => {
-                let message = format!(
-                    "applications `{by}` and `{}` both claim volume `{}`",
-                    draft.name,
-                    shorten(source)
-                );
+                let message = || {
+                    format!(
+                        "applications `{by}` and `{}` both claim volume `{}`",
+                        draft.name,
+                        shorten(source)
+                    )
+                };
                 self.conflict(
                     Code::DatasetClaimedTwice,
                     span,

@@ -1,0 +1,158 @@
+//! The rules for many applications, by several threads at once.
+//!
+//! What the rules decide of one application hardly ever depends on another:
+//! only space that was promised, and containers that were stopped for
+//! somebody else's data, do. Each share is planned as if nothing were decided
+//! before it. Where that turns out to be wrong, what it gave is thrown away,
+//! and it is planned again after the shares before it. The plan is the
+//! same as if one thread had made all of it.
+
+use std::sync::Arc;
+
+use flocker_model::ApplicationName;
+
+use super::Rules;
+use super::settled::BLOCK;
+use crate::shares::beside;
+
+/// How much more there is to do for an application by rule than to look at it.
+const BY_RULE: usize = 8;
+
+/// What one share may have in common with another.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// What was stopped, or was to be, by the rules of an application of another name, and where.
+    stopped: Vec<(u32, ApplicationName)>,
+    /// Nodes that had no room for something.
+    full: Vec<u32>,
+}
+
+impl Rules<'_> {
+    /// Looks at these applications, in order, by rule.
+    pub(super) fn apply_all(&mut self, unsettled: &[u32]) {
+        let workers = self.view.workers;
+        let shares = workers.shares(unsettled.len(), unsettled.len() * BY_RULE);
+        let Some((first, others)) = shares.split_first() else {
+            return;
+        };
+        if others.is_empty() {
+            return self.apply_some(unsettled);
+        }
+        self.view.find_all_users();
+        let (view, policy, found) = (Arc::clone(&self.view), self.policy, Arc::clone(&self.found));
+        let ((), planned) = beside(
+            || self.apply_some(&unsettled[first.clone()]),
+            others,
+            |share| {
+                let mut rules = Rules::with(Arc::clone(&view), policy, Arc::clone(&found));
+                rules.apply_some(&unsettled[share]);
+                rules
+            },
+        );
+        for (share, planned) in others.iter().zip(planned) {
+            let share = &unsettled[share.clone()];
+            if self.holds_after_this(&planned, share) {
+                self.append(planned);
+            } else {
+                drop(planned);
+                self.apply_some(share);
+            }
+        }
+    }
+
+    fn apply_some(&mut self, applications: &[u32]) {
+        for some in applications.chunks(BLOCK) {
+            self.look_ahead(some);
+            for &application in some {
+                self.looked_at = Some(application);
+                self.apply(application);
+            }
+        }
+        self.looked_at = None;
+    }
+
+    /// Notes what is stopped by the rules of an application of another name.
+    ///
+    /// Rules ask whether something is stopped only where it has the
+    /// application's own name, or where they are about to stop it.
+    pub(super) fn note_stop(&mut self, name: &ApplicationName, node: u32) {
+        if let Some(own) = self.looked_at
+            && self.view.names[own as usize] != name
+        {
+            self.beside.stopped.push((node, name.clone()));
+        }
+    }
+
+    /// Notes that a node has no room for something: the reader is told how much it has.
+    pub(super) fn note_full(&mut self, node: u32) {
+        self.beside.full.push(node);
+    }
+
+    /// Says whether the rules would have decided the same of a share after everything that is decided already.
+    fn holds_after_this(&self, planned: &Rules<'_>, share: &[u32]) -> bool {
+        let is_free = |&node: &u32| self.promised[node as usize].0 == 0;
+        let promised = (0_u32..).zip(self.promised.iter().zip(&planned.promised));
+        let mut both = promised.filter(|(_, (before, more))| before.0 > 0 && more.0 > 0);
+        let has_room = both.all(|(node, (before, more))| {
+            let free = self.view.node(node).seen.and_then(|state| state.free);
+            let sum = before.0.checked_add(more.0);
+            sum.zip(free).is_some_and(|(sum, free)| sum <= free.0)
+        });
+        let placements = self.view.desired.placements();
+        let is_in_share = |name: &ApplicationName| {
+            let number = placements.find(name, &self.view.names);
+            number.is_some_and(|number| share.binary_search(&number).is_ok())
+        };
+        has_room
+            && planned.beside.full.iter().all(is_free)
+            && planned
+                .beside
+                .stopped
+                .iter()
+                .all(|(node, name)| !self.is_stopped(name, *node))
+            && self.beside.stopped.iter().all(|(_, name)| !is_in_share(name))
+    }
+
+    /// Adds what was decided of a share to what was decided before.
+    fn append(&mut self, planned: Rules<'_>) {
+        let Rules {
+            view: _,
+            policy: _,
+            found: _,
+            mut serving,
+            started,
+            uses_others,
+            stopped,
+            after_stops,
+            leaving,
+            promised,
+            handoff: _,
+            beside,
+            looked_at: _,
+            mut steps,
+            waiting,
+            refused,
+            kept,
+        } = planned;
+        let n_before = self.steps.len();
+        let later = |(application, position): (u32, usize)| (application, n_before + position);
+        self.serving.append(&mut serving);
+        self.started.extend(started.into_iter().map(later));
+        self.uses_others.extend(uses_others);
+        for (all, more) in self.stopped.iter_mut().zip(stopped) {
+            all.append(more);
+        }
+        let after_stops = after_stops.into_iter().map(|position| n_before + position);
+        self.after_stops.extend(after_stops);
+        self.leaving.extend(leaving.into_iter().map(later));
+        for (all, more) in self.promised.iter_mut().zip(promised) {
+            *all = all.plus(more);
+        }
+        self.beside.stopped.extend(beside.stopped);
+        self.beside.full.extend(beside.full);
+        self.steps.append(&mut steps);
+        self.waiting.extend(waiting);
+        self.refused.extend(refused);
+        self.kept.extend(kept);
+    }
+}
