@@ -19,6 +19,7 @@ mod command;
 mod dice;
 mod harm;
 mod late;
+mod living;
 pub mod ledger;
 mod lookout;
 mod mishap;

@@ -30,6 +30,7 @@ use uuid::Uuid;
 use super::client::Clients;
 use super::harm::Harmed;
 use super::late::Sent;
+use super::living::LivingRecord;
 use super::mishap::Mishap;
 use super::mishap::Planned;
 use super::sieve::Looks;
@@ -360,16 +361,21 @@ impl Cluster {
         if program.as_ref().is_some_and(|program| program.boot == boot) {
             return;
         }
+        // What was begun in a program that has ended is polled once more, maybe: it does nothing any more.
+        let memory = machine.memory.of_this_process();
         let parts = NodeParts {
             name: name.clone(),
             reached_at: address(name),
-            address: machine.memory.address(),
+            address: memory.address(),
             boot,
-            volumes: Arc::new(machine.volumes.clone()),
-            runtime: Arc::new(machine.memory.runtime()),
-            router: Arc::new(machine.memory.router()),
+            volumes: Arc::new(machine.volumes.of(memory.volumes())),
+            runtime: Arc::new(memory.runtime()),
+            router: Arc::new(memory.router()),
             transport: Arc::new(self.network.transport(directory(name))),
-            record: Arc::clone(&machine.record) as _,
+            record: Arc::new(LivingRecord {
+                store: Arc::clone(&machine.record),
+                process: memory,
+            }),
             foreign_ports: Arc::new(NoForeignPorts),
             deadlines: Deadlines::default(),
         };
