@@ -25,6 +25,11 @@ pub enum NotPromoted {
         /// Which.
         to: NodeName,
     },
+    /// A node that was declared lost answers, and claims the data; nothing tells it anything.
+    Returned {
+        /// Which.
+        by: NodeName,
+    },
 }
 
 impl NotPromoted {
@@ -39,6 +44,9 @@ impl NotPromoted {
             Self::Offered { to } => format!(
                 "`flocker deploy` finishes this; if {to} is lost for ever, `flocker node forget {to}` says so"
             ),
+            Self::Returned { by } => format!(
+                "it may write there: switch {by} off, or name it again with `flocker node remember {by}`, and its copy is set aside"
+            ),
         }
     }
 }
@@ -49,6 +57,9 @@ impl fmt::Display for NotPromoted {
             Self::NoCopy => f.write_str("there is no complete one"),
             Self::Owned { by } => write!(f, "{by} owns the data"),
             Self::Offered { to } => write!(f, "it was let go to {to}, which may have it"),
+            Self::Returned { by } => {
+                write!(f, "{by} was declared lost for ever, answers again, and claims the data")
+            }
         }
     }
 }

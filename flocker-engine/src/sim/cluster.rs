@@ -39,7 +39,6 @@ use crate::clock::Deadlines;
 use crate::local::LocalNode;
 use crate::local::NoForeignPorts;
 use crate::local::NodeParts;
-use crate::local::Session;
 use crate::node::LockToken;
 use crate::record::MemoryRecord;
 use crate::record::NodeRecord;
@@ -502,7 +501,7 @@ impl Cluster {
     fn end_sessions(&self, of: impl Fn(&NodeName) -> bool) {
         for (_, machine) in self.machines.iter().filter(|(name, _)| of(name)) {
             if let Some(program) = lock(&machine.program).as_ref() {
-                program.local.end_session(Session::HERE);
+                program.local.end_all_sessions();
             }
             lock(&self.holders).remove(machine.memory.name());
         }

@@ -34,8 +34,12 @@ use crate::step::Reason;
 /// Makes one node's copy of a dataset the owner's, and sets every other copy that claims to be aside.
 ///
 /// For the two cases that planning refuses: nobody owns the dataset, or more
-/// than one node says so. While a node is silent that nobody has declared
-/// lost, the plan waits: it may be the owner.
+/// than one node says so. Where more than one does, whoever is chosen, all
+/// others are stopped and set aside first: what they have is in their trash
+/// then, and nobody writes until the chosen one does. While a node is silent
+/// that nobody has declared lost, the plan waits: it may be the owner. One that
+/// was declared lost, and answers all the same as one of several owners, is
+/// told nothing, and so nobody becomes the owner beside it.
 pub fn promote(
     desired: &Deployment,
     actual: &ClusterState,
@@ -87,8 +91,15 @@ pub fn promote(
             Some(NotPromoted::NoCopy)
         }
         Seen::Split { .. } => {
-            rules.settle_split(dataset, node);
-            None
+            let claims = rules.claims(dataset);
+            let returned = claims.iter().find(|(claiming, _)| !rules.obeys(*claiming));
+            match returned.map(|(claiming, _)| rules.node(*claiming)) {
+                Some(by) => Some(NotPromoted::Returned { by }),
+                None => {
+                    rules.settle_split(dataset, node, &claims);
+                    None
+                }
+            }
         }
         Seen::CopiesOnly { .. } | Seen::Released { .. } => {
             rules.promote_copy(dataset, node, Vec::new());
@@ -245,17 +256,18 @@ pub fn undo(
 }
 
 impl Rules<'_> {
+    /// Returns who says to be or to have been the owner, and in which ownership.
+    fn claims(&self, dataset: DatasetId) -> Vec<(u32, Epoch)> {
+        let copies = self.view.copies_of(dataset).iter();
+        let claims = copies.filter_map(|copy| match copy.what.role {
+            Role::Primary { epoch } | Role::Released { epoch, .. } => Some((copy.node, epoch)),
+            Role::Replica => None,
+        });
+        claims.collect()
+    }
+
     /// The chosen owner stays or becomes it under a newer ownership; the others are stopped and set aside.
-    fn settle_split(&mut self, dataset: DatasetId, chosen: u32) {
-        let claims: Vec<(u32, Epoch)> = self
-            .view
-            .copies_of(dataset)
-            .iter()
-            .filter_map(|copy| match copy.what.role {
-                Role::Primary { epoch } | Role::Released { epoch, .. } => Some((copy.node, epoch)),
-                Role::Replica => None,
-            })
-            .collect();
+    fn settle_split(&mut self, dataset: DatasetId, chosen: u32, claims: &[(u32, Epoch)]) {
         let newest = claims
             .iter()
             .map(|(_, epoch)| *epoch)
