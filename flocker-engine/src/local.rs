@@ -11,7 +11,6 @@ mod images;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
 mod lock;
-mod packing;
 mod perform;
 mod push;
 mod relays;
@@ -35,6 +34,7 @@ use flocker_backends::LogRequest;
 use flocker_backends::Router;
 use flocker_backends::Transport;
 use flocker_backends::VolumeBackend;
+use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::KeyPin;
 use flocker_backends::transport::direct::TransferKey;
 use flocker_model::ApplicationName;
@@ -54,6 +54,7 @@ use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Claim;
 use crate::node::ImageCargo;
+use crate::node::ImagePush;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Order;
@@ -68,6 +69,7 @@ use crate::record::RecordStore;
 
 use admission::Admissions;
 pub use doors::Doors;
+pub(crate) use doors::Guest;
 use doors::Porch;
 use gate::Entry;
 use gate::Gate;
@@ -379,7 +381,7 @@ impl NodeHandle for LocalNode {
             .map_or(Passage::Own, |ajar| Passage::Door(ajar.door.address()));
         let lifetime = self.parts.deadlines.ticket;
         let pass = self.admissions.open(transfer, generation, lifetime, |pass| {
-            door.map(|ajar| ajar.watch(pass, lifetime))
+            door.map(|ajar| ajar.await_transfer(pass, lifetime))
         })?;
         Ok(Ticket {
             address: self.parts.reached_at.clone(),
@@ -441,8 +443,21 @@ impl NodeHandle for LocalNode {
         &self,
         cargo: &ImageCargo,
         stream: ByteStream,
+        _bandwidth: Option<ByteSize>,
         _progress: &dyn Progress,
     ) -> Result<Change, NodeError> {
         self.keep_image(cargo, stream).await
+    }
+
+    async fn admit_image(
+        &self,
+        cargo: &ImageCargo,
+        sender: KeyPin,
+    ) -> Result<Option<DoorAddress>, NodeError> {
+        self.await_image(cargo, sender).await
+    }
+
+    async fn push_image(&self, push: &ImagePush, progress: &dyn Progress) -> Result<Change, NodeError> {
+        self.send_image(push, progress).await
     }
 }
