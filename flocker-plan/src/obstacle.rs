@@ -58,7 +58,10 @@ impl fmt::Display for NotPromoted {
             Self::Owned { by } => write!(f, "{by} owns the data"),
             Self::Offered { to } => write!(f, "it was let go to {to}, which may have it"),
             Self::Returned { by } => {
-                write!(f, "{by} was declared lost for ever, answers again, and claims the data")
+                write!(
+                    f,
+                    "{by} was declared lost for ever, answers again, and claims the data"
+                )
             }
         }
     }

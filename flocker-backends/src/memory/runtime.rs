@@ -112,10 +112,13 @@ impl MemoryRuntime {
     }
 
     fn life(&self, what: &str) -> Result<Life, RuntimeError> {
-        self.machine.faults.life(self.process).map_err(|injected| RuntimeError::Io {
-            what: what.into(),
-            source: injected.to_io(),
-        })
+        self.machine
+            .faults
+            .life(self.process)
+            .map_err(|injected| RuntimeError::Io {
+                what: what.into(),
+                source: injected.to_io(),
+            })
     }
 
     fn refuse_without_volume(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {

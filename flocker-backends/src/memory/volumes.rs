@@ -213,10 +213,13 @@ impl MemoryVolumes {
     }
 
     fn life(&self, what: &str) -> Result<Life, VolumeError> {
-        self.machine.faults.life(self.process).map_err(|injected| VolumeError::Io {
-            what: what.into(),
-            source: injected.to_io(),
-        })
+        self.machine
+            .faults
+            .life(self.process)
+            .map_err(|injected| VolumeError::Io {
+                what: what.into(),
+                source: injected.to_io(),
+            })
     }
 
     /// Returns the error for a stream that did not come to its end; what arrived is kept.

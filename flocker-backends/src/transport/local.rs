@@ -174,7 +174,11 @@ impl LocalListener {
     /// Stops answering, and keeps others out still: who is at its last orders is the node until they are over.
     #[must_use = "once it is dropped, another process can be the node"]
     pub fn close(self) -> Seat {
-        let Self { listener, socket, seat } = self;
+        let Self {
+            listener,
+            socket,
+            seat,
+        } = self;
         drop(listener);
         drop(socket);
         seat

@@ -187,7 +187,10 @@ fn one_person_holds_the_deploy_lock() {
                 let claim = claim(number);
                 if lock.take(&claim, Session::HERE).is_ok() {
                     inside.alone().await;
-                    assert!(lock.check(Session::HERE, Some(claim.token)).is_ok(), "nobody has taken it away");
+                    assert!(
+                        lock.check(Session::HERE, Some(claim.token)).is_ok(),
+                        "nobody has taken it away"
+                    );
                     assert_eq!(lock.release(claim.token), Change::Made);
                 }
             })

@@ -58,7 +58,10 @@ impl Harmed {
 
     /// Returns the same volumes as one process has them.
     pub(crate) fn of(&self, inner: MemoryVolumes) -> Self {
-        Self { inner, ..self.clone() }
+        Self {
+            inner,
+            ..self.clone()
+        }
     }
 
     /// Lets the next so many lists be cut short.

@@ -28,12 +28,7 @@ impl Cluster {
     }
 
     /// Keeps an order, so that it can arrive again late; returns its number, where it was kept.
-    pub(crate) fn keep_order(
-        &self,
-        node: &NodeName,
-        order: &Order,
-        session: Option<Session>,
-    ) -> Option<u64> {
+    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order, session: Option<Session>) -> Option<u64> {
         if !self.troubles().keeps_orders {
             return None;
         }

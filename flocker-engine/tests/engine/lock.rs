@@ -155,7 +155,10 @@ async fn an_order_that_comes_late_over_a_connection_that_was_given_up_is_refused
         Generation(1),
     );
     order.lock = Some(claim.token);
-    assert_eq!(given_up.perform(&order, &Unwatched).await, Err(NodeError::LockLost));
+    assert_eq!(
+        given_up.perform(&order, &Unwatched).await,
+        Err(NodeError::LockLost)
+    );
     assert_eq!(newer.perform(&order, &Unwatched).await, Ok(Change::AlreadySo));
     // Its end does not take the lock from the newer one.
     drop(given_up);
