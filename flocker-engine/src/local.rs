@@ -239,11 +239,12 @@ impl LocalNode {
     /// over that one is refused from then on, and a change of the routes that
     /// it has begun is over.
     pub(crate) async fn lock_over(&self, session: Session, claim: &Claim) -> Result<Change, NodeError> {
-        let Taken { change, has_moved } = self.lock.take(claim, session)?;
-        if has_moved {
-            // Other orders say for which ownership they are; one route is as good as another.
-            let limit = self.parts.deadlines.answer;
-            self.turns.take(Subject::Routes, Use::Alone, limit).await?;
+        let Taken { change, is_new } = self.lock.take(claim, session)?;
+        let limit = self.parts.deadlines.answer;
+        // Other orders say for which ownership they are; one route is as good as another.
+        if is_new && let Err(error) = self.turns.take(Subject::Routes, Use::Alone, limit).await {
+            self.lock.release(claim.token);
+            return Err(error);
         }
         let told = self.record(|record| {
             for (name, peer) in &claim.peers {

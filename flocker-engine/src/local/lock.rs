@@ -38,8 +38,8 @@ struct Holder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) change: Change,
-    /// It was held over another connection until now.
-    pub(crate) has_moved: bool,
+    /// It was not held until now, or over another connection.
+    pub(crate) is_new: bool,
 }
 
 /// The deploy lock of a node. It is not written down: it ends with the node's program.
@@ -54,7 +54,7 @@ impl DeployLock {
     /// Takes it, or says who holds it. The same claim over a new connection moves there, and is good over that one alone.
     pub(crate) fn take(&self, claim: &Claim, session: Session) -> Result<Taken, NodeError> {
         let mut holder = self.holder();
-        let has_moved = holder.as_ref().is_some_and(|holder| holder.session != session);
+        let is_new = holder.as_ref().is_none_or(|holder| holder.session != session);
         let change = match holder.as_ref() {
             Some(other) if other.token != claim.token && !is_planted(Bug::LockGivenTwice) => {
                 return Err(NodeError::Held {
@@ -71,7 +71,7 @@ impl DeployLock {
             name: claim.holder.clone(),
             since: claim.since,
         });
-        Ok(Taken { change, has_moved })
+        Ok(Taken { change, is_new })
     }
 
     /// Gives it back, where this claim holds it.
