@@ -40,13 +40,13 @@ use flocker_backends::transport::direct::TransferKey;
 use flocker_model::ApplicationName;
 use flocker_model::BootId;
 use flocker_model::ByteSize;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::Image;
 use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
-use flocker_model::PortNumber;
 use flocker_model::planted::Bug;
 use flocker_model::planted::is_planted;
 
@@ -86,7 +86,7 @@ use turns::Use;
 #[async_trait]
 pub trait ForeignPorts: fmt::Debug + Send + Sync {
     /// Returns the ports of the node's address that something else than Flocker uses.
-    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault>;
+    async fn foreign_ports(&self) -> Result<BTreeSet<ExternalPort>, Fault>;
 }
 
 /// The answer of who does not look: none.
@@ -95,7 +95,7 @@ pub struct NoForeignPorts;
 
 #[async_trait]
 impl ForeignPorts for NoForeignPorts {
-    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault> {
+    async fn foreign_ports(&self) -> Result<BTreeSet<ExternalPort>, Fault> {
         Ok(BTreeSet::new())
     }
 }

@@ -7,9 +7,9 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::NodeName;
-use flocker_model::PortNumber;
 use flocker_model::SnapshotName;
 use serde::Deserialize;
 use serde::Serialize;
@@ -265,7 +265,7 @@ pub enum Refusal {
         /// The application.
         application: ApplicationName,
         /// The port.
-        port: PortNumber,
+        port: ExternalPort,
         /// Where.
         on: NodeName,
     },
