@@ -146,7 +146,10 @@ async fn an_order_that_comes_late_over_a_connection_that_was_given_up_is_refused
     assert_eq!(newer.lock(&claim).await, Ok(Change::AlreadySo));
     let change = flocker_model::RouteChange {
         set: BTreeMap::new(),
-        drop: [flocker_model::ExternalPort::tcp(flocker_model::PortNumber::new(80).unwrap())].into(),
+        drop: [flocker_model::ExternalPort::tcp(
+            flocker_model::PortNumber::new(80).unwrap(),
+        )]
+        .into(),
     };
     let mut order = Order::new(
         Action::Route {
