@@ -431,12 +431,10 @@ impl fmt::Display for Refusal {
                 application,
                 on,
                 last,
-            } => {
-                write!(
-                    f,
-                    "{application} cannot have its data back: what {on} has let go of does not end with {last}"
-                )
-            }
+            } => write!(
+                f,
+                "{application} cannot have its data back: what {on} has let go of does not end with {last}"
+            ),
             Self::InTrash {
                 application,
                 dataset: _,
@@ -453,12 +451,10 @@ impl fmt::Display for Refusal {
                 on,
                 needed,
                 free,
-            } => {
-                write!(
-                    f,
-                    "the data of {application} does not fit on {on}: {needed} needed, {free} free"
-                )
-            }
+            } => write!(
+                f,
+                "the data of {application} does not fit on {on}: {needed} needed, {free} free"
+            ),
             Self::LargerThanLimit {
                 application,
                 on,
@@ -506,13 +502,7 @@ impl fmt::Display for Refusal {
                 dataset: _,
                 nodes,
                 because,
-            } => {
-                let nodes = list(nodes);
-                write!(
-                    f,
-                    "the data of {application} in the trash on {nodes} does not come back: {because}"
-                )
-            }
+            } => because.tell(f, application, nodes),
         }
     }
 }

@@ -9,6 +9,8 @@ use flocker_model::NodeName;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::blocked::list;
+
 /// Why a copy does not become the owner's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -105,6 +107,22 @@ impl NotRestored {
                 )
             }
         }
+    }
+}
+
+impl NotRestored {
+    /// Writes the whole sentence: whose data does not come back, from where, and why.
+    pub(crate) fn tell(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        application: &ApplicationName,
+        nodes: &[NodeName],
+    ) -> fmt::Result {
+        let nodes = list(nodes);
+        write!(
+            f,
+            "the data of {application} in the trash on {nodes} does not come back: {self}"
+        )
     }
 }
 

@@ -60,15 +60,7 @@ impl<'a> Rules<'a> {
         if is_lost || self.was_made_to_lost(dataset.id, offer.to) {
             return self.refuse_lost_offer(application, dataset.id, offer.by);
         }
-        if home == offer.by && !offer.ends_with_its_last() {
-            self.refused.push(Refusal::LastSnapshot {
-                application: self.application(application),
-                on: self.node(home),
-                last: offer.last.clone(),
-            });
-            return self.stays(application);
-        }
-        if self.port_is_taken(application, home) {
+        if self.cannot_go_back(application, offer, home) || self.port_is_taken(application, home) {
             return self.stays(application);
         }
         let name = self.application(application);
@@ -151,6 +143,19 @@ impl<'a> Rules<'a> {
             needs.push(need(complete, Because::DataComplete));
         }
         self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
+    }
+
+    /// Refuses to take back what its node would refuse to own again.
+    fn cannot_go_back(&mut self, application: u32, offer: &Offer<'_>, home: u32) -> bool {
+        let cannot = home == offer.by && !offer.ends_with_its_last();
+        if cannot {
+            self.refused.push(Refusal::LastSnapshot {
+                application: self.application(application),
+                on: self.node(home),
+                last: offer.last.clone(),
+            });
+        }
+        cannot
     }
 
     /// The offer is made to the new home instead, for an ownership of its own.

@@ -94,13 +94,11 @@ pub fn promote(
         Seen::Split { .. } => {
             let claims = rules.claims(dataset);
             let returned = claims.iter().find(|(claiming, _)| !rules.obeys(*claiming));
-            match returned.map(|(claiming, _)| rules.node(*claiming)) {
-                Some(by) => Some(NotPromoted::Returned { by }),
-                None => {
-                    rules.settle_split(dataset, node, &claims);
-                    None
-                }
+            let returned = returned.map(|(claiming, _)| rules.node(*claiming));
+            if returned.is_none() {
+                rules.settle_split(dataset, node, &claims);
             }
+            returned.map(|by| NotPromoted::Returned { by })
         }
         Seen::CopiesOnly { .. } | Seen::Released { .. } => {
             rules.promote_copy(dataset, node, Vec::new());
