@@ -46,8 +46,10 @@ pub(crate) use place::Place;
 pub(crate) use ports::Listening;
 pub(crate) use ports::SOCKET_TABLES;
 pub(crate) use ports::listening_at;
+pub(crate) use serve::LAST_ORDERS;
 pub(crate) use serve::Serving;
 pub(crate) use serve::environment;
+pub(crate) use serve::finish;
 pub(crate) use serve::in_time;
 pub(crate) use serve::note;
 pub(crate) use serve::serve;
@@ -61,8 +63,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How long a node may take to end before it is killed.
 const UNTIL_IT_ENDS: Duration = Duration::from_secs(10);
 
-/// How long the process that was a node before may take to vanish.
-const LAST_BREATH: Duration = Duration::from_secs(2);
+/// How long the process that was a node before may take to vanish, its last orders included.
+const LAST_BREATH: Duration = Duration::from_secs(4);
 
 /// How often it is looked again while somebody waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);

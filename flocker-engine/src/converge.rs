@@ -51,6 +51,9 @@ use locks::Locks;
 /// The longest pause between two turns.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often a turn looks again because a node came into sight whose lock was not held.
+const MAX_LOOKS: u32 = 4;
+
 /// How a push goes about it.
 #[derive(Clone, Debug)]
 pub struct PushOptions {
@@ -240,6 +243,7 @@ pub async fn push(
         },
         generation: None,
         seen: BTreeSet::new(),
+        unlocked: BTreeSet::new(),
         course: Course::new(options.roll_back_after),
         reports: Vec::new(),
         actual: ClusterState::default(),
@@ -276,6 +280,8 @@ struct Push<'a> {
     generation: Option<Generation>,
     /// The nodes that were seen at this generation or before.
     seen: BTreeSet<NodeName>,
+    /// The nodes that answered and whose lock could not be had.
+    unlocked: BTreeSet<NodeName>,
     course: Course,
     reports: Vec<Report>,
     actual: ClusterState,
@@ -290,10 +296,7 @@ impl Push<'_> {
             if self.options.stop.is_asked() {
                 return Ok(End::Interrupted { left: Vec::new() });
             }
-            if self.take_locks().await? && !is_planted(Bug::PlanOfAnOldLook) {
-                // Before the locks were taken somebody else may have changed what was seen.
-                self.look().await;
-            }
+            self.take_locks().await?;
             let generation = self.agree_on_generation()?;
             if let Some(back) = self.course.roll_back(&self.actual) {
                 self.listener.on(&Event::RolledBack {
@@ -381,11 +384,25 @@ impl Push<'_> {
         });
     }
 
-    /// Takes the locks that are not held yet; says whether there were any.
-    async fn take_locks(&mut self) -> Result<bool, PushError> {
-        self.locks
-            .take(&self.actual, self.handles, self.options, &*self.listener)
-            .await
+    /// Takes the locks that are not held yet, and looks again until what is seen was seen under them.
+    ///
+    /// Before a lock was taken somebody else may have changed what was seen
+    /// there. A node that comes into sight meanwhile may just be in somebody
+    /// else's hands: as long as its lock is not held, what it has is not known.
+    async fn take_locks(&mut self) -> Result<(), PushError> {
+        for _ in 0..MAX_LOOKS {
+            let took_one = self
+                .locks
+                .take(&self.actual, self.handles, self.options, &*self.listener)
+                .await?;
+            if !took_one || is_planted(Bug::PlanOfAnOldLook) {
+                break;
+            }
+            self.look().await;
+        }
+        let unlocked = self.locks.leave_out_unlocked(&mut self.actual);
+        self.unlocked.extend(unlocked);
+        Ok(())
     }
 
     /// Works out which configuration this push is: newer than all that the nodes obey, and the same for its life.
@@ -417,8 +434,9 @@ impl Push<'_> {
     }
 
     fn waits_for_who_was_seen(&self, plan: &Plan) -> bool {
+        let was_seen = |node: &NodeName| self.seen.contains(node) || self.unlocked.contains(node);
         plan.waiting().iter().any(|waiting| match waiting {
-            Waiting::ForSight { nodes, .. } => nodes.iter().any(|node| self.seen.contains(node)),
+            Waiting::ForSight { nodes, .. } => nodes.iter().any(was_seen),
             Waiting::PreCopy { .. }
             | Waiting::Held { .. }
             | Waiting::NotConverging { .. }

@@ -75,9 +75,12 @@ use gate::Entry;
 use gate::Gate;
 use lock::DeployLock;
 pub(crate) use lock::Session;
+use lock::Taken;
 pub(crate) use perform::stop_limit;
 use relays::Relays;
+use turns::Subject;
 use turns::Turns;
+use turns::Use;
 
 /// Who can tell which ports of this node something else uses.
 #[async_trait]
@@ -231,8 +234,18 @@ impl LocalNode {
     }
 
     /// Takes the deploy lock for a connection; it can be given back with [`LocalNode::end_session`].
-    pub(crate) fn lock_over(&self, session: Session, claim: &Claim) -> Result<Change, NodeError> {
-        let change = self.lock.take(claim, session)?;
+    ///
+    /// Where it is held by the same claim over another connection, what came
+    /// over that one is refused from then on, and a change of the routes that
+    /// it has begun is over.
+    pub(crate) async fn lock_over(&self, session: Session, claim: &Claim) -> Result<Change, NodeError> {
+        let Taken { change, is_new } = self.lock.take(claim, session)?;
+        let limit = self.parts.deadlines.answer;
+        // Other orders say for which ownership they are; one route is as good as another.
+        if is_new && let Err(error) = self.turns.take(Subject::Routes, Use::Alone, limit).await {
+            self.lock.release(claim.token);
+            return Err(error);
+        }
         let told = self.record(|record| {
             for (name, peer) in &claim.peers {
                 let known = record.peers.entry(name.clone()).or_insert_with(|| peer.clone());
@@ -251,6 +264,41 @@ impl LocalNode {
     /// Gives back what was taken over a connection that has ended.
     pub(crate) fn end_session(&self, session: Session) {
         self.lock.release_session(session);
+    }
+
+    /// Carries out an order that came over a connection; the lock that it names must be held over just this one.
+    pub(crate) async fn perform_over(
+        &self,
+        session: Session,
+        order: &Order,
+        progress: &dyn Progress,
+    ) -> Result<Change, NodeError> {
+        let found = self.id();
+        if let Some(expected) = order.expects.filter(|expected| *expected != found) {
+            return Err(NodeError::WrongNode { expected, found });
+        }
+        self.lock.check(session, order.lock)?;
+        let entry = self.enter(order.generation).await?;
+        let _turns = self.turns_for(order).await?;
+        // Whoever breaks a lock waits until nobody is inside; who comes in or has its turn after that must find it broken.
+        self.lock.check(session, order.lock)?;
+        let done = self.carry_out(order, progress, &entry).await;
+        if is_planted(Bug::AlwaysMade) {
+            return done.map(|_| Change::Made);
+        }
+        done
+    }
+
+    /// Returns the connection over which a claim holds the deploy lock.
+    #[cfg(feature = "sim")]
+    pub(crate) fn session_of(&self, token: LockToken) -> Option<Session> {
+        self.lock.session_of(token)
+    }
+
+    /// Gives the deploy lock back, over whichever connection it was taken.
+    #[cfg(feature = "sim")]
+    pub(crate) fn end_all_sessions(&self) {
+        self.lock.clear();
     }
 }
 
@@ -346,23 +394,11 @@ impl NodeHandle for LocalNode {
     }
 
     async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
-        let found = self.id();
-        if let Some(expected) = order.expects.filter(|expected| *expected != found) {
-            return Err(NodeError::WrongNode { expected, found });
-        }
-        self.lock.check(order.lock)?;
-        let entry = self.enter(order.generation).await?;
-        // Whoever breaks a lock waits until nobody is inside; who comes in after that must find it broken.
-        self.lock.check(order.lock)?;
-        let done = self.carry_out(order, progress, &entry).await;
-        if is_planted(Bug::AlwaysMade) {
-            return done.map(|_| Change::Made);
-        }
-        done
+        self.perform_over(Session::HERE, order, progress).await
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
-        self.lock_over(Session::HERE, claim)
+        self.lock_over(Session::HERE, claim).await
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {

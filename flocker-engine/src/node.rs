@@ -83,7 +83,8 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     /// Takes the deploy lock and tells the node which others there are.
     ///
     /// `AlreadySo` where this very claim holds it. The lock of a remote node
-    /// ends with the connection it was taken on.
+    /// ends with the connection it was taken on; claimed again over another
+    /// one it moves there, and orders that come by the first are refused.
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError>;
 
     /// Gives the deploy lock back. `AlreadySo` where the claim does not hold it.
@@ -189,7 +190,8 @@ pub struct Order {
     pub generation: Generation,
     /// Who must be told: any other node refuses. Nothing where whoever answers is meant.
     pub expects: Option<NodeId>,
-    /// By whose lock: refused when that lock is no longer held. Nothing for agents, which hold none.
+    /// By whose lock: refused when that lock is no longer held, or over another connection than the one by which the
+    /// order came. Nothing for agents, which hold none.
     pub lock: Option<LockToken>,
     /// The definition of the application that is started or prepared, secrets and all.
     pub application: Option<Application>,

@@ -106,6 +106,14 @@ pub struct RecordError {
     source: io::Error,
 }
 
+#[cfg(feature = "sim")]
+impl RecordError {
+    pub(crate) fn new(what: &str, source: io::Error) -> Self {
+        let what = what.into();
+        Self { what, source }
+    }
+}
+
 impl Classify for RecordError {
     fn class(&self) -> ErrorClass {
         ErrorClass::Transient

@@ -20,6 +20,7 @@ mod dice;
 mod harm;
 mod late;
 pub mod ledger;
+mod living;
 mod lookout;
 mod mishap;
 pub mod model;

@@ -462,3 +462,49 @@ fn a_lock_of_a_node_that_falls_out_of_sight_is_given_back() {
         });
     }
 }
+
+#[test]
+fn what_a_node_shows_before_its_lock_is_held_is_not_planned_from() {
+    in_stopped_time(async {
+        let scene = Scene::new(3);
+        let planned = [
+            // What is shown of it at last is what was seen before it had anything.
+            (2, Mishap::StaleLook),
+            (3, Mishap::SlowNode(4)),
+            (3, Mishap::CommandKill(When::After)),
+        ];
+        scene
+            .0
+            .plan_mishaps(planned.map(|(at, mishap)| Planned { at, mishap }));
+        let killed = scene.deploy(&at(0)).await;
+        assert!(matches!(killed, Given::Killed), "{killed:?}");
+        for _ in 0..3 {
+            // It only comes into sight once the others are locked.
+            scene.deploy(&at(2)).await;
+            scene.assert_sound();
+        }
+        let given = scene.deploy(&at(2)).await;
+        scene.assert_at_rest(&at(2), &given);
+    });
+}
+
+#[test]
+fn a_program_that_has_ended_does_nothing_beside_the_one_that_was_started_since() {
+    in_stopped_time(async {
+        let scene = Scene::new(1);
+        scene.deploy(&at(0)).await;
+        let ended = scene.0.program(&node(0)).unwrap();
+        scene.0.take_power(&node(0));
+        scene.0.start(&node(0));
+        let started = scene.0.program(&node(0)).unwrap();
+        let before = started.observe().await.unwrap().generation;
+        let destroy = Order::new(Action::Destroy { dataset: data() }, Generation(before.0 + 1));
+        ended.perform(&destroy, &Unwatched).await.unwrap_err();
+        ended.observe().await.unwrap_err();
+        scene.0.take_power(&node(0));
+        scene.0.start(&node(0));
+        let seen = scene.0.program(&node(0)).unwrap().observe().await.unwrap();
+        assert_eq!(seen.generation, before, "nothing was written down");
+        assert!(seen.datasets.contains_key(&data()));
+    });
+}

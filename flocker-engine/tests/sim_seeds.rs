@@ -63,6 +63,21 @@ fn every_plan_of_a_move_can_be_led_astray() {
     }
 }
 
+/// Found among two million histories: programs that went on after their end, and a look from before a lock.
+#[test]
+fn what_many_seeds_have_found_does_not_come_back() {
+    let found = [
+        (151_103, Mode::Repairable),
+        (569_152, Mode::Unlimited),
+        (954_224, Mode::Unlimited),
+        (874_088, Mode::Unlimited),
+    ];
+    for (seed, mode) in found {
+        let verdict = Simulation::new(seed, mode).of_shape(Shape::Move).run_quietly();
+        assert!(verdict.broken.is_none(), "{}", verdict.explain(LINES));
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_history() {
     for seed in 0..12 {

@@ -10,6 +10,7 @@ use flocker_model::Epoch;
 use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::NodeName;
+use flocker_model::SnapshotName;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -219,6 +220,15 @@ pub enum Refusal {
         /// Why it cannot be read, for people.
         reason: String,
     },
+    /// What a node has let go of does not end with its last snapshot: nobody can tell what came after it.
+    LastSnapshot {
+        /// The application that waits for it.
+        application: ApplicationName,
+        /// Where.
+        on: NodeName,
+        /// The snapshot with which it was let go.
+        last: SnapshotName,
+    },
     /// The only copies are in the trash.
     InTrash {
         /// The application that waits for it.
@@ -316,6 +326,7 @@ impl Refusal {
                 application.as_ref()
             }
             Self::NoOwner { application, .. }
+            | Self::LastSnapshot { application, .. }
             | Self::InTrash { application, .. }
             | Self::NoRoom { application, .. }
             | Self::LargerThanLimit { application, .. }
@@ -357,6 +368,9 @@ impl Refusal {
             ),
             Self::Unreadable { on, .. } => format!(
                 "repair it on {on}, or move it out of Flocker's directory there if that data is given up; until then nothing is put in its place, and nothing of it is removed"
+            ),
+            Self::LastSnapshot { on, last, .. } => format!(
+                "no node leaves that behind: look at the snapshots on {on}; once {last} is the newest, or the application is placed elsewhere, it goes on"
             ),
             Self::InTrash { application, .. } => format!("`flocker undo {application}` brings it back"),
             Self::NoRoom { on, .. } => format!("make room on {on}; `flocker gc` shows what could be dropped"),
@@ -413,6 +427,14 @@ impl fmt::Display for Refusal {
                 on,
                 reason,
             } => unreadable(f, application.as_ref(), *dataset, on, reason),
+            Self::LastSnapshot {
+                application,
+                on,
+                last,
+            } => write!(
+                f,
+                "{application} cannot have its data back: what {on} has let go of does not end with {last}"
+            ),
             Self::InTrash {
                 application,
                 dataset: _,
@@ -429,12 +451,10 @@ impl fmt::Display for Refusal {
                 on,
                 needed,
                 free,
-            } => {
-                write!(
-                    f,
-                    "the data of {application} does not fit on {on}: {needed} needed, {free} free"
-                )
-            }
+            } => write!(
+                f,
+                "the data of {application} does not fit on {on}: {needed} needed, {free} free"
+            ),
             Self::LargerThanLimit {
                 application,
                 on,
@@ -482,13 +502,7 @@ impl fmt::Display for Refusal {
                 dataset: _,
                 nodes,
                 because,
-            } => {
-                let nodes = list(nodes);
-                write!(
-                    f,
-                    "the data of {application} in the trash on {nodes} does not come back: {because}"
-                )
-            }
+            } => because.tell(f, application, nodes),
         }
     }
 }

@@ -9,6 +9,8 @@ use flocker_model::NodeName;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::blocked::list;
+
 /// Why a copy does not become the owner's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -25,6 +27,11 @@ pub enum NotPromoted {
         /// Which.
         to: NodeName,
     },
+    /// A node that was declared lost answers, and claims the data; nothing tells it anything.
+    Returned {
+        /// Which.
+        by: NodeName,
+    },
 }
 
 impl NotPromoted {
@@ -39,6 +46,9 @@ impl NotPromoted {
             Self::Offered { to } => format!(
                 "`flocker deploy` finishes this; if {to} is lost for ever, `flocker node forget {to}` says so"
             ),
+            Self::Returned { by } => format!(
+                "it may write there: switch {by} off, or name it again with `flocker node remember {by}`, and its copy is set aside"
+            ),
         }
     }
 }
@@ -49,6 +59,12 @@ impl fmt::Display for NotPromoted {
             Self::NoCopy => f.write_str("there is no complete one"),
             Self::Owned { by } => write!(f, "{by} owns the data"),
             Self::Offered { to } => write!(f, "it was let go to {to}, which may have it"),
+            Self::Returned { by } => {
+                write!(
+                    f,
+                    "{by} was declared lost for ever, answers again, and claims the data"
+                )
+            }
         }
     }
 }
@@ -91,6 +107,22 @@ impl NotRestored {
                 )
             }
         }
+    }
+}
+
+impl NotRestored {
+    /// Writes the whole sentence: whose data does not come back, from where, and why.
+    pub(crate) fn tell(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        application: &ApplicationName,
+        nodes: &[NodeName],
+    ) -> fmt::Result {
+        let nodes = list(nodes);
+        write!(
+            f,
+            "the data of {application} in the trash on {nodes} does not come back: {self}"
+        )
     }
 }
 

@@ -82,6 +82,7 @@ fn one_plan(mut dice: Dice) {
     let on = dice.once_in(2).then_some(&home);
     require_sound(&reclaim(&desired, &actual, &policy), &desired, &actual, &policy);
     let promoted = promote(&desired, &actual, &policy, dataset_id(dice.roll(5)), &home);
+    require_told_to_who_is_seen(&promoted, &actual);
     require_sayable(&promoted, &desired, &actual, &policy);
     follow(&mut dice, &promoted, &desired, &actual, |_, _| Ok(()));
     match undo(&desired, &actual, &policy, &application, on) {
@@ -148,8 +149,8 @@ fn strange_plan(mut dice: Dice) {
             check::destroys_nothing_last(step, &desired, state).map_err(|violation| violation.to_string())
         });
     }
-    // Who is promoted over all who claim to be the owner was chosen by a person: the others go to the trash,
-    // also on a machine that was declared lost and answers all the same.
+    // Who is promoted over all who claim to be the owner was chosen by a person: the others go to the trash.
+    require_told_to_who_is_seen(&promoted, &actual);
     require_sayable(&promoted, &desired, &actual, &policy);
     follow(&mut dice, &promoted, &desired, &actual, |_, _| Ok(()));
 }

@@ -216,15 +216,22 @@ impl Faults {
         self.changed.notify_waiters();
     }
 
+    /// Returns which run of our process this is.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.lock().incarnation
+    }
+
     /// Begins a call: what it does is done only as long as the process that began it lives.
-    pub(super) fn life(&self) -> Result<Life, Injected> {
+    ///
+    /// Where `only` says which run of our process may begin one, any later one may not.
+    pub(super) fn life(&self, only: Option<u64>) -> Result<Life, Injected> {
         let inner = self.lock();
         match inner.power {
-            Power::Up => Ok(Life {
+            Power::Up if only.is_none_or(|only| only == inner.incarnation) => Ok(Life {
                 faults: self.clone(),
                 incarnation: inner.incarnation,
             }),
-            Power::Killed | Power::Off => Err(Injected::Down),
+            Power::Up | Power::Killed | Power::Off => Err(Injected::Down),
         }
     }
 

@@ -196,10 +196,13 @@ impl Machine {
 /// A node whose volumes, containers and routes are in memory.
 ///
 /// Cloning is cheap and gives the same node. Its twins are handles on it: they
-/// go on after a [`restart`](Self::restart), as a disk does.
+/// go on after a [`restart`](Self::restart), as a disk does, except those
+/// [of one process](Self::of_this_process).
 #[derive(Clone, Debug)]
 pub struct MemoryNode {
     machine: Arc<Machine>,
+    /// The only run of our process that may do anything through it; nothing where every one may.
+    process: Option<u64>,
 }
 
 impl MemoryNode {
@@ -221,7 +224,26 @@ impl MemoryNode {
         };
         Self {
             machine: Arc::new(machine),
+            process: None,
         }
+    }
+
+    /// Returns the node as our process that runs now has it.
+    ///
+    /// Once that process has ended nothing is done through it, and nothing
+    /// seen, also where another one was started since.
+    #[must_use]
+    pub fn of_this_process(&self) -> Self {
+        Self {
+            machine: Arc::clone(&self.machine),
+            process: Some(self.machine.faults.incarnation()),
+        }
+    }
+
+    /// Says whether our process runs there; of a node of one process, whether that one does.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.machine.faults.life(self.process).is_ok()
     }
 
     /// Makes a node at the loopback address, watched by an observer of its own.
@@ -245,19 +267,19 @@ impl MemoryNode {
     /// Returns its volumes.
     #[must_use]
     pub fn volumes(&self) -> MemoryVolumes {
-        MemoryVolumes::of(Arc::clone(&self.machine))
+        MemoryVolumes::of(Arc::clone(&self.machine), self.process)
     }
 
     /// Returns its containers.
     #[must_use]
     pub fn runtime(&self) -> MemoryRuntime {
-        MemoryRuntime::of(Arc::clone(&self.machine))
+        MemoryRuntime::of(Arc::clone(&self.machine), self.process)
     }
 
     /// Returns its routes.
     #[must_use]
     pub fn router(&self) -> MemoryRouter {
-        MemoryRouter::of(Arc::clone(&self.machine))
+        MemoryRouter::of(Arc::clone(&self.machine), self.process)
     }
 
     /// Returns what goes wrong on it.

@@ -88,6 +88,7 @@ fn end(
 #[derive(Clone, Debug)]
 pub struct MemoryRouter {
     machine: Arc<Machine>,
+    process: Option<u64>,
 }
 
 impl Inject for RouterError {
@@ -100,8 +101,9 @@ impl Inject for RouterError {
 }
 
 impl MemoryRouter {
-    pub(super) fn of(machine: Arc<Machine>) -> Self {
-        Self { machine }
+    /// Takes a machine, and which run of our process alone may do anything to it.
+    pub(super) fn of(machine: Arc<Machine>, process: Option<u64>) -> Self {
+        Self { machine, process }
     }
 
     /// Gives a port to a program that is not ours.
@@ -130,7 +132,7 @@ impl MemoryRouter {
 #[async_trait]
 impl Router for MemoryRouter {
     async fn current(&self) -> Result<RouteTable, RouterError> {
-        let life = self.machine.faults.life();
+        let life = self.machine.faults.life(self.process);
         life.map_err(|injected| RouterError::Io {
             what: "read routes".into(),
             source: injected.to_io(),
@@ -143,7 +145,7 @@ impl Router for MemoryRouter {
         change: &RouteChange,
         local: &BTreeMap<ApplicationName, IpAddr>,
     ) -> Result<Change, RouterError> {
-        let life = self.machine.faults.life();
+        let life = self.machine.faults.life(self.process);
         let life = life.map_err(|injected| RouterError::inject(injected, &Effect::Route))?;
         let (machine, node) = (&self.machine, self.machine.address);
         let apply = |state: &mut super::node::State| state.routes.apply(change, local, node);

@@ -43,6 +43,7 @@ use crate::volume::ByteStream;
 #[derive(Clone, Debug)]
 pub struct MemoryRuntime {
     machine: Arc<Machine>,
+    process: Option<u64>,
 }
 
 impl Inject for RuntimeError {
@@ -72,8 +73,9 @@ impl Inject for RuntimeError {
 }
 
 impl MemoryRuntime {
-    pub(super) fn of(machine: Arc<Machine>) -> Self {
-        Self { machine }
+    /// Takes a machine, and which run of our process alone may do anything to it.
+    pub(super) fn of(machine: Arc<Machine>, process: Option<u64>) -> Self {
+        Self { machine, process }
     }
 
     /// Says what the program of an image does from its next start on.
@@ -110,10 +112,13 @@ impl MemoryRuntime {
     }
 
     fn life(&self, what: &str) -> Result<Life, RuntimeError> {
-        self.machine.faults.life().map_err(|injected| RuntimeError::Io {
-            what: what.into(),
-            source: injected.to_io(),
-        })
+        self.machine
+            .faults
+            .life(self.process)
+            .map_err(|injected| RuntimeError::Io {
+                what: what.into(),
+                source: injected.to_io(),
+            })
     }
 
     fn refuse_without_volume(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {

@@ -48,6 +48,7 @@ use crate::volume::VolumeError;
 #[derive(Clone, Debug)]
 pub struct MemoryVolumes {
     machine: Arc<Machine>,
+    process: Option<u64>,
 }
 
 impl Inject for VolumeError {
@@ -84,8 +85,9 @@ impl MemoryVolumes {
         MemoryNode::alone(node).volumes()
     }
 
-    pub(super) fn of(machine: Arc<Machine>) -> Self {
-        Self { machine }
+    /// Takes a machine, and which run of our process alone may do anything to it.
+    pub(super) fn of(machine: Arc<Machine>, process: Option<u64>) -> Self {
+        Self { machine, process }
     }
 
     /// Returns where the data of a dataset is said to be.
@@ -211,10 +213,13 @@ impl MemoryVolumes {
     }
 
     fn life(&self, what: &str) -> Result<Life, VolumeError> {
-        self.machine.faults.life().map_err(|injected| VolumeError::Io {
-            what: what.into(),
-            source: injected.to_io(),
-        })
+        self.machine
+            .faults
+            .life(self.process)
+            .map_err(|injected| VolumeError::Io {
+                what: what.into(),
+                source: injected.to_io(),
+            })
     }
 
     /// Returns the error for a stream that did not come to its end; what arrived is kept.

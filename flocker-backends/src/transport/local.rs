@@ -120,11 +120,21 @@ fn check_user(peer: u32) -> io::Result<()> {
 /// Answers at the state directory of a node. While it lives, no other process can.
 #[derive(Debug)]
 pub struct LocalListener {
+    // In this order they go: clients see at once that nobody is here, and the seat is free last.
     listener: UnixListener,
-    directory: File,
-    /// Held until the socket is removed.
+    socket: Socket,
+    seat: Seat,
+}
+
+/// The right to be the node of a state directory. While it lives, no other process can.
+#[derive(Debug)]
+pub struct Seat {
     _lock: File,
 }
+
+/// The socket in a directory; it is removed when this is dropped.
+#[derive(Debug)]
+struct Socket(File);
 
 impl LocalListener {
     /// Becomes the one who answers for a directory, which is made where it is missing.
@@ -156,9 +166,22 @@ impl LocalListener {
         std::fs::set_permissions(&socket, Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(Self {
             listener,
-            directory: open,
-            _lock: lock,
+            socket: Socket(open),
+            seat: Seat { _lock: lock },
         })
+    }
+
+    /// Stops answering, and keeps others out still: who is at its last orders is the node until they are over.
+    #[must_use = "once it is dropped, another process can be the node"]
+    pub fn close(self) -> Seat {
+        let Self {
+            listener,
+            socket,
+            seat,
+        } = self;
+        drop(listener);
+        drop(socket);
+        seat
     }
 
     /// Waits for the next one who wants to talk to this node.
@@ -176,10 +199,9 @@ impl LocalListener {
     }
 }
 
-impl Drop for LocalListener {
-    /// Removes the socket, so that clients see at once that nobody is here. The lock goes last.
+impl Drop for Socket {
     fn drop(&mut self) {
-        if let Err(error) = remove_socket(&socket_in(&self.directory)) {
+        if let Err(error) = remove_socket(&socket_in(&self.0)) {
             tracing::warn!(%error, "the socket of the node could not be removed");
         }
     }

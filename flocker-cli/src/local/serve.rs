@@ -18,6 +18,7 @@ use flocker_backends::runtime::process::ProcessRuntime;
 use flocker_backends::transport::local::ListenError;
 use flocker_backends::transport::local::LocalListener;
 use flocker_backends::transport::local::LocalTransport;
+use flocker_backends::transport::local::Seat;
 use flocker_backends::volume::directory::DirectoryOptions;
 use flocker_backends::volume::directory::DirectoryVolumes;
 use flocker_engine::Deadlines;
@@ -47,8 +48,8 @@ use crate::error::Failure;
 /// What of the operator's environment a node, and every program on it, is given.
 const ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
-/// How long orders that are under way get when the node is asked to end.
-const LAST_ORDERS: Duration = Duration::from_secs(2);
+/// How long orders that are under way get when a node is asked to end.
+pub(crate) const LAST_ORDERS: Duration = Duration::from_secs(2);
 
 /// Who serves, where and as what.
 #[derive(Debug)]
@@ -157,16 +158,33 @@ pub(crate) async fn serve(serving: Serving) -> Result<(), Failure> {
             Some(ended) = connections.join_next() => note(ended),
         }
     }
-    drop(listener);
+    drop(finish(listener, connections, LAST_ORDERS).await);
+    tracing::info!("the node ends");
+    Ok(())
+}
+
+/// How a connection ended.
+type Served = Result<(), flocker_engine::wire::WireError>;
+
+/// Serves who is connected for a while, and drops what is left then.
+///
+/// No other process can be this node until what is returned is dropped: it
+/// would not know what these last orders made the node obey. What is cut off
+/// here is finished by the next plan, as after any crash.
+pub(crate) async fn finish(
+    listener: LocalListener,
+    mut connections: JoinSet<Served>,
+    patience: Duration,
+) -> Seat {
+    let seat = listener.close();
     let last_orders = async {
         while let Some(ended) = connections.join_next().await {
             note(ended);
         }
     };
-    // What is cut off here is finished by the next plan, as after any crash.
-    drop(tokio::time::timeout(LAST_ORDERS, last_orders).await);
-    tracing::info!("the node ends");
-    Ok(())
+    drop(tokio::time::timeout(patience, last_orders).await);
+    connections.shutdown().await;
+    seat
 }
 
 /// Tries something again for a while, since the process that was this node before may just be ending.
@@ -183,7 +201,7 @@ pub(crate) async fn in_time<T, E>(
     }
 }
 
-pub(crate) fn note(ended: Result<Result<(), flocker_engine::wire::WireError>, tokio::task::JoinError>) {
+pub(crate) fn note(ended: Result<Served, tokio::task::JoinError>) {
     match ended {
         Ok(Ok(())) => {}
         // Clients come and go; only what they should not have said is worth a line.
@@ -218,4 +236,37 @@ async fn put_together(place: &Place) -> Result<LocalNode, Failure> {
         deadlines: Deadlines::default(),
     };
     LocalNode::new(parts).map_err(|error| failed().because(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flocker_backends::transport::local::ListenError;
+
+    #[tokio::test]
+    async fn no_other_process_is_the_node_until_the_last_orders_of_this_one_are_over() {
+        let place = tempfile::tempdir().unwrap();
+        let is_taken = || {
+            let bound = LocalListener::bind(place.path());
+            matches!(bound, Err(ListenError::InUse { .. }))
+        };
+        let listener = LocalListener::bind(place.path()).unwrap();
+        let (end, order) = tokio::sync::oneshot::channel::<()>();
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            drop(order.await);
+            Ok(())
+        });
+        let finishing = finish(listener, connections, Duration::from_secs(60));
+        tokio::pin!(finishing);
+        let half_way = tokio::time::timeout(Duration::from_millis(20), &mut finishing).await;
+        assert!(half_way.is_err(), "an order is still under way");
+        assert!(!place.path().join("node.sock").exists());
+        assert!(is_taken());
+        end.send(()).unwrap();
+        let seat = finishing.await;
+        assert!(is_taken());
+        drop(seat);
+        assert!(!is_taken());
+    }
 }

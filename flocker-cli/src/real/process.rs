@@ -25,9 +25,6 @@ use crate::local::NodeLog;
 /// How long it stays when nobody talks to it.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How long orders that are under way get when it is asked to end.
-const LAST_ORDERS: Duration = Duration::from_secs(2);
-
 /// How many of our programs are kept on the machine.
 const KEPT_PROGRAMS: usize = 4;
 
@@ -121,14 +118,9 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
             }
         }
     }
-    drop(listener);
-    let last_orders = async {
-        while let Some(ended) = connections.join_next().await {
-            local::note(ended);
-        }
-    };
-    // What is cut off here is finished by the next plan, as after any crash.
-    drop(tokio::time::timeout(LAST_ORDERS, last_orders).await);
+    let seat = local::finish(listener, connections, local::LAST_ORDERS).await;
+    background.shutdown().await;
+    drop(seat);
     tracing::info!("the node ends");
     Ok(())
 }

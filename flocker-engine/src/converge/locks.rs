@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use flocker_model::ClusterState;
 use flocker_model::NodeName;
+use flocker_model::Observed;
+use flocker_model::Silence;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -151,6 +153,19 @@ impl Locks {
             since: options.since,
             peers: peers.collect(),
         }
+    }
+
+    /// Takes the nodes whose lock is not held as not seen, and returns which these are.
+    pub(super) fn leave_out_unlocked(&self, actual: &mut ClusterState) -> Vec<NodeName> {
+        let seen = actual.all_known().map(|(name, _)| name.clone());
+        let unlocked: Vec<NodeName> = seen.filter(|name| !self.held.contains(name)).collect();
+        for name in &unlocked {
+            let silence = Silence::Unreachable {
+                reason: "its deploy lock could not be taken".into(),
+            };
+            actual.nodes.insert(name.clone(), Observed::Unknown(silence));
+        }
+        unlocked
     }
 
     /// Takes a lock as no longer held where a step's end says so, or a connection broke under it.

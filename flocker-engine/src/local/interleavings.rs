@@ -187,7 +187,10 @@ fn one_person_holds_the_deploy_lock() {
                 let claim = claim(number);
                 if lock.take(&claim, Session::HERE).is_ok() {
                     inside.alone().await;
-                    assert!(lock.check(Some(claim.token)).is_ok(), "nobody has taken it away");
+                    assert!(
+                        lock.check(Session::HERE, Some(claim.token)).is_ok(),
+                        "nobody has taken it away"
+                    );
                     assert_eq!(lock.release(claim.token), Change::Made);
                 }
             })
@@ -210,7 +213,8 @@ fn a_lock_that_has_moved_to_a_new_connection_does_not_end_with_the_old_one() {
             let mine = renewed.take(&claim(1), new).is_ok();
             if mine {
                 yield_now().await;
-                assert!(renewed.check(Some(claim(1).token)).is_ok(), "it was renewed");
+                assert!(renewed.check(new, Some(claim(1).token)).is_ok(), "it was renewed");
+                assert!(renewed.check(old, Some(claim(1).token)).is_err(), "it has moved");
             }
         });
         let ended = Arc::clone(&lock);
@@ -222,10 +226,11 @@ fn a_lock_that_has_moved_to_a_new_connection_does_not_end_with_the_old_one() {
         let rival = spawn(async move {
             yield_now().await;
             let taken = other.take(&claim(2), Session::HERE).is_ok();
-            assert_eq!(other.check(Some(claim(2).token)).is_ok(), taken);
+            assert_eq!(other.check(Session::HERE, Some(claim(2).token)).is_ok(), taken);
         });
         all(vec![renewal, end, rival]);
-        let held = [1, 2].map(|number| lock.check(Some(claim(number).token)).is_ok());
+        let held = [(1, new), (2, Session::HERE)];
+        let held = held.map(|(number, session)| lock.check(session, Some(claim(number).token)).is_ok());
         assert_eq!(held.iter().filter(|held| **held).count(), 1, "one of them has it");
     });
 }
@@ -242,9 +247,9 @@ fn after_a_lock_was_broken_nothing_is_done_under_it() {
         let order = spawn(async move {
             let (lock, gate, is_broken) = node;
             // As `LocalNode::perform` does: asked again once inside.
-            let before = lock.check(Some(token));
+            let before = lock.check(Session::HERE, Some(token));
             let entry = gate.enter(Generation(1), ENDLESS, |_| Ok(())).await.unwrap();
-            if before.is_err() || lock.check(Some(token)).is_err() {
+            if before.is_err() || lock.check(Session::HERE, Some(token)).is_err() {
                 return;
             }
             yield_now().await;

@@ -34,6 +34,14 @@ struct Holder {
     since: u64,
 }
 
+/// How the lock was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) change: Change,
+    /// It was not held until now, or over another connection.
+    pub(crate) is_new: bool,
+}
+
 /// The deploy lock of a node. It is not written down: it ends with the node's program.
 #[derive(Debug, Default)]
 pub(crate) struct DeployLock(Mutex<Option<Holder>>);
@@ -43,9 +51,10 @@ impl DeployLock {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes it, or says who holds it. The same claim over a new connection moves there.
-    pub(crate) fn take(&self, claim: &Claim, session: Session) -> Result<Change, NodeError> {
+    /// Takes it, or says who holds it. The same claim over a new connection moves there, and is good over that one alone.
+    pub(crate) fn take(&self, claim: &Claim, session: Session) -> Result<Taken, NodeError> {
         let mut holder = self.holder();
+        let is_new = holder.as_ref().is_none_or(|holder| holder.session != session);
         let change = match holder.as_ref() {
             Some(other) if other.token != claim.token && !is_planted(Bug::LockGivenTwice) => {
                 return Err(NodeError::Held {
@@ -62,7 +71,7 @@ impl DeployLock {
             name: claim.holder.clone(),
             since: claim.since,
         });
-        Ok(change)
+        Ok(Taken { change, is_new })
     }
 
     /// Gives it back, where this claim holds it.
@@ -80,15 +89,31 @@ impl DeployLock {
         self.release_if(|_| true)
     }
 
-    /// Refuses an order that was given under a lock which is no longer held.
-    pub(crate) fn check(&self, token: Option<LockToken>) -> Result<(), NodeError> {
+    /// Refuses an order that was given under a lock which is no longer held, or is held over another connection by now.
+    ///
+    /// What comes late over a connection that its sender has given up would
+    /// undo what the same sender has ordered since.
+    pub(crate) fn check(&self, session: Session, token: Option<LockToken>) -> Result<(), NodeError> {
+        let is_held = |token| {
+            let holder = self.holder();
+            let mut holder = holder.iter();
+            holder.any(|holder| holder.token == token && holder.session == session)
+        };
         match token {
             _ if is_planted(Bug::LockNotChecked) => Ok(()),
-            Some(token) if self.holder().as_ref().is_none_or(|holder| holder.token != token) => {
-                Err(NodeError::LockLost)
-            }
+            Some(token) if !is_held(token) => Err(NodeError::LockLost),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Returns the connection over which a claim holds it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn session_of(&self, token: LockToken) -> Option<Session> {
+        let holder = self.holder();
+        holder
+            .as_ref()
+            .filter(|holder| holder.token == token)
+            .map(|holder| holder.session)
     }
 
     fn release_if(&self, test: impl Fn(&Holder) -> bool) -> Change {

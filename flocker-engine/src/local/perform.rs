@@ -34,14 +34,13 @@ use crate::node::Progress;
 use crate::node_error::NodeError;
 
 impl LocalNode {
-    /// Carries one action out, in its turn.
+    /// Carries one action out; it is its turn.
     pub(super) async fn carry_out(
         &self,
         order: &Order,
         progress: &dyn Progress,
         entry: &Entry,
     ) -> Result<Change, NodeError> {
-        let _turns = self.turns_for(order).await?;
         let volumes = &self.parts.volumes;
         let runtime = &self.parts.runtime;
         let limit = self.parts.deadlines.work;
@@ -154,7 +153,7 @@ impl LocalNode {
     }
 
     /// Takes turns with every other order about the same things.
-    async fn turns_for(&self, order: &Order) -> Result<Vec<Turn>, NodeError> {
+    pub(super) async fn turns_for(&self, order: &Order) -> Result<Vec<Turn>, NodeError> {
         let mut turns = Vec::new();
         for (subject, how) in subjects(order) {
             turns.push(self.turns.take(subject, how, self.parts.deadlines.work).await?);

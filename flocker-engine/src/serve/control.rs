@@ -195,10 +195,10 @@ async fn reply(
         Ask::Perform(order) => {
             let order = (*order).try_into().map_err(|error| not_an_order(&error))?;
             let told = Told::default();
-            let change = tell_progress(&told, id, replies, node.perform(&order, &told)).await?;
+            let change = tell_progress(&told, id, replies, node.perform_over(session, &order, &told)).await?;
             Say::Changed(change)
         }
-        Ask::Lock(claim) => Say::Changed(node.lock_over(session, &claim)?),
+        Ask::Lock(claim) => Say::Changed(node.lock_over(session, &claim).await?),
         Ask::Unlock(token) => Say::Changed(node.unlock(token).await?),
         Ask::BreakLock => Say::Changed(node.break_lock().await?),
         Ask::Forget { node: name, instead } => Say::Changed(node.forget(&name, instead).await?),

@@ -13,6 +13,7 @@ use super::harm::Harm;
 use super::late::Sent;
 use super::mishap::Mishap;
 use super::sieve::Perturbation;
+use crate::local::Session;
 use crate::node::NodeHandle as _;
 use crate::node::Unwatched;
 
@@ -133,24 +134,31 @@ impl Cluster {
 
     /// Delivers what was sent and never answered, as it was sent. Whatever comes of it must be safe.
     ///
-    /// Routes are left out: one that arrives after a newer one of the same command leads astray until the next turn.
+    /// Most come as if over the connection by which their lock is held now,
+    /// which none of ours can: they are safe all the same. Routes have no order
+    /// of their own, and come over the connection that they were sent on.
     fn deliver_late(&self) {
         for Sent {
             node,
             order,
+            session,
             is_answered,
             ..
         } in self.orders()
         {
-            if is_answered || matches!(order.action, Action::Route { .. }) {
+            let is_route = matches!(order.action, Action::Route { .. });
+            if is_answered || (is_route && session.is_none()) {
                 continue;
             }
             let Some(local) = self.program(&node) else {
                 continue;
             };
+            let held_over = order.lock.and_then(|token| local.session_of(token));
+            let session = session.filter(|_| is_route).or(held_over);
             self.aside(async move {
+                let session = session.unwrap_or(Session::HERE);
                 // To be refused is as good as to be done.
-                drop(local.perform(&order, &Unwatched).await);
+                drop(local.perform_over(session, &order, &Unwatched).await);
             });
         }
     }

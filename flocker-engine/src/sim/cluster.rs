@@ -30,6 +30,7 @@ use uuid::Uuid;
 use super::client::Clients;
 use super::harm::Harmed;
 use super::late::Sent;
+use super::living::LivingRecord;
 use super::mishap::Mishap;
 use super::mishap::Planned;
 use super::sieve::Looks;
@@ -38,7 +39,6 @@ use crate::clock::Deadlines;
 use crate::local::LocalNode;
 use crate::local::NoForeignPorts;
 use crate::local::NodeParts;
-use crate::local::Session;
 use crate::node::LockToken;
 use crate::record::MemoryRecord;
 use crate::record::NodeRecord;
@@ -363,16 +363,21 @@ impl Cluster {
         if program.as_ref().is_some_and(|program| program.boot == boot) {
             return;
         }
+        // What was begun in a program that has ended is polled once more, maybe: it does nothing any more.
+        let memory = machine.memory.of_this_process();
         let parts = NodeParts {
             name: name.clone(),
             reached_at: address(name),
-            address: machine.memory.address(),
+            address: memory.address(),
             boot,
-            volumes: Arc::new(machine.volumes.clone()),
-            runtime: Arc::new(machine.memory.runtime()),
-            router: Arc::new(machine.memory.router()),
+            volumes: Arc::new(machine.volumes.of(memory.volumes())),
+            runtime: Arc::new(memory.runtime()),
+            router: Arc::new(memory.router()),
             transport: Arc::new(self.network.transport(directory(name))),
-            record: Arc::clone(&machine.record) as _,
+            record: Arc::new(LivingRecord {
+                store: Arc::clone(&machine.record),
+                process: memory,
+            }),
             foreign_ports: Arc::new(NoForeignPorts),
             deadlines: Deadlines::default(),
         };
@@ -494,7 +499,7 @@ impl Cluster {
     fn end_sessions(&self, of: impl Fn(&NodeName) -> bool) {
         for (_, machine) in self.machines.iter().filter(|(name, _)| of(name)) {
             if let Some(program) = lock(&machine.program).as_ref() {
-                program.local.end_session(Session::HERE);
+                program.local.end_all_sessions();
             }
             lock(&self.holders).remove(machine.memory.name());
         }

@@ -56,6 +56,14 @@ impl Harmed {
         }
     }
 
+    /// Returns the same volumes as one process has them.
+    pub(crate) fn of(&self, inner: MemoryVolumes) -> Self {
+        Self {
+            inner,
+            ..self.clone()
+        }
+    }
+
     /// Lets the next so many lists be cut short.
     pub(crate) fn unlist(&self, n_lists: u32) {
         *self.unlisted.lock().unwrap_or_else(PoisonError::into_inner) = n_lists;

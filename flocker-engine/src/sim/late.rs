@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use flocker_model::NodeName;
 
 use super::cluster::Cluster;
+use crate::local::Session;
 use crate::node::Order;
 
 /// An order that was sent to a node.
@@ -13,6 +14,8 @@ pub(super) struct Sent {
     number: u64,
     pub(super) node: NodeName,
     pub(super) order: Order,
+    /// Over which connection it was sent, where that is known.
+    pub(super) session: Option<Session>,
     pub(super) is_answered: bool,
 }
 
@@ -25,7 +28,7 @@ impl Cluster {
     }
 
     /// Keeps an order, so that it can arrive again late; returns its number, where it was kept.
-    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order) -> Option<u64> {
+    pub(crate) fn keep_order(&self, node: &NodeName, order: &Order, session: Option<Session>) -> Option<u64> {
         if !self.troubles().keeps_orders {
             return None;
         }
@@ -38,6 +41,7 @@ impl Cluster {
             number,
             node: node.clone(),
             order: order.clone(),
+            session,
             is_answered: false,
         });
         Some(number)

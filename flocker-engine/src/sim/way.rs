@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,6 +27,7 @@ use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::handles::Connect;
 use crate::local::LocalNode;
+use crate::local::Session;
 use crate::node::Claim;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
@@ -55,6 +59,7 @@ impl Connect for Ways {
             name: name.clone(),
             address: address.clone(),
             remote,
+            session: Mutex::new(Session::new()),
         })
     }
 }
@@ -65,6 +70,8 @@ struct Way {
     name: NodeName,
     address: NodeAddress,
     remote: Option<RemoteNode>,
+    /// What stands for the connection, where there is none: when an answer is lost, the next call is made over a new one.
+    session: Mutex<Session>,
 }
 
 impl fmt::Debug for Way {
@@ -102,6 +109,10 @@ impl Way {
             .ok_or_else(|| self.unreached())
     }
 
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn unreached(&self) -> NodeError {
         NodeError::Unreachable {
             node: self.name.clone(),
@@ -128,16 +139,19 @@ impl Way {
     async fn perform_there(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
         match self.end()? {
             End::There(remote) => remote.perform(order, progress).await,
-            End::Here(local, until) => tokio::select! {
-                biased;
-                () = until.asked() => Err(self.lost()),
-                done = local.perform(order, progress) => {
-                    if done.is_ok() {
-                        self.cluster.check_receipt(&self.name, order);
+            End::Here(local, until) => {
+                let session = *self.session();
+                tokio::select! {
+                    biased;
+                    () = until.asked() => Err(self.lost()),
+                    done = local.perform_over(session, order, progress) => {
+                        if done.is_ok() {
+                            self.cluster.check_receipt(&self.name, order);
+                        }
+                        done
                     }
-                    done
                 }
-            },
+            }
         }
     }
 
@@ -219,7 +233,8 @@ impl NodeHandle for Way {
     }
 
     async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
-        let kept = self.cluster.keep_order(&self.name, order);
+        let session = self.remote.is_none().then(|| *self.session());
+        let kept = self.cluster.keep_order(&self.name, order, session);
         if self.cluster.takes_its_time(&self.name) {
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
@@ -228,23 +243,38 @@ impl NodeHandle for Way {
             self.do_again(order, progress).await;
         }
         let answer = self.answer(done);
-        let is_silent = matches!(
+        let is_lost = matches!(
             answer,
-            Err(NodeError::Lost { .. } | NodeError::Unreachable { .. } | NodeError::Deadline { .. })
+            Err(NodeError::Lost { .. } | NodeError::Unreachable { .. })
         );
-        if !is_silent {
+        if is_lost {
+            *self.session() = Session::new();
+        }
+        // Who gives an order up takes it back on the same connection, before anything that follows.
+        let is_route = matches!(order.action, Action::Route { .. });
+        let is_given_up = matches!(answer, Err(NodeError::Deadline { .. })) && !is_route;
+        if !is_lost && !is_given_up {
             self.cluster.note_answer(kept);
         }
         answer
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
-        let end = self.end()?;
-        let is_call = matches!(end, End::Here(..));
-        let taken = end.node().lock(claim).await;
-        if is_call && taken.is_ok() {
-            self.cluster.note_lock(&self.name, claim.token);
-        }
+        let taken = match self.end()? {
+            End::There(remote) => remote.lock(claim).await,
+            End::Here(local, until) => {
+                let session = *self.session();
+                let taken = tokio::select! {
+                    biased;
+                    () = until.asked() => Err(self.lost()),
+                    taken = local.lock_over(session, claim) => taken,
+                };
+                if taken.is_ok() {
+                    self.cluster.note_lock(&self.name, claim.token);
+                }
+                taken
+            }
+        };
         self.answer(taken)
     }
 

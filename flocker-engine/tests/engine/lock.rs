@@ -137,6 +137,39 @@ async fn orders_under_a_broken_lock_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_that_comes_late_over_a_connection_that_was_given_up_is_refused() {
+    let cluster = Cluster::new(["alpha"]);
+    // The same command twice: its first connection is one that it has given up, and of which the node does not know that.
+    let (given_up, newer) = (cluster.remote("alpha"), cluster.remote("alpha"));
+    let claim = claim("ann");
+    given_up.lock(&claim).await.unwrap();
+    assert_eq!(newer.lock(&claim).await, Ok(Change::AlreadySo));
+    let change = flocker_model::RouteChange {
+        set: BTreeMap::new(),
+        drop: [flocker_model::ExternalPort::tcp(
+            flocker_model::PortNumber::new(80).unwrap(),
+        )]
+        .into(),
+    };
+    let mut order = Order::new(
+        Action::Route {
+            change: Arc::new(change),
+        },
+        Generation(1),
+    );
+    order.lock = Some(claim.token);
+    assert_eq!(
+        given_up.perform(&order, &Unwatched).await,
+        Err(NodeError::LockLost)
+    );
+    assert_eq!(newer.perform(&order, &Unwatched).await, Ok(Change::AlreadySo));
+    // Its end does not take the lock from the newer one.
+    drop(given_up);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(newer.perform(&order, &Unwatched).await, Ok(Change::AlreadySo));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_program_that_falls_silent_loses_its_lock() {
     let cluster = Cluster::new(["alpha"]);
     // A laptop that was closed says nothing, and its connection does not end.

@@ -17,6 +17,7 @@ use super::handoff::base_of;
 use super::need;
 use super::warm::arrived;
 use crate::action::Action;
+use crate::blocked::Refusal;
 use crate::fact::Fact;
 use crate::needs::Needs;
 use crate::replicate::Common;
@@ -36,6 +37,14 @@ pub(super) struct Offer<'a> {
     pub(super) guid: SnapshotGuid,
 }
 
+impl Offer<'_> {
+    /// Says whether the newest snapshot there is the one with which it was let go; only then can it be taken back.
+    fn ends_with_its_last(&self) -> bool {
+        let newest = self.what.snapshots.last();
+        newest.is_some_and(|newest| newest.name == *self.last && newest.guid == self.guid)
+    }
+}
+
 impl<'a> Rules<'a> {
     /// A release is seen and nobody has taken it up: finish it, redirect it, or take it back.
     pub(super) fn finish_hand_off(&mut self, application: u32, offer: &Offer<'a>, home: u32) {
@@ -51,7 +60,7 @@ impl<'a> Rules<'a> {
         if is_lost || self.was_made_to_lost(dataset.id, offer.to) {
             return self.refuse_lost_offer(application, dataset.id, offer.by);
         }
-        if self.port_is_taken(application, home) {
+        if self.cannot_go_back(application, offer, home) || self.port_is_taken(application, home) {
             return self.stays(application);
         }
         let name = self.application(application);
@@ -134,6 +143,19 @@ impl<'a> Rules<'a> {
             needs.push(need(complete, Because::DataComplete));
         }
         self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
+    }
+
+    /// Refuses to take back what its node would refuse to own again.
+    fn cannot_go_back(&mut self, application: u32, offer: &Offer<'_>, home: u32) -> bool {
+        let cannot = home == offer.by && !offer.ends_with_its_last();
+        if cannot {
+            self.refused.push(Refusal::LastSnapshot {
+                application: self.application(application),
+                on: self.node(home),
+                last: offer.last.clone(),
+            });
+        }
+        cannot
     }
 
     /// The offer is made to the new home instead, for an ownership of its own.

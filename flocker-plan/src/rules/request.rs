@@ -35,8 +35,13 @@ use crate::step::Reason;
 /// Makes one node's copy of a dataset the owner's, and sets every other copy that claims to be aside.
 ///
 /// For the two cases that planning refuses: nobody owns the dataset, or more
-/// than one node says so. While a node is silent that nobody has declared
-/// lost, the plan waits: it may be the owner.
+/// than one node says so. Where more than one does and one of them is chosen,
+/// the others are stopped and set aside before it goes on. Where a copy is
+/// chosen that never was the owner's, all who claim to be let go first, and are
+/// set aside once it owns: where it cannot, what they have is still there.
+/// While a node is silent that nobody has declared lost, the plan waits: it may
+/// be the owner. One that was declared lost, and answers all the same as one of
+/// several owners, is told nothing, and so nobody becomes the owner beside it.
 pub fn promote(
     desired: &Deployment,
     actual: &ClusterState,
@@ -88,8 +93,13 @@ pub fn promote(
             Some(NotPromoted::NoCopy)
         }
         Seen::Split { .. } => {
-            rules.settle_split(dataset, node);
-            None
+            let claims = rules.claims(dataset);
+            let returned = claims.iter().find(|(claiming, _)| !rules.obeys(*claiming));
+            let returned = returned.map(|(claiming, _)| rules.node(*claiming));
+            if returned.is_none() {
+                rules.settle_split(dataset, node, &claims);
+            }
+            returned.map(|by| NotPromoted::Returned { by })
         }
         Seen::CopiesOnly { .. } | Seen::Released { .. } => {
             rules.promote_copy(dataset, node, Vec::new());
@@ -246,17 +256,21 @@ pub fn undo(
 }
 
 impl Rules<'_> {
+    /// Returns who says to be or to have been the owner, and in which ownership.
+    fn claims(&self, dataset: DatasetId) -> Vec<(u32, Epoch)> {
+        let copies = self.view.copies_of(dataset).iter();
+        let claims = copies.filter_map(|copy| match copy.what.role {
+            Role::Primary { epoch } | Role::Released { epoch, .. } => Some((copy.node, epoch)),
+            Role::Replica => None,
+        });
+        claims.collect()
+    }
+
     /// The chosen owner stays or becomes it under a newer ownership; the others are stopped and set aside.
-    fn settle_split(&mut self, dataset: DatasetId, chosen: u32) {
-        let claims: Vec<(u32, Epoch)> = self
-            .view
-            .copies_of(dataset)
-            .iter()
-            .filter_map(|copy| match copy.what.role {
-                Role::Primary { epoch } | Role::Released { epoch, .. } => Some((copy.node, epoch)),
-                Role::Replica => None,
-            })
-            .collect();
+    fn settle_split(&mut self, dataset: DatasetId, chosen: u32, claims: &[(u32, Epoch)]) {
+        if claims.iter().all(|(node, _)| *node != chosen) {
+            return self.take_over_from_all(dataset, chosen, claims);
+        }
         let newest = claims
             .iter()
             .map(|(_, epoch)| *epoch)
@@ -265,20 +279,7 @@ impl Rules<'_> {
         let mut before = Vec::new();
         for &(node, _) in claims.iter().filter(|(node, _)| *node != chosen) {
             let needs = self.stop_all_users(dataset, node);
-            let gone = Fact::Gone {
-                dataset,
-                on: self.node(node),
-            };
-            let reason = Reason::Tidies {
-                dataset: Some(dataset),
-            };
-            self.step(
-                node,
-                Action::Destroy { dataset },
-                &reason,
-                needs,
-                vec![gone.clone()],
-            );
+            let gone = self.put_aside(dataset, node, needs);
             before.push(need(gone, Because::OneWriter));
         }
         let own = claims
@@ -288,6 +289,72 @@ impl Rules<'_> {
         if own != Some(newest) || claims.iter().filter(|(_, epoch)| *epoch == newest).count() > 1 {
             self.promote_copy(dataset, chosen, before);
         }
+    }
+
+    /// All who claim to be the owner let go; a copy that never was the owner's takes over; only then are they set aside.
+    fn take_over_from_all(&mut self, dataset: DatasetId, chosen: u32, claims: &[(u32, Epoch)]) {
+        let epoch = next_epoch(&self.view, dataset);
+        let to = self.node(chosen);
+        let mut before = Vec::new();
+        for &(node, _) in claims {
+            let needs = self.stop_all_users(dataset, node);
+            let copy = self.view.copy_on(dataset, node);
+            if !copy.is_some_and(|copy| matches!(copy.role, Role::Primary { .. })) {
+                before.extend(needs);
+                continue;
+            }
+            let released = self.let_go(dataset, node, epoch, &to, needs);
+            before.push(need(released, Because::OneWriter));
+        }
+        self.promote_copy(dataset, chosen, before);
+        let owns = Fact::Primary {
+            dataset,
+            on: to,
+            epoch,
+        };
+        for &(node, _) in claims {
+            let needs = vec![need(owns.clone(), Because::DataThere)];
+            self.put_aside(dataset, node, needs);
+        }
+    }
+
+    fn put_aside(&mut self, dataset: DatasetId, node: u32, needs: Vec<Need>) -> Fact {
+        let gone = Fact::Gone {
+            dataset,
+            on: self.node(node),
+        };
+        let reason = Reason::Tidies {
+            dataset: Some(dataset),
+        };
+        let action = Action::Destroy { dataset };
+        self.step(node, action, &reason, needs, vec![gone.clone()]);
+        gone
+    }
+
+    fn let_go(
+        &mut self,
+        dataset: DatasetId,
+        node: u32,
+        epoch: Epoch,
+        to: &NodeName,
+        needs: Vec<Need>,
+    ) -> Fact {
+        let released = Fact::Released {
+            dataset,
+            by: self.node(node),
+            epoch,
+        };
+        let reason = Reason::Tidies {
+            dataset: Some(dataset),
+        };
+        let action = Action::Release {
+            dataset,
+            epoch,
+            to: to.clone(),
+            last: SnapshotName::handoff(epoch),
+        };
+        self.step(node, action, &reason, needs, vec![released.clone()]);
+        released
     }
 
     /// A copy becomes the owner's under an ownership that nobody has seen yet.
@@ -304,23 +371,11 @@ impl Rules<'_> {
         let mut needs = before;
         let (from, guid, epoch) = match &copy.role {
             Role::Primary { .. } => {
-                let last = SnapshotName::handoff(epoch);
                 needs.extend(self.stop_all_users(dataset, node));
-                let released = Fact::Released {
-                    dataset,
-                    by: on.clone(),
-                    epoch,
-                };
-                let action = Action::Release {
-                    dataset,
-                    epoch,
-                    to: on.clone(),
-                    last: last.clone(),
-                };
-                self.step(node, action, &reason, needs, vec![released.clone()]);
+                let released = self.let_go(dataset, node, epoch, &on, needs);
                 needs = vec![need(released, Because::OneWriter)];
                 // What was let go under an ownership is fenced against it, also here.
-                (last, None, epoch.next())
+                (SnapshotName::handoff(epoch), None, epoch.next())
             }
             Role::Released { .. } | Role::Replica => {
                 let Some(newest) = copy.snapshots.last() else {

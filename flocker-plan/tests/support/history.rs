@@ -157,6 +157,7 @@ pub(crate) fn live(mut dice: Dice, plot: Plot, turns: usize) -> Result<(), Strin
         }
         Refusal::SplitOwnership { .. }
         | Refusal::Unreadable { .. }
+        | Refusal::LastSnapshot { .. }
         | Refusal::NoRoom { .. }
         | Refusal::LargerThanLimit { .. }
         | Refusal::PortTaken { .. }
