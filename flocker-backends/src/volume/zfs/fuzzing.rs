@@ -1,6 +1,7 @@
 //! Where a fuzzer comes in: what travels between pools, what lies in the spool, and what the tool says.
 
 use super::able::Able;
+use super::able::Blocks;
 use super::begin;
 use super::begin::Begin;
 use super::frame::CHECKED;
@@ -29,7 +30,11 @@ pub fn read_all(bytes: &[u8]) {
     if let Ok(note) = serde_json::from_slice::<Note>(bytes) {
         let written = serde_json::to_vec(&note).expect("a note can be written");
         assert_eq!(serde_json::from_slice::<Note>(&written).ok(), Some(note.clone()));
-        if let Some(token) = note.arrival.and_then(|arrival| arrival.token()) {
+        if let Some(begun) = note.arrival.and_then(|arrival| arrival.begun()) {
+            let token = Token {
+                takes: Blocks::default(),
+                begun: Some(begun),
+            };
             assert_eq!(
                 Token::parse(&token.to_text()),
                 Some(token),
@@ -49,6 +54,10 @@ pub fn read_all(bytes: &[u8]) {
     let (send, receive) = text.split_once('\0').unwrap_or((text, text));
     let able = Able::from_usage(send, receive);
     assert!(able.sends.cover(able.sends), "what it does it can do");
+    assert!(
+        Blocks::from_bits(Blocks::of_pool(text).bits()).is_some(),
+        "a pool takes what there is"
+    );
 }
 
 /// Reads bytes as a header whose check is right, as only a hostile peer writes it.

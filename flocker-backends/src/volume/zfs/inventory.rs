@@ -10,12 +10,15 @@ use flocker_model::PartialReceive;
 use flocker_model::Role;
 use flocker_model::Trashed;
 
+use super::frame::Begun;
+use super::frame::Token;
 use super::lock::Scope;
 use super::receiving;
 use super::seen::Ours;
 use super::seen::Seen;
 use super::shared::Shared;
 use super::spool::Note;
+use super::spool::Notes;
 use super::tool::Context as _;
 use crate::volume::Inventory;
 use crate::volume::VolumeError;
@@ -24,7 +27,7 @@ use crate::volume::VolumeError;
 pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError> {
     let mut seen = shared.look().await?;
     let mut notes = notes(shared, &seen).await?;
-    if settle(shared, &seen, &notes).await? {
+    if settle(shared, &seen, &notes.read).await? {
         seen = shared.look().await?;
         notes = self::notes(shared, &seen).await?;
     }
@@ -43,6 +46,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
     let now = shared.now()?;
     let mut inventory = Inventory {
         free: Some(ByteSize(seen.available)),
+        takes: Some(token(shared, None).to_text()),
         ..Inventory::default()
     };
     for (dataset, ours) in &seen.here {
@@ -57,24 +61,33 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
             age: since(ours.trashed.unwrap_or(now), now),
         });
     }
-    for note in notes {
+    for note in notes.read {
+        if seen.unreadable.contains_key(&note.dataset.id) {
+            continue;
+        }
         let manifestation = inventory
             .datasets
             .entry(note.dataset.id)
             .or_insert_with(|| beginning(&note, seen.fence_left(note.dataset.id), now));
-        manifestation.partial = partial(&note);
+        manifestation.partial = partial(shared, &note);
     }
+    inventory.unreadable = notes.unreadable;
+    inventory.unreadable.extend(seen.unreadable);
+    for dataset in inventory.unreadable.keys() {
+        inventory.datasets.remove(dataset);
+    }
+    // Of what is here, even if it cannot be read, its own record is the newer one.
     inventory.fences = seen.fences;
-    inventory
-        .fences
-        .retain(|dataset, _| !inventory.datasets.contains_key(dataset));
+    inventory.fences.retain(|dataset, _| {
+        !inventory.datasets.contains_key(dataset) && !inventory.unreadable.contains_key(dataset)
+    });
     Ok(inventory)
 }
 
-async fn notes(shared: &Shared, seen: &Seen) -> Result<Vec<Note>, VolumeError> {
+async fn notes(shared: &Shared, seen: &Seen) -> Result<Notes, VolumeError> {
     match shared.spool(seen).await? {
         Some(spool) => spool.notes().to(|| "find what has arrived".into()),
-        None => Ok(Vec::new()),
+        None => Ok(Notes::default()),
     }
 }
 
@@ -146,12 +159,18 @@ fn beginning(note: &Note, fence: Epoch, now: i64) -> Manifestation {
     }
 }
 
-fn partial(note: &Note) -> Option<Box<PartialReceive>> {
+/// What a sender is told.
+fn token(shared: &Shared, begun: Option<Begun>) -> Token {
+    let takes = shared.tool.able.takes;
+    Token { takes, begun }
+}
+
+fn partial(shared: &Shared, note: &Note) -> Option<Box<PartialReceive>> {
     let arrival = note.arrival.as_ref()?;
     Some(Box::new(PartialReceive {
         snapshot: arrival.snapshot.clone(),
         received: ByteSize(arrival.kept),
-        token: arrival.token()?.to_text(),
+        token: token(shared, Some(arrival.begun()?)).to_text(),
     }))
 }
 

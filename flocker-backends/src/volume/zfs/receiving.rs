@@ -64,7 +64,7 @@ pub(super) async fn receive(
         move |shared| async move { complete(&shared, dataset).await },
     );
     completed.await?;
-    let seen = shared.look().await?;
+    let seen = shared.look_at(dataset).await?;
     let known = require_wanted(&seen, request)?;
     let mut incoming = Incoming {
         dataset,
@@ -77,8 +77,8 @@ pub(super) async fn receive(
         Some(_) => return Err(diverged(dataset, "it has another snapshot of that name")),
         None => {}
     }
-    if !shared.tool.able.sends.cover(header.blocks) {
-        return Err(incoming.refused("it has blocks that the ZFS of this node does not know"));
+    if !shared.tool.able.takes.cover(header.blocks) {
+        return Err(incoming.refused("it has blocks that the pool of this node does not take"));
     }
     let spool = shared.require_spool(&seen).await?;
     incoming
@@ -343,7 +343,7 @@ async fn commit(
 ) -> Result<(), VolumeError> {
     let dataset = request.dataset.id;
     let what = || format!("take in snapshot {} of dataset {dataset}", request.snapshot);
-    let seen = shared.look().await?;
+    let seen = shared.look_at(dataset).await?;
     if require_wanted(&seen, request)?.is_some() {
         return Err(diverged(dataset, "it was changed while the stream arrived"));
     }
@@ -444,7 +444,7 @@ pub(super) fn is_being_taken_in(note: &Note) -> bool {
 /// Everything here can be done again from its beginning.
 pub(super) async fn complete(shared: &Shared, dataset: DatasetId) -> Result<Change, VolumeError> {
     let what = || format!("complete the copy of dataset {dataset}");
-    let seen = shared.look().await?;
+    let seen = shared.look_at(dataset).await?;
     let Some(spool) = shared.spool(&seen).await? else {
         return Ok(Change::AlreadySo);
     };

@@ -110,6 +110,13 @@ impl Shared {
         Seen::of(listing, fences, &self.parent)
     }
 
+    /// Sees what is here, for a change of this dataset: fails where it cannot be read.
+    pub(super) async fn look_at(&self, dataset: DatasetId) -> Result<Seen, VolumeError> {
+        let seen = self.look().await?;
+        seen.require_readable(dataset)?;
+        Ok(seen)
+    }
+
     /// Remembers an ownership for good, unless a newer one is remembered. Needs the lock of the dataset's state.
     pub(super) async fn raise_fence(
         &self,

@@ -10,6 +10,7 @@
 //! the stream is and how much of it is known to be right; it is replaced as a
 //! whole, and only after what it speaks of is durable.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -25,7 +26,7 @@ use flocker_model::SnapshotName;
 use serde::Deserialize;
 use serde::Serialize;
 
-use super::frame::Token;
+use super::frame::Begun;
 
 /// The one spelling that there is yet.
 const FORMAT: u32 = 1;
@@ -84,14 +85,22 @@ impl Arrival {
     }
 
     /// Says how to go on; nothing where the note's digest is none.
-    pub(super) fn token(&self) -> Option<Token> {
-        Some(Token {
+    pub(super) fn begun(&self) -> Option<Begun> {
+        Some(Begun {
             guid: self.guid,
             base: self.base,
             kept: self.kept,
             digest: blake3::Hash::from_hex(&self.digest).ok()?,
         })
     }
+}
+
+/// What is noted of all that waits.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) read: Vec<Note>,
+    /// Those that cannot be read, and why.
+    pub(super) unreadable: BTreeMap<DatasetId, String>,
 }
 
 /// The directory of all that waits.
@@ -107,16 +116,25 @@ impl Spool {
         self.directory(dataset).join("stream")
     }
 
-    /// Reads the notes of all that waits.
-    pub(super) fn notes(&self) -> io::Result<Vec<Note>> {
-        let mut notes = Vec::new();
+    /// Reads the notes of all that waits. A note that cannot be read hides no other.
+    pub(super) fn notes(&self) -> io::Result<Notes> {
+        let mut notes = Notes::default();
         for entry in self.0.read_dir()? {
             let name = entry?.file_name();
             let Some(dataset) = name.to_str().and_then(|name| name.parse().ok()) else {
                 let reason = format!("`{}` is nothing that we put there", name.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
             };
-            notes.extend(self.note(dataset)?);
+            match self.note(dataset) {
+                Ok(note) => notes.read.extend(note),
+                Err(error) => {
+                    let reason = format!(
+                        "what is noted of its arrival in `{}`: {error}",
+                        self.directory(dataset).display()
+                    );
+                    notes.unreadable.insert(dataset, reason);
+                }
+            }
         }
         Ok(notes)
     }
@@ -233,10 +251,24 @@ mod tests {
         let mut note = Note::new(&dataset(), 5);
         note.arrival = Some(Arrival::new(&"warm-2-1".parse().unwrap(), SnapshotGuid(9), None));
         spool.set_note(&note).unwrap();
-        assert_eq!(spool.notes().unwrap(), [note]);
+        assert_eq!(spool.notes().unwrap().read, [note]);
         spool.remove(dataset().id).unwrap();
-        assert_eq!(spool.notes().unwrap(), []);
+        assert_eq!(spool.notes().unwrap().read, []);
         assert_eq!(root.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_hides_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        spool.set_note(&Note::new(&dataset(), 5)).unwrap();
+        let damaged = DatasetId(uuid::Uuid::from_u128(8));
+        let place = root.path().join(damaged.to_string());
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("note"), b"{").unwrap();
+        let notes = spool.notes().unwrap();
+        assert_eq!(notes.read, [Note::new(&dataset(), 5)]);
+        assert_eq!(notes.unreadable.keys().collect::<Vec<_>>(), [&damaged]);
     }
 
     #[test]
