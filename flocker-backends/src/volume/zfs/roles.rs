@@ -228,7 +228,7 @@ impl Shared {
                     Ok(guid) => guid,
                     Err(error) => {
                         // It stays primary, and its application may want to go on. Failing that, the next look does it.
-                        drop(self.set_read_only(ours, "off").await);
+                        drop(self.set_writable(ours).await);
                         return Err(error);
                     }
                 }
@@ -253,7 +253,7 @@ impl Shared {
     ) -> Result<flocker_model::SnapshotGuid, VolumeError> {
         let dataset = ours.dataset;
         let what = || format!("make dataset {dataset} read-only");
-        self.set_read_only(ours, "on").await?;
+        self.set_read_only(ours).await?;
         if ours.filesystem.is_mounted {
             mounts::require_read_only(&self.mounts.path(dataset)).to(what)?;
         }
@@ -303,7 +303,7 @@ impl Shared {
         self.mount(ours).await?;
         self.set_standing(ours, &Standing::new(role, fence, self.now()?))
             .await?;
-        self.set_read_only(ours, "off").await?;
+        self.set_writable(ours).await?;
         if let Some(spool) = self.spool(&seen).await? {
             // Whatever was still arriving is of a past that this copy has left.
             spool
