@@ -1,5 +1,8 @@
 //! What this machine's ZFS can do: asked once, of the tool itself, never guessed from a version.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 /// What the tool can do beyond what every ZFS can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Able {
@@ -16,8 +19,23 @@ pub(super) struct Able {
 }
 
 /// Blocks that travel as they lie on the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub(super) struct Blocks(u8);
+
+impl From<Blocks> for u8 {
+    fn from(blocks: Blocks) -> Self {
+        blocks.0
+    }
+}
+
+impl TryFrom<u8> for Blocks {
+    type Error = &'static str;
+
+    fn try_from(bits: u8) -> Result<Self, Self::Error> {
+        Self::from_bits(bits).ok_or("there are no such blocks")
+    }
+}
 
 impl Blocks {
     const LETTERS: [(u8, char); 3] = [(1, 'c'), (2, 'L'), (4, 'e')];

@@ -111,7 +111,7 @@ impl Rest<'_> {
 /// an inventory [takes](crate::volume::Inventory::takes).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
-    /// The blocks that it takes as they lie on the sender's disk.
+    /// The blocks that it takes as they lie on the sender's disk. Where something has arrived, those that it was sent with.
     pub(super) takes: Blocks,
     /// What has arrived of a stream already, if anything has.
     pub(super) begun: Option<Begun>,

@@ -30,11 +30,7 @@ pub fn read_all(bytes: &[u8]) {
     if let Ok(note) = serde_json::from_slice::<Note>(bytes) {
         let written = serde_json::to_vec(&note).expect("a note can be written");
         assert_eq!(serde_json::from_slice::<Note>(&written).ok(), Some(note.clone()));
-        if let Some(begun) = note.arrival.and_then(|arrival| arrival.begun()) {
-            let token = Token {
-                takes: Blocks::default(),
-                begun: Some(begun),
-            };
+        if let Some(token) = note.arrival.and_then(|arrival| arrival.token()) {
             assert_eq!(
                 Token::parse(&token.to_text()),
                 Some(token),

@@ -10,7 +10,6 @@ use flocker_model::PartialReceive;
 use flocker_model::Role;
 use flocker_model::Trashed;
 
-use super::frame::Begun;
 use super::frame::Token;
 use super::lock::Scope;
 use super::receiving;
@@ -44,9 +43,13 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         seen = shared.look().await?;
     }
     let now = shared.now()?;
+    let takes = Token {
+        takes: shared.tool.able.takes,
+        begun: None,
+    };
     let mut inventory = Inventory {
         free: Some(ByteSize(seen.available)),
-        takes: Some(token(shared, None).to_text()),
+        takes: Some(takes.to_text()),
         ..Inventory::default()
     };
     for (dataset, ours) in &seen.here {
@@ -69,7 +72,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
             .datasets
             .entry(note.dataset.id)
             .or_insert_with(|| beginning(&note, seen.fence_left(note.dataset.id), now));
-        manifestation.partial = partial(shared, &note);
+        manifestation.partial = partial(&note);
     }
     inventory.unreadable = notes.unreadable;
     inventory.unreadable.extend(seen.unreadable);
@@ -159,18 +162,12 @@ fn beginning(note: &Note, fence: Epoch, now: i64) -> Manifestation {
     }
 }
 
-/// What a sender is told.
-fn token(shared: &Shared, begun: Option<Begun>) -> Token {
-    let takes = shared.tool.able.takes;
-    Token { takes, begun }
-}
-
-fn partial(shared: &Shared, note: &Note) -> Option<Box<PartialReceive>> {
+fn partial(note: &Note) -> Option<Box<PartialReceive>> {
     let arrival = note.arrival.as_ref()?;
     Some(Box::new(PartialReceive {
         snapshot: arrival.snapshot.clone(),
         received: ByteSize(arrival.kept),
-        token: token(shared, Some(arrival.begun()?)).to_text(),
+        token: arrival.token()?.to_text(),
     }))
 }
 

@@ -185,19 +185,14 @@ impl Incoming {
         if header.first > 0 {
             let kept = note.as_ref().and_then(|note| note.arrival.as_ref());
             let fits = kept.is_some_and(|kept| {
-                kept.guid == header.guid && kept.base == header.base && header.first <= kept.kept
+                (kept.guid, kept.base, kept.blocks) == (header.guid, header.base, header.blocks)
+                    && header.first <= kept.kept
             });
             if !fits {
                 return Err(self.refused("it goes on from something that has not arrived here"));
             }
         } else {
-            note_arrival(
-                shared,
-                spool,
-                request,
-                &Arrival::new(&header.snapshot, header.guid, header.base),
-            )
-            .await?;
+            note_arrival(shared, spool, request, &Arrival::of(header)).await?;
         }
         let (place, first) = (spool.clone(), header.first);
         let opened = tokio::task::spawn_blocking(move || place.go_on(dataset, first)).await;
@@ -214,7 +209,7 @@ impl Incoming {
             shared,
             spool,
             request,
-            arrival: Arrival::new(&header.snapshot, header.guid, header.base),
+            arrival: Arrival::of(header),
             file: file.into(),
             hasher,
         };

@@ -26,7 +26,10 @@ use flocker_model::SnapshotName;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::able::Blocks;
 use super::frame::Begun;
+use super::frame::Header;
+use super::frame::Token;
 
 /// The one spelling that there is yet.
 const FORMAT: u32 = 1;
@@ -52,6 +55,9 @@ pub(super) struct Arrival {
     pub(super) snapshot: SnapshotName,
     pub(super) guid: SnapshotGuid,
     pub(super) base: Option<SnapshotGuid>,
+    /// Which blocks it has as they lie on the sender's disk: what follows has to be of the same kind.
+    #[serde(default)]
+    pub(super) blocks: Blocks,
     /// How many bytes are kept and durable.
     pub(super) kept: u64,
     /// The digest of just these bytes.
@@ -73,11 +79,12 @@ impl Note {
 
 impl Arrival {
     /// Begins with nothing.
-    pub(super) fn new(snapshot: &SnapshotName, guid: SnapshotGuid, base: Option<SnapshotGuid>) -> Self {
+    pub(super) fn of(header: &Header) -> Self {
         Self {
-            snapshot: snapshot.clone(),
-            guid,
-            base,
+            snapshot: header.snapshot.clone(),
+            guid: header.guid,
+            base: header.base,
+            blocks: header.blocks,
             kept: 0,
             digest: blake3::hash(b"").to_hex().to_string(),
             into: None,
@@ -85,12 +92,16 @@ impl Arrival {
     }
 
     /// Says how to go on; nothing where the note's digest is none.
-    pub(super) fn begun(&self) -> Option<Begun> {
-        Some(Begun {
+    pub(super) fn token(&self) -> Option<Token> {
+        let begun = Begun {
             guid: self.guid,
             base: self.base,
             kept: self.kept,
             digest: blake3::Hash::from_hex(&self.digest).ok()?,
+        };
+        Some(Token {
+            takes: self.blocks,
+            begun: Some(begun),
         })
     }
 }
@@ -249,7 +260,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
         let mut note = Note::new(&dataset(), 5);
-        note.arrival = Some(Arrival::new(&"warm-2-1".parse().unwrap(), SnapshotGuid(9), None));
+        note.arrival = Some(Arrival::of(&Header {
+            dataset: dataset().id,
+            snapshot: "warm-2-1".parse().unwrap(),
+            guid: SnapshotGuid(9),
+            base: None,
+            first: 0,
+            blocks: Blocks::from_bits(5).unwrap(),
+        }));
         spool.set_note(&note).unwrap();
         assert_eq!(spool.notes().unwrap().read, [note]);
         spool.remove(dataset().id).unwrap();

@@ -78,7 +78,7 @@ in_node() {
   local n=$1
   shift
   if is_machine "$n"; then
-    ssh "${ssh_options[@]}" -o ConnectTimeout=5 "root@$(address "$n")" \
+    ssh "${ssh_options[@]}" -o ConnectTimeout=60 "root@$(address "$n")" \
       "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin $(printf '%q ' "$@")"
     return
   fi
