@@ -21,7 +21,8 @@ use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
+use flocker_model::Protocol;
 use flocker_model::RouteTable;
 
 use self::connections::Moved;
@@ -98,13 +99,13 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// The kernel would let us: its rules come before any program. A port that is
 /// routed already is not asked for again.
 pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) -> Result<(), RouterError> {
-    let is_new = |port: &PortNumber| before.routes.get(*port).is_none();
+    let is_new = |port: &ExternalPort| before.routes.get(*port).is_none();
     // An application that serves at the node's own address may have the port itself.
-    let is_its_own = |port: PortNumber, end: &End| match end {
+    let is_its_own = |port: ExternalPort, end: &End| match end {
         End::Here(address) => address.port() == port.get(),
         End::There(_) | End::Nowhere => false,
     };
-    let new: BTreeSet<PortNumber> = after
+    let new: BTreeSet<ExternalPort> = after
         .ends
         .iter()
         .filter(|(port, end)| is_new(port) && !is_its_own(**port, end))
@@ -145,17 +146,29 @@ pub(super) async fn end_moved(owed: &mut BTreeSet<Moved>) -> Result<(), RouterEr
 }
 
 /// Returns the ports that end somewhere else than before, with where they ended.
+///
+/// Datagrams that came while a port ended nowhere are remembered as led
+/// nowhere, for as long as their sender goes on: that has to be forgotten, too.
 pub(super) fn moved(before: &Placed, after: &Placed) -> BTreeSet<Moved> {
     let ended = before.ends.iter();
-    ended
+    let ended = ended
         .filter(|(port, end)| after.ends.get(port) != Some(end))
         .filter_map(|(port, end)| {
             Some(Moved {
                 port: *port,
-                to: end.address()?,
+                to: Some(end.address()?),
             })
-        })
-        .collect()
+        });
+    let led_nowhere = |port: &ExternalPort| before.ends.get(port).and_then(|end| end.address()).is_none();
+    let begun = after
+        .ends
+        .iter()
+        .filter(|(port, end)| port.protocol == Protocol::Udp && end.address().is_some() && led_nowhere(port))
+        .map(|(port, _)| Moved {
+            port: *port,
+            to: None,
+        });
+    ended.chain(begun).collect()
 }
 
 /// Where the applications of this node listen.

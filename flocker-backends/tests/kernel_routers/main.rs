@@ -7,9 +7,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod conformance;
+#[path = "../datagrams/mod.rs"]
+mod datagrams;
 mod foreign;
 mod moves;
 mod network;
 mod paths;
 mod private;
 mod repair;
+mod udp;
