@@ -149,12 +149,12 @@ impl Elements {
         };
         match set {
             "records" => {
-                let [of, part] = concatenated(value)? else {
+                let [of, nth] = concatenated(value)? else {
                     return None;
                 };
                 self.pieces.insert(Piece::Record {
                     port: port(of)?,
-                    part: u16::try_from(part.as_u64()?).ok()?,
+                    part: u16::try_from(nth.as_u64()?).ok()?,
                     text: comment?.to_owned(),
                 });
             }

@@ -52,8 +52,8 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
             Some(found.ok_or_else(|| diverged(dataset, reason()))?)
         }
     };
-    let token = request.resume.as_deref().and_then(Token::parse);
-    let takes = token.as_ref().map_or(Blocks::default(), |token| token.takes);
+    let told = request.resume.as_deref().and_then(Token::parse);
+    let known_there = told.as_ref().map_or(Blocks::default(), |token| token.takes);
     let header = Header {
         dataset,
         snapshot: request.snapshot.clone(),
@@ -61,9 +61,9 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
         base: request.base,
         first: 0,
         // What the receiver does not say that it takes, everybody takes in no other form than the plain one.
-        blocks: shared.tool.able.sends.and(takes),
+        blocks: shared.tool.able.sends.and(known_there),
     };
-    let begun = token.and_then(|token| token.begun);
+    let begun = told.and_then(|token| token.begun);
     let begun = begun.filter(|begun| begun.guid == header.guid && begun.base == header.base);
     let sending = Sending {
         shared: Arc::clone(shared),
