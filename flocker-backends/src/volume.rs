@@ -54,6 +54,9 @@ pub struct Inventory {
     pub unreadable: BTreeMap<DatasetId, String>,
     /// How much more data fits, if that can be told.
     pub free: Option<ByteSize>,
+    /// What whoever sends to here has to know of the volumes, where no earlier try has left a token: its meaning is the
+    /// backend's own. Nothing where every stream of the same backend is taken.
+    pub takes: Option<String>,
 }
 
 /// Which snapshot is to be sent, and from where on.
@@ -65,8 +68,9 @@ pub struct SendRequest {
     pub snapshot: SnapshotName,
     /// The snapshot that the receiver has already; nothing for a full copy.
     pub base: Option<SnapshotGuid>,
-    /// Where an earlier try stopped: the token of the receiver's [`PartialReceive`](flocker_model::PartialReceive).
-    /// A token that does not fit this request is ignored, and the stream starts at the beginning.
+    /// Where an earlier try stopped: the token of the receiver's [`PartialReceive`](flocker_model::PartialReceive), or
+    /// what its inventory [takes](Inventory::takes). What does not fit this request is ignored: the stream starts at
+    /// the beginning, and is one that everybody takes.
     pub resume: Option<String>,
 }
 

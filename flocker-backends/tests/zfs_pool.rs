@@ -215,6 +215,34 @@ fn who_has_a_file_open_for_writing_is_in_the_way_of_a_release_and_nobody_writes_
 }
 
 #[test]
+fn what_is_only_in_memory_when_the_data_is_let_go_is_in_the_last_snapshot() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        parent.write(ID, "file", &vec![b'x'; 1 << 20]).await.unwrap();
+        // As a database that maps its file and ends without a word to the disk.
+        let script = "import mmap, os, sys\nwith open(sys.argv[1], 'r+b') as file:\n    \
+                      mapped = mmap.mmap(file.fileno(), 0)\nmapped[:] = b'y' * len(mapped)\nos._exit(0)";
+        let path = parent.file(ID, "file");
+        let writer = flocker_backends::process::Program::new("python3");
+        let writer = writer.arguments(["-c", script, path.to_str().unwrap()]);
+        let wrote = writer.run(&[], 1 << 20, std::time::Duration::from_secs(60)).await;
+        wrote.unwrap().success().unwrap();
+        release(&parent).await;
+        send(&parent, &beta, "handoff-2", None).await.unwrap();
+        let seen_at = beta.options.mounts.join("copy");
+        let mountpoint = format!("mountpoint={}", seen_at.display());
+        zfs_says(&["set", &mountpoint, &filesystem(&beta)]).await;
+        zfs_says(&["mount", &filesystem(&beta)]).await;
+        let arrived = std::fs::read(seen_at.join("file")).unwrap();
+        assert!(
+            arrived == vec![b'y'; 1 << 20],
+            "what was in memory did not arrive"
+        );
+    });
+}
+
+#[test]
 fn the_last_snapshot_of_a_release_that_never_ended_is_taken_again() {
     run(async {
         let (parent, beta) = (Parent::new().await, Parent::new().await);
@@ -289,6 +317,99 @@ fn l11_a_copy_on_a_pool_that_was_changed_by_hand_is_refused_for_good_and_stays()
             beta.read(ID, "by-hand").await.as_deref(),
             Some(b"changed".as_slice())
         );
+    });
+}
+
+/// Returns all of a stream for whoever takes this.
+async fn stream(from: &Parent, snapshot: &str, takes: Option<String>) -> Vec<u8> {
+    let request = SendRequest {
+        dataset: ID,
+        snapshot: name(snapshot),
+        base: None,
+        resume: takes,
+    };
+    let mut bytes = Vec::new();
+    let mut stream = from.backend().send(&request).await.unwrap();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+#[test]
+fn blocks_travel_as_they_lie_on_the_disk_to_a_pool_that_takes_them_and_to_no_other() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        zfs_says(&["set", "compression=on", &filesystem(&parent)]).await;
+        parent.write(ID, "large", &vec![b'x'; 4 << 20]).await.unwrap();
+        release(&parent).await;
+        let takes = beta.backend().inventory().await.unwrap().takes;
+        let plain = stream(&parent, "handoff-2", None).await;
+        let packed = stream(&parent, "handoff-2", takes).await;
+        assert!(plain.len() > 4 << 20, "{}", plain.len());
+        // The tool says which letters it does not know before it looks for the snapshot.
+        let refused = zfs(&["send", "-c", "nowhere@nothing"]).await;
+        let is_old = String::from_utf8_lossy(&refused.stderr).contains("invalid option");
+        let is_packed = packed.len() < 1 << 20;
+        assert_eq!(is_packed, !is_old, "{} and {}", plain.len(), packed.len());
+        let packed = Box::pin(Cursor::new(packed));
+        beta.backend().receive(&receive_request(), packed).await.unwrap();
+    });
+}
+
+#[test]
+fn what_was_received_is_not_mounted_and_gives_nobody_the_rights_of_its_owner() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        for property in ["setuid=on", "devices=on"] {
+            zfs_says(&["set", property, &filesystem(&parent)]).await;
+        }
+        release(&parent).await;
+        send(&parent, &beta, "handoff-2", None).await.unwrap();
+        let properties = "mounted,canmount,readonly,setuid,devices,mountpoint";
+        let copy = filesystem(&beta);
+        let found = zfs_says(&["get", "-H", "-o", "value", properties, &copy]).await;
+        let path = beta.backend().path(ID);
+        assert_eq!(found, format!("no\nnoauto\non\noff\noff\n{}\n", path.display()));
+    });
+}
+
+#[test]
+fn a_dataset_that_cannot_be_read_is_named_hides_no_other_and_is_not_touched() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        let other = Dataset {
+            id: DatasetId(uuid::Uuid::from_u128(8)),
+            ..dataset()
+        };
+        parent.backend().create(&other, Epoch::FIRST).await.unwrap();
+        let ours = filesystem(&parent);
+        let role = zfs_says(&["get", "-H", "-o", "value", "flocker:role", &ours]).await;
+        zfs_says(&["set", "flocker:role=nonsense", &ours]).await;
+        let seen = parent.backend().inventory().await.unwrap();
+        assert_eq!(seen.datasets.keys().collect::<Vec<_>>(), [&other.id]);
+        assert_eq!(seen.unreadable.keys().collect::<Vec<_>>(), [&ID]);
+        assert!(seen.unreadable[&ID].contains(&ours), "{}", seen.unreadable[&ID]);
+        parent
+            .backend()
+            .create(&dataset(), Epoch::FIRST)
+            .await
+            .unwrap_err();
+        parent.backend().destroy(ID).await.unwrap_err();
+        zfs_says(&["set", &format!("flocker:role={}", role.trim()), &ours]).await;
+        // Two that say that they are the same: nobody knows which is.
+        let twin = format!("{}/twin", parent.options.parent);
+        zfs_says(&["create", "-o", &format!("flocker:role={}", role.trim()), &twin]).await;
+        zfs_says(&["set", &format!("flocker:dataset={ID}"), &twin]).await;
+        let seen = parent.backend().inventory().await.unwrap();
+        assert_eq!(seen.datasets.keys().collect::<Vec<_>>(), [&other.id]);
+        let said = &seen.unreadable[&ID];
+        assert!(said.contains(&ours) && said.contains(&twin), "{said}");
+        zfs_says(&["destroy", &twin]).await;
+        let seen = parent.backend().inventory().await.unwrap();
+        assert!(seen.unreadable.is_empty() && seen.datasets.contains_key(&ID));
+        assert_eq!(parent.read(ID, "file").await.as_deref(), Some(b"one".as_slice()));
     });
 }
 

@@ -388,7 +388,7 @@ impl NodeHandle for LocalNode {
             address: self.parts.reached_at.clone(),
             passage,
             pass,
-            resume: partial.map(|partial| partial.token.clone()),
+            resume: partial.map(|partial| partial.token.clone()).or(inventory.takes),
             received: partial.map_or(ByteSize(0), |partial| partial.received),
         })
     }

@@ -241,7 +241,7 @@ pub struct Ticket {
     pub passage: Passage,
     /// What lets the sender in, once.
     pub pass: Pass,
-    /// Where an earlier try stopped; its meaning is the backend's own.
+    /// Where an earlier try stopped, or what the receiver takes; its meaning is the backend's own.
     pub resume: Option<String>,
     /// How much of it has arrived already.
     pub received: ByteSize,

@@ -26,6 +26,9 @@ use crate::volume::ByteStream;
 /// How many bytes of the delta one frame carries.
 pub(super) const FRAME_SIZE: usize = 4096;
 
+/// What a receiver says of itself of which nothing has arrived yet: there is only one kind of stream.
+pub(super) const TAKES: &str = "everything";
+
 const LARGEST_FRAME: u32 = 64 * 1024;
 
 /// What the stream is of.

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "what was done to the nodes is worth reading")]
 
 mod bed;
+mod both_kinds;
 mod by_hand;
 mod cut_short;
 mod databases;

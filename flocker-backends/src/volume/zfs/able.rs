@@ -1,5 +1,8 @@
 //! What this machine's ZFS can do: asked once, of the tool itself, never guessed from a version.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 /// What the tool can do beyond what every ZFS can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Able {
@@ -7,6 +10,8 @@ pub(super) struct Able {
     pub(super) tells_written: bool,
     /// It sends compressed, large and embedded blocks as they are: which of `c`, `L` and `e`.
     pub(super) sends: Blocks,
+    /// It receives these, into the pool that it was asked about.
+    pub(super) takes: Blocks,
     /// It receives without mounting what it received.
     pub(super) receives_unmounted: bool,
     /// It sets properties while it receives.
@@ -14,11 +19,49 @@ pub(super) struct Able {
 }
 
 /// Blocks that travel as they lie on the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub(super) struct Blocks(u8);
+
+impl From<Blocks> for u8 {
+    fn from(blocks: Blocks) -> Self {
+        blocks.0
+    }
+}
+
+impl TryFrom<u8> for Blocks {
+    type Error = &'static str;
+
+    fn try_from(bits: u8) -> Result<Self, Self::Error> {
+        Self::from_bits(bits).ok_or("there are no such blocks")
+    }
+}
 
 impl Blocks {
     const LETTERS: [(u8, char); 3] = [(1, 'c'), (2, 'L'), (4, 'e')];
+
+    /// What the pool has to have switched on for each of them. Which way a block was compressed is not known
+    /// beforehand, so every way there is has to be.
+    const FEATURES: [(u8, &'static [&'static str]); 3] = [
+        (1, &["lz4_compress", "zstd_compress"]),
+        (2, &["large_blocks"]),
+        (4, &["embedded_data", "lz4_compress"]),
+    ];
+
+    /// Reads what a pool has switched on from the output of `zpool get -H -o property,value all`.
+    pub(super) fn of_pool(properties: &str) -> Self {
+        let is_on = |feature: &&str| {
+            properties.lines().any(|line| {
+                line.strip_prefix("feature@")
+                    .and_then(|line| line.strip_prefix(*feature))
+                    .is_some_and(|value| matches!(value, "\tenabled" | "\tactive"))
+            })
+        };
+        let on = Self::FEATURES
+            .iter()
+            .filter(|(_, features)| features.iter().all(is_on));
+        Self(on.map(|(bit, _)| bit).sum())
+    }
 
     /// Reads what a peer says that it sends; nothing where it says more than there is.
     pub(super) fn from_bits(bits: u8) -> Option<Self> {
@@ -37,6 +80,11 @@ impl Blocks {
             .map(|(_, letter)| letter)
             .collect();
         (!letters.is_empty()).then(|| format!("-{letters}"))
+    }
+
+    /// Those that are among both.
+    pub(super) fn and(self, others: Self) -> Self {
+        Self(self.0 & others.0)
     }
 
     /// Says whether whoever can handle these can handle those too.
@@ -58,6 +106,7 @@ impl Able {
         Self {
             tells_written: false,
             sends: Blocks(bits),
+            takes: Blocks::default(),
             receives_unmounted: receiving.contains('u'),
             receives_properties: usage_lines(receive, "receive").any(|line| line.contains("[-o ")),
         }
@@ -106,10 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_takes_what_it_has_switched_on() {
+        let all = "size\t1.9G\nfeature@lz4_compress\tactive\nfeature@zstd_compress\tenabled\n\
+                   feature@large_blocks\tenabled\nfeature@embedded_data\tactive\n";
+        assert_eq!(Blocks::of_pool(all).option().as_deref(), Some("-cLe"));
+        let old = all.replace("feature@zstd_compress\tenabled\n", "");
+        assert_eq!(Blocks::of_pool(&old).option().as_deref(), Some("-Le"));
+        let off = all.replace("active", "disabled");
+        assert_eq!(Blocks::of_pool(&off).option().as_deref(), Some("-L"));
+        assert_eq!(Blocks::of_pool("version\t23\n"), Blocks::default());
+    }
+
+    #[test]
     fn who_can_do_more_covers_who_can_do_less() {
         let all = Blocks::from_bits(7).unwrap();
         assert!(all.cover(Blocks::default()));
         assert!(!Blocks::default().cover(all));
+        assert_eq!(all.and(Blocks::default()), Blocks::default());
+        assert_eq!(all.and(all), all);
         assert_eq!(Blocks::default().option(), None);
         assert_eq!(Blocks::from_bits(8), None);
     }

@@ -107,11 +107,21 @@ impl Rest<'_> {
     }
 }
 
-/// What the sender needs in order to go on: the text of a [`PartialReceive`](flocker_model::PartialReceive).
-///
-/// The sender follows it only where the beginning of what it would send has this very digest.
+/// What the sender has to know of the receiver: the text of a [`PartialReceive`](flocker_model::PartialReceive), or what
+/// an inventory [takes](crate::volume::Inventory::takes).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
+    /// The blocks that it takes as they lie on the sender's disk. Where something has arrived, those that it was sent with.
+    pub(super) takes: Blocks,
+    /// What has arrived of a stream already, if anything has.
+    pub(super) begun: Option<Begun>,
+}
+
+/// The beginning of a stream.
+///
+/// The sender goes on from there only where the beginning of what it would send has this very digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Begun {
     pub(super) guid: SnapshotGuid,
     pub(super) base: Option<SnapshotGuid>,
     pub(super) kept: u64,
@@ -119,32 +129,45 @@ pub(super) struct Token {
 }
 
 impl Token {
+    /// The one spelling that there is yet.
+    const FORMAT: &str = "2";
+
     pub(super) fn to_text(&self) -> String {
-        let Self {
+        let Self { takes, begun } = self;
+        let takes = format!("{}:{}", Self::FORMAT, takes.bits());
+        let Some(Begun {
             guid,
             base,
             kept,
             digest,
-        } = self;
+        }) = begun
+        else {
+            return takes;
+        };
         let base = base.map_or_else(String::new, |base| base.to_string());
-        format!("1:{guid}:{base}:{kept}:{digest}")
+        format!("{takes}:{guid}:{base}:{kept}:{digest}")
     }
 
     /// Reads a token; nothing where it is not one of ours.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
-        if parts.next()? != "1" {
+        if parts.next()? != Self::FORMAT {
             return None;
         }
-        let token = Self {
-            guid: parts.next()?.parse().ok()?,
-            base: match parts.next()? {
-                "" => None,
-                base => Some(base.parse().ok()?),
-            },
-            kept: parts.next()?.parse().ok()?,
-            digest: blake3::Hash::from_hex(parts.next()?).ok()?,
+        let takes = Blocks::from_bits(parts.next()?.parse().ok()?)?;
+        let begun = match parts.next() {
+            None => None,
+            Some(guid) => Some(Begun {
+                guid: guid.parse().ok()?,
+                base: match parts.next()? {
+                    "" => None,
+                    base => Some(base.parse().ok()?),
+                },
+                kept: parts.next()?.parse().ok()?,
+                digest: blake3::Hash::from_hex(parts.next()?).ok()?,
+            }),
         };
+        let token = Self { takes, begun };
         (token.to_text() == text).then_some(token)
     }
 }
@@ -187,16 +210,30 @@ mod tests {
 
     #[test]
     fn a_token_reads_as_it_was_written() {
-        for base in [None, Some(SnapshotGuid(3))] {
-            let token = Token {
-                guid: SnapshotGuid(5),
-                base,
-                kept: 1000,
-                digest: blake3::hash(b"x"),
-            };
+        let takes = Blocks::from_bits(3).unwrap();
+        let begun = |base| Begun {
+            guid: SnapshotGuid(5),
+            base,
+            kept: 1000,
+            digest: blake3::hash(b"x"),
+        };
+        for begun in [None, Some(begun(None)), Some(begun(Some(SnapshotGuid(3))))] {
+            let token = Token { takes, begun };
             assert_eq!(Token::parse(&token.to_text()), Some(token));
         }
-        for text in ["", "nonsense", "1-2-3", "1:5::7", "1:5::7:zz"] {
+        for text in [
+            "",
+            "nonsense",
+            "1-2-3",
+            "2",
+            "2:",
+            "2:8",
+            "2:07",
+            "2:7:",
+            "2:7:5::7",
+            "2:7:5::7:zz",
+            "1:7",
+        ] {
             assert_eq!(Token::parse(text), None, "{text}");
         }
     }

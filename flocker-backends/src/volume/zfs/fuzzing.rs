@@ -1,6 +1,7 @@
 //! Where a fuzzer comes in: what travels between pools, what lies in the spool, and what the tool says.
 
 use super::able::Able;
+use super::able::Blocks;
 use super::begin;
 use super::begin::Begin;
 use super::frame::CHECKED;
@@ -49,6 +50,10 @@ pub fn read_all(bytes: &[u8]) {
     let (send, receive) = text.split_once('\0').unwrap_or((text, text));
     let able = Able::from_usage(send, receive);
     assert!(able.sends.cover(able.sends), "what it does it can do");
+    assert!(
+        Blocks::from_bits(Blocks::of_pool(text).bits()).is_some(),
+        "a pool takes what there is"
+    );
 }
 
 /// Reads bytes as a header whose check is right, as only a hostile peer writes it.

@@ -10,12 +10,14 @@ use flocker_model::PartialReceive;
 use flocker_model::Role;
 use flocker_model::Trashed;
 
+use super::frame::Token;
 use super::lock::Scope;
 use super::receiving;
 use super::seen::Ours;
 use super::seen::Seen;
 use super::shared::Shared;
 use super::spool::Note;
+use super::spool::Notes;
 use super::tool::Context as _;
 use crate::volume::Inventory;
 use crate::volume::VolumeError;
@@ -24,7 +26,7 @@ use crate::volume::VolumeError;
 pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError> {
     let mut seen = shared.look().await?;
     let mut notes = notes(shared, &seen).await?;
-    if settle(shared, &seen, &notes).await? {
+    if settle(shared, &seen, &notes.read).await? {
         seen = shared.look().await?;
         notes = self::notes(shared, &seen).await?;
     }
@@ -41,8 +43,13 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         seen = shared.look().await?;
     }
     let now = shared.now()?;
+    let takes = Token {
+        takes: shared.tool.able.takes,
+        begun: None,
+    };
     let mut inventory = Inventory {
         free: Some(ByteSize(seen.available)),
+        takes: Some(takes.to_text()),
         ..Inventory::default()
     };
     for (dataset, ours) in &seen.here {
@@ -57,24 +64,33 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
             age: since(ours.trashed.unwrap_or(now), now),
         });
     }
-    for note in notes {
+    for note in notes.read {
+        if seen.unreadable.contains_key(&note.dataset.id) {
+            continue;
+        }
         let manifestation = inventory
             .datasets
             .entry(note.dataset.id)
             .or_insert_with(|| beginning(&note, seen.fence_left(note.dataset.id), now));
         manifestation.partial = partial(&note);
     }
+    inventory.unreadable = notes.unreadable;
+    inventory.unreadable.extend(seen.unreadable);
+    for dataset in inventory.unreadable.keys() {
+        inventory.datasets.remove(dataset);
+    }
+    // Of what is here, even if it cannot be read, its own record is the newer one.
     inventory.fences = seen.fences;
-    inventory
-        .fences
-        .retain(|dataset, _| !inventory.datasets.contains_key(dataset));
+    inventory.fences.retain(|dataset, _| {
+        !inventory.datasets.contains_key(dataset) && !inventory.unreadable.contains_key(dataset)
+    });
     Ok(inventory)
 }
 
-async fn notes(shared: &Shared, seen: &Seen) -> Result<Vec<Note>, VolumeError> {
+async fn notes(shared: &Shared, seen: &Seen) -> Result<Notes, VolumeError> {
     match shared.spool(seen).await? {
         Some(spool) => spool.notes().to(|| "find what has arrived".into()),
-        None => Ok(Vec::new()),
+        None => Ok(Notes::default()),
     }
 }
 

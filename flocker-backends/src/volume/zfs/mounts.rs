@@ -72,31 +72,45 @@ fn set_immutable(path: &Path, to: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// What the kernel says of a filesystem that a program of its own carries out.
-const FUSE: u64 = 0x6573_5546;
-
-/// Has the kernel refuse writers, or let them in again, where a program carries the filesystem out. Elsewhere, nothing.
+/// Has the kernel refuse writers at a mount, or let them in again. Where nothing is mounted, nothing.
 ///
-/// ZFS by way of FUSE shows what was made read-only as mounted writable, refuses only to make and remove files, and
-/// lets those be written that are there (2026-11-21). ZFS in the kernel sees to it itself.
+/// That a filesystem of ZFS is set read-only does not do it. By way of FUSE it is shown as mounted writable all the same,
+/// and files that are there can be written. OpenZFS lets whoever has a file in memory go on writing into it, and what
+/// lies there that nobody has written to the disk yet would come after the last snapshot (2026-11-21).
 ///
 /// # Errors
 ///
 /// Fails to refuse writers for as long as anybody has a file open for writing.
 pub(super) fn follow(path: &Path, is_read_only: bool) -> io::Result<()> {
-    if u64::try_from(rustix::fs::statfs(path)?.f_type) != Ok(FUSE) {
+    if !is_mount(path)? {
         return Ok(());
     }
     let now = rustix::fs::statvfs(path)?.f_flag;
     if now.contains(StatVfsMountFlags::RDONLY) == is_read_only {
         return Ok(());
     }
+    if is_read_only {
+        // The kernel does not do it for who is read-only already.
+        rustix::fs::syncfs(File::open(path)?)?;
+    }
     let mut flags = MountFlags::empty();
     flags.set(MountFlags::RDONLY, is_read_only);
     flags.set(MountFlags::NOSUID, now.contains(StatVfsMountFlags::NOSUID));
     flags.set(MountFlags::NODEV, now.contains(StatVfsMountFlags::NODEV));
     flags.set(MountFlags::NOEXEC, now.contains(StatVfsMountFlags::NOEXEC));
+    flags.set(MountFlags::NOATIME, now.contains(StatVfsMountFlags::NOATIME));
     Ok(rustix::mount::mount_remount(path, flags, "")?)
+}
+
+/// Says whether something is mounted just there.
+fn is_mount(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let above = path.parent().unwrap_or(path);
+    match path.metadata() {
+        // Nothing ever was.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => Ok(other?.dev() != above.metadata()?.dev()),
+    }
 }
 
 /// Fails unless nothing can be written at a path: by trying, because what is set is not always what is so.

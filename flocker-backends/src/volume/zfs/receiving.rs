@@ -64,7 +64,7 @@ pub(super) async fn receive(
         move |shared| async move { complete(&shared, dataset).await },
     );
     completed.await?;
-    let seen = shared.look().await?;
+    let seen = shared.look_at(dataset).await?;
     let known = require_wanted(&seen, request)?;
     let mut incoming = Incoming {
         dataset,
@@ -77,8 +77,8 @@ pub(super) async fn receive(
         Some(_) => return Err(diverged(dataset, "it has another snapshot of that name")),
         None => {}
     }
-    if !shared.tool.able.sends.cover(header.blocks) {
-        return Err(incoming.refused("it has blocks that the ZFS of this node does not know"));
+    if !shared.tool.able.takes.cover(header.blocks) {
+        return Err(incoming.refused("it has blocks that the pool of this node does not take"));
     }
     let spool = shared.require_spool(&seen).await?;
     incoming
@@ -185,19 +185,14 @@ impl Incoming {
         if header.first > 0 {
             let kept = note.as_ref().and_then(|note| note.arrival.as_ref());
             let fits = kept.is_some_and(|kept| {
-                kept.guid == header.guid && kept.base == header.base && header.first <= kept.kept
+                (kept.guid, kept.base, kept.blocks) == (header.guid, header.base, header.blocks)
+                    && header.first <= kept.kept
             });
             if !fits {
                 return Err(self.refused("it goes on from something that has not arrived here"));
             }
         } else {
-            note_arrival(
-                shared,
-                spool,
-                request,
-                &Arrival::new(&header.snapshot, header.guid, header.base),
-            )
-            .await?;
+            note_arrival(shared, spool, request, &Arrival::of(header)).await?;
         }
         let (place, first) = (spool.clone(), header.first);
         let opened = tokio::task::spawn_blocking(move || place.go_on(dataset, first)).await;
@@ -214,7 +209,7 @@ impl Incoming {
             shared,
             spool,
             request,
-            arrival: Arrival::new(&header.snapshot, header.guid, header.base),
+            arrival: Arrival::of(header),
             file: file.into(),
             hasher,
         };
@@ -343,7 +338,7 @@ async fn commit(
 ) -> Result<(), VolumeError> {
     let dataset = request.dataset.id;
     let what = || format!("take in snapshot {} of dataset {dataset}", request.snapshot);
-    let seen = shared.look().await?;
+    let seen = shared.look_at(dataset).await?;
     if require_wanted(&seen, request)?.is_some() {
         return Err(diverged(dataset, "it was changed while the stream arrived"));
     }
@@ -444,7 +439,7 @@ pub(super) fn is_being_taken_in(note: &Note) -> bool {
 /// Everything here can be done again from its beginning.
 pub(super) async fn complete(shared: &Shared, dataset: DatasetId) -> Result<Change, VolumeError> {
     let what = || format!("complete the copy of dataset {dataset}");
-    let seen = shared.look().await?;
+    let seen = shared.look_at(dataset).await?;
     let Some(spool) = shared.spool(&seen).await? else {
         return Ok(Change::AlreadySo);
     };

@@ -36,7 +36,7 @@ pub(super) const HOLD: &str = "flocker";
 impl Shared {
     pub(super) async fn create(&self, dataset: &Dataset, epoch: Epoch) -> Result<Change, VolumeError> {
         let id = dataset.id;
-        let seen = self.look().await?;
+        let seen = self.look_at(id).await?;
         let role = Role::Primary { epoch };
         if let Some(ours) = seen.here.get(&id) {
             if ours.standing.role != role {
@@ -104,7 +104,7 @@ impl Shared {
         to: Option<ByteSize>,
     ) -> Result<Change, VolumeError> {
         self.tool.settle(&self.parent).await?;
-        let seen = self.look().await?;
+        let seen = self.look_at(dataset).await?;
         let ours = seen.require(dataset)?;
         if ours.filesystem.quota == to.map(|to| to.0) {
             return Ok(Change::AlreadySo);
@@ -134,7 +134,7 @@ impl Shared {
         dataset: DatasetId,
         name: &SnapshotName,
     ) -> Result<Change, VolumeError> {
-        let seen = self.look().await?;
+        let seen = self.look_at(dataset).await?;
         let ours = seen.require(dataset)?;
         match ours.standing.role {
             Role::Primary { .. } => {}
@@ -195,7 +195,7 @@ impl Shared {
             to,
             last,
         } = handoff;
-        let seen = self.look().await?;
+        let seen = self.look_at(*dataset).await?;
         let ours = seen.require(*dataset)?;
         let fence = ours.standing.fence;
         let guid = match &ours.standing.role {
@@ -228,7 +228,7 @@ impl Shared {
                     Ok(guid) => guid,
                     Err(error) => {
                         // It stays primary, and its application may want to go on. Failing that, the next look does it.
-                        drop(self.set_read_only(ours, "off").await);
+                        drop(self.set_writable(ours).await);
                         return Err(error);
                     }
                 }
@@ -253,7 +253,7 @@ impl Shared {
     ) -> Result<flocker_model::SnapshotGuid, VolumeError> {
         let dataset = ours.dataset;
         let what = || format!("make dataset {dataset} read-only");
-        self.set_read_only(ours, "on").await?;
+        self.set_read_only(ours).await?;
         if ours.filesystem.is_mounted {
             mounts::require_read_only(&self.mounts.path(dataset)).to(what)?;
         }
@@ -263,7 +263,7 @@ impl Shared {
             self.drop_snapshot(ours, stale).await?;
         }
         self.take(ours, last).await?;
-        let seen = self.look().await?;
+        let seen = self.look_at(dataset).await?;
         let taken = seen.require(dataset)?.snapshot(last).map(guid_of);
         taken.ok_or_else(|| no_snapshot(dataset, last))
     }
@@ -275,7 +275,7 @@ impl Shared {
             from,
             guid,
         } = acquisition;
-        let seen = self.look().await?;
+        let seen = self.look_at(*dataset).await?;
         let ours = seen.require(*dataset)?;
         let role = Role::Primary { epoch: *epoch };
         if ours.standing.role == role {
@@ -303,7 +303,7 @@ impl Shared {
         self.mount(ours).await?;
         self.set_standing(ours, &Standing::new(role, fence, self.now()?))
             .await?;
-        self.set_read_only(ours, "off").await?;
+        self.set_writable(ours).await?;
         if let Some(spool) = self.spool(&seen).await? {
             // Whatever was still arriving is of a past that this copy has left.
             spool
@@ -314,7 +314,7 @@ impl Shared {
     }
 
     pub(super) async fn renounce(&self, dataset: DatasetId, epoch: Epoch) -> Result<Change, VolumeError> {
-        let seen = self.look().await?;
+        let seen = self.look_at(dataset).await?;
         let Some(ours) = seen.here.get(&dataset) else {
             return self.renounce_arrival(&seen, dataset, epoch).await;
         };

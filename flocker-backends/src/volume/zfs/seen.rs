@@ -39,6 +39,8 @@ pub(super) struct Seen {
     pub(super) trash: BTreeMap<String, Ours>,
     /// Where streams wait, if that is here: its name, and whether it is mounted.
     pub(super) spool: Option<(String, bool)>,
+    /// Datasets of which something is here that cannot be read, and why. None of them is among the others.
+    pub(super) unreadable: BTreeMap<DatasetId, String>,
     /// What is there and is not ours: nothing is ever done with it.
     pub(super) foreign: BTreeMap<String, Filesystem>,
     pub(super) available: u64,
@@ -48,7 +50,9 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Reads what a listing means. Something of ours that cannot be read is an error.
+    /// Reads what a listing means.
+    ///
+    /// A dataset that cannot be read hides no other. It is an error where not even its name can be.
     pub(super) fn of(
         listing: Listing,
         fences: BTreeMap<DatasetId, Epoch>,
@@ -65,23 +69,42 @@ impl Seen {
             } else if filesystem.own.contains_key(listing::SPOOL) {
                 seen.spool = Some((name, filesystem.is_mounted));
             } else if let Some(dataset) = filesystem.own.get(listing::DATASET) {
-                let ours = Ours::read(&name, dataset, &filesystem).ok_or_else(|| {
-                    broken(
-                        format!("read `{name}`"),
-                        "its properties are not as we write them",
-                    )
-                })?;
-                if ours.trashed.is_some() {
-                    seen.trash.insert(ours.entry(), ours);
-                } else if let Some(other) = seen.here.insert(ours.dataset, ours) {
-                    let reason = format!("it and `{}` say that they are the same dataset", other.name);
+                let Ok(dataset) = dataset.parse() else {
+                    let reason = format!("`{}` is no dataset", dataset.escape_debug());
                     return Err(broken(format!("read `{name}`"), reason));
-                }
+                };
+                seen.add(&name, dataset, &filesystem);
             } else {
                 seen.foreign.insert(name, filesystem);
             }
         }
+        for dataset in seen.unreadable.keys() {
+            seen.here.remove(dataset);
+        }
         Ok(seen)
+    }
+
+    /// Adds a filesystem of ours.
+    fn add(&mut self, name: &str, dataset: DatasetId, filesystem: &Filesystem) {
+        let Some(ours) = Ours::read(name, dataset, filesystem) else {
+            let reason = format!("the properties of `{name}` are not as we write them");
+            self.unreadable.insert(dataset, reason);
+            return;
+        };
+        if ours.trashed.is_some() {
+            self.trash.insert(ours.entry(), ours);
+        } else if let Some(other) = self.here.insert(dataset, ours) {
+            let reason = format!("`{}` and `{name}` say that they are it", other.name);
+            self.unreadable.insert(dataset, reason);
+        }
+    }
+
+    /// Fails where a dataset is here and cannot be read: nothing is to be done with it then.
+    pub(super) fn require_readable(&self, dataset: DatasetId) -> Result<(), VolumeError> {
+        match self.unreadable.get(&dataset) {
+            None => Ok(()),
+            Some(reason) => Err(broken(format!("read dataset {dataset}"), reason.clone())),
+        }
     }
 
     pub(super) fn require(&self, dataset: DatasetId) -> Result<&Ours, VolumeError> {
@@ -106,7 +129,7 @@ impl Seen {
 }
 
 impl Ours {
-    fn read(name: &str, dataset: &str, filesystem: &Filesystem) -> Option<Self> {
+    fn read(name: &str, dataset: DatasetId, filesystem: &Filesystem) -> Option<Self> {
         let own = |property| filesystem.own.get(property);
         let mut standing = Standing::parse(own(listing::ROLE)?)?;
         let trashed = match own(listing::TRASHED) {
@@ -123,7 +146,7 @@ impl Ours {
         }
         Some(Self {
             name: name.to_owned(),
-            dataset: dataset.parse().ok()?,
+            dataset,
             standing,
             trashed,
             filesystem: filesystem.clone(),

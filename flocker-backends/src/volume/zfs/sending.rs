@@ -16,6 +16,8 @@ use tokio::io::ReadBuf;
 use tokio::process::Child;
 use tokio::process::ChildStdout;
 
+use super::able::Blocks;
+use super::frame::Begun;
 use super::frame::CHUNK;
 use super::frame::Header;
 use super::frame::Token;
@@ -32,7 +34,7 @@ use crate::volume::VolumeError;
 /// Opens the stream of a snapshot. The tool runs while it is read, and is killed when it is dropped.
 pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<ByteStream, VolumeError> {
     let dataset = request.dataset;
-    let seen = shared.look().await?;
+    let seen = shared.look_at(dataset).await?;
     let ours = seen.require(dataset)?;
     match ours.standing.role {
         Role::Primary { .. } | Role::Released { .. } => {}
@@ -50,16 +52,19 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
             Some(found.ok_or_else(|| diverged(dataset, reason()))?)
         }
     };
+    let told = request.resume.as_deref().and_then(Token::parse);
+    let known_there = told.as_ref().map_or(Blocks::default(), |token| token.takes);
     let header = Header {
         dataset,
         snapshot: request.snapshot.clone(),
         guid: guid_of(taken),
         base: request.base,
         first: 0,
-        blocks: shared.tool.able.sends,
+        // What the receiver does not say that it takes, everybody takes in no other form than the plain one.
+        blocks: shared.tool.able.sends.and(known_there),
     };
-    let resume = request.resume.as_deref().and_then(Token::parse);
-    let resume = resume.filter(|resume| resume.guid == header.guid && resume.base == header.base);
+    let begun = told.and_then(|token| token.begun);
+    let begun = begun.filter(|begun| begun.guid == header.guid && begun.base == header.base);
     let sending = Sending {
         shared: Arc::clone(shared),
         snapshot: ours.full_name(&taken.name),
@@ -68,7 +73,7 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
     };
     let (outlet, inlet) = tokio::io::duplex(2 * CHUNK);
     Ok(Box::pin(Driven {
-        work: Some(Box::pin(sending.run(resume, outlet))),
+        work: Some(Box::pin(sending.run(begun, outlet))),
         inlet,
     }))
 }
@@ -82,11 +87,11 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(mut self, resume: Option<Token>, outlet: DuplexStream) -> io::Result<()> {
-        if let Some(token) = resume.filter(|token| token.kept > 0) {
+    async fn run(mut self, begun: Option<Begun>, outlet: DuplexStream) -> io::Result<()> {
+        if let Some(begun) = begun.filter(|begun| begun.kept > 0) {
             let mut source = self.start()?;
-            if source.skip(token.kept).await? == Some(token.digest) {
-                self.header.first = token.kept;
+            if source.skip(begun.kept).await? == Some(begun.digest) {
+                self.header.first = begun.kept;
                 return source.deliver(&self.header, &self.shared.tool, outlet).await;
             }
             // What the receiver has is not the beginning of this: it begins anew.
@@ -96,7 +101,8 @@ impl Sending {
     }
 
     fn start(&self) -> io::Result<Source> {
-        let started = self.shared.tool.send(&self.snapshot, self.base.as_deref());
+        let (tool, base) = (&self.shared.tool, self.base.as_deref());
+        let started = tool.send(&self.snapshot, base, self.header.blocks);
         let mut child = started.map_err(io::Error::other)?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         Ok(Source {

@@ -110,6 +110,13 @@ impl Shared {
         Seen::of(listing, fences, &self.parent)
     }
 
+    /// Sees what is here, for a change of this dataset: fails where it cannot be read.
+    pub(super) async fn look_at(&self, dataset: DatasetId) -> Result<Seen, VolumeError> {
+        let seen = self.look().await?;
+        seen.require_readable(dataset)?;
+        Ok(seen)
+    }
+
     /// Remembers an ownership for good, unless a newer one is remembered. Needs the lock of the dataset's state.
     pub(super) async fn raise_fence(
         &self,
@@ -199,21 +206,21 @@ impl Shared {
         match ours.standing.role {
             Role::Primary { .. } => {
                 if ours.filesystem.is_read_only {
-                    self.set_read_only(ours, "off").await?;
+                    self.set_writable(ours).await?;
                 }
                 self.mount(ours).await?;
-                self.follow(ours, false)
+                self.follow(ours, false).await
             }
             Role::Released { .. } => {
                 if !ours.filesystem.is_read_only {
-                    self.set_read_only(ours, "on").await?;
+                    self.set_read_only(ours).await?;
                 }
                 self.mount(ours).await?;
-                self.follow(ours, true)
+                self.follow(ours, true).await
             }
             Role::Replica => {
                 if !ours.filesystem.is_read_only {
-                    self.set_read_only(ours, "on").await?;
+                    self.set_read_only(ours).await?;
                 }
                 self.unmount(ours).await
             }
@@ -230,23 +237,30 @@ impl Shared {
         ours.filesystem.is_read_only == read_only && ours.filesystem.is_mounted == mounted
     }
 
-    pub(super) async fn set_read_only(&self, ours: &Ours, to: &str) -> Result<(), VolumeError> {
-        let set = self.tool.set("readonly", to, &ours.name).await;
-        set.to(|| format!("set read-only {to} for dataset {}", ours.dataset))?;
-        self.follow(ours, to == "on")
+    /// Shuts writers out. Fails as long as there is one, and then changes nothing.
+    pub(super) async fn set_read_only(&self, ours: &Ours) -> Result<(), VolumeError> {
+        // First the kernel: it looks for writers only where a filesystem is writable yet.
+        self.follow(ours, true).await?;
+        let set = self.tool.set("readonly", "on", &ours.name).await;
+        set.to(|| format!("make dataset {} read-only", ours.dataset))
+    }
+
+    /// Lets writers in.
+    pub(super) async fn set_writable(&self, ours: &Ours) -> Result<(), VolumeError> {
+        let set = self.tool.set("readonly", "off", &ours.name).await;
+        set.to(|| format!("make dataset {} writable", ours.dataset))?;
+        self.follow(ours, false).await
     }
 
     /// Has the kernel say the same as the pool of what is mounted.
-    fn follow(&self, ours: &Ours, is_read_only: bool) -> Result<(), VolumeError> {
+    async fn follow(&self, ours: &Ours, is_read_only: bool) -> Result<(), VolumeError> {
         let path = self.mounts.path(ours.dataset);
-        match super::mounts::follow(&path, is_read_only) {
-            // It is not mounted, and never was.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            followed => {
-                let wish = if is_read_only { "read-only" } else { "writable" };
-                followed.to(|| format!("have the kernel take dataset {} as {wish}", ours.dataset))
-            }
-        }
+        let followed = tokio::task::spawn_blocking(move || super::mounts::follow(&path, is_read_only)).await;
+        let followed = followed.map_err(io::Error::other).and_then(|followed| followed);
+        followed.to(|| {
+            let wish = if is_read_only { "read-only" } else { "writable" };
+            format!("have the kernel take dataset {} as {wish}", ours.dataset)
+        })
     }
 
     pub(super) async fn mount(&self, ours: &Ours) -> Result<(), VolumeError> {

@@ -10,6 +10,7 @@
 //! the stream is and how much of it is known to be right; it is replaced as a
 //! whole, and only after what it speaks of is durable.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -25,6 +26,9 @@ use flocker_model::SnapshotName;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::able::Blocks;
+use super::frame::Begun;
+use super::frame::Header;
 use super::frame::Token;
 
 /// The one spelling that there is yet.
@@ -51,6 +55,9 @@ pub(super) struct Arrival {
     pub(super) snapshot: SnapshotName,
     pub(super) guid: SnapshotGuid,
     pub(super) base: Option<SnapshotGuid>,
+    /// Which blocks it has as they lie on the sender's disk: what follows has to be of the same kind.
+    #[serde(default)]
+    pub(super) blocks: Blocks,
     /// How many bytes are kept and durable.
     pub(super) kept: u64,
     /// The digest of just these bytes.
@@ -72,11 +79,12 @@ impl Note {
 
 impl Arrival {
     /// Begins with nothing.
-    pub(super) fn new(snapshot: &SnapshotName, guid: SnapshotGuid, base: Option<SnapshotGuid>) -> Self {
+    pub(super) fn of(header: &Header) -> Self {
         Self {
-            snapshot: snapshot.clone(),
-            guid,
-            base,
+            snapshot: header.snapshot.clone(),
+            guid: header.guid,
+            base: header.base,
+            blocks: header.blocks,
             kept: 0,
             digest: blake3::hash(b"").to_hex().to_string(),
             into: None,
@@ -85,13 +93,25 @@ impl Arrival {
 
     /// Says how to go on; nothing where the note's digest is none.
     pub(super) fn token(&self) -> Option<Token> {
-        Some(Token {
+        let begun = Begun {
             guid: self.guid,
             base: self.base,
             kept: self.kept,
             digest: blake3::Hash::from_hex(&self.digest).ok()?,
+        };
+        Some(Token {
+            takes: self.blocks,
+            begun: Some(begun),
         })
     }
+}
+
+/// What is noted of all that waits.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) read: Vec<Note>,
+    /// Those that cannot be read, and why.
+    pub(super) unreadable: BTreeMap<DatasetId, String>,
 }
 
 /// The directory of all that waits.
@@ -107,16 +127,25 @@ impl Spool {
         self.directory(dataset).join("stream")
     }
 
-    /// Reads the notes of all that waits.
-    pub(super) fn notes(&self) -> io::Result<Vec<Note>> {
-        let mut notes = Vec::new();
+    /// Reads the notes of all that waits. A note that cannot be read hides no other.
+    pub(super) fn notes(&self) -> io::Result<Notes> {
+        let mut notes = Notes::default();
         for entry in self.0.read_dir()? {
             let name = entry?.file_name();
             let Some(dataset) = name.to_str().and_then(|name| name.parse().ok()) else {
                 let reason = format!("`{}` is nothing that we put there", name.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
             };
-            notes.extend(self.note(dataset)?);
+            match self.note(dataset) {
+                Ok(note) => notes.read.extend(note),
+                Err(error) => {
+                    let reason = format!(
+                        "what is noted of its arrival in `{}`: {error}",
+                        self.directory(dataset).display()
+                    );
+                    notes.unreadable.insert(dataset, reason);
+                }
+            }
         }
         Ok(notes)
     }
@@ -231,12 +260,33 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
         let mut note = Note::new(&dataset(), 5);
-        note.arrival = Some(Arrival::new(&"warm-2-1".parse().unwrap(), SnapshotGuid(9), None));
+        note.arrival = Some(Arrival::of(&Header {
+            dataset: dataset().id,
+            snapshot: "warm-2-1".parse().unwrap(),
+            guid: SnapshotGuid(9),
+            base: None,
+            first: 0,
+            blocks: Blocks::from_bits(5).unwrap(),
+        }));
         spool.set_note(&note).unwrap();
-        assert_eq!(spool.notes().unwrap(), [note]);
+        assert_eq!(spool.notes().unwrap().read, [note]);
         spool.remove(dataset().id).unwrap();
-        assert_eq!(spool.notes().unwrap(), []);
+        assert_eq!(spool.notes().unwrap().read, []);
         assert_eq!(root.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_hides_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        spool.set_note(&Note::new(&dataset(), 5)).unwrap();
+        let damaged = DatasetId(uuid::Uuid::from_u128(8));
+        let place = root.path().join(damaged.to_string());
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(place.join("note"), b"{").unwrap();
+        let notes = spool.notes().unwrap();
+        assert_eq!(notes.read, [Note::new(&dataset(), 5)]);
+        assert_eq!(notes.unreadable.keys().collect::<Vec<_>>(), [&damaged]);
     }
 
     #[test]

@@ -13,9 +13,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 
 use super::able::Able;
+use super::able::Blocks;
 use super::listing;
 use super::listing::Listing;
 use super::listing::Malformed;
+use crate::process::Output;
 use crate::process::ProcessError;
 use crate::process::Program;
 use crate::process::Stream;
@@ -44,8 +46,8 @@ pub(super) struct Tool {
 }
 
 impl Tool {
-    /// Finds out what the tool can do. `parent` is a filesystem that exists.
-    pub(super) async fn ask(program: PathBuf, of: &str) -> Result<Self, ProcessError> {
+    /// Finds out what the tool can do with a pool.
+    pub(super) async fn ask(program: PathBuf, pool: &str) -> Result<Self, ProcessError> {
         let mut tool = Self {
             program,
             able: Able::default(),
@@ -58,9 +60,19 @@ impl Tool {
         }
         tool.able = Able::from_usage(&usages[0], &usages[1]);
         tool.able.tells_written = tool
-            .run(["get", "-Hp", "-o", "value", "written", of])
+            .run(["get", "-Hp", "-o", "value", "written", pool])
             .await
             .is_ok();
+        // Whoever cannot say what a pool has switched on is older than all of it.
+        let arguments = ["get", "-H", "-o", "property,value", "all", pool];
+        let asked = Program::new(tool.program.with_file_name("zpool"))
+            .variable("LC_ALL", "C")
+            .arguments(arguments);
+        let output = asked.run(&[], LONGEST, PATIENCE).await;
+        if let Ok(properties) = output.and_then(Output::success) {
+            let on = Blocks::of_pool(&String::from_utf8_lossy(&properties));
+            tool.able.takes = tool.able.sends.and(on);
+        }
         Ok(tool)
     }
 
@@ -139,9 +151,14 @@ impl Tool {
             .to(|| format!("settle `{parent}`"))
     }
 
-    /// Starts sending.
-    pub(super) fn send(&self, snapshot: &str, base: Option<&str>) -> Result<Child, ProcessError> {
-        let option = self.able.sends.option();
+    /// Starts sending, with these blocks as they lie on the disk.
+    pub(super) fn send(
+        &self,
+        snapshot: &str,
+        base: Option<&str>,
+        blocks: Blocks,
+    ) -> Result<Child, ProcessError> {
+        let option = blocks.option();
         let mut arguments = vec!["send"];
         arguments.extend(option.as_deref());
         if let Some(base) = base {

@@ -28,7 +28,7 @@ pub(super) fn dataset_of(entry: &str) -> Option<DatasetId> {
 impl Shared {
     pub(super) async fn destroy(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
         let what = || format!("move dataset {dataset} to the trash");
-        let seen = self.look().await?;
+        let seen = self.look_at(dataset).await?;
         let mut change = Change::AlreadySo;
         if let Some(ours) = seen.here.get(&dataset) {
             // Before the copy goes: its trash may be emptied, and what it knew must not be forgotten.
@@ -49,7 +49,7 @@ impl Shared {
 
     pub(super) async fn restore(&self, entry: &str, dataset: DatasetId) -> Result<Change, VolumeError> {
         let what = || format!("bring back the trash `{entry}`");
-        let seen = self.look().await?;
+        let seen = self.look_at(dataset).await?;
         let no_trash = || VolumeError::NoTrash { entry: entry.into() };
         let ours = seen.trash.get(entry).ok_or_else(no_trash)?;
         let already_here = |role| VolumeError::AlreadyHere { dataset, role };
@@ -84,6 +84,7 @@ impl Shared {
         let Some(ours) = seen.trash.get(entry) else {
             return Ok(Change::AlreadySo);
         };
+        seen.require_readable(ours.dataset)?;
         self.unmount(ours).await?;
         for taken in &ours.filesystem.snapshots {
             self.drop_snapshot(ours, taken).await?;
@@ -101,7 +102,7 @@ impl Shared {
         dataset: DatasetId,
         names: &[SnapshotName],
     ) -> Result<Change, VolumeError> {
-        let seen = self.look().await?;
+        let seen = self.look_at(dataset).await?;
         let Some(ours) = seen.here.get(&dataset) else {
             return Ok(Change::AlreadySo);
         };
@@ -118,7 +119,7 @@ impl Shared {
 
     pub(super) async fn drop_partial(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
         let what = || format!("drop what has arrived of dataset {dataset}");
-        let Some(spool) = self.spool(&self.look().await?).await? else {
+        let Some(spool) = self.spool(&self.look_at(dataset).await?).await? else {
             return Ok(Change::AlreadySo);
         };
         let note = spool.note(dataset).to(what)?;

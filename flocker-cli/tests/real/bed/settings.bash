@@ -62,10 +62,26 @@ hierarchies() {
   done
 }
 
+# The node may be a virtual machine, see ../vm; then there is no way into it but its network.
+is_machine() { [ -d "$run/machine$1" ]; }
+machines() {
+  local home
+  for home in "$run"/machine*/; do
+    [ -d "$home" ] || continue
+    home=${home%/}
+    echo "${home##*/machine}"
+  done | sort -n
+}
+
 # in_node N PROGRAM [ARGUMENT...]: runs it in all namespaces of the node, as root.
 in_node() {
   local n=$1
   shift
+  if is_machine "$n"; then
+    ssh "${ssh_options[@]}" -o ConnectTimeout=60 "root@$(address "$n")" \
+      "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin $(printf '%q ' "$@")"
+    return
+  fi
   nsenter --target "$(first_process "$n")" --all --root --wd -- \
     /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/root TERM="${TERM:-dumb}" LANG=C.UTF-8 "$@"
