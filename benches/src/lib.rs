@@ -13,6 +13,7 @@ pub mod growth;
 pub mod hostile;
 pub mod kernel_routes;
 pub mod memory;
+pub mod packets;
 pub mod parsing;
 pub mod planning;
 pub mod report;

@@ -1,6 +1,5 @@
 //! The text that `nft` is given. It follows from the routes alone.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -8,10 +7,11 @@ use std::net::IpAddr;
 use super::super::kernel::HOPS;
 use super::super::kernel::PASS_MARK;
 use super::super::kernel::piece::Piece;
-use super::super::kernel::piece::Way;
 use super::super::kernel::placed::Placed;
+use super::batch::Batch;
+use super::batch::Order;
+use super::element::in_sets;
 use crate::links;
-use crate::links::link_address;
 
 /// The name of our table. It is for both kinds of addresses.
 pub(super) const TABLE: &str = "flocker";
@@ -234,79 +234,62 @@ pub(super) fn whole(own: IpAddr, placed: &Placed) -> String {
     text
 }
 
-/// Returns what leads from one to the other.
-pub(super) fn difference(found: &Placed, wanted: &Placed) -> String {
-    let mut text = String::new();
-    elements(&mut text, Order::Delete, &found.pieces_without(wanted));
-    elements(&mut text, Order::Add, &wanted.pieces_without(found));
-    text
+/// What leads from one to the other.
+#[derive(Debug)]
+pub(super) struct Difference {
+    removed: BTreeSet<Piece>,
+    added: BTreeSet<Piece>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    Add,
-    Delete,
+/// Returns what leads from one to the other.
+pub(super) fn difference(found: &Placed, wanted: &Placed) -> Difference {
+    Difference {
+        removed: found.pieces_without(wanted),
+        added: wanted.pieces_without(found),
+    }
+}
+
+impl Difference {
+    /// Returns it as text for `nft`.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        elements(&mut text, Order::Delete, &self.removed);
+        elements(&mut text, Order::Add, &self.added);
+        text
+    }
+
+    /// Returns it as messages to the kernel; nothing where there are networks in it, which only `nft` can write.
+    pub(super) fn batch(&self) -> Option<Batch> {
+        let mut batch = Batch::new();
+        batch.add(Order::Delete, &in_sets(&self.removed))?;
+        batch.add(Order::Add, &in_sets(&self.added))?;
+        Some(batch)
+    }
 }
 
 /// Writes one order for each set of which it changes anything.
 fn elements(text: &mut String, order: Order, pieces: &BTreeSet<Piece>) {
-    let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (set, element) in pieces.iter().flat_map(|piece| in_sets(order, piece)) {
-        sets.entry(set).or_default().push(element);
-    }
     let verb = match order {
         Order::Add => "add",
         Order::Delete => "delete",
     };
-    for (set, elements) in sets {
-        writeln!(
-            text,
-            "{verb} element inet {TABLE} {set} {{ {} }}",
-            elements.join(", ")
-        )
-        .unwrap_or_default();
-    }
-}
-
-/// Returns the elements of which a piece consists, each with its set.
-fn in_sets(order: Order, piece: &Piece) -> Vec<(String, String)> {
-    let version = |is_ipv4| if is_ipv4 { 4 } else { 6 };
-    match piece {
-        Piece::Record { port, part, text } => {
-            let says = match order {
-                Order::Add => format!(" comment \"{text}\""),
-                // It is named by its key.
-                Order::Delete => String::new(),
-            };
-            vec![("records".into(), format!("{port} . {part}{says}"))]
-        }
-        Piece::End { port, to, way } => {
-            let version = version(to.is_ipv4());
-            let led = format!("{} . {}", to.ip(), to.port());
-            let says = match order {
-                Order::Add => format!(" : {led}"),
-                Order::Delete => String::new(),
-            };
-            let set = match way {
-                Way::Here => "here",
-                Way::There => "there",
-            };
-            let mut elements = vec![
-                (format!("ends{version}"), format!("{port}{says}")),
-                (format!("{set}{version}"), format!("{port} . {led}")),
-            ];
-            if to.is_ipv4() {
-                let link = link_address(links::LINKS.0, *port);
-                elements.push(("links".into(), format!("{link}{says}")));
-                elements.push((format!("link{set}"), format!("{link} . {led}")));
+    for (set, elements) in in_sets(pieces) {
+        write!(text, "{verb} element inet {TABLE} {set} {{ ").unwrap_or_default();
+        for (n, element) in elements.iter().enumerate() {
+            let comma = if n == 0 { "" } else { ", " };
+            write!(text, "{comma}{element}").unwrap_or_default();
+            // What is taken out is named by its key.
+            if order == Order::Delete {
+                continue;
             }
-            elements
+            if let Some(to) = element.leads_to() {
+                write!(text, " : {} . {}", to.ip(), to.port()).unwrap_or_default();
+            }
+            if let Some(comment) = element.comment() {
+                write!(text, " comment \"{comment}\"").unwrap_or_default();
+            }
         }
-        Piece::Held { port } => vec![("held".into(), port.to_string())],
-        Piece::Beside { network } => {
-            let version = version(network.is_ipv4());
-            vec![(format!("beside{version}"), network.to_string())]
-        }
+        text.push_str(" }\n");
     }
 }
 
@@ -314,6 +297,7 @@ fn in_sets(order: Order, piece: &Piece) -> Vec<(String, String)> {
 mod tests {
     use flocker_model::PortNumber;
 
+    use super::super::super::kernel::piece::Way;
     use super::*;
 
     fn port(number: u16) -> PortNumber {

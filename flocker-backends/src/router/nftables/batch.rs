@@ -1,0 +1,186 @@
+//! Elements put into maps and sets, and taken out, by one message to the kernel.
+//!
+//! `nft` would do the same. But it is a program to be started, it reads text,
+//! and before it does anything it asks for all that is there. Tables, chains
+//! and rules are made by it all the same; only what changes often and is much is
+//! written here: a batch of `nf_tables` messages, of which the kernel carries out
+//! all or none.
+
+use std::io;
+
+use super::super::kernel::netlink::Netlink;
+use super::element::Element;
+use super::element::Sets;
+use super::element::write_socket;
+use super::rules::TABLE;
+
+/// Kinds of messages.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// The number of `nf_tables` among the parts of the packet filter.
+const NF_TABLES: u16 = 10;
+const NEW_ELEMENTS: u16 = NF_TABLES << 8 | 12;
+const DELETE_ELEMENTS: u16 = NF_TABLES << 8 | 14;
+
+const REQUEST: u16 = 0x1;
+const ACKNOWLEDGE: u16 = 0x4;
+const CREATE: u16 = 0x400;
+
+/// The kind of tables that are for both kinds of addresses.
+const INET: u8 = 1;
+
+/// Attributes of a list of elements.
+const LIST_TABLE: u16 = 1;
+const LIST_SET: u16 = 2;
+const LIST_ELEMENTS: u16 = 3;
+/// Attributes of an element, and the one attribute of a value.
+const ELEMENT: u16 = 1;
+const KEY: u16 = 1;
+const DATA: u16 = 2;
+const NOTES: u16 = 6;
+const VALUE: u16 = 1;
+/// The kind of note that `nft` shows as a comment. It ends with a zero.
+const COMMENT: u8 = 0;
+
+const NESTED: u16 = 0x8000;
+
+/// How long a list may become before another begins: its length has sixteen bits, and one more element has to fit.
+const MOST_LIST: usize = 60 << 10;
+
+/// What is to be done with elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Add,
+    Delete,
+}
+
+/// Changes of sets of our table, all or none of which are made.
+#[derive(Debug)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    /// The number of the last message.
+    number: u32,
+    /// Where the last message begins.
+    last: usize,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        let mut batch = Self {
+            bytes: Vec::new(),
+            number: 0,
+            last: 0,
+        };
+        batch.begin(BATCH_BEGIN, 0, 0, NF_TABLES);
+        batch.end();
+        batch
+    }
+
+    /// Adds an order for each of these sets; nothing where one of them has elements that only `nft` can write.
+    pub(super) fn add(&mut self, order: Order, sets: &Sets<'_>) -> Option<()> {
+        for (set, elements) in sets {
+            let mut elements = elements.iter().peekable();
+            while elements.peek().is_some() {
+                match order {
+                    Order::Add => self.begin(NEW_ELEMENTS, CREATE, INET, 0),
+                    Order::Delete => self.begin(DELETE_ELEMENTS, 0, INET, 0),
+                }
+                for (kind, name) in [(LIST_TABLE, TABLE), (LIST_SET, set)] {
+                    let at = open(&mut self.bytes, kind);
+                    self.bytes.extend(name.bytes().chain([0]));
+                    close(&mut self.bytes, at);
+                }
+                let list = open(&mut self.bytes, LIST_ELEMENTS | NESTED);
+                while self.bytes.len() - list < MOST_LIST
+                    && let Some(element) = elements.next()
+                {
+                    write(&mut self.bytes, order, element)?;
+                }
+                close(&mut self.bytes, list);
+                self.end();
+            }
+        }
+        Some(())
+    }
+
+    /// Carries everything out, or nothing of it. Blocks.
+    ///
+    /// The error is what the kernel said of the first order that it refused.
+    pub(super) fn commit(mut self) -> io::Result<()> {
+        let last = self.number;
+        // The begin alone changes nothing.
+        if last == 1 {
+            return Ok(());
+        }
+        let flags = self.last + 6;
+        if let Some(byte) = self.bytes.get_mut(flags..flags + 2) {
+            let asked = u16::from_ne_bytes([byte[0], byte[1]]) | ACKNOWLEDGE;
+            byte.copy_from_slice(&asked.to_ne_bytes());
+        }
+        self.begin(BATCH_END, 0, 0, NF_TABLES);
+        self.end();
+        Netlink::open()?.carry_out(&self.bytes, last)
+    }
+
+    fn begin(&mut self, kind: u16, flags: u16, family: u8, part: u16) {
+        self.number += 1;
+        self.last = self.bytes.len();
+        // The length comes when it is known.
+        self.bytes.extend([0; 4]);
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend((flags | REQUEST).to_ne_bytes());
+        self.bytes.extend(self.number.to_ne_bytes());
+        self.bytes.extend([0; 4]);
+        self.bytes.extend([family, 0]);
+        self.bytes.extend(part.to_be_bytes());
+    }
+
+    fn end(&mut self) {
+        let length = u32::try_from(self.bytes.len() - self.last).unwrap_or(u32::MAX);
+        if let Some(place) = self.bytes.get_mut(self.last..self.last + 4) {
+            place.copy_from_slice(&length.to_ne_bytes());
+        }
+    }
+}
+
+/// Begins an attribute. What is written until it is closed is its value.
+fn open(bytes: &mut Vec<u8>, kind: u16) -> usize {
+    let at = bytes.len();
+    bytes.extend([0; 2]);
+    bytes.extend(kind.to_ne_bytes());
+    at
+}
+
+fn close(bytes: &mut Vec<u8>, at: usize) {
+    let length = u16::try_from(bytes.len() - at).unwrap_or(u16::MAX);
+    if let Some(place) = bytes.get_mut(at..at + 2) {
+        place.copy_from_slice(&length.to_ne_bytes());
+    }
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+fn write(bytes: &mut Vec<u8>, order: Order, element: &Element<'_>) -> Option<()> {
+    let whole = open(bytes, ELEMENT | NESTED);
+    let (key, value) = (open(bytes, KEY | NESTED), open(bytes, VALUE));
+    element.write_key(bytes)?;
+    close(bytes, value);
+    close(bytes, key);
+    // What is taken out is named by its key.
+    if order == Order::Add {
+        if let Some(to) = element.leads_to() {
+            let (data, value) = (open(bytes, DATA | NESTED), open(bytes, VALUE));
+            write_socket(bytes, to);
+            close(bytes, value);
+            close(bytes, data);
+        }
+        if let Some(text) = element.comment() {
+            let notes = open(bytes, NOTES);
+            bytes.push(COMMENT);
+            bytes.push(u8::try_from(text.len() + 1).ok()?);
+            bytes.extend(text.bytes().chain([0]));
+            close(bytes, notes);
+        }
+    }
+    close(bytes, whole);
+    Some(())
+}
