@@ -4,6 +4,7 @@
 //! `cargo bench -p flocker-benches --bench planning` one group of it. A figure
 //! is a median beside a minimum: the machine may be busy with other things.
 
+pub mod bed;
 pub mod child;
 pub mod cluster;
 pub mod copies;
@@ -16,6 +17,8 @@ pub mod memory;
 pub mod packets;
 pub mod parsing;
 pub mod planning;
+pub mod prober;
+pub mod real;
 pub mod report;
 pub mod routes;
 pub mod terraform;

@@ -44,6 +44,9 @@ pub(super) const HOPS: [u8; 2] = [43, 47];
 /// What a program may write at most: 65 535 routes of a few pieces each, and what others have in the same list.
 const MOST_OUTPUT: usize = 512 << 20;
 
+/// From how many ports on it is quicker to read who listens than to try each.
+const MANY_PORTS: usize = 64;
+
 /// How long one program may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -114,6 +117,11 @@ pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) ->
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
+    let new = if new.len() > MANY_PORTS {
+        served_of(new)
+    } else {
+        new
+    };
     let mut used = used_ports(own, new.iter().copied());
     used.extend(used_ports(loopback, new));
     match used.first() {
@@ -123,6 +131,26 @@ pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) ->
             source: io::ErrorKind::AddrInUse.into(),
         }),
     }
+}
+
+/// Returns those of these ports at which anybody of this network listens, whatever the address; all of them where that is not told.
+fn served_of(ports: BTreeSet<PortNumber>) -> BTreeSet<PortNumber> {
+    // The network of this thread may be another than that of the process.
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+    let Ok(v4) = read("tcp") else { return ports };
+    // Without addresses of this kind nobody listens at one.
+    let v6 = read("tcp6").unwrap_or_default();
+    let served: BTreeSet<PortNumber> = v4.lines().chain(v6.lines()).filter_map(listening).collect();
+    &ports & &served
+}
+
+/// Reads the port of a line of `/proc/net/tcp` that is about a socket that listens.
+fn listening(line: &str) -> Option<PortNumber> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (_, port) = fields.next()?.rsplit_once(':')?;
+    let is_listening = fields.nth(1)? == "0A";
+    let port = u16::from_str_radix(port, 16).ok().filter(|_| is_listening)?;
+    PortNumber::new(port)
 }
 
 /// Ends the connections that still go where a route led before, and forgets them.
@@ -160,3 +188,33 @@ pub(super) fn moved(before: &Placed, after: &Placed) -> BTreeSet<Moved> {
 
 /// Where the applications of this node listen.
 pub(super) type Local = BTreeMap<flocker_model::ApplicationName, IpAddr>;
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn ports_that_are_served_are_told_from_those_that_are_not() {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let serving = TcpListener::bind(any).unwrap();
+        // Held, so that nobody else begins to listen there.
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind(any).unwrap();
+        let [served, held] = [serving.local_addr(), silent.local_addr()]
+            .map(|address| PortNumber::new(address.unwrap().port()).unwrap());
+        assert_eq!(served_of([served, held].into()), [served].into());
+    }
+
+    #[test]
+    fn only_a_socket_that_listens_has_a_port_for_itself() {
+        let line = "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
+        assert_eq!(listening(line), PortNumber::new(8080));
+        assert_eq!(listening(&line.replace("0A", "01")), None);
+        let six = line.replace("0100007F", "00000000000000000000000001000000");
+        assert_eq!(listening(&six), PortNumber::new(8080));
+        assert_eq!(listening("  sl  local_address rem_address   st"), None);
+    }
+}

@@ -43,10 +43,10 @@ pub(super) enum Ask {
 
 /// One message as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Message<'a> {
-    kind: u16,
-    number: u32,
-    body: &'a [u8],
+pub(in crate::router) struct Message<'a> {
+    pub(in crate::router) kind: u16,
+    pub(in crate::router) number: u32,
+    pub(in crate::router) body: &'a [u8],
 }
 
 /// A connection to the packet filter of the network in which we are.
@@ -181,7 +181,7 @@ pub(super) enum Nested {
 }
 
 /// Reads messages one after the other, up to what is none.
-pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(in crate::router) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::try_from(u32::from_ne_bytes(*rest.first_chunk()?)).ok()?;
@@ -196,7 +196,7 @@ pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// Reads attributes one after the other, up to what is none: the kind and the value of each.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::router) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));

@@ -184,3 +184,95 @@ fn write(bytes: &mut Vec<u8>, order: Order, element: &Element<'_>) -> Option<()>
     close(bytes, whole);
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use flocker_model::PortNumber;
+
+    use super::super::super::kernel::netlink::attributes;
+    use super::super::super::kernel::netlink::messages;
+    use super::super::super::kernel::piece::Piece;
+    use super::super::super::kernel::piece::Way;
+    use super::super::element::in_sets;
+    use super::*;
+
+    /// What the attributes of one message say: to which set, and the bytes of each element.
+    fn lists(batch: &Batch) -> Vec<(u16, String, Vec<Vec<u8>>)> {
+        let orders = messages(&batch.bytes).filter(|message| message.number > 1);
+        orders
+            .map(|message| {
+                let get = |kind| attributes(&message.body[4..]).find(|(other, _)| *other == kind);
+                let name = String::from_utf8(get(LIST_SET).unwrap().1.to_vec()).unwrap();
+                let elements = attributes(get(LIST_ELEMENTS).unwrap().1);
+                let elements = elements.map(|(_, value)| value.to_vec()).collect();
+                (message.kind, name.trim_end_matches('\0').to_owned(), elements)
+            })
+            .collect()
+    }
+
+    fn port(number: u16) -> PortNumber {
+        PortNumber::new(number).unwrap()
+    }
+
+    #[test]
+    fn elements_are_written_as_nft_writes_them() {
+        // What `nft` 1.0.6 was seen to send for `ends4 { 80 : 172.18.0.2 . 8080 }`, and the same without where it leads.
+        let end = Piece::End {
+            port: port(80),
+            to: ([172, 18, 0, 2], 8080).into(),
+            way: Way::Here,
+        };
+        let record = Piece::Record {
+            port: port(80),
+            part: 0,
+            text: "site/80//".into(),
+        };
+        let pieces = BTreeSet::from([end, record]);
+        let mut batch = Batch::new();
+        batch.add(Order::Delete, &in_sets(&pieces)).unwrap();
+        batch.add(Order::Add, &in_sets(&pieces)).unwrap();
+        let lists = lists(&batch);
+        let key = b"\x0c\0\x01\x80\x06\0\x01\0\0\x50\0\0";
+        let data = b"\x10\0\x02\x80\x0c\0\x01\0\xac\x12\0\x02\x1f\x90\0\0";
+        let of = |kind, name| {
+            let mut found = lists.iter().filter(|list| list.0 == kind && list.1 == name);
+            let elements = &found.next().unwrap().2;
+            assert_eq!(elements.len(), 1);
+            elements[0].clone()
+        };
+        assert_eq!(of(DELETE_ELEMENTS, "ends4"), key);
+        assert_eq!(of(NEW_ELEMENTS, "ends4"), [&key[..], data].concat());
+        assert_eq!(
+            of(NEW_ELEMENTS, "here4"),
+            b"\x14\0\x01\x80\x10\0\x01\0\0\x50\0\0\xac\x12\0\x02\x1f\x90\0\0"
+        );
+        assert_eq!(
+            of(NEW_ELEMENTS, "records"),
+            b"\x10\0\x01\x80\x0c\0\x01\0\0\x50\0\0\0\0\0\0\x10\0\x06\0\0\x0asite/80//\0"
+        );
+        assert_eq!(lists.len(), 10);
+    }
+
+    #[test]
+    fn a_long_list_is_written_in_parts_of_one_transaction() {
+        let pieces: BTreeSet<Piece> = (1..=u16::MAX)
+            .map(|number| Piece::Held { port: port(number) })
+            .collect();
+        let mut batch = Batch::new();
+        batch.add(Order::Add, &in_sets(&pieces)).unwrap();
+        let n: usize = lists(&batch).iter().map(|(_, _, elements)| elements.len()).sum();
+        assert_eq!(n, pieces.len());
+        assert!(lists(&batch).len() > 1);
+        let numbers: Vec<u32> = messages(&batch.bytes).map(|message| message.number).collect();
+        assert_eq!(numbers, (1..=batch.number).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_a_range_is_left_to_nft() {
+        let network = "172.18.0.0/16".parse().unwrap();
+        let pieces = [Piece::Beside { network }].into();
+        assert_eq!(Batch::new().add(Order::Add, &in_sets(&pieces)), None);
+    }
+}
