@@ -106,10 +106,18 @@ impl Bed {
     pub fn copy(&self, program: &Path, to: &str) -> io::Result<()> {
         for node in 1..=3 {
             let config = self.files.path().join("ssh_config").display().to_string();
-            let words = ["-q", "-F", &config, &program.display().to_string(), &format!("node{node}:{to}")];
+            let words = [
+                "-q",
+                "-F",
+                &config,
+                &program.display().to_string(),
+                &format!("node{node}:{to}"),
+            ];
             let output = child::output(Path::new("scp"), &words.map(String::from), Path::new("."))?;
             if !output.status.success() {
-                return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+                return Err(io::Error::other(
+                    String::from_utf8_lossy(&output.stderr).into_owned(),
+                ));
             }
         }
         Ok(())
@@ -154,12 +162,23 @@ impl Bed {
         for node in 1..=3 {
             let here = stores.iter().filter(|(_, home)| *home == node);
             let names: Vec<String> = here.map(|(store, _)| store.name()).collect();
-            writeln!(deployment, "  node{node}: {{applications: [{}]}}", names.join(", "))
-                .map_err(io::Error::other)?;
+            writeln!(
+                deployment,
+                "  node{node}: {{applications: [{}]}}",
+                names.join(", ")
+            )
+            .map_err(io::Error::other)?;
         }
         std::fs::write(self.files.path().join("application.yml"), applications)?;
         std::fs::write(self.files.path().join("deployment.yml"), deployment)?;
-        let words = ["deploy", "--json", "--yes", "--allow-stop-all", "deployment.yml", "application.yml"];
+        let words = [
+            "deploy",
+            "--json",
+            "--yes",
+            "--allow-stop-all",
+            "deployment.yml",
+            "application.yml",
+        ];
         let output = self.flocker(&words)?;
         let said = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {

@@ -22,8 +22,7 @@ use crate::figure::Unit;
 pub const SIZES: [u16; 3] = [100, 1_000, 10_000];
 
 /// Runs a program in a network of its own, with other networks that it makes for itself.
-const ENTER: &str =
-    "mount -t tmpfs none /run && mkdir /run/netns && ip link set lo up && exec \"$0\" \"$@\"";
+const ENTER: &str = "mount -t tmpfs none /run && mkdir /run/netns && ip link set lo up && exec \"$0\" \"$@\"";
 
 /// What `kernel_routes` has measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]

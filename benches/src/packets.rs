@@ -137,7 +137,10 @@ pub fn connect(to: &str, times: Option<u32>) -> io::Result<()> {
             Ok(stream) => {
                 met.seconds.push(began.elapsed().as_secs_f64());
                 // It is forgotten at once, so that there are ports for the next ones.
-                let at_once = linger { l_onoff: 1, l_linger: 0 };
+                let at_once = linger {
+                    l_onoff: 1,
+                    l_linger: 0,
+                };
                 setsockopt(&stream, Linger, &at_once)?;
             }
             Err(_) => met.n_lost += 1,

@@ -42,7 +42,9 @@ async fn send(pin: &str, address: &str) -> io::Result<()> {
 
 async fn receive(own: IpAddr, pin: &str, address: &str) -> io::Result<()> {
     let pin = line(pin).await.parse().map_err(io::Error::other)?;
-    let door = Door::open(&Doorstep::new(own), pin).await.map_err(io::Error::other)?;
+    let door = Door::open(&Doorstep::new(own), pin)
+        .await
+        .map_err(io::Error::other)?;
     std::fs::write(address, format!("{}\n", serde_json::to_string(&door.address())?))?;
     let mut input = tokio::io::BufReader::with_capacity(CHUNK, door.enter().await);
     let mut output = tokio::io::stdout();
@@ -57,9 +59,9 @@ async fn main() -> io::Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["send", pin, address] => send(pin, address).await,
-        ["receive", own, pin, address] => {
-            receive(own.parse().map_err(io::Error::other)?, pin, address).await
-        }
-        _ => Err(io::Error::other("door send PIN ADDRESS | door receive IP PIN ADDRESS")),
+        ["receive", own, pin, address] => receive(own.parse().map_err(io::Error::other)?, pin, address).await,
+        _ => Err(io::Error::other(
+            "door send PIN ADDRESS | door receive IP PIN ADDRESS",
+        )),
     }
 }

@@ -123,7 +123,10 @@ async fn measure(name: &str, n_routes: u16, measured: &mut Vec<Measured>) -> io:
         let output = child::output(Path::new("python3"), &words, Path::new("."))?;
         // Without Python or the library there is nothing to compare with.
         if let Ok(took) = serde_json::from_slice(&output.stdout) {
-            let took = Measured::seconds(call("the library of `nft`, in process, for the elements of one of"), took);
+            let took = Measured::seconds(
+                call("the library of `nft`, in process, for the elements of one of"),
+                took,
+            );
             if n_routes == 10_000 {
                 one = one.at_most(2.0 * took.median());
             }

@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn only_a_socket_that_listens_has_a_port_for_itself() {
-        let line = "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
+        let line =
+            "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
         assert_eq!(listening(line), PortNumber::new(8080));
         assert_eq!(listening(&line.replace("0A", "01")), None);
         let six = line.replace("0100007F", "00000000000000000000000001000000");

@@ -180,9 +180,13 @@ impl NftablesRouter {
     }
 
     /// Brings what is wanted into the kernel, and returns how many changes of the packet filter that took.
-    async fn write(&self, found: &Found, before: &Placed, after: &Placed) -> Result<u32, RouterError> {
+    async fn write(&self, seen: &Seen, before: &Placed, after: &Placed) -> Result<u32, RouterError> {
+        let Seen {
+            generation, found, ..
+        } = seen;
         if found.is_whole && found.is_in_force {
-            self.carry_out(&rules::difference(before, after)).await?;
+            self.carry_out(&rules::difference(before, after), *generation)
+                .await?;
             return Ok(1);
         }
         if !found.placed.is_empty() {
@@ -195,12 +199,14 @@ impl NftablesRouter {
             ..Placed::default()
         };
         drop(self.execute(&rules::whole(self.own, &empty)).await?);
-        self.carry_out(&rules::difference(&empty, after)).await?;
+        let generation = generation.map(|before| before.wrapping_add(1));
+        self.carry_out(&rules::difference(&empty, after), generation)
+            .await?;
         Ok(2)
     }
 
-    async fn carry_out(&self, difference: &Difference) -> Result<(), RouterError> {
-        if let Some(batch) = difference.batch() {
+    async fn carry_out(&self, difference: &Difference, generation: Option<u32>) -> Result<(), RouterError> {
+        if let Some(batch) = difference.batch(generation) {
             // It is all or nothing, so that `nft` finds everything as it was, and says better what is wrong.
             match kernel::blocking("change the routes", move || batch.commit()).await {
                 Ok(()) => return Ok(()),
@@ -306,7 +312,7 @@ impl Router for NftablesRouter {
         let n_changes = if is_as_wanted {
             0
         } else {
-            let n_changes = self.write(found, &before, &after).await?;
+            let n_changes = self.write(&seen, &before, &after).await?;
             seen.found.is_whole = true;
             seen.found.is_in_force = true;
             n_changes

@@ -113,8 +113,7 @@ impl Netlink {
         // What belongs together is sent together, however much it is. Whoever is root only in a
         // namespace of users may not ask for more than others, and is told when it is too much.
         let room = batch.len() + HEADER;
-        setsockopt(&self.socket, SndBufForce, &room)
-            .or_else(|_| setsockopt(&self.socket, SndBuf, &room))?;
+        setsockopt(&self.socket, SndBufForce, &room).or_else(|_| setsockopt(&self.socket, SndBuf, &room))?;
         send(self.socket.as_raw_fd(), batch, MsgFlags::empty())?;
         let mut buffer = vec![0; 16 << 10];
         loop {

@@ -107,8 +107,12 @@ impl Placed {
         networks: &BTreeSet<Network>,
     ) -> (Self, Self) {
         let ports: BTreeSet<PortNumber> = change.set.keys().chain(&change.drop).copied().collect();
-        let routes = ports.iter().filter_map(|port| Some((*port, self.routes.get(*port)?.clone())));
-        let ends = ports.iter().filter_map(|port| Some((*port, *self.ends.get(port)?)));
+        let routes = ports
+            .iter()
+            .filter_map(|port| Some((*port, self.routes.get(*port)?.clone())));
+        let ends = ports
+            .iter()
+            .filter_map(|port| Some((*port, *self.ends.get(port)?)));
         let before = Self {
             routes: routes.collect::<BTreeMap<_, _>>().into(),
             ends: ends.collect(),

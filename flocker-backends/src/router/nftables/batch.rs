@@ -17,6 +17,8 @@ use super::rules::TABLE;
 /// Kinds of messages.
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
+/// The attribute of a beginning.
+const BATCH_GENERATION: u16 = 1;
 /// The number of `nf_tables` among the parts of the packet filter.
 const NF_TABLES: u16 = 10;
 const NEW_ELEMENTS: u16 = NF_TABLES << 8 | 12;
@@ -65,13 +67,21 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new() -> Self {
+    /// Begins one, which the kernel refuses where this is no longer the number of the packet filter's last change.
+    ///
+    /// So what was dropped before it came to the kernel is not carried out behind the back of what came after it.
+    pub(super) fn new(generation: Option<u32>) -> Self {
         let mut batch = Self {
             bytes: Vec::new(),
             number: 0,
             last: 0,
         };
         batch.begin(BATCH_BEGIN, 0, 0, NF_TABLES);
+        if let Some(generation) = generation {
+            let at = open(&mut batch.bytes, BATCH_GENERATION);
+            batch.bytes.extend(generation.to_be_bytes());
+            close(&mut batch.bytes, at);
+        }
         batch.end();
         batch
     }
@@ -230,7 +240,7 @@ mod tests {
             text: "site/80//".into(),
         };
         let pieces = BTreeSet::from([end, record]);
-        let mut batch = Batch::new();
+        let mut batch = Batch::new(None);
         batch.add(Order::Delete, &in_sets(&pieces)).unwrap();
         batch.add(Order::Add, &in_sets(&pieces)).unwrap();
         let lists = lists(&batch);
@@ -260,7 +270,7 @@ mod tests {
         let pieces: BTreeSet<Piece> = (1..=u16::MAX)
             .map(|number| Piece::Held { port: port(number) })
             .collect();
-        let mut batch = Batch::new();
+        let mut batch = Batch::new(None);
         batch.add(Order::Add, &in_sets(&pieces)).unwrap();
         let n: usize = lists(&batch).iter().map(|(_, _, elements)| elements.len()).sum();
         assert_eq!(n, pieces.len());
@@ -273,6 +283,6 @@ mod tests {
     fn what_is_a_range_is_left_to_nft() {
         let network = "172.18.0.0/16".parse().unwrap();
         let pieces = [Piece::Beside { network }].into();
-        assert_eq!(Batch::new().add(Order::Add, &in_sets(&pieces)), None);
+        assert_eq!(Batch::new(None).add(Order::Add, &in_sets(&pieces)), None);
     }
 }

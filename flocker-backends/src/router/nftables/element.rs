@@ -61,7 +61,9 @@ pub(super) fn in_sets(pieces: &BTreeSet<Piece>) -> Sets<'_> {
 /// Returns the elements of which a piece consists.
 fn of(piece: &Piece) -> impl Iterator<Item = Element<'_>> {
     let elements = match *piece {
-        Piece::Record { port, part, ref text } => [Some(Element::Record { port, part, text }), None, None, None],
+        Piece::Record { port, part, ref text } => {
+            [Some(Element::Record { port, part, text }), None, None, None]
+        }
         Piece::End { port, to, way } => {
             let link = to.is_ipv4().then(|| link_address(links::LINKS.0, port));
             [

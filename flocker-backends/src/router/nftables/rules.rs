@@ -197,18 +197,39 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
 }
 
 /// Every map and set, with what it consists of.
+///
+/// For those that have as many elements as there are routes, the kernel makes room for every port there is at once, a
+/// mebibyte for each: growing them while they are filled takes it longer than the filling.
 pub(super) const SETS: [(&str, &str); 13] = [
     ("set records", "type inet_service . inet_service;"),
     ("set held", "type inet_service;"),
-    ("map ends4", "type inet_service : ipv4_addr . inet_service;"),
+    (
+        "map ends4",
+        "type inet_service : ipv4_addr . inet_service; size 65535;",
+    ),
     ("map ends6", "type inet_service : ipv6_addr . inet_service;"),
-    ("set here4", "type inet_service . ipv4_addr . inet_service;"),
+    (
+        "set here4",
+        "type inet_service . ipv4_addr . inet_service; size 65535;",
+    ),
     ("set here6", "type inet_service . ipv6_addr . inet_service;"),
-    ("set there4", "type inet_service . ipv4_addr . inet_service;"),
+    (
+        "set there4",
+        "type inet_service . ipv4_addr . inet_service; size 65535;",
+    ),
     ("set there6", "type inet_service . ipv6_addr . inet_service;"),
-    ("map links", "type ipv4_addr : ipv4_addr . inet_service;"),
-    ("set linkhere", "type ipv4_addr . ipv4_addr . inet_service;"),
-    ("set linkthere", "type ipv4_addr . ipv4_addr . inet_service;"),
+    (
+        "map links",
+        "type ipv4_addr : ipv4_addr . inet_service; size 65535;",
+    ),
+    (
+        "set linkhere",
+        "type ipv4_addr . ipv4_addr . inet_service; size 65535;",
+    ),
+    (
+        "set linkthere",
+        "type ipv4_addr . ipv4_addr . inet_service; size 65535;",
+    ),
     ("set beside4", "type ipv4_addr; flags interval;"),
     ("set beside6", "type ipv6_addr; flags interval;"),
 ];
@@ -259,8 +280,10 @@ impl Difference {
     }
 
     /// Returns it as messages to the kernel; nothing where there are networks in it, which only `nft` can write.
-    pub(super) fn batch(&self) -> Option<Batch> {
-        let mut batch = Batch::new();
+    ///
+    /// `generation` is that of [`Batch::new`].
+    pub(super) fn batch(&self, generation: Option<u32>) -> Option<Batch> {
+        let mut batch = Batch::new(generation);
         batch.add(Order::Delete, &in_sets(&self.removed))?;
         batch.add(Order::Add, &in_sets(&self.added))?;
         Some(batch)
