@@ -22,6 +22,7 @@ use flocker_backends::RouterError;
 use flocker_examples::Outcome;
 use flocker_examples::check;
 use flocker_model::ApplicationName;
+use flocker_model::ExternalPort;
 use flocker_model::Home;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
@@ -40,8 +41,8 @@ struct Switchboard {
 struct Lines {
     table: RouteTable,
     /// Where each port ends, as it was plugged in.
-    ends: BTreeMap<PortNumber, SocketAddr>,
-    taken: BTreeSet<PortNumber>,
+    ends: BTreeMap<ExternalPort, SocketAddr>,
+    taken: BTreeSet<ExternalPort>,
 }
 
 impl Switchboard {
@@ -58,14 +59,14 @@ impl Switchboard {
     }
 
     /// Says where a connection to a port of this node is sent.
-    fn ends_at(&self, port: PortNumber) -> Option<SocketAddr> {
+    fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr> {
         self.lines().ends.get(&port).copied()
     }
 
     /// A home that is here goes before any other.
     fn end(
         &self,
-        port: PortNumber,
+        port: ExternalPort,
         target: &RouteTarget,
         local: &BTreeMap<ApplicationName, IpAddr>,
     ) -> Option<SocketAddr> {
@@ -117,7 +118,7 @@ impl Router for Switchboard {
 async fn main() -> Outcome {
     let (alpha, beta) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
     let router = Arc::new(Switchboard::new(alpha));
-    let port = PortNumber::new(80).ok_or("a port is never 0")?;
+    let port: ExternalPort = "80".parse()?;
     let internal = PortNumber::new(8080).ok_or("a port is never 0")?;
     let site: ApplicationName = "site".parse()?;
     let local = BTreeMap::from([(site.clone(), IpAddr::from([172, 17, 0, 2]))]);
@@ -215,7 +216,7 @@ mod promises {
             }))
         }
 
-        async fn occupy(&self, port: PortNumber) -> Option<Box<dyn Any + Send>> {
+        async fn occupy(&self, port: ExternalPort) -> Option<Box<dyn Any + Send>> {
             let router = Arc::clone(&self.router);
             router.lines().taken.insert(port);
             Some(Box::new(Until(move || {
@@ -223,7 +224,7 @@ mod promises {
             })))
         }
 
-        async fn ends_at(&self, port: PortNumber) -> Option<SocketAddr> {
+        async fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr> {
             let end = self.router.ends_at(port)?;
             self.served.lock().unwrap().contains(&end).then_some(end)
         }

@@ -27,6 +27,7 @@ use flocker_model::DefinitionKey;
 use flocker_model::Deployment;
 use flocker_model::EnvironmentValue;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::Health;
 use flocker_model::Home;
@@ -240,10 +241,10 @@ impl Shape {
     }
 
     /// Returns the external port of an application: every tenth has one until there are enough.
-    fn port(&self, application: u32) -> Option<PortNumber> {
+    fn port(&self, application: u32) -> Option<ExternalPort> {
         let has_one = application.is_multiple_of(10) && application / 10 < self.n_ports();
         let number = has_one.then(|| u16::try_from(10_000 + application / 10).ok());
-        number.flatten().and_then(PortNumber::new)
+        number.flatten().and_then(PortNumber::new).map(ExternalPort::tcp)
     }
 
     fn definition(&self, application: u32) -> Application {
@@ -281,7 +282,7 @@ impl Shape {
 
     fn routes(&self) -> RouteTable {
         let ports = (0..self.n_ports()).map(|port| port * 10);
-        let entries: BTreeMap<PortNumber, RouteTarget> = ports
+        let entries: BTreeMap<ExternalPort, RouteTarget> = ports
             .filter_map(|application| {
                 let home = self.home(application, false);
                 let target = RouteTarget {

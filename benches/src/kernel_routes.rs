@@ -5,6 +5,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use flocker_model::ExternalPort;
 use flocker_model::Home;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
@@ -79,7 +80,7 @@ pub fn change(ports: RangeInclusive<u16>, node: u8) -> RouteChange {
             internal: port,
             homes: home([10, 0, 0, node]).into_iter().collect(),
         };
-        Some((port, target))
+        Some((ExternalPort::tcp(port), target))
     };
     RouteChange {
         set: ports.filter_map(route).collect(),

@@ -255,7 +255,10 @@ fn parts(bed: &Bed, last_rounds: &[f64], pauses: &[(u32, f64)], figures: &mut Fi
         let nanoseconds: f64 = took.trim().parse().map_err(io::Error::other)?;
         rounds.push(nanoseconds / 1e9);
     }
-    bed.exec(1, "ssh -o ControlPath=/root/alone.ctl -O exit node2 2>/dev/null; true")?;
+    bed.exec(
+        1,
+        "ssh -o ControlPath=/root/alone.ctl -O exit node2 2>/dev/null; true",
+    )?;
     let stop = Figure::new("real nodes, alone: stop of a container", Unit::Seconds, stops);
     let round = Figure::new(
         "real nodes, alone: last round, by `ssh` that is open already",

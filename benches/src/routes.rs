@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
@@ -16,19 +17,19 @@ use crate::figure::Figures;
 const N_ROUTES: u16 = 40_000;
 
 /// The port whose route changes.
-const PORT: PortNumber = PortNumber(NonZeroU16::MIN);
+const PORT: ExternalPort = ExternalPort::tcp(PortNumber(NonZeroU16::MIN));
 
 fn target(application: u32) -> RouteTarget {
     RouteTarget {
         application: application_name(application),
-        internal: PORT,
+        internal: PORT.number,
         homes: Vec::new(),
     }
 }
 
 fn table(n_routes: u16) -> RouteTable {
-    let ports = (1..=n_routes).filter_map(PortNumber::new);
-    let entries: BTreeMap<PortNumber, RouteTarget> =
+    let ports = (1..=n_routes).filter_map(PortNumber::new).map(ExternalPort::tcp);
+    let entries: BTreeMap<ExternalPort, RouteTarget> =
         ports.map(|port| (port, target(port.get().into()))).collect();
     entries.into()
 }

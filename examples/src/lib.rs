@@ -24,6 +24,7 @@ use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::ExternalPort;
 use flocker_model::Member;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
@@ -139,7 +140,7 @@ pub fn mongodb() -> Result<Application, Box<dyn Error>> {
     });
     application.ports = vec![Port {
         internal: port,
-        external: port,
+        external: ExternalPort::tcp(port),
     }];
     Ok(application)
 }

@@ -3,8 +3,8 @@
 //! A linked application is called by its alias and the port that its clients
 //! expect, whatever its external port is. So where the two ports differ, the
 //! alias stands for an address whose last two octets are the external port,
-//! and the router of the node leads *every* TCP port of it to where the
-//! external port leads. That needs one rule per route, and none per link.
+//! and the router of the node leads *every* port of it to where the
+//! external port of the same protocol leads. That needs one rule per route, and none per link.
 //!
 //! Both ranges are for use within a node. Only what comes from a container of
 //! ours and goes to an address that stands for a port is led; a network of

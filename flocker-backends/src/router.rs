@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use thiserror::Error;
@@ -28,7 +28,9 @@ use crate::class::Classify;
 use crate::class::ErrorClass;
 use crate::process::ProcessError;
 
-/// What carries connections to where an application is.
+/// What carries connections and datagrams to where an application is.
+///
+/// A port of TCP and one of UDP have nothing to do with each other, also where their numbers are the same.
 #[async_trait]
 pub trait Router: fmt::Debug + Send + Sync {
     /// Returns the routes that are in force: ours only.
@@ -56,7 +58,7 @@ pub enum RouterError {
     #[error("port {port} is in use by another program on this node")]
     PortInUse {
         /// The port.
-        port: PortNumber,
+        port: ExternalPort,
         /// What the operating system said.
         source: std::io::Error,
     },

@@ -18,6 +18,7 @@ use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::DefinitionHash;
+use flocker_model::ExternalPort;
 use serde::Deserialize;
 use serde::Serialize;
 use thiserror::Error;
@@ -48,7 +49,7 @@ pub struct ContainerSpec {
 
 impl ContainerSpec {
     /// Returns the variables that tell an application of its links, as Docker's links did:
-    /// `ALIAS_PORT_80_TCP`, `…_ADDR`, `…_PORT`, `…_PROTO`.
+    /// `ALIAS_PORT_80_TCP` (or `…_UDP`), `…_ADDR`, `…_PORT`, `…_PROTO`.
     ///
     /// The address is that of the node it runs on, which answers for every port.
     #[must_use]
@@ -56,14 +57,15 @@ impl ContainerSpec {
         let mut environment = BTreeMap::new();
         for link in &self.application.links {
             let alias = link.alias.as_str().to_ascii_uppercase().replace(['-', '.'], "_");
-            let prefix = format!("{alias}_PORT_{}_TCP", link.local_port);
+            let ExternalPort { number, protocol } = link.remote_port;
+            let spoken = protocol.as_str().to_ascii_uppercase();
+            let prefix = format!("{alias}_PORT_{}_{spoken}", link.local_port);
             let address = self.node_address;
-            let port = link.remote_port;
-            let host = std::net::SocketAddr::new(address, port.get());
+            let host = std::net::SocketAddr::new(address, number.get());
             environment.insert(format!("{prefix}_ADDR"), address.to_string());
-            environment.insert(format!("{prefix}_PORT"), port.to_string());
-            environment.insert(format!("{prefix}_PROTO"), "tcp".into());
-            environment.insert(prefix, format!("tcp://{host}"));
+            environment.insert(format!("{prefix}_PORT"), number.to_string());
+            environment.insert(format!("{prefix}_PROTO"), protocol.to_string());
+            environment.insert(prefix, format!("{protocol}://{host}"));
         }
         environment
     }

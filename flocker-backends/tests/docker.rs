@@ -277,7 +277,7 @@ async fn limits_arguments_and_aliases_arrive() {
     application.limits.cpu_shares = Some(512);
     let link = |alias: &str, local, remote| Link {
         local_port: PortNumber::new(local).unwrap(),
-        remote_port: PortNumber::new(remote).unwrap(),
+        remote_port: flocker_model::ExternalPort::tcp(PortNumber::new(remote).unwrap()),
         alias: alias.parse().unwrap(),
     };
     application.links = vec![link("es", 9200, 9200), link("db", 5432, 5433)].into();

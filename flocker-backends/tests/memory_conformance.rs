@@ -36,6 +36,7 @@ use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::NodeAddress;
 use flocker_model::PortNumber;
 use flocker_model::SnapshotName;
@@ -298,13 +299,13 @@ impl RouterHarness for Crossroads {
         }))
     }
 
-    async fn occupy(&self, port: PortNumber) -> Option<Box<dyn Any + Send>> {
+    async fn occupy(&self, port: ExternalPort) -> Option<Box<dyn Any + Send>> {
         let router: MemoryRouter = self.node.router();
         router.occupy(port);
         Some(Box::new(OnDrop(move || router.vacate(port))))
     }
 
-    async fn ends_at(&self, port: PortNumber) -> Option<SocketAddr> {
+    async fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr> {
         let end = self.node.router().ends_at(port)?;
         self.served.lock().unwrap().contains(&end).then_some(end)
     }

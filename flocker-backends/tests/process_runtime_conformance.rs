@@ -74,7 +74,7 @@ impl RuntimeHarness for Node {
                 application.command_line = ["listen", "{address}:{port}"].map(Into::into).into();
                 application.ports.push(Port {
                     internal: *port,
-                    external: *port,
+                    external: flocker_model::ExternalPort::tcp(*port),
                 });
                 application
             }

@@ -14,6 +14,7 @@ use flocker_backends::ContainerRuntime as _;
 use flocker_backends::Router as _;
 use flocker_backends::router::proxy::ProxyOptions;
 use flocker_backends::router::proxy::ProxyRouter;
+use flocker_model::ExternalPort;
 use flocker_model::HealthCheck;
 use flocker_model::HealthProbe;
 use flocker_model::Home;
@@ -85,7 +86,7 @@ async fn clients_wait_while_a_program_is_restarted_and_none_is_refused() {
         homes: vec![home],
     };
     let change = RouteChange {
-        set: [(PortNumber::new(PORT).unwrap(), target)].into(),
+        set: [(ExternalPort::tcp(PortNumber::new(PORT).unwrap()), target)].into(),
         ..RouteChange::default()
     };
     router

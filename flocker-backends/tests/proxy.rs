@@ -19,6 +19,7 @@ use flocker_backends::router::proxy::ProxyOptions;
 use flocker_backends::router::proxy::ProxyRouter;
 use flocker_backends::router::proxy::used_ports;
 use flocker_model::ApplicationName;
+use flocker_model::ExternalPort;
 use flocker_model::Home;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
@@ -37,8 +38,8 @@ const PORT: u16 = 4000;
 /// The port on which applications listen.
 const INTERNAL: u16 = 4001;
 
-fn port(number: u16) -> PortNumber {
-    PortNumber::new(number).unwrap()
+fn port(number: u16) -> ExternalPort {
+    ExternalPort::tcp(PortNumber::new(number).unwrap())
 }
 
 /// Loopback addresses for one test, which no other test uses.
@@ -77,7 +78,7 @@ fn route(homes: &[IpAddr]) -> RouteChange {
     });
     let target = RouteTarget {
         application: "web".parse().unwrap(),
-        internal: port(INTERNAL),
+        internal: port(INTERNAL).number,
         homes: homes.collect(),
     };
     RouteChange {
@@ -371,7 +372,7 @@ async fn a_connection_does_not_go_round_for_ever() {
     on_alpha.apply(&route(&[beta]), &BTreeMap::new()).await.unwrap();
     on_beta.apply(&route(&[alpha]), &BTreeMap::new()).await.unwrap();
     assert_eq!(ask(alpha).await.unwrap(), "");
-    let accepted = |statistics: BTreeMap<PortNumber, PortStatistics>| statistics[&port(PORT)].accepted;
+    let accepted = |statistics: BTreeMap<ExternalPort, PortStatistics>| statistics[&port(PORT)].accepted;
     let total = accepted(on_alpha.statistics().await) + accepted(on_beta.statistics().await);
     assert_eq!(total, 9, "the client's own, and eight that were passed on");
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod datagrams;
+
 use std::any::Any;
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -16,7 +18,9 @@ use flocker_backends::Router;
 use flocker_backends::conformance::RouterHarness;
 use flocker_backends::router::proxy::ProxyOptions;
 use flocker_backends::router::proxy::ProxyRouter;
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -95,15 +99,22 @@ impl RouterHarness for Node {
                 client.write_all(at.to_string().as_bytes()).await.unwrap();
             }
         };
-        Box::new(AbortOnDropHandle::new(tokio::spawn(serving)))
+        let connections = AbortOnDropHandle::new(tokio::spawn(serving));
+        Box::new((connections, datagrams::serve(at).await))
     }
 
-    async fn occupy(&self, port: PortNumber) -> Option<Box<dyn Any + Send>> {
-        let listener = std::net::TcpListener::bind((self.node_address(), port.get())).unwrap();
-        Some(Box::new(listener))
+    async fn occupy(&self, port: ExternalPort) -> Option<Box<dyn Any + Send>> {
+        let at = (self.node_address(), port.get());
+        Some(match port.protocol {
+            Protocol::Tcp => Box::new(std::net::TcpListener::bind(at).unwrap()),
+            Protocol::Udp => Box::new(std::net::UdpSocket::bind(at).unwrap()),
+        })
     }
 
-    async fn ends_at(&self, port: PortNumber) -> Option<SocketAddr> {
+    async fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr> {
+        if port.protocol == Protocol::Udp {
+            return datagrams::ends_at((self.node_address(), port.get()).into()).await;
+        }
         let mut stream = TcpStream::connect((self.node_address(), port.get())).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use flocker_backends::Router as _;
 use flocker_backends::router::proxy::ProxyOptions;
 use flocker_backends::router::proxy::ProxyRouter;
+use flocker_model::ExternalPort;
 use flocker_model::Home;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
@@ -25,8 +26,8 @@ use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn port(number: u16) -> PortNumber {
-    PortNumber::new(number).unwrap()
+fn port(number: u16) -> ExternalPort {
+    ExternalPort::tcp(PortNumber::new(number).unwrap())
 }
 
 fn processor_time() -> Duration {
@@ -61,7 +62,7 @@ async fn without_files_the_router_waits_and_then_goes_on() {
     };
     let target = RouteTarget {
         application: "web".parse().unwrap(),
-        internal: port(4700),
+        internal: port(4700).number,
         homes: vec![home],
     };
     let change = RouteChange {

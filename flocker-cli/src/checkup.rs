@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use flocker_backends::TransportError;
 use flocker_engine::clock;
 use flocker_engine::one_line;
+use flocker_model::ExternalPort;
 use flocker_model::NodeAddress;
-use flocker_model::PortNumber;
 
 use crate::real::Closely;
 use crate::real::Examination;
@@ -67,9 +67,9 @@ pub(crate) fn write_line(text: &mut String, mark: &str, (subject, width): (&str,
 
 /// Says which of the wanted ports are taken, and by whom where that is known.
 pub(crate) fn in_use(
-    wanted: &BTreeSet<PortNumber>,
-    taken: &BTreeSet<PortNumber>,
-    by: &BTreeMap<PortNumber, String>,
+    wanted: &BTreeSet<ExternalPort>,
+    taken: &BTreeSet<ExternalPort>,
+    by: &BTreeMap<ExternalPort, String>,
 ) -> Option<Finding> {
     let both: Vec<String> = wanted
         .intersection(taken)
@@ -102,13 +102,16 @@ mod tests {
 
     #[test]
     fn only_ports_that_are_wanted_are_told() {
-        let ports = |numbers: &[u16]| -> BTreeSet<PortNumber> {
-            numbers.iter().filter_map(|n| PortNumber::new(*n)).collect()
+        let ports = |numbers: &[u16]| -> BTreeSet<ExternalPort> {
+            let of_tcp = |number: &u16| number.to_string().parse().unwrap();
+            numbers.iter().map(of_tcp).collect()
         };
         assert_eq!(in_use(&ports(&[80]), &ports(&[22]), &BTreeMap::new()), None);
+        let datagrams = ["80/udp".parse().unwrap()].into();
+        assert_eq!(in_use(&ports(&[80]), &datagrams, &BTreeMap::new()), None);
         let found = in_use(&ports(&[80, 443]), &ports(&[22, 80]), &BTreeMap::new()).unwrap();
         assert_eq!(found.said, "in use by something else: 80");
-        let by = [(PortNumber::new(80).unwrap(), "`nginx` (process 7)".to_owned())].into();
+        let by = [("80".parse().unwrap(), "`nginx` (process 7)".to_owned())].into();
         let found = in_use(&ports(&[80, 443]), &ports(&[22, 80]), &by).unwrap();
         assert_eq!(found.said, "in use by something else: 80, by `nginx` (process 7)");
     }

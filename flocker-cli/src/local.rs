@@ -44,6 +44,7 @@ pub(crate) use log::NodeLog;
 pub(crate) use log::open as open_log;
 pub(crate) use place::Place;
 pub(crate) use ports::Listening;
+pub(crate) use ports::SOCKET_TABLES;
 pub(crate) use ports::listening_at;
 pub(crate) use serve::Serving;
 pub(crate) use serve::environment;

@@ -21,6 +21,7 @@ use flocker_model::DatasetId;
 use flocker_model::DefinitionKey;
 use flocker_model::Deployment;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::KnownTables;
 use flocker_model::Manifestation;
@@ -30,7 +31,7 @@ use flocker_model::NodeState;
 use flocker_model::Observed;
 use flocker_model::Peer;
 use flocker_model::Port;
-use flocker_model::PortNumber;
+use flocker_model::Protocol;
 use flocker_model::RouteTable;
 use flocker_model::Silence;
 use flocker_model::Trashed;
@@ -57,7 +58,7 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Seed {
     applications: BTreeMap<ApplicationName, SeedApplication>,
-    used_ports: BTreeSet<PortNumber>,
+    used_ports: BTreeSet<ExternalPort>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -108,7 +109,16 @@ impl Seed {
             let SeedApplication { image, ports, volume } = application;
             let ports: Vec<String> = ports
                 .iter()
-                .map(|Port { internal, external }| format!("{{internal: {internal}, external: {external}}}"))
+                .map(|Port { internal, external }| {
+                    let protocol = match external.protocol {
+                        Protocol::Tcp => "",
+                        Protocol::Udp => ", protocol: udp",
+                    };
+                    format!(
+                        "{{internal: {internal}, external: {}{protocol}}}",
+                        external.number
+                    )
+                })
                 .collect();
             writeln!(
                 text,
@@ -213,7 +223,7 @@ struct WrittenState {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unreadable: BTreeMap<DatasetId, String>,
     free: Option<ByteSize>,
-    foreign_ports: BTreeSet<PortNumber>,
+    foreign_ports: BTreeSet<ExternalPort>,
     peers: BTreeMap<NodeName, Peer>,
     forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
 }

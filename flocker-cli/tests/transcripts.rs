@@ -116,6 +116,7 @@ transcripts! {
     saved_plans
     seeds
     status
+    udp
     validate
     why
     without_nodes

@@ -71,7 +71,7 @@ pub struct Execution {
     pub lock: Option<LockToken>,
     /// How many steps one node does at once.
     pub per_node: usize,
-    /// How many bytes one push may send in a second, or no limit.
+    /// How many bytes one push, or one image, may send in a second, or no limit.
     pub bandwidth: Option<ByteSize>,
     /// What asks it to stop.
     pub stop: Stop,
@@ -266,6 +266,8 @@ impl Run<'_> {
             image,
             homes: homes.filter_map(|name| self.handles.get(name)).collect(),
             everyone: Arc::clone(&self.everyone),
+            detours: Arc::clone(self.handles.detours()),
+            bandwidth: self.execution.bandwidth,
         })
     }
 

@@ -8,7 +8,8 @@
 
 pub mod clock;
 pub mod converge;
-pub mod event;
+pub mod delivery;
+mod event;
 pub mod execute;
 pub mod fault;
 pub mod handles;
@@ -18,6 +19,8 @@ pub mod local;
 pub mod node;
 pub mod node_error;
 pub mod observe;
+mod pace;
+mod packing;
 mod passage;
 pub mod record;
 pub mod remote;
@@ -40,8 +43,8 @@ pub use fault::{Fault, one_line};
 pub use handles::{Connect, Elsewhere, Handles};
 pub use local::{Doors, ForeignPorts, LocalNode, NoForeignPorts, NodeParts};
 pub use node::{
-    Claim, ImageCargo, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress, Ticket,
-    Transfer, Unwatched,
+    Claim, ImageCargo, ImagePush, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress,
+    Ticket, Transfer, Unwatched,
 };
 pub use node_error::NodeError;
 pub use observe::{Looking, observe};

@@ -11,7 +11,6 @@ mod images;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
 mod lock;
-mod packing;
 mod perform;
 mod push;
 mod relays;
@@ -35,18 +34,19 @@ use flocker_backends::LogRequest;
 use flocker_backends::Router;
 use flocker_backends::Transport;
 use flocker_backends::VolumeBackend;
+use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::KeyPin;
 use flocker_backends::transport::direct::TransferKey;
 use flocker_model::ApplicationName;
 use flocker_model::BootId;
 use flocker_model::ByteSize;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::Image;
 use flocker_model::NodeAddress;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
-use flocker_model::PortNumber;
 use flocker_model::planted::Bug;
 use flocker_model::planted::is_planted;
 
@@ -54,6 +54,7 @@ use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Claim;
 use crate::node::ImageCargo;
+use crate::node::ImagePush;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Order;
@@ -68,6 +69,7 @@ use crate::record::RecordStore;
 
 use admission::Admissions;
 pub use doors::Doors;
+pub(crate) use doors::Guest;
 use doors::Porch;
 use gate::Entry;
 use gate::Gate;
@@ -81,7 +83,7 @@ use turns::Turns;
 #[async_trait]
 pub trait ForeignPorts: fmt::Debug + Send + Sync {
     /// Returns the ports of the node's address that something else than Flocker uses.
-    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault>;
+    async fn foreign_ports(&self) -> Result<BTreeSet<ExternalPort>, Fault>;
 }
 
 /// The answer of who does not look: none.
@@ -90,7 +92,7 @@ pub struct NoForeignPorts;
 
 #[async_trait]
 impl ForeignPorts for NoForeignPorts {
-    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault> {
+    async fn foreign_ports(&self) -> Result<BTreeSet<ExternalPort>, Fault> {
         Ok(BTreeSet::new())
     }
 }
@@ -332,7 +334,7 @@ impl NodeHandle for LocalNode {
             .map_or(Passage::Own, |ajar| Passage::Door(ajar.door.address()));
         let lifetime = self.parts.deadlines.ticket;
         let pass = self.admissions.open(transfer, generation, lifetime, |pass| {
-            door.map(|ajar| ajar.watch(pass, lifetime))
+            door.map(|ajar| ajar.await_transfer(pass, lifetime))
         })?;
         Ok(Ticket {
             address: self.parts.reached_at.clone(),
@@ -406,8 +408,21 @@ impl NodeHandle for LocalNode {
         &self,
         cargo: &ImageCargo,
         stream: ByteStream,
+        _bandwidth: Option<ByteSize>,
         _progress: &dyn Progress,
     ) -> Result<Change, NodeError> {
         self.keep_image(cargo, stream).await
+    }
+
+    async fn admit_image(
+        &self,
+        cargo: &ImageCargo,
+        sender: KeyPin,
+    ) -> Result<Option<DoorAddress>, NodeError> {
+        self.await_image(cargo, sender).await
+    }
+
+    async fn push_image(&self, push: &ImagePush, progress: &dyn Progress) -> Result<Change, NodeError> {
+        self.send_image(push, progress).await
     }
 }

@@ -119,14 +119,33 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
 
     /// Takes in what another node has exported, and makes sure that it is what was announced.
     ///
-    /// `AlreadySo` where it is here; the stream is not read then. Dropped half
+    /// No more bytes go in a second than the bandwidth says. `AlreadySo` where it is here; the stream is not read then. Dropped half
     /// way: parts of it, which the runtime uses or clears up.
     async fn import_image(
         &self,
         _cargo: &ImageCargo,
         _stream: ByteStream,
+        _bandwidth: Option<ByteSize>,
         _progress: &dyn Progress,
     ) -> Result<Change, NodeError> {
+        Err(no_images())
+    }
+
+    /// Opens a door for an image from the sender with this key, or says that it comes in no such way.
+    ///
+    /// The door is good once, for that image, and for minutes.
+    async fn admit_image(
+        &self,
+        _cargo: &ImageCargo,
+        _sender: KeyPin,
+    ) -> Result<Option<DoorAddress>, NodeError> {
+        Ok(None)
+    }
+
+    /// Sends an image of this node through a door of another one, and returns what that one says.
+    ///
+    /// [`NodeError::NotDirect`] where it cannot get at the door; then nothing was sent.
+    async fn push_image(&self, _push: &ImagePush, _progress: &dyn Progress) -> Result<Change, NodeError> {
         Err(no_images())
     }
 }
@@ -145,6 +164,20 @@ pub struct ImageCargo {
     pub image: Image,
     /// What it is.
     pub id: ImageId,
+}
+
+/// An image that a node is to send, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagePush {
+    /// What is sent.
+    pub cargo: ImageCargo,
+    /// Who awaits it.
+    pub to: NodeName,
+    /// Where.
+    pub door: DoorAddress,
+    /// How many bytes may go in a second, or no limit.
+    pub bandwidth: Option<ByteSize>,
 }
 
 /// One thing that a node is told to do.

@@ -1,4 +1,4 @@
-//! How the bytes of a push get from node to node: announced, sent directly, and relayed where that cannot be.
+//! How the bytes of a push, or of an image, get from node to node: announced, sent directly, and relayed where that cannot be.
 //!
 //! What is tried first is settled by the addresses: between two processes of one
 //! machine the sender's own transport, between anything else the receiver's
@@ -14,12 +14,15 @@ use std::sync::PoisonError;
 
 use flocker_backends::Change;
 use flocker_backends::Channel;
+use flocker_model::ByteSize;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use serde::Serialize;
 
 use crate::fault::Fault;
 use crate::fault::one_line;
+use crate::node::ImageCargo;
+use crate::node::ImagePush;
 use crate::node::NodeHandle;
 use crate::node::Order;
 use crate::node::Passage;
@@ -134,6 +137,57 @@ impl Carriage<'_> {
         sending.await
     }
 
+    /// Brings an image from the sender to the receiver.
+    pub(crate) async fn carry_image(
+        &self,
+        cargo: &ImageCargo,
+        bandwidth: Option<ByteSize>,
+        watcher: &dyn Watcher,
+    ) -> Result<Change, NodeError> {
+        if !self.is_on_one_machine() {
+            match self.carry_image_directly(cargo, bandwidth, watcher).await? {
+                Direct::Done(change) => return Ok(change),
+                Direct::Not(because) => watcher.carried(Carrier::Relay, Some(because)),
+            }
+        }
+        let stream = self.sender.export_image(&cargo.image).await?;
+        self.receiver
+            .import_image(cargo, stream, bandwidth, watcher)
+            .await
+    }
+
+    async fn carry_image_directly(
+        &self,
+        cargo: &ImageCargo,
+        bandwidth: Option<ByteSize>,
+        watcher: &dyn Watcher,
+    ) -> Result<Direct, NodeError> {
+        let (from, to) = (self.sender.name(), self.receiver.name());
+        if let Some(why) = self.detours.why(from, to) {
+            return Ok(Direct::Not(one_line(&why)));
+        }
+        let Some(sender) = self.sender.offer().await? else {
+            return Ok(Direct::Not(format!("{from} sends nothing directly")));
+        };
+        let Some(door) = self.receiver.admit_image(cargo, sender).await? else {
+            return Ok(Direct::Not(format!("{to} lets nothing in directly")));
+        };
+        watcher.carried(Carrier::DirectTls, None);
+        let push = ImagePush {
+            cargo: cargo.clone(),
+            to: to.clone(),
+            door,
+            bandwidth,
+        };
+        match self.sender.push_image(&push, watcher).await {
+            Err(NodeError::NotDirect { source, .. }) => {
+                self.detours.note(from, to, &source);
+                Ok(Direct::Not(one_line(&source)))
+            }
+            done => done.map(Direct::Done),
+        }
+    }
+
     fn is_on_one_machine(&self) -> bool {
         matches!(
             (self.sender.address(), self.receiver.address()),
@@ -148,6 +202,14 @@ impl Carriage<'_> {
             source: Box::new(error),
         })
     }
+}
+
+/// What became of the direct way.
+enum Direct {
+    /// It was taken, to the end.
+    Done(Change),
+    /// There is none, and why.
+    Not(String),
 }
 
 /// Pipes between two ends until one of them is gone or both have said all, and closes both.

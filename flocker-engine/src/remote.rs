@@ -1,7 +1,6 @@
 //! A node elsewhere, told over a transport what to do.
 
 mod connection;
-mod delivery;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +13,10 @@ use flocker_backends::Channel;
 use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::Transport;
+use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ApplicationName;
+use flocker_model::ByteSize;
 use flocker_model::Generation;
 use flocker_model::Image;
 use flocker_model::NodeAddress;
@@ -28,10 +29,12 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::clock::Deadlines;
+use crate::delivery::Delivery;
 use crate::fault::Fault;
 use crate::local::stop_limit;
 use crate::node::Claim;
 use crate::node::ImageCargo;
+use crate::node::ImagePush;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Order;
@@ -48,10 +51,12 @@ use crate::wire::PASSAGES;
 use crate::wire::Piece;
 use crate::wire::Say;
 use crate::wire::WireError;
+pub(crate) use connection::greet;
+pub(crate) use connection::not_greeted;
+
 use connection::Call;
 use connection::Connection;
 use connection::Said;
-use delivery::Delivery;
 
 /// How many chunks of an output are read ahead of who reads it.
 const AHEAD: usize = 8;
@@ -151,6 +156,29 @@ impl RemoteNode {
             return Err(self.unexpected());
         };
         Ok(change)
+    }
+
+    /// Asks for something that tells how far it is, and waits so long for its first word and for each that follows.
+    async fn ask_watched(
+        &self,
+        what: &str,
+        ask: Ask,
+        (first, later): (Duration, Duration),
+        progress: &dyn Progress,
+    ) -> Result<Change, NodeError> {
+        let mut call = self.call(ask).await?;
+        let mut limit = first;
+        loop {
+            match call.next(what, limit).await? {
+                Said::Say(Say::Progress { done, total }) => {
+                    progress.report(done, total);
+                    limit = later;
+                }
+                Said::Say(Say::Changed(change)) => return Ok(change),
+                Said::Say(Say::Failed(error)) => return Err(error),
+                Said::Say(_) | Said::Output(_) => return Err(self.unexpected()),
+            }
+        }
     }
 
     /// Refuses where the node has never heard of images that travel.
@@ -292,20 +320,9 @@ impl NodeHandle for RemoteNode {
 
     async fn perform(&self, order: &Order, progress: &dyn Progress) -> Result<Change, NodeError> {
         let what = format!("`{} {}` on {}", order.action.verb(), order.action, self.name);
-        let (first, later) = self.patience(&order.action);
-        let mut call = self.call(Ask::Perform(Box::new(order.into()))).await?;
-        let mut limit = first;
-        loop {
-            match call.next(&what, limit).await? {
-                Said::Say(Say::Progress { done, total }) => {
-                    progress.report(done, total);
-                    limit = later;
-                }
-                Said::Say(Say::Changed(change)) => return Ok(change),
-                Said::Say(Say::Failed(error)) => return Err(error),
-                Said::Say(_) | Said::Output(_) => return Err(self.unexpected()),
-            }
-        }
+        let patience = self.patience(&order.action);
+        self.ask_watched(&what, Ask::Perform(Box::new(order.into())), patience, progress)
+            .await
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
@@ -358,6 +375,37 @@ impl NodeHandle for RemoteNode {
         Ok(id)
     }
 
+    async fn admit_image(
+        &self,
+        cargo: &ImageCargo,
+        sender: KeyPin,
+    ) -> Result<Option<DoorAddress>, NodeError> {
+        self.knows_images().await?;
+        let what = format!("the admission of the image `{}`", cargo.image);
+        let ask = Ask::AdmitImage {
+            cargo: cargo.clone(),
+            sender,
+        };
+        let Say::ImageAdmitted(door) = self.ask(&what, ask).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(door)
+    }
+
+    async fn push_image(&self, push: &ImagePush, progress: &dyn Progress) -> Result<Change, NodeError> {
+        self.knows_images().await?;
+        let what = format!("the image `{}` to be sent to {}", push.cargo.image, push.to);
+        let Deadlines {
+            answer, work, stall, ..
+        } = self.deadlines;
+        let patience = (
+            work.saturating_add(answer.saturating_mul(2)),
+            stall.saturating_mul(2),
+        );
+        let ask = Ask::PushImage(push.clone());
+        self.ask_watched(&what, ask, patience, progress).await
+    }
+
     /// Opens it over a connection of its own, as an output is.
     async fn export_image(&self, image: &Image) -> Result<ByteStream, NodeError> {
         self.knows_images().await?;
@@ -369,16 +417,19 @@ impl NodeHandle for RemoteNode {
         &self,
         cargo: &ImageCargo,
         stream: ByteStream,
+        bandwidth: Option<ByteSize>,
         progress: &dyn Progress,
     ) -> Result<Change, NodeError> {
         self.knows_images().await?;
-        let opened = connection::open_for_image(&self.name, &self.address, &*self.transport, &self.deadlines);
+        let channel = self.pipe(PipeEnd::Receiver).await?;
         let delivery = Delivery {
             node: &self.name,
             cargo,
             deadlines: &self.deadlines,
+            bandwidth,
+            leaves: !matches!(self.address, NodeAddress::Local { .. }),
             progress,
         };
-        delivery.deliver(opened.await?, stream).await
+        delivery.deliver(channel, stream).await
     }
 }

@@ -8,8 +8,8 @@ use flocker_backends::Channel;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
 
+use crate::local::Guest;
 use crate::local::LocalNode;
-use crate::node::Pass;
 use crate::wire;
 use crate::wire::Frame;
 use crate::wire::FrameReader;
@@ -30,23 +30,26 @@ pub async fn serve(channel: Channel, node: Arc<LocalNode>) -> Result<(), WireErr
         Some(Greeting::Control) => control::serve(reader, writer, node).await,
         Some(Greeting::Transfer) => node.arrive(reader, writer, None).await,
         Some(Greeting::Relay) => node.take_pipe(reader, writer).await,
-        Some(Greeting::Image) => node.take_image(reader, writer).await,
+        Some(Greeting::Image) => node.take_image(reader, writer, None).await,
         None => Err(WireError::Invalid { what: "a greeting" }),
     }
 }
 
-/// Serves the sender who came in by a door; all that may be said there is the transfer that the door was opened for.
+/// Serves the sender who came in by a door; all that may be said there is what the door was opened for.
 pub(crate) async fn serve_sender(
     channel: Channel,
     node: Arc<LocalNode>,
-    pass: Pass,
+    guest: Guest,
 ) -> Result<(), WireError> {
     let (reader, writer, greeting) = greet(channel, &node).await?;
-    match greeting {
-        Some(Greeting::Transfer) => node.arrive(reader, writer, Some(pass)).await,
-        Some(Greeting::Control | Greeting::Relay | Greeting::Image) | None => Err(WireError::Unexpected {
-            what: "something else than a transfer",
-        }),
+    match (greeting, guest) {
+        (Some(Greeting::Transfer), Guest::Transfer(pass)) => node.arrive(reader, writer, Some(pass)).await,
+        (Some(Greeting::Image), Guest::Image(cargo)) => node.take_image(reader, writer, Some(&cargo)).await,
+        (Some(Greeting::Transfer | Greeting::Image | Greeting::Control | Greeting::Relay) | None, _) => {
+            Err(WireError::Unexpected {
+                what: "something else than what the door is for",
+            })
+        }
     }
 }
 

@@ -44,8 +44,11 @@
 //! # An image
 //!
 //! Whoever ordered the start of an application asks who has its image
-//! ([`Ask::Image`]), lets one that has it give it away ([`Ask::ExportImage`]), and opens
-//! a [`Greeting::Image`] to the node that lacks it: the announcement, an
+//! ([`Ask::Image`]). Between two machines it asks the one for the pin of its key, has
+//! the other open a door for that key and that image ([`Ask::AdmitImage`]), and has the
+//! one go there ([`Ask::PushImage`]). Where that cannot be, it lets the one give the
+//! image away ([`Ask::ExportImage`]) and goes to the other itself. On the connection,
+//! whoever opened it: a [`Greeting::Image`], the announcement, which is an
 //! [`ImageCargo`](crate::ImageCargo), then chunks and their end as in a
 //! transfer, and the same answers.
 //!

@@ -17,6 +17,8 @@ use crate::id::ApplicationName;
 use crate::id::DefinitionHash;
 use crate::number::ByteSize;
 use crate::number::PortNumber;
+use crate::port::ExternalPort;
+use crate::port::Protocol;
 use crate::secret::DefinitionKey;
 use crate::volume::Volume;
 
@@ -80,8 +82,8 @@ impl fmt::Display for Image {
 pub struct Port {
     /// Where the application listens.
     pub internal: PortNumber,
-    /// Where every node of the cluster answers.
-    pub external: PortNumber,
+    /// Where every node of the cluster answers, and what is spoken at both.
+    pub external: ExternalPort,
 }
 
 /// A connection that an application opens to its own node and that ends at another application.
@@ -89,8 +91,8 @@ pub struct Port {
 pub struct Link {
     /// The port that the linked application's clients expect; part of the variables' names.
     pub local_port: PortNumber,
-    /// The external port of the linked application.
-    pub remote_port: PortNumber,
+    /// The external port of the linked application, and what is spoken at both.
+    pub remote_port: ExternalPort,
     /// What this application calls the other one.
     pub alias: ApplicationName,
 }
@@ -243,7 +245,7 @@ impl Application {
         ports.sort_unstable();
         writer.list(&ports, |writer, Port { internal, external }| {
             writer.number(internal.get().into());
-            writer.number(external.get().into());
+            writer.port(*external);
         });
         let mut links: Vec<&Link> = links.iter().collect();
         links.sort_unstable();
@@ -256,7 +258,7 @@ impl Application {
                  alias,
              }| {
                 writer.number(local_port.get().into());
-                writer.number(remote_port.get().into());
+                writer.port(*remote_port);
                 writer.text(alias.as_str());
             },
         );
@@ -314,6 +316,15 @@ struct Canonical(blake3::Hasher);
 impl Canonical {
     fn number(&mut self, number: u64) {
         self.0.update(&number.to_be_bytes());
+    }
+
+    /// Writes a port of TCP as it was written before there were others: by its number.
+    fn port(&mut self, ExternalPort { number, protocol }: ExternalPort) {
+        let beyond_numbers = match protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => 1 << 16,
+        };
+        self.number(beyond_numbers | u64::from(number.get()));
     }
 
     fn duration(&mut self, duration: Duration) {

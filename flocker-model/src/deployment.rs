@@ -20,6 +20,7 @@ use crate::id::NodeName;
 use crate::number::Generation;
 use crate::number::PortNumber;
 use crate::placements::Placements;
+use crate::port::ExternalPort;
 use crate::setup::NodeSetup;
 use crate::shared::Shared;
 
@@ -105,7 +106,7 @@ pub enum DeploymentError {
     #[error("applications `{first}` and `{second}` both claim external port {port}")]
     PortClaimedTwice {
         /// The port.
-        port: PortNumber,
+        port: ExternalPort,
         /// One application.
         first: ApplicationName,
         /// The other.
@@ -280,7 +281,7 @@ impl DeploymentBuilder {
             }
         }
         let mut claims: BTreeMap<DatasetId, &ApplicationName> = BTreeMap::new();
-        let mut ports: BTreeMap<PortNumber, &ApplicationName> = BTreeMap::new();
+        let mut ports: BTreeMap<ExternalPort, &ApplicationName> = BTreeMap::new();
         for (name, application) in applications {
             if let Some(volume) = &application.volume {
                 if let Some(first) = claims.insert(volume.dataset, name) {

@@ -15,6 +15,7 @@ pub mod number;
 pub mod placements;
 #[doc(hidden)]
 pub mod planted;
+pub mod port;
 pub mod route;
 pub mod secret;
 pub mod setup;
@@ -31,6 +32,7 @@ pub use id::{
 };
 pub use number::{ByteSize, Epoch, Generation, PortNumber};
 pub use placements::Placements;
+pub use port::{ExternalPort, ExternalPortError, Protocol};
 pub use route::{Home, KnownTables, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
 pub use setup::{ChoiceError, NodeSetup, RouterKind, RuntimeKind, VolumeKind};

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// A TCP port, 1 to 65535.
+/// The number of a port, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PortNumber(pub NonZeroU16);

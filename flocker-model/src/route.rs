@@ -15,13 +15,14 @@ use serde::Serialize;
 use crate::id::ApplicationName;
 use crate::id::NodeName;
 use crate::number::PortNumber;
+use crate::port::ExternalPort;
 
 /// Where connections to a port are to go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteTarget {
     /// The application that owns the port.
     pub application: ApplicationName,
-    /// The port on which the application itself listens.
+    /// The port on which the application itself listens, for what is spoken on the port that is routed.
     pub internal: PortNumber,
     /// The nodes on which it is served, in order of name; a node that is among them serves itself, any other takes the first.
     pub homes: Vec<Home>,
@@ -40,25 +41,9 @@ pub struct Home {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteChange {
     /// Ports to add or to retarget.
-    #[serde(deserialize_with = "by_port")]
-    pub set: BTreeMap<PortNumber, RouteTarget>,
+    pub set: BTreeMap<ExternalPort, RouteTarget>,
     /// Ports to drop.
-    pub drop: BTreeSet<PortNumber>,
-}
-
-/// Reads a map whose keys are ports, which JSON writes as text.
-///
-/// Inside an action, whose kind is one of its fields, the text is not turned
-/// back into a number by itself.
-fn by_port<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<PortNumber, RouteTarget>, D::Error> {
-    let written: BTreeMap<String, RouteTarget> = BTreeMap::deserialize(deserializer)?;
-    let read = written.into_iter().map(|(port, target)| {
-        let number = port.parse().map_err(serde::de::Error::custom)?;
-        Ok((PortNumber(number), target))
-    });
-    read.collect()
+    pub drop: BTreeSet<ExternalPort>,
 }
 
 impl RouteChange {
@@ -72,16 +57,16 @@ impl RouteChange {
 /// All routes of one node. Cloning is cheap, and so is comparing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(
-    from = "BTreeMap<PortNumber, RouteTarget>",
-    into = "BTreeMap<PortNumber, RouteTarget>"
+    from = "BTreeMap<ExternalPort, RouteTarget>",
+    into = "BTreeMap<ExternalPort, RouteTarget>"
 )]
 pub struct RouteTable {
-    entries: Arc<BTreeMap<PortNumber, RouteTarget>>,
+    entries: Arc<BTreeMap<ExternalPort, RouteTarget>>,
     digest: u64,
 }
 
 /// One entry's part in the digest of a table. The parts are added, so that a change costs only what it changes.
-fn digest(port: PortNumber, target: &RouteTarget) -> u64 {
+fn digest(port: ExternalPort, target: &RouteTarget) -> u64 {
     use std::hash::Hash as _;
     use std::hash::Hasher as _;
     let mut hasher = std::hash::DefaultHasher::new();
@@ -92,13 +77,13 @@ fn digest(port: PortNumber, target: &RouteTarget) -> u64 {
 impl RouteTable {
     /// Returns the routes in order of port.
     #[must_use]
-    pub fn entries(&self) -> &BTreeMap<PortNumber, RouteTarget> {
+    pub fn entries(&self) -> &BTreeMap<ExternalPort, RouteTarget> {
         &self.entries
     }
 
     /// Returns the target of a port.
     #[must_use]
-    pub fn get(&self, port: PortNumber) -> Option<&RouteTarget> {
+    pub fn get(&self, port: ExternalPort) -> Option<&RouteTarget> {
         self.entries.get(&port)
     }
 
@@ -154,8 +139,8 @@ impl PartialEq for RouteTable {
 
 impl Eq for RouteTable {}
 
-impl From<BTreeMap<PortNumber, RouteTarget>> for RouteTable {
-    fn from(entries: BTreeMap<PortNumber, RouteTarget>) -> Self {
+impl From<BTreeMap<ExternalPort, RouteTarget>> for RouteTable {
+    fn from(entries: BTreeMap<ExternalPort, RouteTarget>) -> Self {
         let digest = entries.iter().fold(0, |sum: u64, (port, target)| {
             sum.wrapping_add(digest(*port, target))
         });
@@ -166,7 +151,7 @@ impl From<BTreeMap<PortNumber, RouteTarget>> for RouteTable {
     }
 }
 
-impl From<RouteTable> for BTreeMap<PortNumber, RouteTarget> {
+impl From<RouteTable> for BTreeMap<ExternalPort, RouteTarget> {
     fn from(table: RouteTable) -> Self {
         Arc::unwrap_or_clone(table.entries)
     }
@@ -184,7 +169,10 @@ mod tests {
                 internal: PortNumber::new(internal).unwrap(),
                 homes: Vec::new(),
             };
-            RouteTable::from(BTreeMap::from([(PortNumber::new(80).unwrap(), target)]))
+            RouteTable::from(BTreeMap::from([(
+                ExternalPort::tcp(PortNumber::new(80).unwrap()),
+                target,
+            )]))
         };
         let mut known = KnownTables::default();
         let (mut one, mut same, mut other) = (table(1), table(1), table(2));

@@ -50,6 +50,8 @@ macro_rules! choice {
     };
 }
 
+pub(crate) use choice;
+
 choice! {
     /// What keeps the datasets of a node.
     VolumeKind, "volumes", {
@@ -90,8 +92,8 @@ choice! {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("`{what}` is one of {}", words.join(", "))]
 pub struct ChoiceError {
-    what: &'static str,
-    words: &'static [&'static str],
+    pub(crate) what: &'static str,
+    pub(crate) words: &'static [&'static str],
 }
 
 /// What a deployment file says of how a node is put together.

@@ -21,7 +21,7 @@ use crate::id::SnapshotName;
 use crate::number::ByteSize;
 use crate::number::Epoch;
 use crate::number::Generation;
-use crate::number::PortNumber;
+use crate::port::ExternalPort;
 use crate::route::RouteTable;
 use crate::secret::DefinitionKey;
 
@@ -265,7 +265,7 @@ pub struct NodeState {
     /// How much more data it can take, if it can tell.
     pub free: Option<ByteSize>,
     /// Ports of its address that something else than Flocker uses.
-    pub foreign_ports: BTreeSet<PortNumber>,
+    pub foreign_ports: BTreeSet<ExternalPort>,
     /// The other nodes that it has been told of.
     pub peers: BTreeMap<NodeName, Peer>,
     /// Nodes that a person has declared lost for ever, and who they were; nobody where that was not known.

@@ -7,9 +7,9 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::NodeName;
-use flocker_model::PortNumber;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -255,7 +255,7 @@ pub enum Refusal {
         /// The application.
         application: ApplicationName,
         /// The port.
-        port: PortNumber,
+        port: ExternalPort,
         /// Where.
         on: NodeName,
     },

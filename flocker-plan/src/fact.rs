@@ -12,11 +12,11 @@ use flocker_model::ClusterState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::Health;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
-use flocker_model::PortNumber;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
 use serde::Deserialize;
@@ -100,7 +100,7 @@ pub enum Fact {
     /// The node sends connections to this port to the application at its home.
     Routed {
         /// The port.
-        port: PortNumber,
+        port: ExternalPort,
         /// The node.
         on: NodeName,
         /// The application's home.

@@ -181,10 +181,11 @@ mod tests {
             node: node.clone(),
             address: [10, 0, 0, 1].into(),
         };
-        let port = flocker_model::PortNumber::new(80).unwrap();
+        let internal = flocker_model::PortNumber::new(80).unwrap();
+        let port = flocker_model::ExternalPort::tcp(internal);
         let target = RouteTarget {
             application: application.clone(),
-            internal: port,
+            internal,
             homes: vec![home(&beta)],
         };
         let change = flocker_model::RouteChange {

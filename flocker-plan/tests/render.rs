@@ -15,6 +15,7 @@ use flocker_model::DatasetId;
 use flocker_model::DefinitionKey;
 use flocker_model::Deployment;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::Health;
 use flocker_model::Home;
@@ -46,7 +47,7 @@ fn application() -> Application {
     let mut application = Application::new("clusterhq/mongodb".parse().unwrap());
     application.ports = vec![Port {
         internal: port,
-        external: port,
+        external: ExternalPort::tcp(port),
     }];
     application.volume = Some(Volume {
         dataset: DatasetId::derived(&name),
@@ -128,7 +129,7 @@ fn actual(snapshots: &[Snapshot], unsent: u64) -> ClusterState {
         internal: port,
         homes,
     };
-    let routes = RouteTable::from(BTreeMap::from([(port, target)]));
+    let routes = RouteTable::from(BTreeMap::from([(ExternalPort::tcp(port), target)]));
     let nodes = [("alpha", alpha), ("beta", beta), ("gamma", node(3))].map(|(name, mut state)| {
         state.routes = routes.clone();
         (name.parse().unwrap(), Observed::Known(state))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
+use flocker_model::ExternalPort;
 use flocker_model::Home;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
@@ -43,16 +44,16 @@ pub trait RouterHarness: Send + Sync {
     /// Returns a port that nobody uses, a different one for each number.
     fn port(&self, number: u8) -> PortNumber;
 
-    /// Serves at an address until what is returned is dropped.
+    /// Serves at an address, by TCP and by UDP, until what is returned is dropped.
     async fn serve(&self, at: SocketAddr) -> Box<dyn Any + Send>;
 
     /// Takes a port of this node's address for a program that is not ours, until what is returned is dropped.
     ///
     /// Nothing, where the routes of this kind go before any program.
-    async fn occupy(&self, port: PortNumber) -> Option<Box<dyn Any + Send>>;
+    async fn occupy(&self, port: ExternalPort) -> Option<Box<dyn Any + Send>>;
 
-    /// Opens a connection to a port of this node's address and tells at which served address it ends, if at any.
-    async fn ends_at(&self, port: PortNumber) -> Option<SocketAddr>;
+    /// Opens a connection to a port of this node's address, or sends a datagram there, and tells at which served address that ends, if at any.
+    async fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr>;
 }
 
 /// Declares a test for every promise of [`Router`]; give it an expression that makes a [`RouterHarness`].
@@ -78,6 +79,8 @@ macro_rules! router_conformance {
             one_change_adds_retargets_and_drops
             a_route_without_a_home_ends_nowhere
             a_change_with_a_foreign_port_is_refused_whole
+            one_number_is_a_port_of_each_protocol
+            a_port_is_foreign_by_its_protocol
             the_routes_in_force_are_told_after_a_restart
             a_dropped_change_leaves_the_old_routes_or_the_new
         }
@@ -102,14 +105,22 @@ fn target(homes: &[IpAddr]) -> RouteTarget {
     }
 }
 
-fn set(port: PortNumber, target: RouteTarget) -> RouteChange {
+fn tcp(harness: &dyn RouterHarness, number: u8) -> ExternalPort {
+    ExternalPort::tcp(harness.port(number))
+}
+
+fn udp(harness: &dyn RouterHarness, number: u8) -> ExternalPort {
+    ExternalPort::udp(harness.port(number))
+}
+
+fn set(port: ExternalPort, target: RouteTarget) -> RouteChange {
     RouteChange {
         set: [(port, target)].into(),
         ..RouteChange::default()
     }
 }
 
-fn remove(port: PortNumber) -> RouteChange {
+fn remove(port: ExternalPort) -> RouteChange {
     RouteChange {
         drop: [port].into(),
         ..RouteChange::default()
@@ -140,7 +151,7 @@ pub async fn a_new_node_has_no_routes(harness: &dyn RouterHarness) {
 
 /// What was applied is what is told.
 pub async fn a_route_is_in_force_when_it_was_applied(harness: &dyn RouterHarness) {
-    let change = set(harness.port(1), target(&[harness.other_node(1)]));
+    let change = set(tcp(harness, 1), target(&[harness.other_node(1)]));
     made(apply(harness, &change).await);
     let mut expected = RouteTable::default();
     expected.apply(&change);
@@ -149,7 +160,7 @@ pub async fn a_route_is_in_force_when_it_was_applied(harness: &dyn RouterHarness
 
 /// What is in force is not changed.
 pub async fn applying_twice_is_applying_once(harness: &dyn RouterHarness) {
-    let change = set(harness.port(1), target(&[harness.node_address()]));
+    let change = set(tcp(harness, 1), target(&[harness.node_address()]));
     made(apply(harness, &change).await);
     already_so(apply(harness, &change).await);
     harness.reopen().await;
@@ -159,7 +170,7 @@ pub async fn applying_twice_is_applying_once(harness: &dyn RouterHarness) {
 /// Connections to an application of this node end at it, at the port on which it listens.
 pub async fn a_home_that_is_here_is_served_here(harness: &dyn RouterHarness) {
     let _server = harness.serve(here(harness)).await;
-    let port = harness.port(1);
+    let port = tcp(harness, 1);
     assert_eq!(harness.ends_at(port).await, None);
     made(apply(harness, &set(port, target(&[harness.node_address()]))).await);
     assert_eq!(harness.ends_at(port).await, Some(here(harness)));
@@ -167,7 +178,7 @@ pub async fn a_home_that_is_here_is_served_here(harness: &dyn RouterHarness) {
 
 /// Connections to an application of another node end at that node, at the same external port.
 pub async fn a_home_that_is_elsewhere_is_reached_there(harness: &dyn RouterHarness) {
-    let port = harness.port(1);
+    let port = tcp(harness, 1);
     let there = SocketAddr::new(harness.other_node(1), port.get());
     let _server = harness.serve(there).await;
     made(apply(harness, &set(port, target(&[harness.other_node(1)]))).await);
@@ -176,7 +187,7 @@ pub async fn a_home_that_is_elsewhere_is_reached_there(harness: &dyn RouterHarne
 
 /// Whoever serves an application asks no other node for it; whoever does not asks the first.
 pub async fn of_several_homes_this_node_comes_first(harness: &dyn RouterHarness) {
-    let (one, two) = (harness.port(1), harness.port(2));
+    let (one, two) = (tcp(harness, 1), tcp(harness, 2));
     let there = SocketAddr::new(harness.other_node(1), two.get());
     let _servers = (harness.serve(here(harness)).await, harness.serve(there).await);
     let homes = [
@@ -192,7 +203,7 @@ pub async fn of_several_homes_this_node_comes_first(harness: &dyn RouterHarness)
 
 /// New connections follow an application that has moved.
 pub async fn a_route_is_retargeted(harness: &dyn RouterHarness) {
-    let port = harness.port(1);
+    let port = tcp(harness, 1);
     let there = SocketAddr::new(harness.other_node(1), port.get());
     let _servers = (harness.serve(here(harness)).await, harness.serve(there).await);
     made(apply(harness, &set(port, target(&[harness.node_address()]))).await);
@@ -207,28 +218,28 @@ pub async fn a_route_is_retargeted(harness: &dyn RouterHarness) {
 /// A port that is dropped answers no more, and the others do.
 pub async fn a_dropped_route_is_gone_and_the_others_stay(harness: &dyn RouterHarness) {
     let _server = harness.serve(here(harness)).await;
-    let (one, two) = (harness.port(1), harness.port(2));
+    let (one, two) = (tcp(harness, 1), tcp(harness, 2));
     made(apply(harness, &set(one, target(&[harness.node_address()]))).await);
     made(apply(harness, &set(two, target(&[harness.node_address()]))).await);
     made(apply(harness, &remove(one)).await);
     assert_eq!(harness.ends_at(one).await, None);
     assert_eq!(harness.ends_at(two).await, Some(here(harness)));
-    let ports: Vec<PortNumber> = current(harness).await.entries().keys().copied().collect();
+    let ports: Vec<ExternalPort> = current(harness).await.entries().keys().copied().collect();
     assert_eq!(ports, [two]);
 }
 
 /// What is not there is dropped.
 pub async fn dropping_what_is_not_there_changes_nothing(harness: &dyn RouterHarness) {
-    already_so(apply(harness, &remove(harness.port(1))).await);
-    made(apply(harness, &set(harness.port(1), target(&[harness.node_address()]))).await);
-    made(apply(harness, &remove(harness.port(1))).await);
-    already_so(apply(harness, &remove(harness.port(1))).await);
+    already_so(apply(harness, &remove(tcp(harness, 1))).await);
+    made(apply(harness, &set(tcp(harness, 1), target(&[harness.node_address()]))).await);
+    made(apply(harness, &remove(tcp(harness, 1))).await);
+    already_so(apply(harness, &remove(tcp(harness, 1))).await);
     assert_eq!(current(harness).await, RouteTable::default());
 }
 
 /// A change is one transaction, whatever it consists of.
 pub async fn one_change_adds_retargets_and_drops(harness: &dyn RouterHarness) {
-    let (one, two, three) = (harness.port(1), harness.port(2), harness.port(3));
+    let (one, two, three) = (tcp(harness, 1), tcp(harness, 2), tcp(harness, 3));
     let mut expected = RouteTable::default();
     let mut change = set(one, target(&[harness.node_address()]));
     change.set.insert(two, target(&[harness.node_address()]));
@@ -245,16 +256,16 @@ pub async fn one_change_adds_retargets_and_drops(harness: &dyn RouterHarness) {
 
 /// An application that nobody serves yet has its port, and a connection to it fails.
 pub async fn a_route_without_a_home_ends_nowhere(harness: &dyn RouterHarness) {
-    let change = set(harness.port(1), target(&[]));
+    let change = set(tcp(harness, 1), target(&[]));
     made(apply(harness, &change).await);
     already_so(apply(harness, &change).await);
-    assert_eq!(harness.ends_at(harness.port(1)).await, None);
+    assert_eq!(harness.ends_at(tcp(harness, 1)).await, None);
 }
 
 /// One port that is somebody else's, and none of the change is made.
 pub async fn a_change_with_a_foreign_port_is_refused_whole(harness: &dyn RouterHarness) {
     let _server = harness.serve(here(harness)).await;
-    let (one, two, foreign) = (harness.port(1), harness.port(2), harness.port(3));
+    let (one, two, foreign) = (tcp(harness, 1), tcp(harness, 2), tcp(harness, 3));
     made(apply(harness, &set(one, target(&[harness.node_address()]))).await);
     let before = current(harness).await;
     let Some(program) = harness.occupy(foreign).await else {
@@ -276,10 +287,51 @@ pub async fn a_change_with_a_foreign_port_is_refused_whole(harness: &dyn RouterH
     assert_eq!(harness.ends_at(foreign).await, Some(here(harness)));
 }
 
+/// Datagrams follow the route of their port, and connections to the same number another.
+pub async fn one_number_is_a_port_of_each_protocol(harness: &dyn RouterHarness) {
+    let (tcp, udp) = (tcp(harness, 1), udp(harness, 1));
+    let there = SocketAddr::new(harness.other_node(1), tcp.get());
+    let _servers = (harness.serve(here(harness)).await, harness.serve(there).await);
+    made(apply(harness, &set(tcp, target(&[harness.node_address()]))).await);
+    assert_eq!(harness.ends_at(udp).await, None);
+    made(apply(harness, &set(udp, target(&[harness.other_node(1)]))).await);
+    assert_eq!(harness.ends_at(udp).await, Some(there));
+    assert_eq!(harness.ends_at(tcp).await, Some(here(harness)));
+    made(apply(harness, &set(udp, target(&[harness.node_address()]))).await);
+    assert_eq!(harness.ends_at(udp).await, Some(here(harness)));
+    made(apply(harness, &set(tcp, target(&[harness.other_node(1)]))).await);
+    assert_eq!(harness.ends_at(udp).await, Some(here(harness)));
+    assert_eq!(harness.ends_at(tcp).await, Some(there));
+    harness.reopen().await;
+    assert_eq!(harness.ends_at(udp).await, Some(here(harness)));
+    made(apply(harness, &remove(tcp)).await);
+    assert_eq!(harness.ends_at(tcp).await, None);
+    assert_eq!(harness.ends_at(udp).await, Some(here(harness)));
+    let ports: Vec<ExternalPort> = current(harness).await.entries().keys().copied().collect();
+    assert_eq!(ports, [udp]);
+    made(apply(harness, &set(udp, target(&[]))).await);
+    assert_eq!(harness.ends_at(udp).await, None);
+    made(apply(harness, &set(udp, target(&[harness.other_node(1)]))).await);
+    assert_eq!(harness.ends_at(udp).await, Some(there));
+    made(apply(harness, &remove(udp)).await);
+    assert_eq!(harness.ends_at(udp).await, None);
+}
+
+/// Whoever has a port of UDP does not have that of TCP.
+pub async fn a_port_is_foreign_by_its_protocol(harness: &dyn RouterHarness) {
+    let (tcp, udp) = (tcp(harness, 1), udp(harness, 1));
+    let Some(_program) = harness.occupy(udp).await else {
+        return;
+    };
+    made(apply(harness, &set(tcp, target(&[harness.node_address()]))).await);
+    let refused = apply(harness, &set(udp, target(&[harness.node_address()]))).await;
+    assert!(matches!(refused, Err(RouterError::PortInUse { port, .. }) if port == udp));
+}
+
 /// What is told after a restart is what is in force.
 pub async fn the_routes_in_force_are_told_after_a_restart(harness: &dyn RouterHarness) {
     let _server = harness.serve(here(harness)).await;
-    let port = harness.port(1);
+    let port = tcp(harness, 1);
     made(apply(harness, &set(port, target(&[harness.node_address()]))).await);
     let before = current(harness).await;
     harness.reopen().await;
@@ -293,8 +345,8 @@ pub async fn the_routes_in_force_are_told_after_a_restart(harness: &dyn RouterHa
 
 /// However far a change has come when it is dropped, it is in force whole or not at all.
 pub async fn a_dropped_change_leaves_the_old_routes_or_the_new(harness: &dyn RouterHarness) {
-    let mut new = set(harness.port(1), target(&[harness.node_address()]));
-    new.set.insert(harness.port(2), target(&[harness.node_address()]));
+    let mut new = set(tcp(harness, 1), target(&[harness.node_address()]));
+    new.set.insert(tcp(harness, 2), target(&[harness.node_address()]));
     for n_steps in 0..6 {
         drop(drop_after(n_steps, apply(harness, &new)).await);
         let n_routes = current(harness).await.entries().len();

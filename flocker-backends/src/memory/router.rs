@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use flocker_model::RouteTarget;
@@ -27,8 +27,8 @@ use crate::router::RouterError;
 pub(super) struct Routes {
     table: RouteTable,
     /// Where each port ends, as it was worked out when its route was set.
-    ends: Arc<BTreeMap<PortNumber, SocketAddr>>,
-    foreign: BTreeSet<PortNumber>,
+    ends: Arc<BTreeMap<ExternalPort, SocketAddr>>,
+    foreign: BTreeSet<ExternalPort>,
 }
 
 impl Routes {
@@ -71,7 +71,7 @@ impl Routes {
 }
 
 fn end(
-    port: PortNumber,
+    port: ExternalPort,
     target: &RouteTarget,
     local: &BTreeMap<ApplicationName, IpAddr>,
     node: IpAddr,
@@ -105,24 +105,24 @@ impl MemoryRouter {
     }
 
     /// Gives a port to a program that is not ours.
-    pub fn occupy(&self, port: PortNumber) {
+    pub fn occupy(&self, port: ExternalPort) {
         self.machine.lock().routes.foreign.insert(port);
     }
 
     /// Takes a port back from a program that is not ours.
-    pub fn vacate(&self, port: PortNumber) {
+    pub fn vacate(&self, port: ExternalPort) {
         self.machine.lock().routes.foreign.remove(&port);
     }
 
     /// Returns the ports that programs which are not ours have.
     #[must_use]
-    pub fn foreign_ports(&self) -> BTreeSet<PortNumber> {
+    pub fn foreign_ports(&self) -> BTreeSet<ExternalPort> {
         self.machine.lock().routes.foreign.clone()
     }
 
     /// Returns where a connection to a port of this node is sent: to an application here, or to another node.
     #[must_use]
-    pub fn ends_at(&self, port: PortNumber) -> Option<SocketAddr> {
+    pub fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr> {
         self.machine.lock().routes.ends.get(&port).copied()
     }
 }

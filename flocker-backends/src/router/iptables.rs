@@ -87,7 +87,7 @@ pub fn read_saved(own: IpAddr, saved: &str) -> RouteTable {
     assemble(own, &[(family, save::read(family, saved))].into()).routes()
 }
 
-/// Carries TCP connections to wherever the routes of a node lead, by rules of `iptables`.
+/// Carries connections and datagrams to wherever the routes of a node lead, by rules of `iptables`.
 ///
 /// It keeps the promises of
 /// [`NftablesRouter`](super::nftables::NftablesRouter), with these

@@ -21,7 +21,8 @@ use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
+use flocker_model::Protocol;
 use flocker_model::RouteTable;
 
 use self::connections::Moved;
@@ -101,13 +102,13 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// The kernel would let us: its rules come before any program. A port that is
 /// routed already is not asked for again.
 pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) -> Result<(), RouterError> {
-    let is_new = |port: &PortNumber| before.routes.get(*port).is_none();
+    let is_new = |port: &ExternalPort| before.routes.get(*port).is_none();
     // An application that serves at the node's own address may have the port itself.
-    let is_its_own = |port: PortNumber, end: &End| match end {
+    let is_its_own = |port: ExternalPort, end: &End| match end {
         End::Here(address) => address.port() == port.get(),
         End::There(_) | End::Nowhere => false,
     };
-    let new: BTreeSet<PortNumber> = after
+    let new: BTreeSet<ExternalPort> = after
         .ends
         .iter()
         .filter(|(port, end)| is_new(port) && !is_its_own(**port, end))
@@ -134,23 +135,32 @@ pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) ->
 }
 
 /// Returns those of these ports at which anybody of this network listens, whatever the address; all of them where that is not told.
-fn served_of(ports: BTreeSet<PortNumber>) -> BTreeSet<PortNumber> {
-    // The network of this thread may be another than that of the process.
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
-    let Ok(v4) = read("tcp") else { return ports };
-    // Without addresses of this kind nobody listens at one.
-    let v6 = read("tcp6").unwrap_or_default();
-    let served: BTreeSet<PortNumber> = v4.lines().chain(v6.lines()).filter_map(listening).collect();
+fn served_of(ports: BTreeSet<ExternalPort>) -> BTreeSet<ExternalPort> {
+    let mut served = BTreeSet::new();
+    for protocol in Protocol::ALL {
+        // The network of this thread may be another than that of the process.
+        let read =
+            |version: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{version}"));
+        let Ok(v4) = read("") else { return ports };
+        // Without addresses of this kind nobody listens at one.
+        let v6 = read("6").unwrap_or_default();
+        let lines = v4.lines().chain(v6.lines());
+        served.extend(lines.filter_map(|line| listening(protocol, line)));
+    }
     &ports & &served
 }
 
-/// Reads the port of a line of `/proc/net/tcp` that is about a socket that listens.
-fn listening(line: &str) -> Option<PortNumber> {
+/// Reads the port of a line of `/proc/net/tcp` or `/proc/net/udp` that is about a socket to which a port belongs.
+fn listening(protocol: Protocol, line: &str) -> Option<ExternalPort> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (_, port) = fields.next()?.rsplit_once(':')?;
-    let is_listening = fields.nth(1)? == "0A";
-    let port = u16::from_str_radix(port, 16).ok().filter(|_| is_listening)?;
-    PortNumber::new(port)
+    let is_one = match protocol {
+        Protocol::Tcp => fields.nth(1)? == "0A",
+        Protocol::Udp => true,
+    };
+    let number = u16::from_str_radix(port, 16).ok().filter(|_| is_one)?;
+    let number = flocker_model::PortNumber::new(number)?;
+    Some(ExternalPort { number, protocol })
 }
 
 /// Ends the connections that still go where a route led before, and forgets them.
@@ -173,17 +183,29 @@ pub(super) async fn end_moved(owed: &mut BTreeSet<Moved>) -> Result<(), RouterEr
 }
 
 /// Returns the ports that end somewhere else than before, with where they ended.
+///
+/// Datagrams that came while a port ended nowhere are remembered as led
+/// nowhere, for as long as their sender goes on: that has to be forgotten, too.
 pub(super) fn moved(before: &Placed, after: &Placed) -> BTreeSet<Moved> {
     let ended = before.ends.iter();
-    ended
+    let ended = ended
         .filter(|(port, end)| after.ends.get(port) != Some(end))
         .filter_map(|(port, end)| {
             Some(Moved {
                 port: *port,
-                to: end.address()?,
+                to: Some(end.address()?),
             })
-        })
-        .collect()
+        });
+    let led_nowhere = |port: &ExternalPort| before.ends.get(port).and_then(|end| end.address()).is_none();
+    let begun = after
+        .ends
+        .iter()
+        .filter(|(port, end)| port.protocol == Protocol::Udp && end.address().is_some() && led_nowhere(port))
+        .map(|(port, _)| Moved {
+            port: *port,
+            to: None,
+        });
+    ended.chain(begun).collect()
 }
 
 /// Where the applications of this node listen.
@@ -204,7 +226,7 @@ mod tests {
         let silent = tokio::net::TcpSocket::new_v4().unwrap();
         silent.bind(any).unwrap();
         let [served, held] = [serving.local_addr(), silent.local_addr()]
-            .map(|address| PortNumber::new(address.unwrap().port()).unwrap());
+            .map(|address| port(address.unwrap().port(), Protocol::Tcp));
         assert_eq!(served_of([served, held].into()), [served].into());
     }
 
@@ -212,10 +234,18 @@ mod tests {
     fn only_a_socket_that_listens_has_a_port_for_itself() {
         let line =
             "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
-        assert_eq!(listening(line), PortNumber::new(8080));
-        assert_eq!(listening(&line.replace("0A", "01")), None);
+        let tcp = |line: &str| listening(Protocol::Tcp, line);
+        assert_eq!(tcp(line), Some(port(8080, Protocol::Tcp)));
+        assert_eq!(tcp(&line.replace("0A", "01")), None);
         let six = line.replace("0100007F", "00000000000000000000000001000000");
-        assert_eq!(listening(&six), PortNumber::new(8080));
-        assert_eq!(listening("  sl  local_address rem_address   st"), None);
+        assert_eq!(tcp(&six), Some(port(8080, Protocol::Tcp)));
+        assert_eq!(tcp("  sl  local_address rem_address   st"), None);
+        let datagrams = listening(Protocol::Udp, &line.replace("0A", "07"));
+        assert_eq!(datagrams, Some(port(8080, Protocol::Udp)));
+    }
+
+    fn port(number: u16, protocol: Protocol) -> ExternalPort {
+        let number = flocker_model::PortNumber::new(number).unwrap();
+        ExternalPort { number, protocol }
     }
 }

@@ -50,13 +50,14 @@ pub fn read_listing(own: IpAddr, listing: &[u8]) -> Result<RouteTable, RouterErr
     Ok(listing::read(own, listing)?.routes())
 }
 
-/// Carries TCP connections to wherever the routes of a node lead, by rules of the kernel.
+/// Carries connections and datagrams to wherever the routes of a node lead, by rules of the kernel.
 ///
 /// A new connection follows a route as soon as it has changed. Established ones
 /// to where an application was are broken: they get a reset as soon as either
 /// side says something. While a port has no home yet, the first packet of a connection
 /// is dropped rather than refused; the client's own system sends it again
-/// after a second, and it goes through once there is a home.
+/// after a second, and it goes through once there is a home. Datagrams are dropped
+/// until then, and follow a route with the next one that their sender sends.
 ///
 /// It needs the privilege to change the packet filter (`CAP_NET_ADMIN`), turns
 /// forwarding on (`net.ipv4.ip_forward`, or its counterpart for IPv6) where

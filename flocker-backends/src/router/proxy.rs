@@ -1,4 +1,4 @@
-//! Routes in user space: a TCP forwarder at the node's address, without root.
+//! Routes in user space: a forwarder at the node's address, without root.
 //!
 //! Each port of the table is listened on at the node's own address. Whoever
 //! connects while the application is between two nodes is not refused but
@@ -8,6 +8,7 @@ mod count;
 mod forward;
 mod hop;
 mod listen;
+mod relay;
 mod table;
 
 use std::collections::BTreeMap;
@@ -22,12 +23,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use nix::sys::resource::Resource;
 use nix::sys::resource::getrlimit;
-use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -41,7 +41,9 @@ use self::count::Counters;
 pub use self::count::PortStatistics;
 use self::forward::Forwarding;
 use self::listen::Room;
+use self::listen::Taken;
 pub use self::listen::used_ports;
+use self::relay::Relaying;
 use self::table::Table;
 use crate::change::Change;
 use crate::router::Router;
@@ -54,12 +56,14 @@ pub struct ProxyOptions {
     pub hold_limit: Duration,
     /// How long one try to connect may take.
     pub connect_timeout: Duration,
-    /// How many connections there may be at once; one port may have three quarters of them.
+    /// How many connections there may be at once; one port may have three quarters of them. A client of UDP is one.
     pub max_connections: usize,
+    /// For how long datagrams may pause and still be answered; never 0. It may be up to twice of that.
+    pub idle_limit: Duration,
 }
 
 impl Default for ProxyOptions {
-    /// 15 seconds; 3 seconds; and as many connections as take half of the files that we may open.
+    /// 15 seconds; 3 seconds; as many connections as take half of the files that we may open; and 30 seconds.
     fn default() -> Self {
         let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let quarter = usize::try_from(files / 4).unwrap_or(usize::MAX);
@@ -67,17 +71,23 @@ impl Default for ProxyOptions {
             hold_limit: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(3),
             max_connections: quarter.clamp(16, 16 * 1024),
+            idle_limit: Duration::from_secs(30),
         }
     }
 }
 
-/// Forwards TCP connections to wherever the routes of a node lead.
+/// Forwards connections and datagrams to wherever the routes of a node lead.
 ///
 /// A new connection is held for as long as its target refuses or does not
 /// answer, and goes on as soon as it serves or the route changes, up to
 /// [`ProxyOptions::hold_limit`]. A connection that is through stays where it
 /// is until one side ends it, also where the route changes or is dropped.
 /// Routes change as a whole: every connection sees the table before or after.
+///
+/// Datagrams are not held: what finds nobody is lost, as it may be anywhere on
+/// its way. Between the same two they take the same way until neither has said
+/// anything for [`ProxyOptions::idle_limit`], or the route changes; the next one
+/// then goes where it leads.
 ///
 /// The routes are saved before they come into force, and are back after a
 /// restart. Dropping the router ends all its connections.
@@ -94,7 +104,7 @@ pub struct ProxyRouter {
 
 #[derive(Debug, Default)]
 struct Ports {
-    open: BTreeMap<PortNumber, OpenPort>,
+    open: BTreeMap<ExternalPort, OpenPort>,
     /// Ports that were told to close and may not have done so yet.
     closing: Vec<AbortOnDropHandle<()>>,
     /// Whether what is in force may differ from what is saved.
@@ -107,15 +117,15 @@ struct Ports {
 struct OpenPort {
     counters: Arc<Counters>,
     /// Ends when it is dropped.
-    accepting: AbortOnDropHandle<()>,
+    serving: AbortOnDropHandle<()>,
 }
 
 impl Ports {
     /// Closes a port that nobody may be accepted on any more.
-    fn close(&mut self, port: PortNumber) {
+    fn close(&mut self, port: ExternalPort) {
         if let Some(open) = self.open.remove(&port) {
-            open.accepting.abort();
-            self.closing.push(open.accepting);
+            open.serving.abort();
+            self.closing.push(open.serving);
         }
     }
 
@@ -212,14 +222,17 @@ impl ProxyRouter {
     }
 
     /// Returns what went through each port that has a route.
-    pub async fn statistics(&self) -> BTreeMap<PortNumber, PortStatistics> {
+    pub async fn statistics(&self) -> BTreeMap<ExternalPort, PortStatistics> {
         let ports = self.ports.lock().await;
-        let read = |(port, open): (&PortNumber, &OpenPort)| (*port, open.counters.read());
+        let read = |(port, open): (&ExternalPort, &OpenPort)| (*port, open.counters.read());
         ports.open.iter().map(read).collect()
     }
 
     /// Returns those of `ports` that another program uses at this node's address.
-    pub async fn foreign_ports(&self, ports: impl IntoIterator<Item = PortNumber>) -> BTreeSet<PortNumber> {
+    pub async fn foreign_ports(
+        &self,
+        ports: impl IntoIterator<Item = ExternalPort>,
+    ) -> BTreeSet<ExternalPort> {
         // Held throughout, so that no port becomes ours while it is asked for.
         let ours = self.ports.lock().await;
         let others = ports.into_iter().filter(|port| !ours.open.contains_key(port));
@@ -236,25 +249,43 @@ impl ProxyRouter {
         self.connections.wait().await;
     }
 
-    fn open_port(&self, port: PortNumber, listener: TcpListener) -> OpenPort {
+    fn open_port(&self, port: ExternalPort, taken: Taken) -> OpenPort {
         let counters = Arc::<Counters>::default();
-        let forwarding = Forwarding {
-            own: self.own,
-            port,
-            table: self.table.subscribe(),
-            counters: Arc::clone(&counters),
-            hold_limit: self.options.hold_limit,
-            connect_timeout: self.options.connect_timeout,
-        };
         let room = Room {
             of_all: Arc::clone(&self.of_all),
             of_port: Arc::new(Semaphore::new((self.options.max_connections * 3 / 4).max(1))),
         };
         let closed = self.closed.token().clone();
-        let accepting = listen::accept(listener, forwarding, room, self.connections.clone(), closed);
+        let serving = match taken {
+            Taken::Connections(listener) => {
+                let forwarding = Forwarding {
+                    own: self.own,
+                    port,
+                    table: self.table.subscribe(),
+                    counters: Arc::clone(&counters),
+                    hold_limit: self.options.hold_limit,
+                    connect_timeout: self.options.connect_timeout,
+                };
+                let connections = self.connections.clone();
+                let accepting = listen::accept(listener, forwarding, room, connections, closed);
+                self.connections.spawn(accepting)
+            }
+            Taken::Datagrams(socket) => {
+                let relaying = Relaying {
+                    own: self.own,
+                    port,
+                    table: self.table.subscribe(),
+                    counters: Arc::clone(&counters),
+                    room,
+                    idle: self.options.idle_limit,
+                    sessions: self.connections.clone(),
+                };
+                self.connections.spawn(relay::relay(socket, relaying))
+            }
+        };
         OpenPort {
             counters,
-            accepting: AbortOnDropHandle::new(self.connections.spawn(accepting)),
+            serving: AbortOnDropHandle::new(serving),
         }
     }
 }
@@ -322,7 +353,7 @@ impl Router for ProxyRouter {
     }
 }
 
-fn refused(port: PortNumber, source: io::Error) -> RouterError {
+fn refused(port: ExternalPort, source: io::Error) -> RouterError {
     if source.kind() == io::ErrorKind::AddrInUse {
         RouterError::PortInUse { port, source }
     } else {

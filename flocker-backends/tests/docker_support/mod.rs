@@ -158,7 +158,7 @@ pub(crate) fn application(program: &Program) -> Application {
             let mut application = script(&format!("httpd -p {port} -h /; {AND_RUN}"));
             application.ports.push(Port {
                 internal: *port,
-                external: *port,
+                external: flocker_model::ExternalPort::tcp(*port),
             });
             application
         }

@@ -10,13 +10,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flocker_backends::Router;
 use flocker_backends::conformance::RouterHarness;
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::datagrams;
 use crate::network::Ip;
 use crate::network::Kind;
 use crate::private::call;
@@ -81,15 +84,22 @@ impl RouterHarness for Node {
                 client.write_all(at.to_string().as_bytes()).await.unwrap();
             }
         };
-        Box::new(AbortOnDropHandle::new(tokio::spawn(serving)))
+        let connections = AbortOnDropHandle::new(tokio::spawn(serving));
+        Box::new((connections, datagrams::serve(at).await))
     }
 
-    async fn occupy(&self, port: PortNumber) -> Option<Box<dyn Any + Send>> {
-        let listener = std::net::TcpListener::bind((self.node_address(), port.get())).unwrap();
-        Some(Box::new(listener))
+    async fn occupy(&self, port: ExternalPort) -> Option<Box<dyn Any + Send>> {
+        let at = (self.node_address(), port.get());
+        Some(match port.protocol {
+            Protocol::Tcp => Box::new(std::net::TcpListener::bind(at).unwrap()),
+            Protocol::Udp => Box::new(std::net::UdpSocket::bind(at).unwrap()),
+        })
     }
 
-    async fn ends_at(&self, port: PortNumber) -> Option<SocketAddr> {
+    async fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr> {
+        if port.protocol == Protocol::Udp {
+            return datagrams::ends_at((self.node_address(), port.get()).into()).await;
+        }
         let connecting = TcpStream::connect((self.node_address(), port.get()));
         // Where nobody serves yet, the packet is dropped and nothing comes.
         let connected = tokio::time::timeout(Duration::from_millis(700), connecting).await;

@@ -15,6 +15,7 @@ use flocker_backends::conformance::run;
 use flocker_backends::router::iptables::IptablesRouter;
 use flocker_backends::router::iptables::Variant;
 use flocker_backends::router::nftables::NftablesRouter;
+use flocker_model::ExternalPort;
 use flocker_model::Home;
 use flocker_model::PortNumber;
 use flocker_model::RouteChange;
@@ -71,8 +72,8 @@ macro_rules! for_each_router {
 }
 pub(crate) use for_each_router;
 
-pub(crate) fn port(number: u16) -> PortNumber {
-    PortNumber::new(number).unwrap()
+pub(crate) fn port(number: u16) -> ExternalPort {
+    ExternalPort::tcp(PortNumber::new(number).unwrap())
 }
 
 /// Which kind of addresses a test uses.
@@ -251,7 +252,7 @@ pub(crate) fn target(homes: &[IpAddr]) -> RouteTarget {
     });
     RouteTarget {
         application: "site".parse().unwrap(),
-        internal: port(8080),
+        internal: port(8080).number,
         homes: homes.collect(),
     }
 }
@@ -259,6 +260,14 @@ pub(crate) fn target(homes: &[IpAddr]) -> RouteTarget {
 pub(crate) fn set(number: u16, homes: &[IpAddr]) -> RouteChange {
     RouteChange {
         set: [(port(number), target(homes))].into(),
+        ..RouteChange::default()
+    }
+}
+
+/// The same for a port of UDP.
+pub(crate) fn set_udp(number: u16, homes: &[IpAddr]) -> RouteChange {
+    RouteChange {
+        set: [(ExternalPort::udp(port(number).number), target(homes))].into(),
         ..RouteChange::default()
     }
 }

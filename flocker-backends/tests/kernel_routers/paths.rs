@@ -33,7 +33,7 @@ for_each_router! {
 }
 
 /// Docker's way: what is forwarded is dropped unless somebody lets it pass.
-fn drop_what_is_forwarded(kind: Kind) {
+pub(crate) fn drop_what_is_forwarded(kind: Kind) {
     for machine in [ALPHA, BETA, GAMMA] {
         for version in ["iptables", "ip6tables"] {
             let program = kind.iptables().replace("iptables", version);
@@ -97,7 +97,7 @@ fn every_client_of_the_newer_addresses_arrives(kind: Kind) {
 }
 
 /// Makes a machine's container a neighbour in the network of our containers.
-fn join_containers(container: &str, number: u8) {
+pub(crate) fn join_containers(container: &str, number: u8) {
     on(ALPHA, || call("ip addr replace 10.193.0.1/16 dev docker0"));
     on(container, || {
         call(&format!("ip addr add 10.193.0.{number}/16 dev eth0"));

@@ -161,7 +161,7 @@ async fn routes_do_not_outlive_the_power() {
         homes: Vec::new(),
     };
     let change = RouteChange {
-        set: [(PortNumber::new(80).unwrap(), target)].into(),
+        set: [("80".parse().unwrap(), target)].into(),
         ..RouteChange::default()
     };
     alpha.router().apply(&change, &[].into()).await.unwrap();

@@ -61,7 +61,7 @@ impl World {
         application.command_line = arguments.iter().map(|&text| text.into()).collect();
         application.ports.push(Port {
             internal: PortNumber::new(8080).unwrap(),
-            external: PortNumber::new(80).unwrap(),
+            external: "80".parse().unwrap(),
         });
         ContainerSpec {
             name: name.parse().unwrap(),

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use flocker_engine::one_line;
+use flocker_model::ExternalPort;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
-use flocker_model::PortNumber;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -72,7 +72,7 @@ impl Doctor {
 }
 
 async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
-    let ports: BTreeSet<PortNumber> = cluster
+    let ports: BTreeSet<ExternalPort> = cluster
         .desired
         .applications()
         .values()
@@ -127,8 +127,8 @@ async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
 /// Asks the node itself, which proves that it can be put together.
 async fn answer(
     handle: &dyn flocker_engine::NodeHandle,
-    ports: &BTreeSet<PortNumber>,
-    by: &BTreeMap<PortNumber, String>,
+    ports: &BTreeSet<ExternalPort>,
+    by: &BTreeMap<ExternalPort, String>,
 ) -> Vec<Finding> {
     match handle.observe().await {
         Ok(state) => {

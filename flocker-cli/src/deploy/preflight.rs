@@ -10,10 +10,10 @@ use flocker_model::ByteSize;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::ExternalPort;
 use flocker_model::Image;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
-use flocker_model::PortNumber;
 use flocker_plan::Action;
 use flocker_plan::Plan;
 use tokio::task::JoinSet;
@@ -45,7 +45,7 @@ pub(super) async fn look(cluster: &Cluster, plan: &Plan, actual: &ClusterState) 
     let desired = &cluster.desired;
     let starts = starts(plan, desired);
     let images: BTreeSet<Image> = starts.values().flatten().cloned().collect();
-    let ports: BTreeSet<PortNumber> = desired
+    let ports: BTreeSet<ExternalPort> = desired
         .applications()
         .values()
         .flat_map(|application| application.ports.iter().map(|port| port.external))

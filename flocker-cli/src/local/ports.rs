@@ -13,10 +13,17 @@ use flocker_backends::ErrorClass;
 use flocker_backends::router::proxy::ProxyRouter;
 use flocker_engine::Fault;
 use flocker_engine::ForeignPorts;
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 
-/// How a listening socket is marked in the kernel's tables.
-const LISTENING: &str = "0A";
+/// The kernel's tables of sockets, and how one that listens is marked in each.
+pub(crate) const SOCKET_TABLES: [(&str, Protocol, &str); 4] = [
+    ("/proc/net/tcp", Protocol::Tcp, "0A"),
+    ("/proc/net/tcp6", Protocol::Tcp, "0A"),
+    ("/proc/net/udp", Protocol::Udp, "07"),
+    ("/proc/net/udp6", Protocol::Udp, "07"),
+];
 
 /// Looks at the kernel's tables, and leaves out what our own router listens on.
 pub(crate) struct Listening {
@@ -35,7 +42,7 @@ impl fmt::Debug for Listening {
 
 #[async_trait]
 impl ForeignPorts for Listening {
-    async fn foreign_ports(&self) -> Result<BTreeSet<PortNumber>, Fault> {
+    async fn foreign_ports(&self) -> Result<BTreeSet<ExternalPort>, Fault> {
         let ports = listening_at(self.address).and_then(|mut ports| {
             // Who listens at every address has the port here as well.
             ports.extend(listening_at(everywhere(self.address))?);
@@ -59,26 +66,33 @@ fn everywhere(address: IpAddr) -> IpAddr {
 }
 
 /// Returns the ports on which anybody listens at exactly this address.
-pub(crate) fn listening_at(address: IpAddr) -> io::Result<BTreeSet<PortNumber>> {
-    let mut ports = listed("/proc/net/tcp", address)?;
-    ports.extend(listed("/proc/net/tcp6", address)?);
+pub(crate) fn listening_at(address: IpAddr) -> io::Result<BTreeSet<ExternalPort>> {
+    let mut ports = BTreeSet::new();
+    for (table, protocol, mark) in SOCKET_TABLES {
+        let numbers = listed(table, mark, address)?;
+        ports.extend(
+            numbers
+                .into_iter()
+                .map(|number| ExternalPort { number, protocol }),
+        );
+    }
     Ok(ports)
 }
 
-fn listed(table: &str, address: IpAddr) -> io::Result<BTreeSet<PortNumber>> {
+fn listed(table: &str, mark: &str, address: IpAddr) -> io::Result<BTreeSet<PortNumber>> {
     match std::fs::read_to_string(table) {
-        Ok(text) => Ok(parse(&text, address)),
+        Ok(text) => Ok(parse(&text, mark, address)),
         // A machine without IPv6 has no table of it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(error) => Err(error),
     }
 }
 
-fn parse(table: &str, wanted: IpAddr) -> BTreeSet<PortNumber> {
+fn parse(table: &str, mark: &str, wanted: IpAddr) -> BTreeSet<PortNumber> {
     let listening = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (address, port) = fields.next()?.split_once(':')?;
-        let is_listening = fields.nth(1)? == LISTENING;
+        let is_listening = fields.nth(1)? == mark;
         let here = match read_address(address)? {
             IpAddr::V6(v6) if v6.is_unspecified() => wanted.is_unspecified(),
             // A socket for both kinds of addresses has those of the older kind mapped.
@@ -129,7 +143,7 @@ mod tests {
 ";
 
     fn ports(table: &str, address: &str) -> Vec<u16> {
-        let ports = parse(table, address.parse().unwrap());
+        let ports = parse(table, "0A", address.parse().unwrap());
         ports.into_iter().map(PortNumber::get).collect()
     }
 
@@ -146,7 +160,15 @@ mod tests {
     fn a_listener_of_this_machine_is_found() {
         let address = Ipv4Addr::new(127, 113, 9, 1);
         let listener = std::net::TcpListener::bind((address, 0)).unwrap();
-        let port = PortNumber::new(listener.local_addr().unwrap().port()).unwrap();
-        assert_eq!(listening_at(address.into()).unwrap(), BTreeSet::from([port]));
+        let socket = std::net::UdpSocket::bind((address, 0)).unwrap();
+        // It has its port for one who answers it, and is no service.
+        let client = std::net::UdpSocket::bind((address, 0)).unwrap();
+        client.connect(socket.local_addr().unwrap()).unwrap();
+        let number = |at: std::io::Result<std::net::SocketAddr>| PortNumber::new(at.unwrap().port()).unwrap();
+        let expected = [
+            ExternalPort::tcp(number(listener.local_addr())),
+            ExternalPort::udp(number(socket.local_addr())),
+        ];
+        assert_eq!(listening_at(address.into()).unwrap(), BTreeSet::from(expected));
     }
 }

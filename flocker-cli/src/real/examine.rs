@@ -7,9 +7,9 @@ use std::path::Path;
 
 use flocker_engine::clock;
 use flocker_model::ByteSize;
+use flocker_model::ExternalPort;
 use flocker_model::Image;
 use flocker_model::NodeSetup;
-use flocker_model::PortNumber;
 use flocker_model::RouterKind;
 use flocker_model::RuntimeKind;
 use flocker_model::VolumeKind;
@@ -74,9 +74,9 @@ pub(crate) struct Examination {
     pub(crate) time: u64,
     pub(crate) findings: Vec<Finding>,
     /// The ports on which anybody listens.
-    pub(crate) listening: BTreeSet<PortNumber>,
+    pub(crate) listening: BTreeSet<ExternalPort>,
     /// Who listens on those of the ports that were asked about.
-    pub(crate) listeners: BTreeMap<PortNumber, String>,
+    pub(crate) listeners: BTreeMap<ExternalPort, String>,
     /// What became of the images that were asked about.
     pub(crate) images: BTreeMap<Image, ImageSight>,
 }
@@ -86,7 +86,7 @@ pub(crate) struct Examination {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Closely {
     pub(crate) images: BTreeSet<Image>,
-    pub(crate) ports: BTreeSet<PortNumber>,
+    pub(crate) ports: BTreeSet<ExternalPort>,
 }
 
 /// Whether an image can be had.

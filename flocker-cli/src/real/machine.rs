@@ -10,16 +10,16 @@ use flocker_backends::process::DEFAULT_PATH;
 use flocker_backends::process::Program;
 use flocker_backends::process::find_program;
 use flocker_engine::one_line;
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
+
+use crate::local::SOCKET_TABLES;
 
 /// How long a tool may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How much it may say.
 const LONGEST: usize = 4 * 1024 * 1024;
-
-/// The state of a socket that listens, as the kernel writes it.
-const LISTENING: &str = "0A";
 
 pub(super) fn has(tool: &str) -> bool {
     find_program(Path::new(tool), OsStr::new(DEFAULT_PATH)).is_some()
@@ -49,15 +49,17 @@ pub(super) async fn ask_for(tool: &str, arguments: &[&str], patience: Duration) 
 /// Says who listens on these ports: the program and its process, and the container where it is Docker that listens for one.
 ///
 /// Who cannot be told is left out.
-pub(super) async fn listeners(ports: &BTreeSet<PortNumber>) -> BTreeMap<PortNumber, String> {
+pub(super) async fn listeners(ports: &BTreeSet<ExternalPort>) -> BTreeMap<ExternalPort, String> {
     let mut told = BTreeMap::new();
     if ports.is_empty() {
         return told;
     }
-    let mut sockets: BTreeMap<String, PortNumber> = BTreeMap::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    let mut sockets: BTreeMap<String, ExternalPort> = BTreeMap::new();
+    for (table, protocol, mark) in SOCKET_TABLES {
         let text = std::fs::read_to_string(table).unwrap_or_default();
-        sockets.extend(listening(&text).filter(|(_, port)| ports.contains(port)));
+        let listening =
+            listening(&text, mark).map(|(socket, number)| (socket, ExternalPort { number, protocol }));
+        sockets.extend(listening.filter(|(_, port)| ports.contains(port)));
     }
     for (port, process, program) in holders(&sockets) {
         told.entry(port)
@@ -77,18 +79,18 @@ pub(super) async fn listeners(ports: &BTreeSet<PortNumber>) -> BTreeMap<PortNumb
 }
 
 /// Reads which sockets listen, by the number that the kernel gave them.
-fn listening(table: &str) -> impl Iterator<Item = (String, PortNumber)> + '_ {
-    table.lines().skip(1).filter_map(|line| {
+fn listening<'t>(table: &'t str, mark: &'t str) -> impl Iterator<Item = (String, PortNumber)> + 't {
+    table.lines().skip(1).filter_map(move |line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (_, port) = fields.get(1)?.split_once(':')?;
         let port = PortNumber::new(u16::from_str_radix(port, 16).ok()?)?;
-        let is_listening = *fields.get(3)? == LISTENING;
+        let is_listening = *fields.get(3)? == mark;
         is_listening.then_some(((*fields.get(9)?).to_owned(), port))
     })
 }
 
 /// Finds the processes that have these sockets open.
-fn holders(sockets: &BTreeMap<String, PortNumber>) -> Vec<(PortNumber, u32, String)> {
+fn holders(sockets: &BTreeMap<String, ExternalPort>) -> Vec<(ExternalPort, u32, String)> {
     let mut found = Vec::new();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in processes {
@@ -122,7 +124,7 @@ mod tests {
     #[test]
     fn a_program_that_listens_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = PortNumber::new(listener.local_addr().unwrap().port()).unwrap();
+        let port = ExternalPort::tcp(PortNumber::new(listener.local_addr().unwrap().port()).unwrap());
         let told = crate::runtime::block_on(async { Ok(listeners(&[port].into()).await) }).unwrap();
         let process = format!("(process {})", std::process::id());
         assert!(told[&port].ends_with(&process), "{told:?}");

@@ -3,12 +3,12 @@
 //! It belongs to getting ready, and no plan knows of it: whether an image is
 //! at hand, or can be pulled, is found out by trying. The first node of a
 //! given order that has the image gives it: the one on which the application
-//! is, and after it the others by name. The bytes go through whoever carries
-//! the plan out, over the connections that it has to both.
+//! is, and after it the others by name. The bytes go as those of a push do.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use flocker_model::ByteSize;
 use flocker_model::Image;
 
 use super::Watch;
@@ -17,6 +17,8 @@ use crate::fault::one_line;
 use crate::node::ImageCargo;
 use crate::node::NodeHandle;
 use crate::node_error::NodeError;
+use crate::passage::Carriage;
+use crate::passage::Detours;
 
 /// An image that a step may lack, and who may have it.
 pub(super) struct Sources {
@@ -24,6 +26,8 @@ pub(super) struct Sources {
     /// Where the application was: they are asked first.
     pub(super) homes: Vec<Arc<dyn NodeHandle>>,
     pub(super) everyone: Arc<[Arc<dyn NodeHandle>]>,
+    pub(super) detours: Arc<Detours>,
+    pub(super) bandwidth: Option<ByteSize>,
 }
 
 impl Sources {
@@ -54,12 +58,16 @@ impl Sources {
                 id: id.clone(),
                 from: source.name().clone(),
             });
-            let stream = source.export_image(&self.image).await?;
             let cargo = ImageCargo {
                 image: self.image.clone(),
                 id,
             };
-            receiver.import_image(&cargo, stream, watch).await?;
+            let carriage = Carriage {
+                sender: &**source,
+                receiver,
+                detours: &self.detours,
+            };
+            carriage.carry_image(&cargo, self.bandwidth, watch).await?;
             return Ok(true);
         }
         Ok(false)

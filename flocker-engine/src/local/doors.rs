@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::LocalNode;
 use crate::clock;
 use crate::fault::one_line;
+use crate::node::ImageCargo;
 use crate::node::Pass;
 use crate::serve::serve_sender;
 use crate::wire::WireError;
@@ -34,12 +35,22 @@ impl fmt::Debug for Doorstop {
     }
 }
 
+/// What a door was opened for.
+#[derive(Debug)]
+pub(crate) enum Guest {
+    /// The transfer with this pass.
+    Transfer(Pass),
+    /// This image.
+    Image(ImageCargo),
+}
+
 /// A door, and who watches when it is to be closed.
 struct Watched {
     door: Door,
-    pass: Pass,
+    guest: Guest,
     lifetime: Duration,
-    stop: oneshot::Receiver<()>,
+    /// Closes the door before its time.
+    stop: Option<oneshot::Receiver<()>>,
 }
 
 /// Where a node opens its doors, and to whom it gives them.
@@ -74,15 +85,25 @@ impl Porch {
 
 impl Ajar<'_> {
     /// Lets the sender in who has this pass, for so long and while the stop is kept.
-    pub(super) fn watch(self, pass: Pass, lifetime: Duration) -> Doorstop {
+    pub(super) fn await_transfer(self, pass: Pass, lifetime: Duration) -> Doorstop {
         let (doorstop, stop) = oneshot::channel();
         self.place.send(Watched {
             door: self.door,
-            pass,
+            guest: Guest::Transfer(pass),
             lifetime,
-            stop,
+            stop: Some(stop),
         });
         Doorstop(doorstop)
+    }
+
+    /// Lets the sender in with this image, for so long.
+    pub(super) fn await_image(self, cargo: ImageCargo, lifetime: Duration) {
+        self.place.send(Watched {
+            door: self.door,
+            guest: Guest::Image(cargo),
+            lifetime,
+            stop: None,
+        });
     }
 }
 
@@ -135,19 +156,25 @@ impl Doors {
 async fn attend(watched: Watched, node: Arc<LocalNode>) -> Result<(), WireError> {
     let Watched {
         door,
-        pass,
+        guest,
         lifetime,
         stop,
     } = watched;
+    let stopped = async {
+        match stop {
+            Some(stop) => drop(stop.await),
+            None => std::future::pending().await,
+        }
+    };
     let end = clock::now() + lifetime;
     let channel = tokio::select! {
         biased;
         // The ticket was used another way, or another one is in its place.
-        _ = stop => return Ok(()),
+        () = stopped => return Ok(()),
         () = tokio::time::sleep_until(end) => return Ok(()),
         channel = door.enter() => channel,
     };
-    serve_sender(channel, node, pass).await
+    serve_sender(channel, node, guest).await
 }
 
 fn note(ended: Result<Result<(), WireError>, tokio::task::JoinError>) {

@@ -5,12 +5,17 @@ use flocker_backends::Change;
 use flocker_backends::Channel;
 use flocker_backends::ImageId;
 use flocker_backends::ImageStore;
+use flocker_backends::transport::direct::DoorAddress;
+use flocker_backends::transport::direct::KeyPin;
 use flocker_model::Image;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
 
 use super::LocalNode;
+use crate::delivery::Delivery;
 use crate::node::ImageCargo;
+use crate::node::ImagePush;
+use crate::node::Progress;
 use crate::node::no_images;
 use crate::node_error::NodeError;
 use crate::wire;
@@ -48,13 +53,53 @@ impl LocalNode {
         imported.map_err(|error| NodeError::backend(&error))
     }
 
+    /// Opens a door for an image, where this node opens any.
+    pub(super) async fn await_image(
+        &self,
+        cargo: &ImageCargo,
+        sender: KeyPin,
+    ) -> Result<Option<DoorAddress>, NodeError> {
+        self.images()?;
+        let Some(porch) = &self.porch else {
+            return Ok(None);
+        };
+        let Some(ajar) = porch.open(sender).await else {
+            return Ok(None);
+        };
+        let address = ajar.door.address();
+        ajar.await_image(cargo.clone(), self.parts.deadlines.ticket);
+        Ok(Some(address))
+    }
+
+    /// Sends an image through the door of the node that awaits it.
+    pub(super) async fn send_image(
+        &self,
+        push: &ImagePush,
+        progress: &dyn Progress,
+    ) -> Result<Change, NodeError> {
+        let channel = self.knock(&push.to, &push.door).await?;
+        let delivery = Delivery {
+            node: &push.to,
+            cargo: &push.cargo,
+            deadlines: &self.parts.deadlines,
+            bandwidth: push.bandwidth,
+            leaves: !push.door.socket.ip().is_loopback(),
+            progress,
+        };
+        delivery
+            .deliver(channel, self.give_image(&push.cargo.image)?)
+            .await
+    }
+
     /// Takes in an image that comes by a connection of its own, and tells its sender how it went.
     ///
     /// A sender that says something senseless, or goes away, leaves no image.
+    /// Where it came in by a door, `only` is the one image that may come there.
     pub(crate) async fn take_image(
         &self,
         mut reader: FrameReader<ReadHalf<Channel>>,
         mut writer: FrameWriter<WriteHalf<Channel>>,
+        only: Option<&ImageCargo>,
     ) -> Result<(), WireError> {
         let limit = self.parts.deadlines.answer;
         let first = tokio::time::timeout(limit, reader.next())
@@ -65,6 +110,11 @@ impl LocalNode {
             Some(_) => return Err(WireError::Unexpected { what: "a frame" }),
             None => return Err(WireError::Closed),
         };
+        if only.is_some_and(|only| *only != cargo) {
+            return Err(WireError::Unexpected {
+                what: "another image than the one that the door is for",
+            });
+        }
         let say = match self.take_image_in(&cargo, &mut reader, &mut writer).await {
             Ok(change) => ToSender::Received(change),
             Err(error) => ToSender::Failed(error),

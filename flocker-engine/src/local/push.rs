@@ -11,6 +11,7 @@ use flocker_backends::ErrorClass;
 use flocker_backends::Purpose;
 use flocker_backends::SendRequest;
 use flocker_backends::transport::direct;
+use flocker_backends::transport::direct::DoorAddress;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Manifestation;
@@ -24,7 +25,6 @@ use tokio::io::WriteHalf;
 use tokio::time::Instant;
 
 use super::LocalNode;
-use super::packing::Packer;
 use super::relays::Way;
 use crate::clock;
 use crate::fault::Fault;
@@ -32,6 +32,8 @@ use crate::node::Passage;
 use crate::node::Progress;
 use crate::node::Ticket;
 use crate::node_error::NodeError;
+use crate::pace::Pace;
+use crate::packing::Packer;
 use crate::wire;
 use crate::wire::Arrival;
 use crate::wire::Frame;
@@ -132,14 +134,7 @@ impl LocalNode {
                         source: Fault::of(&error),
                     })?
             }
-            Passage::Door(door) => {
-                let key = self.sender_key()?;
-                let knocked = direct::connect(door, &key, limit.min(KNOCK)).await;
-                knocked.map_err(|error| NodeError::NotDirect {
-                    node: push.to.clone(),
-                    source: Fault::of(&error),
-                })?
-            }
+            Passage::Door(door) => self.knock(push.to, door).await?,
             Passage::Relay => {
                 return self.relays.fetch(push.ticket.pass, limit).await.ok_or_else(late);
             }
@@ -148,6 +143,16 @@ impl LocalNode {
         Ok(Way {
             reader: FrameReader::new(reader),
             writer: FrameWriter::new(writer),
+        })
+    }
+
+    /// Goes in by a door of another node.
+    pub(super) async fn knock(&self, node: &NodeName, door: &DoorAddress) -> Result<Channel, NodeError> {
+        let limit = self.parts.deadlines.answer.min(KNOCK);
+        let knocked = direct::connect(door, &self.sender_key()?, limit).await;
+        knocked.map_err(|error| NodeError::NotDirect {
+            node: node.clone(),
+            source: Fault::of(&error),
         })
     }
 
@@ -247,7 +252,7 @@ async fn send(
         .map_err(|_| stalled())?
         .map_err(Stopped::Pipe)?;
     let mut chunk = BytesMut::new();
-    let most = meter.most_at_once();
+    let most = meter.pace.most_at_once();
     loop {
         let read = tokio::time::timeout(stall, wire::read_chunk(&mut stream, most, &mut chunk));
         let n_bytes = match read.await {
@@ -282,7 +287,7 @@ async fn send(
             .map_err(|_| stalled())?
             .map_err(Stopped::Pipe)?;
         meter.passed(n_bytes, frame.len());
-        meter.pace().await;
+        meter.pace.after(meter.n_on_way()).await;
     }
     let end = wire::write(&FromSender::End { bytes: meter.done() }).map_err(Stopped::Pipe)?;
     let finish = async {
@@ -373,8 +378,7 @@ async fn verdict(
 struct Meter<'a> {
     progress: &'a dyn Progress,
     total: &'a OnceLock<ByteSize>,
-    bandwidth: Option<ByteSize>,
-    began: Instant,
+    pace: Pace,
     count: std::sync::Mutex<Count>,
 }
 
@@ -387,16 +391,14 @@ struct Count {
 
 impl<'a> Meter<'a> {
     fn new(progress: &'a dyn Progress, total: &'a OnceLock<ByteSize>, bandwidth: Option<ByteSize>) -> Self {
-        let now = clock::now();
         Self {
             progress,
             total,
-            bandwidth,
-            began: now,
+            pace: Pace::new(bandwidth),
             count: std::sync::Mutex::new(Count {
                 done: ByteSize(0),
                 n_on_way: 0,
-                told: now,
+                told: clock::now(),
             }),
         }
     }
@@ -432,22 +434,9 @@ impl<'a> Meter<'a> {
         self.progress.report(self.done(), self.total.get().copied());
     }
 
-    /// Returns how many bytes may go in one piece: what is slow goes in small ones, so that it never seems to stand still.
-    fn most_at_once(&self) -> usize {
-        let second = self.bandwidth.map_or(u64::MAX, |rate| rate.0.max(1024));
-        usize::try_from(second).unwrap_or(usize::MAX)
-    }
-
-    /// Waits until so many bytes may have been on the way.
-    async fn pace(&self) {
-        let Some(rate) = self.bandwidth else {
-            return;
-        };
-        let millis = u128::from(self.count().n_on_way) * 1000 / u128::from(rate.0.max(1));
-        let due = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
-        // A moment too far away to be written down is waited for a day at a time.
-        let due = due.min(self.began.elapsed() + Duration::from_secs(24 * 60 * 60));
-        tokio::time::sleep_until(self.began + due).await;
+    /// Returns how many bytes there were on the way.
+    fn n_on_way(&self) -> u64 {
+        self.count().n_on_way
     }
 }
 

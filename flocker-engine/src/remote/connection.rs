@@ -171,33 +171,6 @@ pub(super) async fn open_pipe(
         })?
 }
 
-/// A connection on which an image is sent.
-pub(super) type ForImage = (FrameReader<ReadHalf<Channel>>, FrameWriter<WriteHalf<Channel>>);
-
-/// Opens a connection for one image.
-pub(super) async fn open_for_image(
-    name: &NodeName,
-    address: &NodeAddress,
-    transport: &dyn Transport,
-    deadlines: &Deadlines,
-) -> Result<ForImage, NodeError> {
-    let limit = deadlines.answer;
-    let open = async {
-        let channel = open_pipe(name, address, transport, deadlines, PipeEnd::Receiver).await?;
-        let (reader, writer) = tokio::io::split(channel);
-        let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
-        let greeted = greet(&mut reader, &mut writer, Greeting::Image).await;
-        greeted.map_err(|error| not_greeted(name, &error))?;
-        Ok((reader, writer))
-    };
-    tokio::time::timeout(limit, open)
-        .await
-        .map_err(|_| NodeError::Deadline {
-            what: format!("a connection to {name}"),
-            after: limit,
-        })?
-}
-
 /// Tells a sender for which transfer this pipe is. What it says from then on is meant for the receiver.
 async fn introduce(channel: Channel, pass: Pass) -> Result<Channel, WireError> {
     let (reader, writer) = tokio::io::split(channel);
@@ -210,7 +183,7 @@ async fn introduce(channel: Channel, pass: Pass) -> Result<Channel, WireError> {
 }
 
 /// A pipe that ends before a word was said leads to no node; a wrong word comes from a strange one.
-fn not_greeted(name: &NodeName, error: &WireError) -> NodeError {
+pub(crate) fn not_greeted(name: &NodeName, error: &WireError) -> NodeError {
     let node = name.clone();
     let source = Fault::of(error);
     match error.class() {
@@ -219,7 +192,8 @@ fn not_greeted(name: &NodeName, error: &WireError) -> NodeError {
     }
 }
 
-async fn greet(
+/// Says what the connection is for, and returns the version of the protocol that is spoken on it.
+pub(crate) async fn greet(
     reader: &mut FrameReader<ReadHalf<Channel>>,
     writer: &mut FrameWriter<WriteHalf<Channel>>,
     greeting: Greeting,

@@ -218,6 +218,12 @@ async fn reply(
             let output = node.export_image(&image).await?;
             tell_output(id, output, &format!("read the image `{image}`"), replies).await
         }
+        Ask::AdmitImage { cargo, sender } => Say::ImageAdmitted(node.admit_image(&cargo, sender).await?),
+        Ask::PushImage(push) => {
+            let told = Told::default();
+            let change = tell_progress(&told, id, replies, node.push_image(&push, &told)).await?;
+            Say::Changed(change)
+        }
     })
 }
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use flocker_model::Deployment;
+use flocker_model::ExternalPort;
 use flocker_model::NodeName;
-use flocker_model::PortNumber;
 
 use super::cluster::Cluster;
 use crate::record::RecordStore as _;
@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// Returns every port that any node routes.
-    fn ports() -> impl Iterator<Item = PortNumber> {
+    fn ports() -> impl Iterator<Item = ExternalPort> {
         (0..super::script::MAX_APPLICATIONS).filter_map(super::script::external_port)
     }
 

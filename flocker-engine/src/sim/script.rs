@@ -10,6 +10,7 @@ use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::EnvironmentValue;
+use flocker_model::ExternalPort;
 use flocker_model::HealthCheck;
 use flocker_model::HealthProbe;
 use flocker_model::Image;
@@ -17,6 +18,7 @@ use flocker_model::Member;
 use flocker_model::NodeName;
 use flocker_model::Port;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 use flocker_model::RestartPolicy;
 use flocker_model::Volume;
 use flocker_plan::Policy;
@@ -57,10 +59,13 @@ pub fn application(number: usize) -> ApplicationName {
     format!("app-{number}").parse().expect("it is a name")
 }
 
-/// Returns the port under which every node offers an application.
+/// Returns the port under which every node offers an application. The first two have one number, and two protocols.
 #[must_use]
-pub fn external_port(number: usize) -> Option<PortNumber> {
-    PortNumber::new(1000 + u16::try_from(number).ok()?)
+pub fn external_port(number: usize) -> Option<ExternalPort> {
+    let shared = u16::try_from(number.saturating_sub(1)).ok()?;
+    let protocol = if number == 0 { Protocol::Udp } else { Protocol::Tcp };
+    let number = PortNumber::new(1001 + shared)?;
+    Some(ExternalPort { number, protocol })
 }
 
 /// What is wanted of one application.

@@ -3,6 +3,7 @@
 use flocker_backends::Change;
 use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
+use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -22,6 +23,8 @@ use super::definition::Revealed;
 use super::definition::WrittenApplication;
 use super::state::WrittenState;
 use crate::node::Claim;
+use crate::node::ImageCargo;
+use crate::node::ImagePush;
 use crate::node::LockToken;
 use crate::node::Order;
 use crate::node::Pass;
@@ -138,6 +141,15 @@ pub enum Ask {
     Image(Image),
     /// For the bytes of an image. From version 3.
     ExportImage(Image),
+    /// To let an image in directly. From version 3.
+    AdmitImage {
+        /// The image.
+        cargo: ImageCargo,
+        /// The key of its sender.
+        sender: KeyPin,
+    },
+    /// To send an image to another node directly. From version 3.
+    PushImage(ImagePush),
 }
 
 /// What a node says on a control connection.
@@ -173,6 +185,8 @@ pub enum Say {
     Changed(Change),
     /// What the image is there, or that it is not there.
     Image(Option<ImageId>),
+    /// Where the image may come in, or that it may not come directly.
+    ImageAdmitted(Option<DoorAddress>),
     /// The output follows.
     Opened,
     /// The output has ended; what broke it, if anything did.

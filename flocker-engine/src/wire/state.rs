@@ -11,13 +11,13 @@ use flocker_model::ContainerState;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionKey;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::Manifestation;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Peer;
-use flocker_model::PortNumber;
 use flocker_model::RouteTable;
 use flocker_model::Trashed;
 use serde::Deserialize;
@@ -46,7 +46,7 @@ pub struct WrittenState {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unreadable: BTreeMap<DatasetId, String>,
     free: Option<ByteSize>,
-    foreign_ports: BTreeSet<PortNumber>,
+    foreign_ports: BTreeSet<ExternalPort>,
     peers: BTreeMap<NodeName, Peer>,
     forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
 }

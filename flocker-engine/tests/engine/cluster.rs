@@ -35,6 +35,7 @@ use flocker_model::ApplicationName;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::ExternalPort;
 use flocker_model::Generation;
 use flocker_model::Member;
 use flocker_model::NodeAddress;
@@ -99,7 +100,7 @@ pub(crate) fn mongodb() -> Application {
     });
     application.ports = vec![Port {
         internal: PortNumber::new(27017).unwrap(),
-        external: PortNumber::new(27017).unwrap(),
+        external: port(),
     }];
     application
 }
@@ -264,8 +265,8 @@ pub(crate) fn member(node: &str) -> Member {
     }
 }
 
-pub(crate) fn port() -> PortNumber {
-    PortNumber::new(27017).unwrap()
+pub(crate) fn port() -> ExternalPort {
+    "27017".parse().unwrap()
 }
 
 /// Keeps every event.

@@ -109,7 +109,7 @@ async fn hand_off(cluster: &Cluster) -> Plan {
     };
     let target = RouteTarget {
         application: app("mongodb"),
-        internal: port(),
+        internal: port().number,
         homes: vec![Home {
             node: name("beta"),
             address: cluster.machine("beta").memory.address(),

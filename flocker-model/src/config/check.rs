@@ -17,12 +17,14 @@ use crate::application::Link;
 use crate::id::ApplicationName;
 use crate::id::DatasetId;
 use crate::number::PortNumber;
+use crate::port::ExternalPort;
+use crate::port::Protocol;
 
 /// Checks an application file by itself.
 pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut Problems) {
     let mut reader = Reader::new(file, problems);
     let mut datasets: BTreeMap<DatasetId, &Draft> = BTreeMap::new();
-    let mut ports: BTreeMap<PortNumber, (&Draft, Span)> = BTreeMap::new();
+    let mut ports: BTreeMap<ExternalPort, (&Draft, Span)> = BTreeMap::new();
     for draft in &all.drafts {
         let application = &draft.application;
         if let Some(volume) = &application.volume {
@@ -76,19 +78,24 @@ pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut P
 }
 
 fn links(draft: &Draft, reader: &mut Reader<'_, '_, '_>) {
-    let mut seen: BTreeMap<(&ApplicationName, PortNumber), Span> = BTreeMap::new();
+    let mut seen: BTreeMap<(&ApplicationName, PortNumber, Protocol), Span> = BTreeMap::new();
     for (link, &span) in draft.application.links.iter().zip(&draft.links) {
         let Link {
             local_port,
-            remote_port: _,
+            remote_port,
             alias,
         } = link;
-        if let Some(&first) = seen.get(&(alias, *local_port)) {
+        let protocol = remote_port.protocol;
+        if let Some(&first) = seen.get(&(alias, *local_port, protocol)) {
             let name = &draft.name;
-            let message = format!("application `{name}` has two links to port {local_port} of `{alias}`");
+            let port = ExternalPort {
+                number: *local_port,
+                protocol,
+            };
+            let message = format!("application `{name}` has two links to port {port} of `{alias}`");
             reader.conflict(Code::LinkClaimedTwice, span, message, (first, "first here"));
         }
-        seen.insert((alias, *local_port), span);
+        seen.insert((alias, *local_port, protocol), span);
     }
 }
 

@@ -141,8 +141,8 @@ impl Reader<'_, '_, '_> {
         }
         if let Some(node) = fields.get("ports") {
             for item in self.list(node, "`ports`").unwrap_or_default() {
-                if let Some((external, internal)) = self.service_port(item) {
-                    draft.application.ports.push(Port { internal, external });
+                if let Some(port) = self.service_port(item) {
+                    draft.application.ports.push(port);
                     draft.ports.push(item.span);
                 }
             }

@@ -28,6 +28,7 @@ use crate::environment::EnvironmentValue;
 use crate::id::ApplicationName;
 use crate::id::DatasetId;
 use crate::id::NodeName;
+use crate::port::Protocol;
 use crate::setup::NodeSetup;
 use crate::volume::Volume;
 
@@ -101,9 +102,10 @@ impl Lines {
         ports.sort_unstable();
         self.heading(2, "ports", ports.is_empty());
         for Port { internal, external } in ports {
+            let (number, protocol) = (external.number, Spoken(external.protocol));
             self.line(
                 2,
-                format_args!("- {{internal: {internal}, external: {external}}}"),
+                format_args!("- {{internal: {internal}, external: {number}{protocol}}}"),
             );
         }
         let mut links: Vec<&Link> = links.iter().collect();
@@ -116,9 +118,12 @@ impl Lines {
         } in links
         {
             let alias = Text(alias.as_str());
+            let (number, protocol) = (remote_port.number, Spoken(remote_port.protocol));
             self.line(
                 2,
-                format_args!("- {{local_port: {local_port}, remote_port: {remote_port}, alias: {alias}}}"),
+                format_args!(
+                    "- {{local_port: {local_port}, remote_port: {number}, alias: {alias}{protocol}}}"
+                ),
             );
         }
         if let Some(volume) = volume {
@@ -289,6 +294,18 @@ impl Lines {
         }
         if let Some(router) = router {
             self.line(2, format_args!("router: {router}"));
+        }
+    }
+}
+
+/// What is spoken on a port, as the end of what is said of it. TCP goes without saying.
+struct Spoken(Protocol);
+
+impl fmt::Display for Spoken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Protocol::Tcp => Ok(()),
+            Protocol::Udp => write!(f, ", protocol: {}", self.0),
         }
     }
 }

@@ -8,6 +8,7 @@
 use serde_json::Value;
 use serde_json::json;
 
+use crate::port::Protocol;
 use crate::setup::RouterKind;
 use crate::setup::RuntimeKind;
 use crate::setup::VolumeKind;
@@ -36,6 +37,7 @@ pub fn application() -> Value {
             "application_name": application_name(),
             "text": {"type": "string", "pattern": "^[^\\u0000]*$"},
             "port_number": {"type": "integer", "minimum": 1, "maximum": 65535},
+            "protocol": {"description": "What is spoken on the port; tcp where nothing is said", "enum": Protocol::WORDS},
             "size": {
                 "description": "A number of bytes, or one with K, M, G or T, such as 500M or 2.5G",
                 "oneOf": [
@@ -83,6 +85,7 @@ fn definition() -> Value {
                     "properties": {
                         "internal": {"description": "Where the application listens", "$ref": "#/$defs/port_number"},
                         "external": {"description": "Where every node answers", "$ref": "#/$defs/port_number"},
+                        "protocol": {"$ref": "#/$defs/protocol"},
                     },
                 },
             },
@@ -96,6 +99,7 @@ fn definition() -> Value {
                         "local_port": {"$ref": "#/$defs/port_number"},
                         "remote_port": {"description": "The external port of the other application", "$ref": "#/$defs/port_number"},
                         "alias": {"$ref": "#/$defs/application_name"},
+                        "protocol": {"$ref": "#/$defs/protocol"},
                     },
                 },
             },

@@ -2,7 +2,7 @@
 //!
 //! What the original format has is read as the original read it, with more
 //! allowed: sizes may be integers, and `command_line`, `health_check`,
-//! `stop_grace` and `depends_on` are new. A value of the environment may be
+//! `stop_grace`, `depends_on` and the `protocol` of ports and links are new. A value of the environment may be
 //! `{from_file: PATH}` or `{from_environment: NAME}`, so that no secret need
 //! stand in the file.
 
@@ -30,6 +30,8 @@ use crate::application::Port;
 use crate::application::RestartPolicy;
 use crate::id::ApplicationName;
 use crate::number::ByteSize;
+use crate::port::ExternalPort;
+use crate::port::Protocol;
 
 mod health;
 
@@ -62,13 +64,13 @@ const APPLICATION: Keys = Keys {
 };
 const PORT: Keys = Keys {
     what: "a port",
-    known: &["internal", "external"],
+    known: &["internal", "external", "protocol"],
     unsupported: &[],
     extensions: false,
 };
 const LINK: Keys = Keys {
     what: "a link",
-    known: &["local_port", "remote_port", "alias"],
+    known: &["local_port", "remote_port", "alias", "protocol"],
     unsupported: &[],
     extensions: false,
 };
@@ -201,10 +203,20 @@ impl Reader<'_, '_, '_> {
             let internal = internal.and_then(|node| self.port(node, "`internal`"));
             let place = external.map_or(item.span, |node| node.span);
             let external = external.and_then(|node| self.port(node, "`external`"));
-            if let (Some(internal), Some(external)) = (internal, external) {
+            let protocol = self.protocol(&fields);
+            if let (Some(internal), Some(number), Some(protocol)) = (internal, external, protocol) {
+                let external = ExternalPort { number, protocol };
                 draft.application.ports.push(Port { internal, external });
                 draft.ports.push(place);
             }
+        }
+    }
+
+    /// Returns what is spoken on a port: TCP, unless it says otherwise.
+    fn protocol(&mut self, fields: &Fields<'_, '_>) -> Option<Protocol> {
+        match fields.get("protocol") {
+            Some(node) => self.parsed(node, "`protocol`", Code::BadChoice),
+            None => Some(Protocol::Tcp),
         }
     }
 
@@ -220,6 +232,10 @@ impl Reader<'_, '_, '_> {
             let local_port = local_port.and_then(|node| self.port(node, "`local_port`"));
             let remote_port = remote_port.and_then(|node| self.port(node, "`remote_port`"));
             let alias = alias.and_then(|node| self.parsed(node, "`alias`", Code::BadName));
+            let protocol = self.protocol(&fields);
+            let remote_port = remote_port
+                .zip(protocol)
+                .map(|(number, protocol)| ExternalPort { number, protocol });
             if let (Some(local_port), Some(remote_port), Some(alias)) = (local_port, remote_port, alias) {
                 draft.application.links.push(Link {
                     local_port,

@@ -5,7 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
+use flocker_model::Application;
+use flocker_model::DefinitionHash;
 use flocker_model::Deployment;
+use flocker_model::ExternalPort;
+use flocker_model::Link;
+use flocker_model::Port;
+use flocker_model::PortNumber;
 use flocker_model::config::Code;
 use flocker_model::config::Diagnostic;
 use flocker_model::config::Loaded;
@@ -184,6 +190,32 @@ pub(crate) fn read_back(deployment: &Deployment, sources: &SecretSources) -> (De
     let loaded = load(&application, &nodes)
         .unwrap_or_else(|diagnostics| panic!("{}\n{}", joined(&diagnostics), application.text));
     (loaded.resolve(fetch).unwrap(), loaded.sources())
+}
+
+#[test]
+fn a_definition_without_udp_has_the_hash_that_it_always_had() {
+    let port = |number: u16| PortNumber::new(number).unwrap();
+    let of = |external: ExternalPort, remote_port: ExternalPort| {
+        let mut application = Application::new("dns:1".parse().unwrap());
+        let internal = port(53);
+        application.ports = vec![Port { internal, external }];
+        let link = Link {
+            local_port: port(1),
+            remote_port,
+            alias: "log".parse().unwrap(),
+        };
+        application.links = vec![link].into();
+        application.definition_hash(&DefinitionKey::new([7; 32]))
+    };
+    let (external, remote_port) = (ExternalPort::tcp(port(53)), ExternalPort::tcp(port(514)));
+    let always = DefinitionHash(0xea68_356e_0ede_0a6d_67c2_06a8_f74b_074d);
+    assert_eq!(of(external, remote_port), always);
+    let others = [
+        of(ExternalPort::udp(port(53)), remote_port),
+        of(external, ExternalPort::udp(port(514))),
+        always,
+    ];
+    assert_eq!(BTreeSet::from(others).len(), others.len());
 }
 
 /// Compares what a definition hash compares, and what it leaves out.

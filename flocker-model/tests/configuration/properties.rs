@@ -10,6 +10,7 @@ use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::EnvironmentValue;
+use flocker_model::ExternalPort;
 use flocker_model::HealthCheck;
 use flocker_model::HealthProbe;
 use flocker_model::Limits;
@@ -20,6 +21,7 @@ use flocker_model::NodeId;
 use flocker_model::NodeSetup;
 use flocker_model::Port;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 use flocker_model::RestartPolicy;
 use flocker_model::RouterKind;
 use flocker_model::RuntimeKind;
@@ -49,6 +51,13 @@ fn text() -> impl Strategy<Value = Box<str>> {
 
 fn port() -> impl Strategy<Value = PortNumber> {
     (1..=u16::MAX).prop_map(|number| PortNumber::new(number).unwrap())
+}
+
+fn external() -> impl Strategy<Value = ExternalPort> {
+    (port(), select(Protocol::WORDS)).prop_map(|(number, protocol)| ExternalPort {
+        number,
+        protocol: protocol.parse().unwrap(),
+    })
 }
 
 fn name() -> impl Strategy<Value = ApplicationName> {
@@ -114,7 +123,7 @@ type Environment = BTreeMap<String, (EnvironmentValue, Option<SecretSource>)>;
 /// An application without what it shares with others: external ports, dataset, dependencies.
 fn application() -> impl Strategy<Value = (Application, Environment)> {
     let image = "[a-z0-9_/@][!-9;-~]{0,12}(:[a-z0-9.]{1,5})?";
-    let link = (port(), port(), name());
+    let link = (external(), port(), name());
     let volume = (
         "(/[^\0-\u{1f}\u{7f}-\u{9f}:./]{1,8}){1,3}",
         option::of(1..i64::MAX as u64),
@@ -124,7 +133,7 @@ fn application() -> impl Strategy<Value = (Application, Environment)> {
     (
         image,
         vec(text(), 0..3),
-        vec(port(), 0..3),
+        vec((port(), select(Protocol::WORDS)), 0..3),
         btree_map((port(), name()), link, 0..3),
         option::of(volume),
         btree_map("[^=\0]{1,9}", value(), 0..4),
@@ -138,9 +147,12 @@ fn application() -> impl Strategy<Value = (Application, Environment)> {
                 application.command_line = command_line.into();
                 application.ports = ports
                     .into_iter()
-                    .map(|internal| Port {
+                    .map(|(internal, protocol)| Port {
                         internal,
-                        external: internal,
+                        external: ExternalPort {
+                            number: internal,
+                            protocol: protocol.parse().unwrap(),
+                        },
                     })
                     .collect();
                 application.links = links
@@ -224,8 +236,10 @@ prop_compose! {
         }
         for (at, (name, ((mut application, environment), dataset))) in applications.into_iter().enumerate() {
             for port in &mut application.ports {
+                // Every number stands for two ports.
                 external += 1;
-                port.external = PortNumber::new(external).unwrap();
+                port.external.number = PortNumber::new(external / 2 + 1).unwrap();
+                port.external.protocol = Protocol::ALL[usize::from(external % 2)];
             }
             if let Some(volume) = &mut application.volume {
                 let chosen = dataset.map(|id| DatasetId(uuid::Uuid::from_u128(id ^ at as u128)));

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use flocker_model::ExternalPort;
 use flocker_model::NodeName;
-use flocker_model::PortNumber;
 
 use super::Rules;
 use super::need;
@@ -129,7 +129,7 @@ impl Rules<'_> {
         first..first + n_own
     }
 
-    fn port_owners(&self) -> BTreeMap<PortNumber, u32> {
+    fn port_owners(&self) -> BTreeMap<ExternalPort, u32> {
         let mut owners = BTreeMap::new();
         for &application in self.view.desired.placements().ported() {
             let ports = &self.view.definitions[application as usize].ports;
@@ -138,7 +138,7 @@ impl Rules<'_> {
         owners
     }
 
-    fn used_by(&self, application: u32, owners: &BTreeMap<PortNumber, u32>) -> Vec<u32> {
+    fn used_by(&self, application: u32, owners: &BTreeMap<ExternalPort, u32>) -> Vec<u32> {
         let definition = self.view.definitions[application as usize];
         let linked = definition
             .links

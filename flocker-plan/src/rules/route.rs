@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
+use flocker_model::ExternalPort;
 use flocker_model::Home;
-use flocker_model::PortNumber;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use flocker_model::RouteTarget;
@@ -43,9 +43,9 @@ use crate::view::number;
 struct Wanted {
     table: RouteTable,
     /// By port: who has it.
-    owners: BTreeMap<PortNumber, Rc<Owner>>,
+    owners: BTreeMap<ExternalPort, Rc<Owner>>,
     /// Ports of applications whose home is not known: their routes are left as they are.
-    left: BTreeSet<PortNumber>,
+    left: BTreeSet<ExternalPort>,
 }
 
 impl Rules<'_> {
@@ -53,8 +53,9 @@ impl Rules<'_> {
         let wanted = self.wanted_routes();
         let (changes, changing) = self.route_changes(&wanted);
         // Which homes change their own route in this plan.
-        let mut turning: BTreeSet<(PortNumber, u32)> = BTreeSet::new();
-        let homes: Vec<Vec<(u32, PortNumber)>> = changes.iter().map(|change| change.homes(&wanted)).collect();
+        let mut turning: BTreeSet<(ExternalPort, u32)> = BTreeSet::new();
+        let homes: Vec<Vec<(u32, ExternalPort)>> =
+            changes.iter().map(|change| change.homes(&wanted)).collect();
         for &(node, change) in &changing {
             turning.extend(of(&homes[change], node).iter().map(|&(_, port)| (port, node)));
         }
@@ -117,8 +118,8 @@ impl Rules<'_> {
         }
         let leaving = self.leaving.iter();
         let ports = leaving.flat_map(|&(application, _)| &self.view.definitions[application as usize].ports);
-        let ports: BTreeSet<PortNumber> = ports.map(|port| port.external).collect();
-        let mut routed: BTreeMap<PortNumber, Vec<(usize, Fact)>> = BTreeMap::new();
+        let ports: BTreeSet<ExternalPort> = ports.map(|port| port.external).collect();
+        let mut routed: BTreeMap<ExternalPort, Vec<(usize, Fact)>> = BTreeMap::new();
         for (order, step) in self.steps[first..].iter().enumerate() {
             let Action::Route { change } = &step.action else {
                 continue;
@@ -224,7 +225,7 @@ impl Rules<'_> {
     }
 
     /// Returns the ports under which any node routes to an application now.
-    fn ports_in_force(&self, application: u32) -> BTreeSet<PortNumber> {
+    fn ports_in_force(&self, application: u32) -> BTreeSet<ExternalPort> {
         let name = self.view.names[application as usize];
         let tables = self
             .view
@@ -295,7 +296,7 @@ impl Rules<'_> {
     }
 
     /// Refuses ports that something else uses on a node.
-    fn refuse_taken(&mut self, wanted: &Wanted, node: u32, taken: &[PortNumber]) {
+    fn refuse_taken(&mut self, wanted: &Wanted, node: u32, taken: &[ExternalPort]) {
         for &port in taken {
             let Some(target) = wanted.table.get(port) else {
                 continue;
@@ -334,11 +335,11 @@ impl Rules<'_> {
         wanted: &'w Wanted,
         node: u32,
         change: &Change<'w>,
-        turning: &BTreeSet<(PortNumber, u32)>,
+        turning: &BTreeSet<(ExternalPort, u32)>,
     ) -> Course<'w> {
         let mut at_once = RouteChange::default();
         let drops = self.drop_routes(node, &change.drop, &mut at_once);
-        let mut routes: Vec<(&Owner, PortNumber, &RouteTarget)> = change
+        let mut routes: Vec<(&Owner, ExternalPort, &RouteTarget)> = change
             .set
             .iter()
             .map(|&(port, target)| (&*wanted.owners[&port], port, target))
@@ -415,7 +416,7 @@ impl Rules<'_> {
     fn drop_routes(
         &self,
         node: u32,
-        ports: &BTreeSet<PortNumber>,
+        ports: &BTreeSet<ExternalPort>,
         at_once: &mut RouteChange,
     ) -> Vec<(Arc<RouteChange>, Needs)> {
         let Some(state) = self.view.node(node).seen else {

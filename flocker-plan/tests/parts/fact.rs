@@ -160,7 +160,7 @@ fn a_route_leads_to_each_of_its_homes() {
     };
     let target = RouteTarget {
         application: application_name(0),
-        internal: port_of(0),
+        internal: port_of(0).number,
         homes: vec![home(1), home(2)],
     };
     let mut node = world::node(0);

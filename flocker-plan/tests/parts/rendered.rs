@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flocker_model::{
-    ByteSize, DefinitionHash, Deployment, Generation, Home, PortNumber, RouteChange, RouteTarget,
-    SnapshotName,
+    ByteSize, DefinitionHash, Deployment, ExternalPort, Generation, Home, PortNumber, RouteChange,
+    RouteTarget, SnapshotName,
 };
 use flocker_plan::{Action, Plan, Policy, Reason, Step, Waiting, estimate, render};
 
@@ -56,9 +56,12 @@ fn route(actor: usize, set: &[(u16, usize)], drop: &[u16]) -> Step {
     };
     let set: BTreeMap<_, _> = set
         .iter()
-        .map(|&(number, application)| (port(number), target(application)))
+        .map(|&(number, application)| (ExternalPort::tcp(port(number)), target(application)))
         .collect();
-    let drop: BTreeSet<_> = drop.iter().map(|&number| port(number)).collect();
+    let drop: BTreeSet<_> = drop
+        .iter()
+        .map(|&number| ExternalPort::tcp(port(number)))
+        .collect();
     let change = RouteChange { set, drop };
     let on = node_name(actor);
     with_reason(

@@ -1,8 +1,8 @@
 //! A saved plan holds as long as planning again says the same, and no longer.
 
 use flocker_model::{
-    BootId, ByteSize, ClusterState, Deployment, Epoch, Generation, NodeId, NodeState, Observed, PortNumber,
-    Role, SnapshotName,
+    BootId, ByteSize, ClusterState, Deployment, Epoch, Generation, NodeId, NodeState, Observed, Role,
+    SnapshotName,
 };
 use flocker_plan::{CutOver, Difference, Policy, SavedPlan, SavedPlanError, Waiting, plan};
 
@@ -181,7 +181,7 @@ fn what_waits_or_is_refused_now_is_a_difference() {
     assert_eq!(waits.check(&wanted, &hidden), Ok(()));
     let mut taken = nothing();
     change(&mut taken, 1, |node| {
-        node.foreign_ports.insert(PortNumber::new(8000).unwrap());
+        node.foreign_ports.insert(world::port_of(0));
     });
     let blocked = |saved: &SavedPlan, actual: &ClusterState| {
         let differences = saved.check(&wanted, actual).unwrap_err();

@@ -111,7 +111,7 @@ pub(crate) fn any_deployment(
         }
         if dice.once_in(4) {
             definition.links = [Link {
-                local_port: port_of(number),
+                local_port: port_of(number).number,
                 remote_port: port_of(dice.roll(n_applications)),
                 alias: application_name(number),
             }]
@@ -270,7 +270,7 @@ fn any_route(dice: &mut Dice, n_nodes: usize, application: usize) -> RouteChange
     };
     let target = RouteTarget {
         application: application_name(application),
-        internal: port_of(application),
+        internal: port_of(application).number,
         homes: vec![home],
     };
     let mut change = RouteChange::default();

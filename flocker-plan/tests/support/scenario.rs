@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use flocker_model::{
     Application, ApplicationName, BootId, ByteSize, ClusterState, ContainerState, ContainerStatus, DatasetId,
-    DefinitionHash, DefinitionKey, Deployment, EnvironmentValue, Epoch, Generation, Health, Home, Link,
-    Manifestation, Member, NodeId, NodeName, NodeState, Observed, PartialReceive, Port, PortNumber,
-    RestartPolicy, Role, RouteTable, RouteTarget, Secret, Silence, Snapshot, SnapshotGuid, SnapshotName,
-    Trashed, Volume,
+    DefinitionHash, DefinitionKey, Deployment, EnvironmentValue, Epoch, ExternalPort, Generation, Health,
+    Home, Link, Manifestation, Member, NodeId, NodeName, NodeState, Observed, PartialReceive, Port,
+    PortNumber, RestartPolicy, Role, RouteTable, RouteTarget, Secret, Silence, Snapshot, SnapshotGuid,
+    SnapshotName, Trashed, Volume,
 };
 use flocker_plan::{CutOver, NotConverging, Policy, StopAll};
 
@@ -79,6 +79,18 @@ fn port(text: &str) -> PortNumber {
     PortNumber::new(value(text)).unwrap()
 }
 
+/// Reads `8080:80` or `53/udp:5353`; a port alone is both.
+fn mapped(text: &str) -> Port {
+    let (external, internal) = text.split_once(':').unwrap_or((text, ""));
+    let external: ExternalPort = value(external);
+    let internal = if internal.is_empty() {
+        external.number
+    } else {
+        port(internal)
+    };
+    Port { internal, external }
+}
+
 fn size(text: &str) -> ByteSize {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match &text[digits.len()..] {
@@ -111,11 +123,7 @@ fn application(words: &[&str]) -> Application {
         match key {
             "image" => application.image = value(text),
             "port" => {
-                let (external, internal) = text.split_once(':').unwrap_or((text, text));
-                application.ports.push(Port {
-                    internal: port(internal),
-                    external: port(external),
-                });
+                application.ports.push(mapped(text));
             }
             "volume" => {
                 application.volume = Some(Volume {
@@ -129,7 +137,7 @@ fn application(words: &[&str]) -> Application {
                 let parts: Vec<&str> = text.split(':').collect();
                 application.links.push(Link {
                     local_port: port(parts[0]),
-                    remote_port: port(parts[1]),
+                    remote_port: value(parts[1]),
                     alias: value(parts[2]),
                 });
             }
@@ -201,7 +209,7 @@ fn node(number: usize, words: &[&str]) -> NodeState {
         match key {
             "generation" => state.generation = Generation(value(text)),
             "free" => state.free = Some(size(text)),
-            "foreign" => state.foreign_ports = text.split(',').map(port).collect(),
+            "foreign" => state.foreign_ports = text.split(',').map(value).collect(),
             "forgot" => {
                 for name in text.split(',') {
                     let (name, number) = name.split_once('#').unwrap_or((name, ""));
@@ -478,13 +486,13 @@ fn below(seen: &mut NodeState, words: &[&str], desired: &Deployment, addresses: 
         }
         ["routes", "as", "desired"] => seen.routes = desired_routes(desired, addresses),
         ["route", ports, name, homes] => {
-            let (external, internal) = ports.split_once(':').unwrap_or((ports, ports));
+            let Port { internal, external } = mapped(ports);
             let homes = homes
                 .split('+')
                 .map(|node| home(&value(node), addresses))
                 .collect();
             let mut entries = seen.routes.entries().clone();
-            entries.insert(port(external), target(&value(name), port(internal), homes));
+            entries.insert(external, target(&value(name), internal, homes));
             seen.routes = entries.into();
         }
         ["trash", number, rest @ ..] => {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use flocker_model::{
     Application, ApplicationName, BootId, ByteSize, ClusterState, ContainerState, ContainerStatus, DatasetId,
-    DefinitionHash, DefinitionKey, Deployment, Epoch, Generation, Health, Manifestation, NodeId, NodeName,
-    NodeState, Observed, Port, PortNumber, Role, RouteTable, Silence, Snapshot, SnapshotGuid, SnapshotName,
-    Volume,
+    DefinitionHash, DefinitionKey, Deployment, Epoch, ExternalPort, Generation, Health, Manifestation,
+    NodeId, NodeName, NodeState, Observed, Port, PortNumber, Role, RouteTable, Silence, Snapshot,
+    SnapshotGuid, SnapshotName, Volume,
 };
 
 pub(crate) fn node_name(number: usize) -> NodeName {
@@ -24,15 +24,22 @@ pub(crate) fn dataset_id(number: usize) -> DatasetId {
 }
 
 /// The external port of an application.
-pub(crate) fn port_of(number: usize) -> PortNumber {
-    PortNumber::new(8000 + u16::try_from(number).unwrap()).unwrap()
+///
+/// The first two have one number, and are two ports.
+pub(crate) fn port_of(number: usize) -> ExternalPort {
+    let shared = PortNumber::new(8001 + u16::try_from(number.saturating_sub(1)).unwrap()).unwrap();
+    if number == 0 {
+        ExternalPort::udp(shared)
+    } else {
+        ExternalPort::tcp(shared)
+    }
 }
 
 /// An application of some version, with a dataset of its own or none.
 pub(crate) fn application(number: usize, version: usize, with_data: bool) -> Application {
     let mut application = Application::new(format!("image:{version}").parse().unwrap());
     application.ports = vec![Port {
-        internal: port_of(number),
+        internal: port_of(number).number,
         external: port_of(number),
     }];
     application.volume = with_data.then(|| Volume {

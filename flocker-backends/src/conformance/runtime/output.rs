@@ -173,7 +173,7 @@ pub async fn the_way_to_a_linked_application_arrives(harness: &dyn RuntimeHarnes
     let mut application = harness.application(&program);
     application.links.push(Link {
         local_port: PortNumber::new(27017).unwrap(),
-        remote_port: PortNumber::new(27018).unwrap(),
+        remote_port: "27018".parse().unwrap(),
         alias: "db".parse().unwrap(),
     });
     made(harness.runtime().start(&spec_of(harness, application)).await);

@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 
+use flocker_model::ExternalPort;
+use flocker_model::Protocol;
+
 use super::super::kernel::HOPS;
 use super::super::kernel::PASS_MARK;
 use super::super::kernel::piece::Piece;
@@ -46,13 +49,27 @@ pub(super) const OURS: &str = "flocker:";
 const THERE_MARK: u32 = PASS_MARK << 1;
 const MARK_BITS: u32 = PASS_MARK | THERE_MARK;
 
-const FIRST: &str = "--tcp-flags FIN,SYN,RST,ACK SYN";
+/// Returns what the first packets of connections by this protocol are, once the connection of each is known.
+fn first(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN",
+        Protocol::Udp => "-p udp -m conntrack --ctstate NEW",
+    }
+}
+
+/// Returns what a rule is called that is for one protocol.
+fn named(protocol: Protocol, name: &str) -> String {
+    match protocol {
+        Protocol::Tcp => name.to_owned(),
+        Protocol::Udp => format!("{name}-{protocol}"),
+    }
+}
 
 /// Our chains, by table. Tables are written in this order: what a route needs before the route itself.
 pub(super) const CHAINS: [(&str, &[&str]); 4] = [
     ("raw", &["FLOCKER-HOLD", "FLOCKER-HOLD-LINK", "FLOCKER-GUARD"]),
     ("filter", &["FLOCKER-FORWARD"]),
-    ("mangle", &["FLOCKER-HOPS"]),
+    ("mangle", &["FLOCKER-HOPS", "FLOCKER-HOLD-UDP"]),
     (
         "nat",
         &[
@@ -98,10 +115,27 @@ fn fixed_rules(family: Family) -> Rules {
     let led = |way| format!("-m connmark --mark {:#x}/{MARK_BITS:#x}", mark(way));
     let [once, twice] = HOPS;
     let there = led(Way::There);
-    let hop = |name: &str, dscp: String, target: String| {
-        let says = format!("-p tcp -m tcp {FIRST} {there} -m dscp {dscp}");
-        fixed("FLOCKER-HOPS", name, &says, &target)
+    let hop = |protocol: Protocol, name: &str, dscp: String, target: String| {
+        let says = format!("{} {there} -m dscp {dscp}", first(protocol));
+        fixed("FLOCKER-HOPS", &named(protocol, name), &says, &target)
     };
+    let hops = Protocol::ALL.map(|protocol| {
+        [
+            hop(protocol, "twice", format!("--dscp {twice:#04x}"), "DROP".into()),
+            hop(
+                protocol,
+                "once",
+                format!("--dscp {once:#04x}"),
+                format!("DSCP --set-dscp {twice:#04x}"),
+            ),
+            hop(
+                protocol,
+                "never",
+                format!("! --dscp {twice:#04x}"),
+                format!("DSCP --set-dscp {once:#04x}"),
+            ),
+        ]
+    });
     let mut leave = vec![fixed("FLOCKER-LEAVE", "there", &there, "MASQUERADE")];
     let mut raw = Vec::new();
     let mut filter = vec![fixed(
@@ -122,22 +156,7 @@ fn fixed_rules(family: Family) -> Rules {
     [
         ("raw", raw),
         ("filter", filter),
-        (
-            "mangle",
-            vec![
-                hop("twice", format!("--dscp {twice:#04x}"), "DROP".into()),
-                hop(
-                    "once",
-                    format!("--dscp {once:#04x}"),
-                    format!("DSCP --set-dscp {twice:#04x}"),
-                ),
-                hop(
-                    "never",
-                    format!("! --dscp {twice:#04x}"),
-                    format!("DSCP --set-dscp {once:#04x}"),
-                ),
-            ],
-        ),
+        ("mangle", hops.concat()),
         ("nat", leave),
     ]
     .into()
@@ -169,8 +188,9 @@ pub(super) fn hooks(family: Family) -> Vec<(&'static str, Hook)> {
         )
     };
     let local = "-p tcp -m addrtype --dst-type LOCAL";
+    let local_udp = "-p udp -m addrtype --dst-type LOCAL";
     // A client at the loopback address of the newer kind cannot be led elsewhere: it is refused, and tries the older.
-    let own_clients = match family {
+    let own_clients = |local: &str| match family {
         Family::V4 => local.to_owned(),
         Family::V6 => format!("! -d ::1/128 {local}"),
     };
@@ -192,7 +212,32 @@ pub(super) fn hooks(family: Family) -> Vec<(&'static str, Hook)> {
             "OUTPUT",
             Place::Last,
             "enter",
-            &own_clients,
+            &own_clients(local),
+            "FLOCKER-ENTER",
+        ),
+        // What is answered to those who spoke first is known only where connections are, and so not in `raw`.
+        hook(
+            "mangle",
+            "PREROUTING",
+            Place::First,
+            "hold-udp",
+            local_udp,
+            "FLOCKER-HOLD-UDP",
+        ),
+        hook(
+            "nat",
+            "PREROUTING",
+            Place::Last,
+            "enter-udp",
+            local_udp,
+            "FLOCKER-ENTER",
+        ),
+        hook(
+            "nat",
+            "OUTPUT",
+            Place::Last,
+            "enter-udp",
+            &own_clients(local_udp),
             "FLOCKER-ENTER",
         ),
         hook("nat", "POSTROUTING", Place::Last, "leave", "", "FLOCKER-LEAVE"),
@@ -207,23 +252,28 @@ pub(super) fn hooks(family: Family) -> Vec<(&'static str, Hook)> {
             "FLOCKER-GUARD",
         );
         hooks.insert(0, guard);
-        let to_link = format!("{} -p tcp", to_link());
-        hooks.push(hook(
-            "raw",
-            "PREROUTING",
-            Place::First,
-            "hold-link",
-            &to_link,
-            "FLOCKER-HOLD-LINK",
-        ));
-        hooks.push(hook(
-            "nat",
-            "PREROUTING",
-            Place::Last,
-            "link",
-            &to_link,
-            "FLOCKER-LINK",
-        ));
+        for (protocol, hold, link) in [
+            (Protocol::Tcp, "hold-link", "link"),
+            (Protocol::Udp, "hold-link-udp", "link-udp"),
+        ] {
+            let says = format!("{} -p {protocol}", to_link());
+            hooks.push(hook(
+                "raw",
+                "PREROUTING",
+                Place::First,
+                hold,
+                &says,
+                "FLOCKER-HOLD-LINK",
+            ));
+            hooks.push(hook(
+                "nat",
+                "PREROUTING",
+                Place::Last,
+                link,
+                &says,
+                "FLOCKER-LINK",
+            ));
+        }
     }
     hooks
 }
@@ -247,21 +297,27 @@ fn rules_of(family: Family, piece: &Piece) -> Vec<(&'static str, String)> {
             vec![("nat", rule)]
         }
         Piece::End { port, to, way } => {
-            let tcp = format!("-A FLOCKER-ENTER -p tcp -m tcp --dport {port}");
-            let mut rules = led(&tcp, "", *port, *to, *way);
+            let ExternalPort { number, protocol } = port;
+            let says = format!("-A FLOCKER-ENTER -p {protocol} -m {protocol} --dport {number}");
+            let mut rules = led(&says, "", *port, *to, *way);
             if to.is_ipv4() {
                 // The protocol is named again: without it a rule cannot name the port that it leads to.
-                let link = link_address(links::LINKS.0, *port);
-                let tcp = format!("-A FLOCKER-LINK -d {link}/32 -p tcp");
-                rules.extend(led(&tcp, "link-", *port, *to, *way));
+                let link = link_address(links::LINKS.0, *number);
+                let says = format!("-A FLOCKER-LINK -d {link}/32 -p {protocol}");
+                rules.extend(led(&says, "link-", *port, *to, *way));
             }
             rules
         }
         Piece::Held { port } => {
-            let mut rules = vec![("raw", held(*port))];
+            let mut rules = vec![held(*port)];
             if family == Family::V4 {
-                let link = link_address(links::LINKS.0, *port);
-                let says = format!("-A FLOCKER-HOLD-LINK -d {link}/32 -p tcp -m tcp {FIRST}");
+                let link = link_address(links::LINKS.0, port.number);
+                let first = match port.protocol {
+                    Protocol::Tcp => first(Protocol::Tcp),
+                    // Nobody is answered at these addresses.
+                    Protocol::Udp => "-p udp",
+                };
+                let says = format!("-A FLOCKER-HOLD-LINK -d {link}/32 {first}");
                 let rule = format!("{says} -m comment --comment {OURS}link-held:{port} -j DROP");
                 rules.push(("raw", rule));
             }
@@ -278,13 +334,7 @@ fn rules_of(family: Family, piece: &Piece) -> Vec<(&'static str, String)> {
 }
 
 /// Returns the two rules that lead what fits `says`: one marks the connection, and one replaces its target.
-fn led(
-    says: &str,
-    name: &str,
-    port: flocker_model::PortNumber,
-    to: SocketAddr,
-    way: Way,
-) -> Vec<(&'static str, String)> {
+fn led(says: &str, name: &str, port: ExternalPort, to: SocketAddr, way: Way) -> Vec<(&'static str, String)> {
     let mark = mark(way);
     let marked = format!(
         "{says} -m comment --comment {OURS}{name}mark:{port} -j CONNMARK --set-xmark {mark:#x}/{MARK_BITS:#x}"
@@ -293,9 +343,21 @@ fn led(
     vec![("nat", marked), ("nat", ended)]
 }
 
-fn held(port: flocker_model::PortNumber) -> String {
-    format!(
-        "-A FLOCKER-HOLD -p tcp -m tcp --dport {port} {FIRST} -m comment --comment {OURS}held:{port} -j DROP"
+fn held(port: ExternalPort) -> (&'static str, String) {
+    let ExternalPort { number, protocol } = port;
+    let (table, says) = match protocol {
+        Protocol::Tcp => (
+            "raw",
+            format!("-A FLOCKER-HOLD -p tcp -m tcp --dport {number} --tcp-flags FIN,SYN,RST,ACK SYN"),
+        ),
+        Protocol::Udp => (
+            "mangle",
+            format!("-A FLOCKER-HOLD-UDP -p udp -m udp --dport {number} -m conntrack --ctstate NEW"),
+        ),
+    };
+    (
+        table,
+        format!("{says} -m comment --comment {OURS}held:{port} -j DROP"),
     )
 }
 
@@ -309,30 +371,29 @@ pub(super) fn whole(family: Family, found: &BTreeSet<Piece>, wanted: &BTreeSet<P
     for (table, rule) in wanted.iter().flat_map(|piece| rules_of(family, piece)) {
         rules.entry(table).or_default().push(rule);
     }
-    let raw = rules.get("raw").cloned().unwrap_or_default();
     let is_held = |piece: &&Piece| matches!(piece, Piece::Held { .. });
-    let released: Vec<String> = found
+    let mut released = Rules::new();
+    for (table, rule) in found
         .difference(wanted)
         .filter(is_held)
         .flat_map(|piece| rules_of(family, piece))
-        .map(|(_, rule)| rule)
-        .collect();
+    {
+        released.entry(table).or_default().push(rule);
+    }
     let mut text = String::new();
     for (table, chains) in CHAINS {
-        let mut rules = rules.remove(table).unwrap_or_default();
-        if table == "raw" {
-            rules.extend_from_slice(&released);
-        }
-        write_table(&mut text, table, chains, &rules);
+        let rules = rules.get(table).into_iter().chain(released.get(table)).flatten();
+        write_table(&mut text, table, chains, rules);
     }
-    if !released.is_empty() {
-        let [(table, chains), ..] = CHAINS;
-        write_table(&mut text, table, chains, &raw);
+    for (table, chains) in CHAINS {
+        if released.contains_key(table) {
+            write_table(&mut text, table, chains, rules.get(table).into_iter().flatten());
+        }
     }
     text
 }
 
-fn write_table(text: &mut String, table: &str, chains: &[&str], rules: &[String]) {
+fn write_table<'r>(text: &mut String, table: &str, chains: &[&str], rules: impl Iterator<Item = &'r String>) {
     writeln!(text, "*{table}").unwrap_or_default();
     for chain in chains {
         // Said again, a chain is emptied.
@@ -367,32 +428,36 @@ pub(super) fn read_target(text: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use flocker_model::PortNumber;
-
     use super::*;
 
-    fn port(number: u16) -> PortNumber {
-        PortNumber::new(number).unwrap()
+    fn port(text: &str) -> ExternalPort {
+        text.parse().unwrap()
     }
 
     fn pieces() -> BTreeSet<Piece> {
         [
             Piece::Record {
-                port: port(80),
+                port: port("80"),
                 part: 0,
                 text: "site/8080/alpha=10.0.0.1/".into(),
             },
             Piece::End {
-                port: port(80),
+                port: port("80"),
                 to: ([172, 18, 0, 2], 8080).into(),
                 way: Way::Here,
             },
             Piece::End {
-                port: port(443),
+                port: port("443"),
                 to: ([10, 0, 0, 2], 443).into(),
                 way: Way::There,
             },
-            Piece::Held { port: port(25) },
+            Piece::Held { port: port("25") },
+            Piece::Held { port: port("25/udp") },
+            Piece::End {
+                port: port("443/udp"),
+                to: ([172, 18, 0, 3], 443).into(),
+                way: Way::Here,
+            },
             Piece::Beside {
                 network: "172.18.0.0/16".parse().unwrap(),
             },
@@ -408,9 +473,9 @@ mod tests {
 
     #[test]
     fn a_port_that_gets_a_home_is_held_until_it_has_one() {
-        let found = [Piece::Held { port: port(25) }].into();
+        let found = [Piece::Held { port: port("25") }].into();
         let end = Piece::End {
-            port: port(25),
+            port: port("25"),
             to: ([10, 0, 0, 2], 25).into(),
             way: Way::There,
         };
@@ -425,7 +490,7 @@ mod tests {
     fn newer_addresses_are_written_in_brackets() {
         let to = "[fd00::2]:80".parse().unwrap();
         let end = Piece::End {
-            port: port(80),
+            port: port("80"),
             to,
             way: Way::There,
         };

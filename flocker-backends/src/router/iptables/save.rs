@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 
 use super::super::kernel::piece::Piece;
 use super::super::kernel::piece::Way;
@@ -40,9 +40,9 @@ enum Led {
 /// A rule that depends on a route, or does not.
 enum Rule {
     Fixed(String),
-    Mark(Led, PortNumber, Way),
-    End(Led, PortNumber, SocketAddr),
-    HeldLink(PortNumber),
+    Mark(Led, ExternalPort, Way),
+    End(Led, ExternalPort, SocketAddr),
+    HeldLink(ExternalPort),
     Piece(Piece),
 }
 
@@ -166,16 +166,16 @@ fn name(words: &[String]) -> Option<&str> {
 fn read_rule(words: &[String]) -> Option<Rule> {
     let name = name(words)?;
     let target = option(words, "-j");
-    let port = |text: &str| PortNumber::new(text.parse().ok()?);
+    let port = |text: &str| text.parse::<ExternalPort>().ok();
     // What the mark says has to be what the rule does.
+    let spoken = |port: &ExternalPort| option(words, "-p") == Some(port.protocol.as_str());
     let same = |text: &str| {
-        let port = port(text)?;
-        (option(words, "--dport") == Some(text)).then_some(port)
+        let number = port(text)?.number.to_string();
+        port(text).filter(|port| option(words, "--dport") == Some(&number) && spoken(port))
     };
     let linked = |text: &str| {
-        let port = port(text)?;
-        let link = format!("{}/32", link_address(LINKS.0, port));
-        (option(words, "-d") == Some(link.as_str())).then_some(port)
+        let link = format!("{}/32", link_address(LINKS.0, port(text)?.number));
+        port(text).filter(|port| option(words, "-d") == Some(&link) && spoken(port))
     };
     match name.split_once(':') {
         None => Some(Rule::Fixed(name.to_owned())),
@@ -234,7 +234,7 @@ mod tests {
             .pieces
             .iter()
             .filter(|piece| matches!(piece, Piece::End { .. }));
-        assert_eq!(ends.count(), 2, "{:?}", read_nft.pieces);
+        assert_eq!(ends.count(), 4, "{:?}", read_nft.pieces);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Connections that go on leading to where an application no longer is.
 //!
+//! To the kernel, datagrams between the same two ports are a connection, too.
 //! The kernel asks the rules once for each connection and remembers the answer.
 //! What it remembers of a port that has moved is taken from it, so that the
 //! next packet of such a connection is told by the new home that it knows
@@ -12,8 +13,11 @@ use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 
+use super::neighbours::addresses;
 use super::netlink::Ask;
 use super::netlink::Nested;
 use super::netlink::Netlink;
@@ -42,6 +46,7 @@ const SOURCE_PORT: u16 = 2;
 const TARGET_PORT: u16 = 3;
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// Its target was replaced.
 const REDIRECTED: u32 = 1 << 5;
 /// There is no such thing.
@@ -50,8 +55,9 @@ const NOT_FOUND: i32 = 2;
 /// A port, and where connections to it were led.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::router) struct Moved {
-    pub(in crate::router) port: PortNumber,
-    pub(in crate::router) to: SocketAddr,
+    pub(in crate::router) port: ExternalPort,
+    /// Nothing where they stayed on this node, and nobody was there.
+    pub(in crate::router) to: Option<SocketAddr>,
 }
 
 /// A connection that the kernel remembers, with all that names it in an order.
@@ -62,10 +68,11 @@ struct Remembered {
 
 /// Makes the kernel forget every connection that was led so, and no other. Returns how many there were.
 pub(super) fn end(moved: &BTreeSet<Moved>) -> io::Result<usize> {
+    let own = addresses()?;
     let mut netlink = Netlink::open()?;
     let mut found = Vec::new();
     netlink.ask(GET, Ask::All, 0, &[], |family, answer| {
-        if led(answer).is_some_and(|led| moved.contains(&led)) {
+        if led(answer, &own).is_some_and(|led| moved.contains(&led)) {
             found.push(Remembered {
                 family,
                 name: name(answer),
@@ -95,22 +102,26 @@ fn name(connection: &[u8]) -> Vec<u8> {
     name
 }
 
-/// Reads which port of the node, or which that an address stands for, a TCP connection was opened to, and who answers instead; nothing where the target was not replaced.
-fn led(connection: &[u8]) -> Option<Moved> {
+/// Reads which port of the node, or which that an address stands for, a connection was opened to, and who answers instead.
+///
+/// Nothing where the target was not replaced, unless it is a port of UDP at one of this node's `own` addresses.
+fn led(connection: &[u8], own: &BTreeSet<IpAddr>) -> Option<Moved> {
     let get = |bytes, kind| attributes(bytes).find(|(other, _)| *other == kind);
     let (_, status) = get(connection, STATUS)?;
-    if u32::from_be_bytes(*status.first_chunk()?) & REDIRECTED == 0 {
-        return None;
-    }
+    let is_redirected = u32::from_be_bytes(*status.first_chunk()?) & REDIRECTED != 0;
     let port = |direction, kind| {
         let (_, ports) = get(direction, PORTS)?;
-        let (_, protocol) = get(ports, PROTOCOL)?;
         let (_, port) = get(ports, kind)?;
-        let is_tcp = protocol.first() == Some(&TCP);
-        is_tcp.then_some(u16::from_be_bytes(*port.first_chunk()?))
+        Some(u16::from_be_bytes(*port.first_chunk()?))
     };
     let (_, original) = get(connection, ORIGINAL)?;
     let (_, reply) = get(connection, REPLY)?;
+    let (_, spoken) = get(original, PORTS)?;
+    let protocol = match *get(spoken, PROTOCOL)?.1.first()? {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return None,
+    };
     let (_, addresses) = get(reply, ADDRESSES)?;
     let v4 = get(addresses, SOURCE_4).and_then(|(_, bytes)| Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?)));
     let v6 =
@@ -121,9 +132,17 @@ fn led(connection: &[u8]) -> Option<Moved> {
         .and_then(|(_, addresses)| get(addresses, TARGET_4))
         .and_then(|(_, bytes)| linked_port(Ipv4Addr::from(*bytes.first_chunk::<4>()?)));
     let opened_to = PortNumber::new(port(original, TARGET_PORT)?)?;
+    let stayed = protocol == Protocol::Udp && own.contains(&address);
+    if !is_redirected && !stayed {
+        return None;
+    }
+    let answers = SocketAddr::new(address, port(reply, SOURCE_PORT)?);
     Some(Moved {
-        port: link.unwrap_or(opened_to),
-        to: SocketAddr::new(address, port(reply, SOURCE_PORT)?),
+        port: ExternalPort {
+            number: link.unwrap_or(opened_to),
+            protocol,
+        },
+        to: is_redirected.then_some(answers),
     })
 }
 
@@ -148,6 +167,22 @@ mod tests {
         .concat()
     }
 
+    /// What only says that it is UDP instead.
+    fn datagrams(connection: &[u8]) -> Vec<u8> {
+        let [tcp, udp] = [TCP, UDP].map(|protocol| attribute(PROTOCOL, Nested::No, &[protocol]));
+        let mut bytes = connection.to_vec();
+        for at in 0..bytes.len() {
+            if bytes[at..].starts_with(&tcp) {
+                bytes[at..at + udp.len()].copy_from_slice(&udp);
+            }
+        }
+        bytes
+    }
+
+    fn led(connection: &[u8]) -> Option<Moved> {
+        super::led(connection, &[IpAddr::from([172, 18, 0, 2])].into())
+    }
+
     fn connection(status: u32) -> Vec<u8> {
         [
             attribute(ORIGINAL, Nested::Yes, &direction(&[10, 0, 0, 9], 40_000, 80)),
@@ -161,11 +196,23 @@ mod tests {
     #[test]
     fn only_a_connection_that_was_led_elsewhere_is_one_of_ours() {
         let expected = Moved {
-            port: PortNumber::new(80).unwrap(),
-            to: ([172, 18, 0, 2], 8080).into(),
+            port: "80".parse().unwrap(),
+            to: Some(([172, 18, 0, 2], 8080).into()),
         };
         assert_eq!(led(&connection(REDIRECTED | 0xe)), Some(expected));
         assert_eq!(led(&connection(0xe)), None);
+    }
+
+    #[test]
+    fn datagrams_are_ours_where_they_were_led_elsewhere_or_stayed_here() {
+        let port = "80/udp".parse().unwrap();
+        let to = Some(([172, 18, 0, 2], 8080).into());
+        let led_elsewhere = datagrams(&connection(REDIRECTED | 0xe));
+        assert_eq!(led(&led_elsewhere), Some(Moved { port, to }));
+        let stayed = datagrams(&connection(0xe));
+        assert_eq!(led(&stayed), Some(Moved { port, to: None }));
+        let by_another = super::led(&stayed, &[IpAddr::from([10, 0, 0, 1])].into());
+        assert_eq!(by_another, None);
     }
 
     #[test]

@@ -102,6 +102,13 @@ pub(in crate::router) fn networks() -> io::Result<BTreeSet<Network>> {
     Ok(outermost(&networks))
 }
 
+/// Returns the addresses of this node, those of loopback among them.
+pub(in crate::router) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+    Ok(getifaddrs()?
+        .filter_map(|interface| ip(interface.address))
+        .collect())
+}
+
 fn outermost(networks: &BTreeSet<Network>) -> BTreeSet<Network> {
     let is_within = |one: &Network| {
         let wider = networks.iter().filter(|other| other.length < one.length);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use flocker_model::ExternalPort;
 use flocker_model::Home;
 use flocker_model::PortNumber;
 use flocker_model::RouteTarget;
@@ -32,18 +33,18 @@ impl Way {
 pub(in crate::router) enum Piece {
     /// A part of what a route says, beginning with number 0.
     Record {
-        port: PortNumber,
+        port: ExternalPort,
         part: u16,
         text: String,
     },
     /// Where a port ends.
     End {
-        port: PortNumber,
+        port: ExternalPort,
         to: SocketAddr,
         way: Way,
     },
     /// A port that ends nowhere yet.
-    Held { port: PortNumber },
+    Held { port: ExternalPort },
     /// A network in which applications of this node live.
     Beside { network: Network },
 }
@@ -53,7 +54,7 @@ impl Piece {
     ///
     /// None of the signs between the names can be in a name. The last one
     /// says that nothing is missing.
-    pub(in crate::router) fn record(port: PortNumber, target: &RouteTarget) -> Vec<Self> {
+    pub(in crate::router) fn record(port: ExternalPort, target: &RouteTarget) -> Vec<Self> {
         let RouteTarget {
             application,
             internal,
@@ -77,7 +78,7 @@ impl Piece {
 
     /// Returns the port that ends nowhere yet, if this is one.
     #[cfg(feature = "iptables")]
-    pub(in crate::router) fn held(&self) -> Option<PortNumber> {
+    pub(in crate::router) fn held(&self) -> Option<ExternalPort> {
         match self {
             Self::Held { port } => Some(*port),
             Self::Record { .. } | Self::End { .. } | Self::Beside { .. } => None,
@@ -85,8 +86,8 @@ impl Piece {
     }
 
     /// Reads what all records say. One that lacks a part, or says nothing that we would have said, is left out.
-    pub(super) fn read_records(pieces: &BTreeSet<Self>) -> BTreeMap<PortNumber, RouteTarget> {
-        let mut texts: BTreeMap<PortNumber, (u16, String)> = BTreeMap::new();
+    pub(super) fn read_records(pieces: &BTreeSet<Self>) -> BTreeMap<ExternalPort, RouteTarget> {
+        let mut texts: BTreeMap<ExternalPort, (u16, String)> = BTreeMap::new();
         for piece in pieces {
             match piece {
                 // They come in order of port and part.
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_short_record_is_one_piece_that_people_can_read() {
-        let port = PortNumber::new(27017).unwrap();
+        let port: ExternalPort = "27017/udp".parse().unwrap();
         let target = read_record("mongodb/27017/alpha=10.0.0.1,beta=fd00::2/").unwrap();
         let expected = Piece::Record {
             port,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use flocker_model::RouteTarget;
@@ -28,7 +28,7 @@ pub(in crate::router) enum End {
 
 impl End {
     /// Works out where a port ends.
-    fn of(own: IpAddr, port: PortNumber, target: &RouteTarget, local: &Local) -> Self {
+    fn of(own: IpAddr, port: ExternalPort, target: &RouteTarget, local: &Local) -> Self {
         if target.homes.iter().any(|home| home.address == own) {
             return match local.get(&target.application) {
                 Some(&address) => Self::Here(SocketAddr::new(address, target.internal.get())),
@@ -42,7 +42,7 @@ impl End {
     }
 
     /// Says whether a route can end so.
-    pub(super) fn fits(self, own: IpAddr, port: PortNumber, target: &RouteTarget) -> bool {
+    pub(super) fn fits(self, own: IpAddr, port: ExternalPort, target: &RouteTarget) -> bool {
         let is_here = target.homes.iter().any(|home| home.address == own);
         match self {
             Self::Here(address) => is_here && address.port() == target.internal.get(),
@@ -67,7 +67,7 @@ impl End {
 pub(in crate::router) struct Placed {
     pub(in crate::router) routes: RouteTable,
     /// One for each route.
-    pub(in crate::router) ends: BTreeMap<PortNumber, End>,
+    pub(in crate::router) ends: BTreeMap<ExternalPort, End>,
     /// The networks of this node in which applications of ours live.
     ///
     /// A client that lives there too would be answered past the router, and is
@@ -87,7 +87,7 @@ impl Placed {
         let mut routes = self.routes.clone();
         routes.apply(change);
         let entries = routes.entries().iter();
-        let ends: BTreeMap<PortNumber, End> = entries
+        let ends: BTreeMap<ExternalPort, End> = entries
             .map(|(port, target)| (*port, End::of(own, *port, target, local)))
             .collect();
         let beside = beside(ends.values().copied(), networks);
@@ -106,7 +106,7 @@ impl Placed {
         local: &Local,
         networks: &BTreeSet<Network>,
     ) -> (Self, Self) {
-        let ports: BTreeSet<PortNumber> = change.set.keys().chain(&change.drop).copied().collect();
+        let ports: BTreeSet<ExternalPort> = change.set.keys().chain(&change.drop).copied().collect();
         let routes = ports
             .iter()
             .filter_map(|port| Some((*port, self.routes.get(*port)?.clone())));
@@ -146,7 +146,7 @@ impl Placed {
     }
 
     /// Returns the pieces of which one route consists.
-    fn pieces_of(&self, port: PortNumber) -> Vec<Piece> {
+    fn pieces_of(&self, port: ExternalPort) -> Vec<Piece> {
         let (Some(target), Some(end)) = (self.routes.get(port), self.ends.get(&port)) else {
             return Vec::new();
         };
@@ -180,7 +180,7 @@ impl Placed {
     /// Returns the pieces that are only in `self`, at the cost of comparing routes and not pieces.
     #[cfg(feature = "nftables")]
     pub(in crate::router) fn pieces_without(&self, other: &Self) -> BTreeSet<Piece> {
-        let differs = |port: &&PortNumber| {
+        let differs = |port: &&ExternalPort| {
             self.routes.get(**port) != other.routes.get(**port) || self.ends.get(port) != other.ends.get(port)
         };
         let mut pieces: BTreeSet<Piece> = BTreeSet::new();
@@ -215,7 +215,7 @@ impl Placed {
             }
         }
         let records = Piece::read_records(pieces);
-        let told: BTreeMap<PortNumber, RouteTarget> = records
+        let told: BTreeMap<ExternalPort, RouteTarget> = records
             .into_iter()
             .filter(|(port, target)| ends.get(port).is_some_and(|end| end.fits(own, *port, target)))
             .collect();
@@ -262,6 +262,8 @@ fn beside(ends: impl Iterator<Item = End>, networks: &BTreeSet<Network>) -> BTre
 mod tests {
     use flocker_model::ApplicationName;
     use flocker_model::Home;
+    use flocker_model::PortNumber;
+    use flocker_model::Protocol;
     use proptest::prelude::*;
 
     use super::*;
@@ -290,7 +292,11 @@ mod tests {
         ];
         let homes = prop::collection::vec(home, 0..12);
         let route = ("[a-z][a-z0-9_.-]{0,62}", homes).prop_map(|(name, homes)| target(&name, &homes));
-        let port = (1..=u16::MAX).prop_map(|port| PortNumber::new(port).unwrap());
+        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+        let port = (1..=u16::MAX, protocol).prop_map(|(number, protocol)| ExternalPort {
+            number: PortNumber::new(number).unwrap(),
+            protocol,
+        });
         let routes = prop::collection::btree_map(port, route, 0..8);
         (routes, any::<bool>()).prop_map(|(set, is_local)| {
             let names = set.values().map(|target| target.application.clone());
@@ -369,7 +375,7 @@ mod tests {
     fn a_node_among_the_homes_serves_itself_and_any_other_takes_the_first() {
         let other = IpAddr::from([10, 0, 0, 2]);
         let listens = IpAddr::from([172, 18, 0, 2]);
-        let port = PortNumber::new(80).unwrap();
+        let port: ExternalPort = "80/udp".parse().unwrap();
         let name: ApplicationName = "site".parse().unwrap();
         let local: Local = [(name, listens)].into();
         let end = |homes: &[IpAddr], local: &Local| End::of(own(), port, &target("site", homes), local);
@@ -381,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_piece_that_belongs_to_no_route_is_noticed() {
-        let port = PortNumber::new(80).unwrap();
+        let port: ExternalPort = "80/udp".parse().unwrap();
         let stray = [Piece::Held { port }].into();
         assert_eq!(Placed::of(own(), &stray), (Placed::default(), false));
     }

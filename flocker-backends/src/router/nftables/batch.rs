@@ -13,6 +13,7 @@ use super::element::Element;
 use super::element::Sets;
 use super::element::write_socket;
 use super::rules::TABLE;
+use super::rules::name;
 
 /// Kinds of messages.
 const BATCH_BEGIN: u16 = 0x10;
@@ -21,8 +22,8 @@ const BATCH_END: u16 = 0x11;
 const BATCH_GENERATION: u16 = 1;
 /// The number of `nf_tables` among the parts of the packet filter.
 const NF_TABLES: u16 = 10;
-const NEW_ELEMENTS: u16 = NF_TABLES << 8 | 12;
-const DELETE_ELEMENTS: u16 = NF_TABLES << 8 | 14;
+const NEW_ELEMENTS: u16 = NF_TABLES << 8 | 0x0c;
+const DELETE_ELEMENTS: u16 = NF_TABLES << 8 | 0x0e;
 
 const REQUEST: u16 = 0x1;
 const ACKNOWLEDGE: u16 = 0x4;
@@ -88,14 +89,15 @@ impl Batch {
 
     /// Adds an order for each of these sets; nothing where one of them has elements that only `nft` can write.
     pub(super) fn add(&mut self, order: Order, sets: &Sets<'_>) -> Option<()> {
-        for (set, elements) in sets {
+        for ((protocol, called), elements) in sets {
+            let set = name(*protocol, called);
             let mut elements = elements.iter().peekable();
             while elements.peek().is_some() {
                 match order {
                     Order::Add => self.begin(NEW_ELEMENTS, CREATE, INET, 0),
                     Order::Delete => self.begin(DELETE_ELEMENTS, 0, INET, 0),
                 }
-                for (kind, name) in [(LIST_TABLE, TABLE), (LIST_SET, set)] {
+                for (kind, name) in [(LIST_TABLE, TABLE), (LIST_SET, set.as_str())] {
                     let at = open(&mut self.bytes, kind);
                     self.bytes.extend(name.bytes().chain([0]));
                     close(&mut self.bytes, at);
@@ -199,6 +201,7 @@ fn write(bytes: &mut Vec<u8>, order: Order, element: &Element<'_>) -> Option<()>
 mod tests {
     use std::collections::BTreeSet;
 
+    use flocker_model::ExternalPort;
     use flocker_model::PortNumber;
 
     use super::super::super::kernel::netlink::attributes;
@@ -222,8 +225,8 @@ mod tests {
             .collect()
     }
 
-    fn port(number: u16) -> PortNumber {
-        PortNumber::new(number).unwrap()
+    fn port(number: u16) -> ExternalPort {
+        ExternalPort::tcp(PortNumber::new(number).unwrap())
     }
 
     #[test]

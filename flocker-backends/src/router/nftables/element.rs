@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
+use flocker_model::Protocol;
 
 use super::super::kernel::neighbours::Network;
 use super::super::kernel::piece::Piece;
@@ -15,36 +16,43 @@ use super::super::kernel::piece::Way;
 use crate::links;
 use crate::links::link_address;
 
-/// The name of a set with what is to be put into it or taken out.
-pub(super) type Sets<'a> = BTreeMap<&'static str, Vec<Element<'a>>>;
+/// For what protocol a set is and what it is called there, with what is to be put into it or taken out.
+///
+/// Sets for both protocols are among those of the first.
+pub(super) type Sets<'a> = BTreeMap<(Protocol, &'static str), Vec<Element<'a>>>;
 
 /// One element of one map or set.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Element<'a> {
     /// A part of what a route says.
     Record {
-        port: PortNumber,
+        port: ExternalPort,
         part: u16,
         text: &'a str,
     },
     /// Where a port leads.
-    End { port: PortNumber, to: SocketAddr },
+    End { port: ExternalPort, to: SocketAddr },
     /// Which way connections go that were led so.
     Led {
-        port: PortNumber,
+        port: ExternalPort,
         to: SocketAddr,
         way: Way,
     },
     /// Where an address leads that stands for a port.
-    Link { link: Ipv4Addr, to: SocketAddr },
+    Link {
+        protocol: Protocol,
+        link: Ipv4Addr,
+        to: SocketAddr,
+    },
     /// Which way connections go that were led from such an address.
     Linked {
+        protocol: Protocol,
         link: Ipv4Addr,
         to: SocketAddr,
         way: Way,
     },
     /// A port that leads nowhere yet.
-    Held { port: PortNumber },
+    Held { port: ExternalPort },
     /// A network in which applications of this node live.
     Beside { network: Network },
 }
@@ -53,7 +61,9 @@ pub(super) enum Element<'a> {
 pub(super) fn in_sets(pieces: &BTreeSet<Piece>) -> Sets<'_> {
     let mut sets = Sets::new();
     for element in pieces.iter().flat_map(of) {
-        sets.entry(element.set()).or_default().push(element);
+        sets.entry((element.protocol(), element.set()))
+            .or_default()
+            .push(element);
     }
     sets
 }
@@ -65,12 +75,18 @@ fn of(piece: &Piece) -> impl Iterator<Item = Element<'_>> {
             [Some(Element::Record { port, part, text }), None, None, None]
         }
         Piece::End { port, to, way } => {
-            let link = to.is_ipv4().then(|| link_address(links::LINKS.0, port));
+            let ExternalPort { number, protocol } = port;
+            let link = to.is_ipv4().then(|| link_address(links::LINKS.0, number));
             [
                 Some(Element::End { port, to }),
                 Some(Element::Led { port, to, way }),
-                link.map(|link| Element::Link { link, to }),
-                link.map(|link| Element::Linked { link, to, way }),
+                link.map(|link| Element::Link { protocol, link, to }),
+                link.map(|link| Element::Linked {
+                    protocol,
+                    link,
+                    to,
+                    way,
+                }),
             ]
         }
         Piece::Held { port } => [Some(Element::Held { port }), None, None, None],
@@ -80,6 +96,17 @@ fn of(piece: &Piece) -> impl Iterator<Item = Element<'_>> {
 }
 
 impl<'a> Element<'a> {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Record { port, .. }
+            | Self::End { port, .. }
+            | Self::Led { port, .. }
+            | Self::Held { port } => port.protocol,
+            Self::Link { protocol, .. } | Self::Linked { protocol, .. } => *protocol,
+            Self::Beside { .. } => Protocol::Tcp,
+        }
+    }
+
     fn set(&self) -> &'static str {
         let by_version = |is_ipv4, four, six| if is_ipv4 { four } else { six };
         match self {
@@ -166,9 +193,11 @@ pub(super) fn write_socket(bytes: &mut Vec<u8>, socket: SocketAddr) {
 impl fmt::Display for Element<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Record { port, part, .. } => write!(f, "{port} . {part}"),
-            Self::End { port, .. } | Self::Held { port } => write!(f, "{port}"),
-            Self::Led { port, to, .. } => write!(f, "{port} . {} . {}", to.ip(), to.port()),
+            Self::Record { port, part, .. } => write!(f, "{} . {part}", port.number),
+            Self::End { port, .. } | Self::Held { port } => write!(f, "{}", port.number),
+            Self::Led { port, to, .. } => {
+                write!(f, "{} . {} . {}", port.number, to.ip(), to.port())
+            }
             Self::Link { link, .. } => write!(f, "{link}"),
             Self::Linked { link, to, .. } => write!(f, "{link} . {} . {}", to.ip(), to.port()),
             Self::Beside { network } => write!(f, "{network}"),

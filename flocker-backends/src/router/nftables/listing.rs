@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -113,10 +115,10 @@ pub(super) fn read(own: IpAddr, text: &[u8]) -> Result<Found, RouterError> {
 /// The elements of all sets and maps.
 struct Elements {
     pieces: BTreeSet<Piece>,
-    ends: BTreeSet<(PortNumber, SocketAddr)>,
-    led: BTreeSet<(PortNumber, SocketAddr, Way)>,
-    links: BTreeSet<(Ipv4Addr, SocketAddr)>,
-    linked: BTreeSet<(Ipv4Addr, SocketAddr, Way)>,
+    ends: BTreeSet<(ExternalPort, SocketAddr)>,
+    led: BTreeSet<(ExternalPort, SocketAddr, Way)>,
+    links: BTreeSet<(Protocol, Ipv4Addr, SocketAddr)>,
+    linked: BTreeSet<(Protocol, Ipv4Addr, SocketAddr, Way)>,
     is_whole: bool,
 }
 
@@ -140,6 +142,11 @@ impl Elements {
             Some(inner) => (inner.get("val")?, inner.get("comment").and_then(Value::as_str)),
             None => (element, None),
         };
+        let (protocol, set) = rules::split_name(set);
+        let port = |value| {
+            let number = number(value)?;
+            Some(ExternalPort { number, protocol })
+        };
         match set {
             "records" => {
                 let [of, part] = concatenated(value)? else {
@@ -152,7 +159,7 @@ impl Elements {
                 });
             }
             "held" => drop(self.pieces.insert(Piece::Held { port: port(value)? })),
-            "beside4" | "beside6" => {
+            "beside4" | "beside6" if protocol == Protocol::Tcp => {
                 let network = match value.get("prefix") {
                     Some(prefix) => {
                         let (address, length) = (prefix.get("addr")?.as_str()?, prefix.get("len")?.as_u64()?);
@@ -190,14 +197,15 @@ impl Elements {
                 let [address, at] = concatenated(to)? else {
                     return None;
                 };
-                self.links.insert((link(key)?, socket(address, at)?));
+                self.links.insert((protocol, link(key)?, socket(address, at)?));
             }
             "linkhere" | "linkthere" => {
                 let [of, address, at] = concatenated(value)? else {
                     return None;
                 };
                 let way = if set == "linkhere" { Way::Here } else { Way::There };
-                self.linked.insert((link(of)?, socket(address, at)?, way));
+                self.linked
+                    .insert((protocol, link(of)?, socket(address, at)?, way));
             }
             _ => return None,
         }
@@ -218,13 +226,15 @@ impl Elements {
         let n_led = led.len();
         let (mut n_paired, mut n_linked) = (0, 0);
         for (port, to) in ends {
-            let link = link_address(LINKS.0, port);
+            let ExternalPort { number, protocol } = port;
+            let link = link_address(LINKS.0, number);
             for way in Way::ALL {
                 if !led.contains(&(port, to, way)) {
                     continue;
                 }
                 if to.is_ipv4() {
-                    if !links.contains(&(link, to)) || !linked.contains(&(link, to, way)) {
+                    if !links.contains(&(protocol, link, to)) || !linked.contains(&(protocol, link, to, way))
+                    {
                         continue;
                     }
                     n_linked += 1;
@@ -243,7 +253,7 @@ fn concatenated(value: &Value) -> Option<&[Value]> {
     value.get("concat")?.as_array().map(Vec::as_slice)
 }
 
-fn port(value: &Value) -> Option<PortNumber> {
+fn number(value: &Value) -> Option<PortNumber> {
     PortNumber::new(u16::try_from(value.as_u64()?).ok()?)
 }
 
@@ -252,7 +262,10 @@ fn link(value: &Value) -> Option<Ipv4Addr> {
 }
 
 fn socket(address: &Value, at: &Value) -> Option<SocketAddr> {
-    Some(SocketAddr::new(address.as_str()?.parse().ok()?, port(at)?.get()))
+    Some(SocketAddr::new(
+        address.as_str()?.parse().ok()?,
+        number(at)?.get(),
+    ))
 }
 
 #[cfg(test)]
@@ -262,7 +275,7 @@ mod tests {
     use super::super::super::kernel::placed::End;
     use super::*;
 
-    /// Made by version 1.0.6 of what alpha carries: one route that ends here, one elsewhere and one nowhere.
+    /// Made by version 1.0.6 of what alpha carries: of each protocol one route that ends here, one elsewhere and one nowhere.
     const LISTING: &str = include_str!("../../../tests/data/nftables-1.0.6/listing.json");
 
     fn own() -> IpAddr {
@@ -285,19 +298,24 @@ mod tests {
     fn a_listing_says_everything_that_is_carried() {
         let found = listed(LISTING);
         assert!(found.is_in_force && found.is_whole);
-        let ends: Vec<(u16, End)> = found
+        let ends: Vec<(String, End)> = found
             .placed
             .ends
             .iter()
-            .map(|(port, end)| (port.get(), *end))
+            .map(|(port, end)| (port.to_string(), *end))
             .collect();
+        let here = End::Here(([172, 18, 0, 2], 8080).into());
+        let there = |port| End::There(([10, 77, 0, 2], port).into());
         let expected = [
-            (25, End::Nowhere),
-            (80, End::Here(([172, 18, 0, 2], 8080).into())),
-            (443, End::There(([10, 77, 0, 2], 443).into())),
+            ("25", End::Nowhere),
+            ("25/udp", End::Nowhere),
+            ("80", here),
+            ("80/udp", there(80)),
+            ("443", there(443)),
+            ("443/udp", here),
         ];
-        assert_eq!(ends, expected);
-        assert_eq!(found.routes().entries().len(), 3);
+        assert_eq!(ends, expected.map(|(port, end)| (port.to_owned(), end)));
+        assert_eq!(found.routes().entries().len(), expected.len());
         assert_eq!(found.placed.beside, ["172.18.0.0/24".parse().unwrap()].into());
     }
 

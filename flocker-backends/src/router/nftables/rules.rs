@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use flocker_model::Protocol;
+
 use super::super::kernel::HOPS;
 use super::super::kernel::PASS_MARK;
 use super::super::kernel::piece::Piece;
@@ -25,12 +27,42 @@ const LOOPBACK_ZONE: u16 = 61_708;
 /// The first packet of a connection, whichever side looks at it.
 const FIRST: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 
+/// A datagram between two that have not spoken to each other before.
+const FIRST_DATAGRAM: &str = "meta l4proto udp ct state new";
+
+/// Returns what finds the first packets of connections by this protocol, where it is known already which connection each is of.
+fn first(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => FIRST,
+        Protocol::Udp => FIRST_DATAGRAM,
+    }
+}
+
+/// Returns what a set, a map or a rule is called that is for one protocol.
+pub(super) fn name(protocol: Protocol, name: &str) -> String {
+    match protocol {
+        Protocol::Tcp => name.to_owned(),
+        Protocol::Udp => format!("{protocol}_{name}"),
+    }
+}
+
+/// Splits what is called so into the protocol and the rest.
+pub(super) fn split_name(name: &str) -> (Protocol, &str) {
+    match name.strip_prefix("udp_") {
+        Some(rest) => (Protocol::Udp, rest),
+        None => (Protocol::Tcp, name),
+    }
+}
+
 /// What a connection was opened to, and who answers it: one element of `here4` and its like.
-const LED_4: &str = "meta l4proto tcp ct original proto-dst . ct reply ip saddr . ct reply proto-src";
-const LED_6: &str = "meta l4proto tcp ct original proto-dst . ct reply ip6 saddr . ct reply proto-src";
+fn led(protocol: Protocol, ip: &str) -> String {
+    format!("meta l4proto {protocol} ct original proto-dst . ct reply {ip} saddr . ct reply proto-src")
+}
 
 /// The same for a connection to an address that stands for a port: one element of `linkhere` or `linkthere`.
-const LINKED: &str = "meta l4proto tcp ct original ip daddr . ct reply ip saddr . ct reply proto-src";
+fn linked(protocol: Protocol) -> String {
+    format!("meta l4proto {protocol} ct original ip daddr . ct reply ip saddr . ct reply proto-src")
+}
 
 /// What a container of ours says to an address that stands for a port.
 fn to_link() -> String {
@@ -52,58 +84,137 @@ fn rule(name: &str, rule: &str) -> Rule {
     (name.to_owned(), rule.to_owned())
 }
 
-/// Returns the rules that let clients at loopback addresses be led elsewhere: for what they send, and for what they are answered.
+/// The kinds of addresses: what `nft` calls each, and what ends the names of its sets.
+const KINDS: [(&str, u8); 2] = [("ip", 4), ("ip6", 6)];
+
+/// Returns the rule that lets clients at loopback addresses be led elsewhere.
 ///
 /// Routing would refuse a packet that leaves for another machine as from
 /// loopback, so it is made one from the node's own address, and each answer is
 /// changed back on its way to the client.
-fn loopback_rules(own: IpAddr) -> [Rule; 2] {
-    let (ip, loopback, ends) = match own {
-        IpAddr::V4(_) => ("ip", "127.0.0.1", "ends4"),
-        IpAddr::V6(_) => ("ip6", "::1", "ends6"),
+fn from_loopback(own: IpAddr, protocol: Protocol) -> Rule {
+    let (ip, loopback, version) = match own {
+        IpAddr::V4(_) => ("ip", "127.0.0.1", 4),
+        IpAddr::V6(_) => ("ip6", "::1", 6),
     };
-    let from_loopback = (
-        format!("loopback {own}"),
+    let ends = name(protocol, &format!("ends{version}"));
+    (
+        name(protocol, &format!("loopback {own}")),
         format!(
-            "{ip} saddr {loopback} {ip} daddr {loopback} tcp dport @{ends} ct original zone set {LOOPBACK_ZONE} {ip} saddr set {own} {ip} daddr set {own}"
+            "{ip} saddr {loopback} {ip} daddr {loopback} {protocol} dport @{ends} ct original zone set {LOOPBACK_ZONE} {ip} saddr set {own} {ip} daddr set {own}"
         ),
-    );
-    let to_loopback = (
+    )
+}
+
+/// Returns the rule that changes back what such clients are answered.
+fn to_loopback(own: IpAddr) -> Rule {
+    let (ip, loopback) = match own {
+        IpAddr::V4(_) => ("ip", "127.0.0.1"),
+        IpAddr::V6(_) => ("ip6", "::1"),
+    };
+    (
         format!("loopback {loopback}"),
         format!(
             "ct original zone {LOOPBACK_ZONE} ct direction reply {ip} saddr set {loopback} {ip} daddr set {loopback}"
         ),
-    );
-    [from_loopback, to_loopback]
+    )
 }
 
 /// Returns the rules that count how often the first packet of a connection was passed on.
-fn hop_rules() -> Vec<Rule> {
+fn hop_rules(protocol: Protocol) -> Vec<Rule> {
     let [once, twice] = HOPS;
-    let hop = |name: &str, ip: &str, says: &str| {
-        rule(
-            &format!("{name} {ip}"),
-            &format!("{FIRST} {}", says.replace("dscp", &format!("{ip} dscp"))),
-        )
+    let first = first(protocol);
+    let hop = |called: &str, says: &str| {
+        KINDS.map(|(ip, _)| {
+            (
+                name(protocol, &format!("{called} {ip}")),
+                format!("{first} {}", says.replace("dscp", &format!("{ip} dscp"))),
+            )
+        })
     };
-    vec![
-        hop("twice", "ip", &format!("dscp {twice} drop")),
-        hop("twice", "ip6", &format!("dscp {twice} drop")),
-        hop("once", "ip", &format!("dscp {once} dscp set {twice} return")),
-        hop("once", "ip6", &format!("dscp {once} dscp set {twice} return")),
-        hop("never", "ip", &format!("dscp set {once}")),
-        hop("never", "ip6", &format!("dscp set {once}")),
+    [
+        hop("twice", &format!("dscp {twice} drop")),
+        hop("once", &format!("dscp {once} dscp set {twice} return")),
+        hop("never", &format!("dscp set {once}")),
     ]
+    .concat()
+}
+
+/// Returns what leads packets that enter the node; `before` says which of each kind of addresses are not led.
+fn enter_rules(protocol: Protocol, before: [&str; 2]) -> Vec<Rule> {
+    let enter = KINDS.iter().zip(before).map(|((ip, version), before)| {
+        let ends = name(protocol, &format!("ends{version}"));
+        (
+            name(protocol, &format!("enter {ip}")),
+            format!("{before}fib daddr type local dnat {ip} to {protocol} dport map @{ends}"),
+        )
+    });
+    enter.collect()
+}
+
+/// Returns what lets pass what is led, and counts what goes there.
+fn forward_rules(protocol: Protocol) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (way, target) in [("here", "pass"), ("there", "away")] {
+        for (ip, version) in KINDS {
+            let set = name(protocol, &format!("{way}{version}"));
+            rules.push((
+                name(protocol, &format!("{way} {ip}")),
+                format!("{} @{set} jump {target}", led(protocol, ip)),
+            ));
+        }
+    }
+    for (way, target) in [("here", "pass"), ("there", "away")] {
+        let set = name(protocol, &format!("link{way}"));
+        rules.push((
+            name(protocol, &format!("link {way}")),
+            format!("{} @{set} jump {target}", linked(protocol)),
+        ));
+    }
+    rules
+}
+
+/// Returns what makes answers come back this way, where they would not by themselves.
+fn leave_rules(protocol: Protocol) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (ip, version) in KINDS {
+        let set = name(protocol, &format!("there{version}"));
+        rules.push((
+            name(protocol, &format!("there {ip}")),
+            format!("{} @{set} masquerade", led(protocol, ip)),
+        ));
+    }
+    for (ip, version) in KINDS {
+        let set = name(protocol, &format!("here{version}"));
+        rules.push((
+            name(protocol, &format!("beside {ip}")),
+            format!(
+                "{ip} saddr @beside{version} {} @{set} masquerade",
+                led(protocol, ip)
+            ),
+        ));
+    }
+    let linked = linked(protocol);
+    let [here, there] = ["linkhere", "linkthere"].map(|set| name(protocol, set));
+    rules.push((
+        name(protocol, "link there"),
+        format!("{linked} @{there} masquerade"),
+    ));
+    rules.push((
+        name(protocol, "link beside"),
+        format!("ip saddr @beside4 {linked} @{here} masquerade"),
+    ));
+    rules
 }
 
 /// Returns all chains of the table. They do not depend on any route.
 pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
     let chain = |name, hook, rules| Chain { name, hook, rules };
+    let of_each = |rules: &dyn Fn(Protocol) -> Vec<Rule>| Protocol::ALL.into_iter().flat_map(rules).collect();
     let hold = rule(
         "hold",
         &format!("{FIRST} tcp dport @held fib daddr type local drop"),
     );
-    let [from_loopback, to_loopback] = loopback_rules(own);
     let to_link = to_link();
     let pass = rule("pass", &format!("meta mark set meta mark | {PASS_MARK:#010x}"));
     vec![
@@ -115,22 +226,32 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
         chain(
             "hold_own",
             Some("type filter hook output priority raw"),
-            vec![hold, from_loopback],
+            [hold]
+                .into_iter()
+                .chain(Protocol::ALL.map(|protocol| from_loopback(own, protocol)))
+                .collect(),
+        ),
+        chain(
+            "hold_datagrams",
+            // Where it is known which are answers to what was said from here. A client of this node comes by here too.
+            Some("type filter hook prerouting priority mangle"),
+            vec![rule(
+                "hold",
+                &format!("{FIRST_DATAGRAM} udp dport @udp_held fib daddr type local drop"),
+            )],
         ),
         chain(
             "enter",
             Some("type nat hook prerouting priority dstnat"),
-            vec![
-                rule("enter ip", "fib daddr type local dnat ip to tcp dport map @ends4"),
-                rule(
-                    "enter ip6",
-                    "fib daddr type local dnat ip6 to tcp dport map @ends6",
-                ),
-                rule(
-                    "link",
-                    &format!("{to_link} meta l4proto tcp dnat ip to ip daddr map @links"),
-                ),
-            ],
+            of_each(&|protocol| {
+                let mut rules = enter_rules(protocol, ["", ""]);
+                let links = name(protocol, "links");
+                rules.push((
+                    name(protocol, "link"),
+                    format!("{to_link} meta l4proto {protocol} dnat ip to ip daddr map @{links}"),
+                ));
+                rules
+            }),
         ),
         chain(
             "nowhere",
@@ -141,104 +262,73 @@ pub(super) fn chains(own: IpAddr) -> Vec<Chain> {
         chain(
             "enter_own",
             Some("type nat hook output priority -100"),
-            vec![
-                // What still has a loopback address here could not be answered.
-                rule(
-                    "enter ip",
-                    "ip daddr != 127.0.0.0/8 fib daddr type local dnat ip to tcp dport map @ends4",
-                ),
-                rule(
-                    "enter ip6",
-                    "ip6 daddr != ::1 fib daddr type local dnat ip6 to tcp dport map @ends6",
-                ),
-            ],
+            // What still has a loopback address here could not be answered.
+            of_each(&|protocol| enter_rules(protocol, ["ip daddr != 127.0.0.0/8 ", "ip6 daddr != ::1 "])),
         ),
         chain(
             "forward",
             Some("type filter hook forward priority filter - 5"),
-            vec![
-                rule("here ip", &format!("{LED_4} @here4 jump pass")),
-                rule("here ip6", &format!("{LED_6} @here6 jump pass")),
-                rule("there ip", &format!("{LED_4} @there4 jump away")),
-                rule("there ip6", &format!("{LED_6} @there6 jump away")),
-                rule("link here", &format!("{LINKED} @linkhere jump pass")),
-                rule("link there", &format!("{LINKED} @linkthere jump away")),
-            ],
+            of_each(&forward_rules),
         ),
         chain("pass", None, vec![pass.clone()]),
-        chain("away", None, [vec![pass], hop_rules()].concat()),
+        chain("away", None, [vec![pass], of_each(&hop_rules)].concat()),
         chain(
             "leave",
             Some("type nat hook postrouting priority srcnat"),
-            vec![
-                rule("there ip", &format!("{LED_4} @there4 masquerade")),
-                rule("there ip6", &format!("{LED_6} @there6 masquerade")),
-                rule(
-                    "beside ip",
-                    &format!("ip saddr @beside4 {LED_4} @here4 masquerade"),
-                ),
-                rule(
-                    "beside ip6",
-                    &format!("ip6 saddr @beside6 {LED_6} @here6 masquerade"),
-                ),
-                rule("link there", &format!("{LINKED} @linkthere masquerade")),
-                rule(
-                    "link beside",
-                    &format!("ip saddr @beside4 {LINKED} @linkhere masquerade"),
-                ),
-            ],
+            of_each(&leave_rules),
         ),
         chain(
             "back",
             Some("type filter hook input priority 300"),
-            vec![to_loopback],
+            vec![to_loopback(own)],
         ),
     ]
 }
 
-/// Every map and set, with what it consists of.
-///
-/// For those that have as many elements as there are routes, the kernel makes room for every port there is at once, a
-/// mebibyte for each: growing them while they are filled takes it longer than the filling.
-pub(super) const SETS: [(&str, &str); 13] = [
-    ("set records", "type inet_service . inet_service;"),
-    ("set held", "type inet_service;"),
-    (
-        "map ends4",
-        "type inet_service : ipv4_addr . inet_service; size 65535;",
-    ),
-    ("map ends6", "type inet_service : ipv6_addr . inet_service;"),
-    (
-        "set here4",
-        "type inet_service . ipv4_addr . inet_service; size 65535;",
-    ),
-    ("set here6", "type inet_service . ipv6_addr . inet_service;"),
-    (
-        "set there4",
-        "type inet_service . ipv4_addr . inet_service; size 65535;",
-    ),
-    ("set there6", "type inet_service . ipv6_addr . inet_service;"),
-    (
-        "map links",
-        "type ipv4_addr : ipv4_addr . inet_service; size 65535;",
-    ),
-    (
-        "set linkhere",
-        "type ipv4_addr . ipv4_addr . inet_service; size 65535;",
-    ),
-    (
-        "set linkthere",
-        "type ipv4_addr . ipv4_addr . inet_service; size 65535;",
-    ),
-    ("set beside4", "type ipv4_addr; flags interval;"),
-    ("set beside6", "type ipv6_addr; flags interval;"),
+/// Every map and set that there is for each protocol, with what it consists of.
+const SETS: [(&str, &str, &str); 11] = [
+    ("set", "records", "type inet_service . inet_service;"),
+    ("set", "held", "type inet_service;"),
+    ("map", "ends4", "type inet_service : ipv4_addr . inet_service;"),
+    ("map", "ends6", "type inet_service : ipv6_addr . inet_service;"),
+    ("set", "here4", "type inet_service . ipv4_addr . inet_service;"),
+    ("set", "here6", "type inet_service . ipv6_addr . inet_service;"),
+    ("set", "there4", "type inet_service . ipv4_addr . inet_service;"),
+    ("set", "there6", "type inet_service . ipv6_addr . inet_service;"),
+    ("map", "links", "type ipv4_addr : ipv4_addr . inet_service;"),
+    ("set", "linkhere", "type ipv4_addr . ipv4_addr . inet_service;"),
+    ("set", "linkthere", "type ipv4_addr . ipv4_addr . inet_service;"),
 ];
+
+/// The same for those of all protocols.
+const SHARED_SETS: [(&str, &str); 2] = [
+    ("beside4", "type ipv4_addr; flags interval;"),
+    ("beside6", "type ipv6_addr; flags interval;"),
+];
+
+/// Returns what is said of how many elements a set is to have room for.
+///
+/// Growing a set while it is filled takes the kernel longer than filling it. It makes room for every port at once, a
+/// mebibyte for each set, where there is an element for each route of the usual kind.
+fn room(protocol: Protocol, called: &str) -> &'static str {
+    let is_usual = ["ends4", "here4", "there4", "links", "linkhere", "linkthere"].contains(&called);
+    match protocol {
+        Protocol::Tcp if is_usual => " size 65535;",
+        Protocol::Tcp | Protocol::Udp => "",
+    }
+}
 
 /// Returns the whole table, in place of whatever there is of it.
 pub(super) fn whole(own: IpAddr, placed: &Placed) -> String {
     let mut text = format!("{REMOVAL}table inet {TABLE} {{\n");
-    for (name, says) in SETS {
-        writeln!(text, "\t{name} {{ {says} }}").unwrap_or_default();
+    for protocol in Protocol::ALL {
+        for (kind, called, says) in SETS {
+            let room = room(protocol, called);
+            writeln!(text, "\t{kind} {} {{ {says}{room} }}", name(protocol, called)).unwrap_or_default();
+        }
+    }
+    for (called, says) in SHARED_SETS {
+        writeln!(text, "\tset {called} {{ {says} }}").unwrap_or_default();
     }
     // A chain has to be there before a rule leads to it.
     for Chain { name, hook, .. } in chains(own) {
@@ -296,7 +386,8 @@ fn elements(text: &mut String, order: Order, pieces: &BTreeSet<Piece>) {
         Order::Add => "add",
         Order::Delete => "delete",
     };
-    for (set, elements) in in_sets(pieces) {
+    for ((protocol, called), elements) in in_sets(pieces) {
+        let set = name(protocol, called);
         write!(text, "{verb} element inet {TABLE} {set} {{ ").unwrap_or_default();
         for (n, element) in elements.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };
@@ -318,33 +409,39 @@ fn elements(text: &mut String, order: Order, pieces: &BTreeSet<Piece>) {
 
 #[cfg(test)]
 mod tests {
-    use flocker_model::PortNumber;
+    use flocker_model::ExternalPort;
 
     use super::super::super::kernel::piece::Way;
     use super::*;
 
-    fn port(number: u16) -> PortNumber {
-        PortNumber::new(number).unwrap()
+    fn port(text: &str) -> ExternalPort {
+        text.parse().unwrap()
     }
 
     fn pieces() -> BTreeSet<Piece> {
         [
             Piece::Record {
-                port: port(80),
+                port: port("80"),
                 part: 0,
                 text: "site/8080/alpha=10.0.0.1/".into(),
             },
             Piece::End {
-                port: port(80),
+                port: port("80"),
                 to: ([172, 18, 0, 2], 8080).into(),
                 way: Way::Here,
             },
             Piece::End {
-                port: port(443),
+                port: port("443"),
                 to: "[fd00::2]:443".parse().unwrap(),
                 way: Way::There,
             },
-            Piece::Held { port: port(25) },
+            Piece::Held { port: port("25") },
+            Piece::Held { port: port("25/udp") },
+            Piece::End {
+                port: port("443/udp"),
+                to: ([10, 0, 0, 2], 443).into(),
+                way: Way::There,
+            },
             Piece::Beside {
                 network: "172.18.0.0/16".parse().unwrap(),
             },
@@ -366,7 +463,12 @@ mod tests {
              add element inet flocker linkhere { 10.194.0.80 . 172.18.0.2 . 8080 }\n\
              add element inet flocker links { 10.194.0.80 : 172.18.0.2 . 8080 }\n\
              add element inet flocker records { 80 . 0 comment \"site/8080/alpha=10.0.0.1/\" }\n\
-             add element inet flocker there6 { 443 . fd00::2 . 443 }\n"
+             add element inet flocker there6 { 443 . fd00::2 . 443 }\n\
+             add element inet flocker udp_ends4 { 443 : 10.0.0.2 . 443 }\n\
+             add element inet flocker udp_held { 25 }\n\
+             add element inet flocker udp_links { 10.194.1.187 : 10.0.0.2 . 443 }\n\
+             add element inet flocker udp_linkthere { 10.194.1.187 . 10.0.0.2 . 443 }\n\
+             add element inet flocker udp_there4 { 443 . 10.0.0.2 . 443 }\n"
         );
         let mut deleted = String::new();
         elements(&mut deleted, Order::Delete, &pieces());
@@ -380,7 +482,12 @@ mod tests {
              delete element inet flocker linkhere { 10.194.0.80 . 172.18.0.2 . 8080 }\n\
              delete element inet flocker links { 10.194.0.80 }\n\
              delete element inet flocker records { 80 . 0 }\n\
-             delete element inet flocker there6 { 443 . fd00::2 . 443 }\n"
+             delete element inet flocker there6 { 443 . fd00::2 . 443 }\n\
+             delete element inet flocker udp_ends4 { 443 }\n\
+             delete element inet flocker udp_held { 25 }\n\
+             delete element inet flocker udp_links { 10.194.1.187 }\n\
+             delete element inet flocker udp_linkthere { 10.194.1.187 . 10.0.0.2 . 443 }\n\
+             delete element inet flocker udp_there4 { 443 . 10.0.0.2 . 443 }\n"
         );
     }
 

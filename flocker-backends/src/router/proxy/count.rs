@@ -19,9 +19,9 @@ use tokio::net::TcpStream;
 /// What went through a port since its route was made here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortStatistics {
-    /// Connections that were accepted.
+    /// Connections that were accepted; of UDP, clients.
     pub accepted: u64,
-    /// Connections that are open now, those that are held among them.
+    /// Connections that are open now, those that are held among them; of UDP, clients that are not forgotten yet.
     pub open: u64,
     /// Connections that wait now for somewhere to go.
     pub held: u64,
@@ -44,6 +44,16 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// Counts bytes from a client.
+    pub(super) fn receive(&self, n_bytes: usize) {
+        self.received.fetch_add(n_bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes to a client.
+    pub(super) fn send(&self, n_bytes: usize) {
+        self.sent.fetch_add(n_bytes as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn read(&self) -> PortStatistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PortStatistics {
@@ -96,7 +106,7 @@ impl AsyncRead for CountedStream {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         let n_read = buffer.filled().len() - before;
-        self.counters.received.fetch_add(n_read as u64, Ordering::Relaxed);
+        self.counters.receive(n_read);
         polled
     }
 }
@@ -104,7 +114,7 @@ impl AsyncRead for CountedStream {
 impl CountedStream {
     fn count_sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(n_written)) = polled {
-            self.counters.sent.fetch_add(n_written as u64, Ordering::Relaxed);
+            self.counters.send(n_written);
         }
         polled
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt;
 use tokio::net::TcpSocket;
@@ -34,7 +34,7 @@ const BUFFER: usize = 32 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Forwarding {
     pub(super) own: IpAddr,
-    pub(super) port: PortNumber,
+    pub(super) port: ExternalPort,
     pub(super) table: watch::Receiver<Arc<Table>>,
     pub(super) counters: Arc<Counters>,
     pub(super) hold_limit: Duration,

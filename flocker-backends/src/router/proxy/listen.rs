@@ -7,9 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
+use flocker_model::Protocol;
 use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
+use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,9 +25,22 @@ const BACKLOG: u32 = 4096;
 /// How long to wait after an accept failed, at first and at most.
 const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
+/// A port that was taken.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Connections(TcpListener),
+    Datagrams(UdpSocket),
+}
+
 /// Takes a port.
-pub(super) fn listen(address: IpAddr, port: PortNumber) -> io::Result<TcpListener> {
-    bind(address, port)?.listen(BACKLOG)
+pub(super) fn listen(address: IpAddr, port: ExternalPort) -> io::Result<Taken> {
+    match port.protocol {
+        Protocol::Tcp => Ok(Taken::Connections(bind(address, port.number)?.listen(BACKLOG)?)),
+        Protocol::Udp => Ok(Taken::Datagrams(UdpSocket::from_std(bind_datagrams(
+            address,
+            port.number,
+        )?)?)),
+    }
 }
 
 /// Returns those of `ports` that some program uses at `address`.
@@ -32,10 +48,13 @@ pub(super) fn listen(address: IpAddr, port: PortNumber) -> io::Result<TcpListene
 /// Each port is taken for an instant without listening on it, so nobody can be disturbed by it.
 /// A port for which this could not be found out (one that needs a privilege) is not among them.
 #[must_use]
-pub fn used_ports(address: IpAddr, ports: impl IntoIterator<Item = PortNumber>) -> BTreeSet<PortNumber> {
-    let is_used = |port: &PortNumber| match bind(address, *port) {
-        Ok(_) => false,
-        Err(error) => error.kind() == io::ErrorKind::AddrInUse,
+pub fn used_ports(address: IpAddr, ports: impl IntoIterator<Item = ExternalPort>) -> BTreeSet<ExternalPort> {
+    let is_used = |port: &ExternalPort| {
+        let taken = match port.protocol {
+            Protocol::Tcp => bind(address, port.number).map(drop),
+            Protocol::Udp => bind_datagrams(address, port.number).map(drop),
+        };
+        taken.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
     ports.into_iter().filter(is_used).collect()
 }
@@ -48,6 +67,13 @@ fn bind(address: IpAddr, port: PortNumber) -> io::Result<TcpSocket> {
     // Connections of an earlier life of ours may still linger on the port.
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::new(address, port.get()))?;
+    Ok(socket)
+}
+
+/// Takes a port of UDP. It is never shared: two who did would each get some of the datagrams.
+fn bind_datagrams(address: IpAddr, port: PortNumber) -> io::Result<std::net::UdpSocket> {
+    let socket = std::net::UdpSocket::bind(SocketAddr::new(address, port.get()))?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use flocker_model::ApplicationName;
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use serde::Deserialize;
@@ -53,7 +53,7 @@ impl Table {
     }
 
     /// Drops the routes of some ports.
-    pub(super) fn without(&self, ports: impl IntoIterator<Item = PortNumber>) -> Self {
+    pub(super) fn without(&self, ports: impl IntoIterator<Item = ExternalPort>) -> Self {
         let change = RouteChange {
             drop: ports.into_iter().collect(),
             ..RouteChange::default()
@@ -62,7 +62,7 @@ impl Table {
     }
 
     /// Says where a connection to `port` of the node `own` goes.
-    pub(super) fn direction(&self, own: IpAddr, port: PortNumber, hops: Hops) -> Direction {
+    pub(super) fn direction(&self, own: IpAddr, port: ExternalPort, hops: Hops) -> Direction {
         let Some(target) = self.routes.get(port) else {
             return Direction::Gone;
         };
@@ -125,7 +125,7 @@ mod tests {
     const LISTENS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 130, 1, 1));
 
     fn direction(homes: &[IpAddr], is_local: bool, from: IpAddr) -> Direction {
-        let port = PortNumber::new(80).unwrap();
+        let port: ExternalPort = "80/udp".parse().unwrap();
         let application: ApplicationName = "web".parse().unwrap();
         let homes = homes.iter().map(|&address| Home {
             node: "node".parse().unwrap(),
@@ -133,7 +133,7 @@ mod tests {
         });
         let target = RouteTarget {
             application: application.clone(),
-            internal: PortNumber::new(8080).unwrap(),
+            internal: flocker_model::PortNumber::new(8080).unwrap(),
             homes: homes.collect(),
         };
         let change = RouteChange {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_port_without_a_route_is_gone() {
-        let port = PortNumber::new(80).unwrap();
+        let port = "80".parse().unwrap();
         let hops = Hops::of(OTHER);
         assert_eq!(Table::default().direction(OWN, port, hops), Direction::Gone);
     }

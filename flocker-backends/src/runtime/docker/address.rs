@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use flocker_model::ApplicationName;
 use flocker_model::Link;
+use flocker_model::PortNumber;
 use thiserror::Error;
 
 use crate::links;
@@ -78,18 +79,24 @@ impl Subnet {
 /// Returns the alias names of an application with the addresses that they stand for, as `/etc/hosts` has them.
 ///
 /// Where one alias has several links, they must all have the same port on
-/// both sides: one address cannot lead to two applications. An alias of which
-/// that is not true is left out, so that it is missed instead of leading to
-/// the wrong one.
+/// both sides, or the same number of external port: one address cannot lead to
+/// two applications by one protocol. An alias of which that is not true is left
+/// out, so that it is missed instead of leading to the wrong one.
 pub(super) fn hosts(links: &[Link], node: IpAddr, network: Ipv4Addr) -> Vec<(ApplicationName, IpAddr)> {
     let mut by_alias: BTreeMap<&ApplicationName, Vec<&Link>> = BTreeMap::new();
     for link in links {
         by_alias.entry(&link.alias).or_default().push(link);
     }
-    let address = |alias: &ApplicationName, links: &[&Link]| match links {
-        links if links.iter().all(|link| link.local_port == link.remote_port) => Some(node),
-        [link] => Some(link_address(network, link.remote_port).into()),
-        _ => {
+    let address = |alias: &ApplicationName, links: &[&Link]| {
+        let numbers: BTreeSet<PortNumber> = links.iter().map(|link| link.remote_port.number).collect();
+        if links
+            .iter()
+            .all(|link| link.local_port == link.remote_port.number)
+        {
+            Some(node)
+        } else if let Some(number) = numbers.first().filter(|_| numbers.len() == 1) {
+            Some(link_address(network, *number).into())
+        } else {
             tracing::warn!(%alias, "an alias with links to several ports cannot be reached by its name");
             None
         }
@@ -102,8 +109,6 @@ pub(super) fn hosts(links: &[Link], node: IpAddr, network: Ipv4Addr) -> Vec<(App
 
 #[cfg(test)]
 mod tests {
-    use flocker_model::PortNumber;
-
     use super::*;
 
     #[test]
@@ -144,21 +149,26 @@ mod tests {
     fn an_alias_leads_to_the_node_or_to_the_address_of_the_port() {
         let node = IpAddr::from([192, 0, 2, 7]);
         let network = Ipv4Addr::new(10, 194, 0, 0);
-        let link = |alias: &str, local, remote| Link {
+        let link = |alias: &str, local, remote: &str| Link {
             local_port: PortNumber::new(local).unwrap(),
-            remote_port: PortNumber::new(remote).unwrap(),
+            remote_port: remote.parse().unwrap(),
             alias: alias.parse().unwrap(),
         };
         let links = [
-            link("es", 9200, 9200),
-            link("es", 9300, 9300),
-            link("db", 5432, 5433),
-            link("two", 80, 8080),
-            link("two", 81, 8081),
+            link("es", 9200, "9200"),
+            link("es", 9300, "9300"),
+            link("db", 5432, "5433"),
+            link("dns", 53, "5353"),
+            link("dns", 53, "5353/udp"),
+            link("log", 514, "514/udp"),
+            link("two", 80, "8080"),
+            link("two", 81, "8081/udp"),
         ];
         let expected = [
             ("db".parse().unwrap(), IpAddr::from([10, 194, 21, 57])),
+            ("dns".parse().unwrap(), IpAddr::from([10, 194, 20, 233])),
             ("es".parse().unwrap(), node),
+            ("log".parse().unwrap(), node),
         ];
         assert_eq!(hosts(&links, node, network), expected);
     }

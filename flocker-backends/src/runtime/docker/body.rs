@@ -185,7 +185,7 @@ mod tests {
         application.environment.insert("PASSWORD".into(), secret);
         application.links = [Link {
             local_port: PortNumber::new(5432).unwrap(),
-            remote_port: PortNumber::new(5433).unwrap(),
+            remote_port: "5433".parse().unwrap(),
             alias: "db".parse().unwrap(),
         }]
         .into();

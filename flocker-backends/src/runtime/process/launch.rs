@@ -248,7 +248,7 @@ mod tests {
         application.ports = [(80, 8080), (443, 8443)]
             .map(|(internal, external)| Port {
                 internal: PortNumber::new(internal).unwrap(),
-                external: PortNumber::new(external).unwrap(),
+                external: flocker_model::ExternalPort::tcp(PortNumber::new(external).unwrap()),
             })
             .into();
         ContainerSpec {

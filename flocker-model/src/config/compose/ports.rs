@@ -9,14 +9,17 @@ use super::super::yaml::Value;
 use super::super::yaml::shorten;
 use super::keys;
 use super::written;
+use crate::application::Port;
 use crate::number::PortNumber;
+use crate::port::ExternalPort;
+use crate::port::Protocol;
 
 const FORM: &str = "write \"EXTERNAL:INTERNAL\", in quotes";
+const ONLY: &str = "only TCP and UDP are routed";
 const ONE_PORT: &str = "is one port, and which external port it would get is not known";
 
 impl Reader<'_, '_, '_> {
-    /// Returns the external and the internal port.
-    pub(super) fn service_port(&mut self, node: &Node<'_>) -> Option<(PortNumber, PortNumber)> {
+    pub(super) fn service_port(&mut self, node: &Node<'_>) -> Option<Port> {
         match &node.value {
             Value::Mapping(_) => self.long_port(node),
             Value::Sequence(_) => {
@@ -41,10 +44,10 @@ impl Reader<'_, '_, '_> {
         }
     }
 
-    fn short_port(&mut self, text: &str, node: &Node<'_>) -> Option<(PortNumber, PortNumber)> {
+    fn short_port(&mut self, text: &str, node: &Node<'_>) -> Option<Port> {
         let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let unsupported = if protocol == "udp" || protocol == "sctp" {
-            "only TCP is routed"
+        let unsupported = if protocol.parse::<Protocol>().is_err() {
+            ONLY
         } else if address.contains('-') {
             "ranges are not supported; write each port"
         } else if address.contains('[') || address.matches(':').count() > 1 {
@@ -63,11 +66,15 @@ impl Reader<'_, '_, '_> {
             let is_digits = text.chars().all(|c| c.is_ascii_digit());
             text.parse().ok().filter(|_| is_digits).and_then(PortNumber::new)
         };
-        let pair = address
-            .split_once(':')
-            .filter(|_| protocol == "tcp")
-            .and_then(|(external, internal)| Some((port(external)?, port(internal)?)));
-        if pair.is_none() {
+        let read = address.split_once(':').and_then(|(external, internal)| {
+            let protocol = protocol.parse().ok()?;
+            let number = port(external)?;
+            Some(Port {
+                internal: port(internal)?,
+                external: ExternalPort { number, protocol },
+            })
+        });
+        if read.is_none() {
             let problem = if port(address).is_some() {
                 ONE_PORT
             } else {
@@ -76,17 +83,22 @@ impl Reader<'_, '_, '_> {
             let message = format!("`{}` {problem}", shorten(text));
             self.error_with(Code::BadPort, node.span, message, FORM);
         }
-        pair
+        read
     }
 
-    fn long_port(&mut self, node: &Node<'_>) -> Option<(PortNumber, PortNumber)> {
+    fn long_port(&mut self, node: &Node<'_>) -> Option<Port> {
         let fields = self.fields(node, &keys::PORT)?;
-        if let Some(protocol) = fields.get("protocol")
-            && written(protocol) != Some("tcp")
-        {
-            let message = "only the protocol `tcp` is routed".into();
-            self.error(Code::UnsupportedValue, protocol.span, message);
-        }
+        let protocol = match fields.get("protocol") {
+            None => Some(Protocol::Tcp),
+            Some(node) => {
+                let protocol = written(node).and_then(|text| text.parse().ok());
+                if protocol.is_none() {
+                    let message = format!("the protocol is not supported: {ONLY}");
+                    self.error(Code::UnsupportedValue, node.span, message);
+                }
+                protocol
+            }
+        };
         let target = self.required(&fields, "target");
         let published = self.required(&fields, "published");
         let internal = target.and_then(|node| self.port(node, "`target`"));
@@ -104,6 +116,10 @@ impl Reader<'_, '_, '_> {
             }
             Value::Scalar(_) | Value::Sequence(_) | Value::Mapping(_) => self.port(node, "`published`"),
         });
-        Some((external?, internal?))
+        let (number, protocol) = (external?, protocol?);
+        Some(Port {
+            internal: internal?,
+            external: ExternalPort { number, protocol },
+        })
     }
 }

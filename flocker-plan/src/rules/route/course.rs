@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use flocker_model::PortNumber;
+use flocker_model::ExternalPort;
 use flocker_model::RouteChange;
 use flocker_model::RouteTarget;
 
@@ -39,8 +39,8 @@ impl Owner {
     pub(super) fn needs(
         &self,
         place: usize,
-        set: &BTreeMap<PortNumber, RouteTarget>,
-        turns: impl Fn(PortNumber) -> bool,
+        set: &BTreeMap<ExternalPort, RouteTarget>,
+        turns: impl Fn(ExternalPort) -> bool,
     ) -> Needs {
         let mut needs: Vec<Need> = Vec::new();
         let starts = self.begins && self.homes.get(place).is_some_and(|&(_, starts)| starts);
@@ -70,10 +70,10 @@ impl Owner {
 
 /// What changes in the routes of every node that has the same routes now.
 pub(super) struct Change<'w> {
-    pub(super) set: Vec<(PortNumber, &'w RouteTarget)>,
-    pub(super) drop: BTreeSet<PortNumber>,
+    pub(super) set: Vec<(ExternalPort, &'w RouteTarget)>,
+    pub(super) drop: BTreeSet<ExternalPort>,
     /// Which of the ports in `set` were not routed before, in order: something else may use them.
-    pub(super) fresh: Vec<PortNumber>,
+    pub(super) fresh: Vec<ExternalPort>,
 }
 
 impl Change<'_> {
@@ -82,13 +82,13 @@ impl Change<'_> {
     }
 
     /// Returns which of the ports something else uses already.
-    pub(super) fn taken(&self, foreign: &BTreeSet<PortNumber>) -> Vec<PortNumber> {
-        let is_foreign = |port: &&PortNumber| foreign.contains(*port);
+    pub(super) fn taken(&self, foreign: &BTreeSet<ExternalPort>) -> Vec<ExternalPort> {
+        let is_foreign = |port: &&ExternalPort| foreign.contains(*port);
         self.fresh.iter().filter(is_foreign).copied().collect()
     }
 
     /// Returns the change of a node that does not set these ports.
-    pub(super) fn without(&self, taken: &[PortNumber]) -> Self {
+    pub(super) fn without(&self, taken: &[ExternalPort]) -> Self {
         let set = self.set.iter().filter(|(port, _)| !taken.contains(port));
         Self {
             set: set.copied().collect(),
@@ -98,7 +98,7 @@ impl Change<'_> {
     }
 
     /// Returns which nodes are homes of what is behind which ports, in order of node.
-    pub(super) fn homes(&self, wanted: &Wanted) -> Vec<(u32, PortNumber)> {
+    pub(super) fn homes(&self, wanted: &Wanted) -> Vec<(u32, ExternalPort)> {
         let ports = self.set.iter().map(|&(port, _)| port);
         let homes = ports.flat_map(|port| {
             wanted.owners[&port]

@@ -1,4 +1,4 @@
-//! An image on its way to a node, from whoever holds its bytes.
+//! An image on its way to a node, from whoever has its bytes: the node that has it, or who pipes between the two.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -8,25 +8,29 @@ use bytes::BytesMut;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
+use flocker_backends::ErrorClass;
 use flocker_backends::RuntimeError;
 use flocker_model::ByteSize;
 use flocker_model::NodeName;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
 
-use super::connection::ForImage;
 use crate::clock;
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::ImageCargo;
 use crate::node::Progress;
 use crate::node_error::NodeError;
+use crate::pace::Pace;
+use crate::packing::Packer;
+use crate::remote::greet;
+use crate::remote::not_greeted;
 use crate::wire;
 use crate::wire::FrameReader;
 use crate::wire::FrameWriter;
 use crate::wire::FromSender;
+use crate::wire::Greeting;
 use crate::wire::Incoming;
-use crate::wire::MAX_CHUNK;
 use crate::wire::ToSender;
 use crate::wire::WireError;
 
@@ -37,21 +41,27 @@ const TELL: Duration = Duration::from_millis(200);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// One image for one node.
-pub(super) struct Delivery<'a> {
-    pub(super) node: &'a NodeName,
-    pub(super) cargo: &'a ImageCargo,
-    pub(super) deadlines: &'a Deadlines,
-    pub(super) progress: &'a dyn Progress,
+pub(crate) struct Delivery<'a> {
+    pub(crate) node: &'a NodeName,
+    pub(crate) cargo: &'a ImageCargo,
+    pub(crate) deadlines: &'a Deadlines,
+    /// How many bytes may go in a second, or no limit.
+    pub(crate) bandwidth: Option<ByteSize>,
+    /// Whether the bytes leave this machine; then they are packed where that is faster.
+    pub(crate) leaves: bool,
+    pub(crate) progress: &'a dyn Progress,
 }
 
 impl Delivery<'_> {
-    /// Sends it and returns what the node says.
-    pub(super) async fn deliver(
-        &self,
-        connection: ForImage,
-        stream: ByteStream,
-    ) -> Result<Change, NodeError> {
-        let (reader, writer) = connection;
+    /// Introduces this side on a new connection, sends the image, and returns what the node says.
+    pub(crate) async fn deliver(&self, channel: Channel, stream: ByteStream) -> Result<Change, NodeError> {
+        let (reader, writer) = tokio::io::split(channel);
+        let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+        let limit = self.deadlines.answer;
+        let greeted = tokio::time::timeout(limit, greet(&mut reader, &mut writer, Greeting::Image)).await;
+        greeted
+            .map_err(|_| self.lost(&WireError::Silent(limit)))?
+            .map_err(|error| not_greeted(self.node, &error))?;
         let n_sent = AtomicU64::new(0);
         let sending = self.send(writer, stream, &n_sent);
         let verdict = self.verdict(reader, &n_sent);
@@ -86,10 +96,14 @@ impl Delivery<'_> {
             writer.flush().await
         })
         .await?;
+        let mut packer = self.packer()?;
+        let pace = Pace::new(self.bandwidth);
+        let most = pace.most_at_once();
         let mut chunk = BytesMut::new();
+        let mut n_on_way = 0;
         let mut told = clock::now();
         loop {
-            let read = wire::read_chunk(&mut stream, MAX_CHUNK, &mut chunk);
+            let read = wire::read_chunk(&mut stream, most, &mut chunk);
             let read = tokio::time::timeout(self.deadlines.stall, read).await;
             let n_bytes = match read.map_err(|_| self.late("the next bytes of"))? {
                 Ok(n_bytes) => n_bytes,
@@ -101,12 +115,18 @@ impl Delivery<'_> {
             if n_bytes == 0 {
                 break;
             }
-            self.in_time(writer.chunk(&chunk)).await?;
+            let shrunk = packer
+                .as_mut()
+                .and_then(|packer| packer.pack(wire::chunk_bytes(&chunk)));
+            let frame = shrunk.unwrap_or(&chunk);
+            self.in_time(writer.chunk(frame)).await?;
             n_sent.fetch_add(n_bytes as u64, Ordering::Relaxed);
+            n_on_way += frame.len() as u64;
             if told.elapsed() >= TELL {
                 told = clock::now();
                 self.tell(n_sent);
             }
+            pace.after(n_on_way).await;
         }
         let bytes = ByteSize(n_sent.load(Ordering::Relaxed));
         let end = wire::write(&FromSender::End { bytes }).map_err(|error| self.lost(&error))?;
@@ -117,6 +137,13 @@ impl Delivery<'_> {
         .await?;
         self.tell(n_sent);
         Ok(())
+    }
+
+    fn packer(&self) -> Result<Option<Packer>, NodeError> {
+        self.leaves
+            .then(Packer::new)
+            .transpose()
+            .map_err(|error| NodeError::Backend(Fault::with_class(&error, ErrorClass::Transient)))
     }
 
     /// Waits for what the node says; while it works, it says so.

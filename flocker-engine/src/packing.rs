@@ -25,7 +25,7 @@ const TRIAL: usize = 1 << 20;
 const STRETCH: usize = 64 << 20;
 
 /// Packs the chunks of one transfer.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     compressor: Compressor<'static>,
     frame: Vec<u8>,
     began: Instant,
@@ -45,7 +45,7 @@ struct Stretch {
 
 impl Packer {
     /// Begins to pack a transfer that begins now.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             compressor: Compressor::new(LEVEL)?,
             frame: Vec::new(),
@@ -56,7 +56,7 @@ impl Packer {
     }
 
     /// Returns the whole frame of some bytes, packed; nothing where they had better go as they are.
-    pub(super) fn pack(&mut self, bytes: &[u8]) -> Option<&[u8]> {
+    pub(crate) fn pack(&mut self, bytes: &[u8]) -> Option<&[u8]> {
         if self.stretch.n_bytes >= STRETCH {
             self.stretch = Stretch::default();
         }
