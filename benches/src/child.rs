@@ -45,6 +45,29 @@ pub fn output(program: &Path, arguments: &[String], directory: &Path) -> io::Res
         .output()
 }
 
+/// Starts a program in a network that has a name, with pipes to it and from it.
+pub fn start(network: &str, program: &Path, arguments: &[String]) -> io::Result<std::process::Child> {
+    command(Path::new("ip"))
+        .args(["netns", "exec", network])
+        .arg(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+}
+
+/// Runs a program and returns what it wrote, if it succeeded.
+pub fn call(line: &str) -> io::Result<String> {
+    let mut words = line.split(' ').map(String::from);
+    let program = words.next().unwrap_or_default();
+    let output = output(Path::new(&program), &words.collect::<Vec<_>>(), Path::new("."))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("{line}: {}", said.trim())))
+}
+
 /// Runs a program and returns what it cost.
 ///
 /// The figures program starts itself in between: the peak memory that the

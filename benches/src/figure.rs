@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use nix::time::ClockId;
 use nix::time::clock_gettime;
+use serde::Deserialize;
 use serde::Serialize;
 
 /// One measured thing.
@@ -28,7 +29,7 @@ pub struct Figure {
 }
 
 /// In what something is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Seconds of wall-clock time.
@@ -39,6 +40,8 @@ pub enum Unit {
     Ratio,
     /// Instructions, in thousands of millions.
     Giga,
+    /// How many of something.
+    Count,
     /// Millions of bytes a second; of these the smallest is the worst.
     MegabytesPerSecond,
 }
@@ -102,6 +105,7 @@ impl Unit {
             Self::Seconds => format!("{:.3?}", Duration::from_secs_f64(value.max(0.0))),
             Self::Bytes => format!("{value:.0} B"),
             Self::Ratio => format!("{value:.2}"),
+            Self::Count => format!("{value:.0}"),
             Self::Giga => format!("{value:.4} G"),
             Self::MegabytesPerSecond => format!("{value:.0} MB/s"),
         }

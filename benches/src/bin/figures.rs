@@ -18,6 +18,7 @@ use flocker_benches::memory;
 use flocker_benches::parsing;
 use flocker_benches::planning;
 use flocker_benches::planning::Effort;
+use flocker_benches::real;
 use flocker_benches::routes;
 use flocker_benches::terraform;
 use flocker_benches::transfer;
@@ -39,6 +40,8 @@ struct Arguments {
     with_terraform: bool,
     #[command(flatten)]
     peer: terraform::Options,
+    #[command(flatten)]
+    real: real::Options,
 }
 
 /// What belongs together.
@@ -52,6 +55,7 @@ enum Group {
     Transfer,
     Copies,
     KernelRoutes,
+    RealNodes,
     Growth,
 }
 
@@ -66,6 +70,7 @@ fn main() -> io::Result<()> {
         only,
         with_terraform,
         peer,
+        real,
     } = Arguments::parse();
     let effort = if quick { Effort::Quick } else { Effort::Full };
     let mut figures = Figures::default();
@@ -94,6 +99,9 @@ fn main() -> io::Result<()> {
     }
     if wants(Group::KernelRoutes) {
         kernel_routes::measure(&mut figures)?;
+    }
+    if wants(Group::RealNodes) {
+        real::measure(&real, &mut figures)?;
     }
     if wants(Group::Growth) {
         match effort {

@@ -1,7 +1,8 @@
 //! Routes in the kernel, by `nft`: one private table, whose rules are as many for one route as for sixty thousand.
 //!
 //! A packet finds its port in a map, not in a list of rules, and a change
-//! writes only what it changes, in one transaction. Nobody else's rules are
+//! writes only what it changes, in one transaction: a message to the kernel
+//! where that takes it, and else a run of `nft`, which also makes the rules. Nobody else's rules are
 //! touched. What is in force is read from the kernel and nowhere else.
 //!
 //! Clients on this node reach every port at the node's own address and at
@@ -9,13 +10,14 @@
 //! for that, because the addresses of such a packet are exchanged before it
 //! leaves.
 
+mod batch;
+mod element;
 mod listing;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
@@ -23,9 +25,12 @@ use flocker_model::RouteChange;
 use flocker_model::RouteTable;
 use tokio::sync::Mutex;
 
+use self::rules::Difference;
 use super::kernel;
 use super::kernel::Found;
+use super::kernel::Local;
 use super::kernel::connections::Moved;
+use super::kernel::neighbours::Network;
 use super::kernel::neighbours::networks;
 use super::kernel::netlink::generation;
 use super::kernel::placed::Placed;
@@ -68,10 +73,30 @@ pub struct NftablesRouter {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was found last, and the number of the packet filter's last change at that time.
-    known: Option<(u32, Arc<Found>)>,
+    /// What was found last, unless it was left half changed.
+    seen: Option<Seen>,
     /// Connections that are still to be ended.
     owed: BTreeSet<Moved>,
+}
+
+/// What was found in the kernel, and what is true as long as that stays so.
+#[derive(Debug)]
+struct Seen {
+    /// The number of the packet filter's last change at that time; nothing where it changed meanwhile.
+    generation: Option<u32>,
+    found: Found,
+    /// For what the ends of all routes were worked out, if they were since it was read.
+    around: Option<Around>,
+    /// Whether a firewall of the older kind lets our packets pass, once it was asked.
+    #[cfg(feature = "iptables")]
+    passes: Option<bool>,
+}
+
+/// What the ends of routes depend on besides the routes.
+#[derive(Debug, PartialEq, Eq)]
+struct Around {
+    local: Local,
+    networks: BTreeSet<Network>,
 }
 
 fn nft() -> Program {
@@ -102,7 +127,7 @@ impl NftablesRouter {
     pub async fn withdraw(&self) -> Result<Change, RouterError> {
         let mut state = self.state.lock().await;
         let state = &mut *state;
-        state.known = None;
+        state.seen = None;
         state.owed.clear();
         #[cfg(feature = "iptables")]
         kernel::blocking("take back what lets our packets pass", passage::close).await?;
@@ -135,68 +160,107 @@ impl NftablesRouter {
     }
 
     /// Returns what is in the kernel. It is only listed again where somebody has changed any rule.
-    async fn look(&self, state: &mut State) -> Result<Arc<Found>, RouterError> {
+    async fn look(&self, seen: Option<Seen>) -> Result<Seen, RouterError> {
         // One message to the kernel and back; a kernel that does not answer is asked for everything each time.
         let before = generation().ok();
-        if let Some((known, found)) = &state.known
-            && before == Some(*known)
+        if let Some(seen) = seen
+            && before.is_some()
+            && before == seen.generation
         {
-            return Ok(Arc::clone(found));
+            return Ok(seen);
         }
-        let found = Arc::new(self.list().await?);
-        // What was changed while it was listed is listed again next time.
-        state.known = before
-            .filter(|before| generation().ok() == Some(*before))
-            .map(|generation| (generation, Arc::clone(&found)));
-        Ok(found)
+        let found = self.list().await?;
+        Ok(Seen {
+            // What was changed while it was listed is listed again next time.
+            generation: before.filter(|before| generation().ok() == Some(*before)),
+            found,
+            around: None,
+            #[cfg(feature = "iptables")]
+            passes: None,
+        })
     }
 
-    /// Brings what is wanted into the kernel.
-    async fn write(&self, state: &mut State, found: &Found, wanted: Placed) -> Result<(), RouterError> {
-        let before = generation().ok();
-        let written = if found.is_whole && found.is_in_force {
-            self.execute(&rules::difference(&found.placed, &wanted)).await
-        } else {
-            self.execute(&rules::whole(self.own, &wanted)).await
+    /// Brings what is wanted into the kernel, and returns how many changes of the packet filter that took.
+    async fn write(&self, seen: &Seen, before: &Placed, after: &Placed) -> Result<u32, RouterError> {
+        let Seen {
+            generation, found, ..
+        } = seen;
+        if found.is_whole && found.is_in_force {
+            self.carry_out(&rules::difference(before, after), *generation)
+                .await?;
+            return Ok(1);
+        }
+        if !found.placed.is_empty() {
+            drop(self.execute(&rules::whole(self.own, after)).await?);
+            return Ok(1);
+        }
+        // Where nothing is led yet, nothing is lost between the rules and the routes.
+        let empty = Placed {
+            beside: after.beside.clone(),
+            ..Placed::default()
         };
-        state.known = None;
-        drop(written?);
-        // Exactly one change, ours: what is there now need not be listed.
-        let after = generation().ok();
-        state.known = before
-            .zip(after)
-            .filter(|(before, after)| before.wrapping_add(1) == *after)
-            .map(|(_, after)| {
-                let found = Found {
-                    placed: wanted,
-                    is_in_force: true,
-                    is_whole: true,
-                };
-                (after, Arc::new(found))
-            });
+        drop(self.execute(&rules::whole(self.own, &empty)).await?);
+        let generation = generation.map(|before| before.wrapping_add(1));
+        self.carry_out(&rules::difference(&empty, after), generation)
+            .await?;
+        Ok(2)
+    }
+
+    async fn carry_out(&self, difference: &Difference, generation: Option<u32>) -> Result<(), RouterError> {
+        if let Some(batch) = difference.batch(generation) {
+            // It is all or nothing, so that `nft` finds everything as it was, and says better what is wrong.
+            match kernel::blocking("change the routes", move || batch.commit()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!(%error, "routes are changed by `nft`"),
+            }
+        }
+        drop(self.execute(&difference.text()).await?);
         Ok(())
     }
 }
 
-/// Says whether everything besides our table is as it has to be.
-async fn is_open(found: &Found) -> Result<bool, RouterError> {
-    if !switch::is_forwarding(&found.placed) {
-        return Ok(false);
+impl Seen {
+    /// Says whether everything besides our table is as it has to be.
+    async fn is_open(&mut self) -> Result<bool, RouterError> {
+        if !switch::is_forwarding(&self.found.placed) {
+            return Ok(false);
+        }
+        #[cfg(feature = "iptables")]
+        if !self.found.placed.is_empty() {
+            // The number tells of all rules but those of the oldest kind.
+            if let Some(passes) = self.passes
+                && !passage::has_oldest_tables()
+            {
+                return Ok(passes);
+            }
+            let asked = kernel::blocking("read the rules that let our packets pass", passage::is_open);
+            let passes = asked.await?;
+            self.passes = Some(passes);
+            return Ok(passes);
+        }
+        Ok(true)
     }
-    #[cfg(feature = "iptables")]
-    if !found.placed.ends.is_empty() {
-        return kernel::blocking("read the rules that let our packets pass", passage::is_open).await;
+
+    /// Says whether a change concerns no other ports than it names.
+    fn is_settled(&self, around: &Around) -> bool {
+        let Found {
+            placed,
+            is_in_force,
+            is_whole,
+        } = &self.found;
+        *is_in_force && *is_whole && !placed.is_empty() && self.around.as_ref() == Some(around)
     }
-    Ok(true)
 }
 
 #[async_trait]
 impl Router for NftablesRouter {
     async fn current(&self) -> Result<RouteTable, RouterError> {
         let mut state = self.state.lock().await;
-        let found = self.look(&mut state).await?;
-        if is_open(&found).await? {
-            Ok(found.routes())
+        let mut seen = self.look(state.seen.take()).await?;
+        let is_open = seen.is_open().await?;
+        let seen = state.seen.insert(seen);
+        if is_open {
+            Ok(seen.found.routes())
         } else {
             Ok(RouteTable::default())
         }
@@ -211,29 +275,62 @@ impl Router for NftablesRouter {
         let state = &mut *state;
         // What an earlier call was dropped before.
         kernel::end_moved(&mut state.owed).await?;
-        let found = self.look(state).await?;
-        let is_open = is_open(&found).await?;
+        let mut seen = self.look(state.seen.take()).await?;
+        let is_open = seen.is_open().await?;
         let networks = networks().map_err(|source| RouterError::Io {
             what: "list the networks of this node".into(),
             source,
         })?;
-        let wanted = found.placed.changed(self.own, change, local, &networks);
-        let is_as_wanted =
-            wanted == found.placed && (found.is_whole && found.is_in_force || wanted.is_empty());
+        let around = Around {
+            local: local.clone(),
+            networks,
+        };
+        let found = &seen.found;
+        let is_part = is_open && seen.is_settled(&around);
+        let (before, after) = if is_part {
+            found.placed.turned(self.own, change, local, &around.networks)
+        } else {
+            let after = found.placed.changed(self.own, change, local, &around.networks);
+            (found.placed.clone(), after)
+        };
+        let is_as_wanted = before == after && (found.is_whole && found.is_in_force || after.is_empty());
         if is_as_wanted && is_open {
+            seen.around = Some(around);
+            state.seen = Some(seen);
             return Ok(Change::AlreadySo);
         }
-        kernel::refuse_used_ports(self.own, &found.placed, &wanted)?;
-        switch::turn_forwarding_on(&wanted)?;
+        kernel::refuse_used_ports(self.own, &before, &after)?;
+        switch::turn_forwarding_on(&after)?;
         #[cfg(feature = "iptables")]
-        if !wanted.is_empty() && (!is_open || found.placed.is_empty()) {
+        if !after.is_empty() && (!is_open || found.placed.is_empty()) {
             kernel::blocking("let our packets pass", passage::open).await?;
+            // It may have changed rules.
+            seen.generation = generation().ok();
+            seen.passes = None;
         }
         // Noted before it is done: where this is dropped in between, the next call ends them.
-        state.owed = kernel::moved(&found.placed, &wanted);
-        if !is_as_wanted {
-            self.write(state, &found, wanted).await?;
+        state.owed = kernel::moved(&before, &after);
+        let n_changes = if is_as_wanted {
+            0
+        } else {
+            let n_changes = self.write(&seen, &before, &after).await?;
+            seen.found.is_whole = true;
+            seen.found.is_in_force = true;
+            n_changes
+        };
+        // Exactly as many changes as ours: what is there now need not be listed.
+        let generation = generation().ok();
+        seen.generation = seen
+            .generation
+            .map(|before| before.wrapping_add(n_changes))
+            .filter(|expected| Some(*expected) == generation);
+        if is_part {
+            seen.found.placed.replace(change, after);
+        } else {
+            seen.found.placed = after;
         }
+        seen.around = Some(around);
+        state.seen = Some(seen);
         kernel::end_moved(&mut state.owed).await?;
         Ok(Change::Made)
     }

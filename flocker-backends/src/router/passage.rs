@@ -59,6 +59,17 @@ fn missing() -> io::Result<Vec<(Tool, Hook)>> {
     Ok(missing)
 }
 
+/// Says whether there may be rules that `nf_tables` knows nothing of, and does not count the changes of.
+pub(super) fn has_oldest_tables() -> bool {
+    ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
+        // The network of this thread may be another than that of the process.
+        match std::fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
+            Ok(names) => names.lines().any(|name| name == "filter"),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    })
+}
+
 /// Says whether our packets pass. Blocks.
 pub(super) fn is_open() -> io::Result<bool> {
     Ok(missing()?.is_empty())

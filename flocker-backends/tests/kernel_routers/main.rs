@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod batch;
 mod conformance;
 #[path = "../datagrams/mod.rs"]
 mod datagrams;

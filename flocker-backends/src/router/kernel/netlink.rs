@@ -16,6 +16,10 @@ use nix::sys::socket::send;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::socket;
 use nix::sys::socket::sockopt::ReceiveTimeout;
+#[cfg(feature = "nftables")]
+use nix::sys::socket::sockopt::SndBuf;
+#[cfg(feature = "nftables")]
+use nix::sys::socket::sockopt::SndBufForce;
 use nix::sys::time::TimeVal;
 
 /// A message begins with its length, kind, flags, number and sender.
@@ -39,21 +43,21 @@ pub(super) enum Ask {
 
 /// One message as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Message<'a> {
-    kind: u16,
-    number: u32,
-    body: &'a [u8],
+pub(in crate::router) struct Message<'a> {
+    pub(in crate::router) kind: u16,
+    pub(in crate::router) number: u32,
+    pub(in crate::router) body: &'a [u8],
 }
 
 /// A connection to the packet filter of the network in which we are.
 #[derive(Debug)]
-pub(super) struct Netlink {
+pub(in crate::router) struct Netlink {
     socket: OwnedFd,
     number: u32,
 }
 
 impl Netlink {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(in crate::router) fn open() -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
             SockType::Raw,
@@ -96,6 +100,35 @@ impl Netlink {
                             answer(prefix[0], attributes);
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Sends messages of which all or none are carried out, and waits until the one with this number is.
+    ///
+    /// That one has to ask for an acknowledgement. The error is that of the first message that was refused.
+    #[cfg(feature = "nftables")]
+    pub(in crate::router) fn carry_out(&mut self, batch: &[u8], last: u32) -> io::Result<()> {
+        // What belongs together is sent together, however much it is. Whoever is root only in a
+        // namespace of users may not ask for more than others, and is told when it is too much.
+        let room = batch.len() + HEADER;
+        setsockopt(&self.socket, SndBufForce, &room).or_else(|_| setsockopt(&self.socket, SndBuf, &room))?;
+        send(self.socket.as_raw_fd(), batch, MsgFlags::empty())?;
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let n_read = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+            let read = buffer.get(..n_read).unwrap_or(&buffer);
+            // A refusal repeats the whole message, which may be longer than what is read of it.
+            let Some((header, body)) = read.split_at_checked(HEADER) else {
+                continue;
+            };
+            let kind = header.get(4..).and_then(<[u8]>::first_chunk);
+            let number = header.get(8..).and_then(<[u8]>::first_chunk);
+            if kind.map(|kind| u16::from_ne_bytes(*kind)) == Some(ERROR) {
+                outcome(body)?;
+                if number.map(|number| u32::from_ne_bytes(*number)) == Some(last) {
+                    return Ok(());
                 }
             }
         }
@@ -147,7 +180,7 @@ pub(super) enum Nested {
 }
 
 /// Reads messages one after the other, up to what is none.
-pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(in crate::router) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::try_from(u32::from_ne_bytes(*rest.first_chunk()?)).ok()?;
@@ -162,7 +195,7 @@ pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// Reads attributes one after the other, up to what is none: the kind and the value of each.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::router) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));

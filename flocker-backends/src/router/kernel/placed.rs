@@ -90,13 +90,59 @@ impl Placed {
         let ends: BTreeMap<ExternalPort, End> = entries
             .map(|(port, target)| (*port, End::of(own, *port, target, local)))
             .collect();
-        let here: BTreeSet<IpAddr> = ends.values().filter_map(|end| end.here()).collect();
-        let beside = networks
-            .iter()
-            .filter(|network| here.iter().any(|address| network.contains(*address)))
-            .copied()
-            .collect();
+        let beside = beside(ends.values().copied(), networks);
         Self { routes, ends, beside }
+    }
+
+    /// Returns what a change finds and leaves of the ports that it names, and no other port.
+    ///
+    /// That is all that changes, where `local` and `networks` are those for which all ends were worked out. It costs
+    /// as much as the change is large, and not as the table is.
+    #[cfg(feature = "nftables")]
+    pub(in crate::router) fn turned(
+        &self,
+        own: IpAddr,
+        change: &RouteChange,
+        local: &Local,
+        networks: &BTreeSet<Network>,
+    ) -> (Self, Self) {
+        let ports: BTreeSet<ExternalPort> = change.set.keys().chain(&change.drop).copied().collect();
+        let routes = ports
+            .iter()
+            .filter_map(|port| Some((*port, self.routes.get(*port)?.clone())));
+        let ends = ports
+            .iter()
+            .filter_map(|port| Some((*port, *self.ends.get(port)?)));
+        let before = Self {
+            routes: routes.collect::<BTreeMap<_, _>>().into(),
+            ends: ends.collect(),
+            beside: self.beside.clone(),
+        };
+        let mut after = before.changed(own, change, local, networks);
+        let is_here = |placed: &Self| placed.ends.values().any(|end| end.here().is_some());
+        after.beside = if is_here(&before) || is_here(&after) {
+            let others = self.ends.iter().filter(|(port, _)| !ports.contains(port));
+            beside(others.chain(&after.ends).map(|(_, end)| *end), networks)
+        } else {
+            before.beside.clone()
+        };
+        (before, after)
+    }
+
+    /// Puts what [`Self::turned`] has left in the place of what it has found.
+    #[cfg(feature = "nftables")]
+    pub(in crate::router) fn replace(&mut self, change: &RouteChange, after: Self) {
+        let Self {
+            routes: _,
+            ends,
+            beside,
+        } = after;
+        self.routes.apply(change);
+        for port in &change.drop {
+            self.ends.remove(port);
+        }
+        self.ends.extend(ends);
+        self.beside = beside;
     }
 
     /// Returns the pieces of which one route consists.
@@ -205,6 +251,13 @@ impl End {
     }
 }
 
+/// Returns the networks in which anything of this node ends.
+fn beside(ends: impl Iterator<Item = End>, networks: &BTreeSet<Network>) -> BTreeSet<Network> {
+    let here: BTreeSet<IpAddr> = ends.filter_map(End::here).collect();
+    let is_beside = |network: &&Network| here.iter().any(|address| network.contains(*address));
+    networks.iter().filter(is_beside).copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use flocker_model::ApplicationName;
@@ -280,6 +333,28 @@ mod tests {
                 }
                 Piece::Beside { .. } => prop_assert_eq!(told.routes, placed.routes),
             }
+        }
+
+        #[cfg(feature = "nftables")]
+        #[test]
+        fn what_a_change_turns_is_all_that_it_changes(placed in any_placed(), other in any_placed(), is_local in any::<bool>()) {
+            let entries = placed.routes.entries().iter().chain(other.routes.entries());
+            let local: Local = entries
+                .filter(|_| is_local)
+                .map(|(_, target)| (target.application.clone(), IpAddr::from([172, 18, 0, 2])))
+                .collect();
+            let networks = [Network::new(IpAddr::from([172, 18, 0, 0]), 16).unwrap()].into();
+            let mut placed = placed.changed(own(), &RouteChange::default(), &local, &networks);
+            let change = RouteChange {
+                set: other.routes.entries().clone(),
+                drop: placed.routes.entries().keys().copied().step_by(2).collect(),
+            };
+            let expected = placed.changed(own(), &change, &local, &networks);
+            let (before, after) = placed.turned(own(), &change, &local, &networks);
+            let difference = (placed.pieces_without(&expected), expected.pieces_without(&placed));
+            prop_assert_eq!((before.pieces_without(&after), after.pieces_without(&before)), difference);
+            placed.replace(&change, after);
+            prop_assert_eq!(placed, expected);
         }
 
         #[cfg(feature = "nftables")]

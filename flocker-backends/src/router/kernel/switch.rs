@@ -46,8 +46,8 @@ pub(in crate::router) fn turn_forwarding_on(placed: &Placed) -> Result<(), Route
 
 /// Says whether this node passes on what it has to.
 pub(in crate::router) fn is_forwarding(placed: &Placed) -> bool {
-    let needed = FORWARDING.iter().filter(|(_, kind)| placed.has(*kind));
-    needed
-        .clone()
-        .all(|(path, _)| is_on(Path::new(path)).unwrap_or(false))
+    // A switch is read sooner than all routes are looked through.
+    FORWARDING
+        .iter()
+        .all(|(path, kind)| is_on(Path::new(path)).unwrap_or(false) || !placed.has(*kind))
 }

@@ -1,20 +1,19 @@
 //! The text that `nft` is given. It follows from the routes alone.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use flocker_model::ExternalPort;
 use flocker_model::Protocol;
 
 use super::super::kernel::HOPS;
 use super::super::kernel::PASS_MARK;
 use super::super::kernel::piece::Piece;
-use super::super::kernel::piece::Way;
 use super::super::kernel::placed::Placed;
+use super::batch::Batch;
+use super::batch::Order;
+use super::element::in_sets;
 use crate::links;
-use crate::links::link_address;
 
 /// The name of our table. It is for both kinds of addresses.
 pub(super) const TABLE: &str = "flocker";
@@ -40,7 +39,7 @@ fn first(protocol: Protocol) -> &'static str {
 }
 
 /// Returns what a set, a map or a rule is called that is for one protocol.
-fn name(protocol: Protocol, name: &str) -> String {
+pub(super) fn name(protocol: Protocol, name: &str) -> String {
     match protocol {
         Protocol::Tcp => name.to_owned(),
         Protocol::Udp => format!("{protocol}_{name}"),
@@ -307,12 +306,25 @@ const SHARED_SETS: [(&str, &str); 2] = [
     ("beside6", "type ipv6_addr; flags interval;"),
 ];
 
+/// Returns what is said of how many elements a set is to have room for.
+///
+/// Growing a set while it is filled takes the kernel longer than filling it. It makes room for every port at once, a
+/// mebibyte for each set, where there is an element for each route of the usual kind.
+fn room(protocol: Protocol, called: &str) -> &'static str {
+    let is_usual = ["ends4", "here4", "there4", "links", "linkhere", "linkthere"].contains(&called);
+    match protocol {
+        Protocol::Tcp if is_usual => " size 65535;",
+        Protocol::Tcp | Protocol::Udp => "",
+    }
+}
+
 /// Returns the whole table, in place of whatever there is of it.
 pub(super) fn whole(own: IpAddr, placed: &Placed) -> String {
     let mut text = format!("{REMOVAL}table inet {TABLE} {{\n");
     for protocol in Protocol::ALL {
         for (kind, called, says) in SETS {
-            writeln!(text, "\t{kind} {} {{ {says} }}", name(protocol, called)).unwrap_or_default();
+            let room = room(protocol, called);
+            writeln!(text, "\t{kind} {} {{ {says}{room} }}", name(protocol, called)).unwrap_or_default();
         }
     }
     for (called, says) in SHARED_SETS {
@@ -333,97 +345,73 @@ pub(super) fn whole(own: IpAddr, placed: &Placed) -> String {
     text
 }
 
-/// Returns what leads from one to the other.
-pub(super) fn difference(found: &Placed, wanted: &Placed) -> String {
-    let mut text = String::new();
-    elements(&mut text, Order::Delete, &found.pieces_without(wanted));
-    elements(&mut text, Order::Add, &wanted.pieces_without(found));
-    text
+/// What leads from one to the other.
+#[derive(Debug)]
+pub(super) struct Difference {
+    removed: BTreeSet<Piece>,
+    added: BTreeSet<Piece>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    Add,
-    Delete,
+/// Returns what leads from one to the other.
+pub(super) fn difference(found: &Placed, wanted: &Placed) -> Difference {
+    Difference {
+        removed: found.pieces_without(wanted),
+        added: wanted.pieces_without(found),
+    }
+}
+
+impl Difference {
+    /// Returns it as text for `nft`.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        elements(&mut text, Order::Delete, &self.removed);
+        elements(&mut text, Order::Add, &self.added);
+        text
+    }
+
+    /// Returns it as messages to the kernel; nothing where there are networks in it, which only `nft` can write.
+    ///
+    /// `generation` is that of [`Batch::new`].
+    pub(super) fn batch(&self, generation: Option<u32>) -> Option<Batch> {
+        let mut batch = Batch::new(generation);
+        batch.add(Order::Delete, &in_sets(&self.removed))?;
+        batch.add(Order::Add, &in_sets(&self.added))?;
+        Some(batch)
+    }
 }
 
 /// Writes one order for each set of which it changes anything.
 fn elements(text: &mut String, order: Order, pieces: &BTreeSet<Piece>) {
-    let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (set, element) in pieces.iter().flat_map(|piece| in_sets(order, piece)) {
-        sets.entry(set).or_default().push(element);
-    }
     let verb = match order {
         Order::Add => "add",
         Order::Delete => "delete",
     };
-    for (set, elements) in sets {
-        writeln!(
-            text,
-            "{verb} element inet {TABLE} {set} {{ {} }}",
-            elements.join(", ")
-        )
-        .unwrap_or_default();
-    }
-}
-
-/// Returns the elements of which a piece consists, each with its set.
-fn in_sets(order: Order, piece: &Piece) -> Vec<(String, String)> {
-    let version = |is_ipv4| if is_ipv4 { 4 } else { 6 };
-    match piece {
-        Piece::Record {
-            port: ExternalPort { number, protocol },
-            part,
-            text,
-        } => {
-            let says = match order {
-                Order::Add => format!(" comment \"{text}\""),
-                // It is named by its key.
-                Order::Delete => String::new(),
-            };
-            vec![(name(*protocol, "records"), format!("{number} . {part}{says}"))]
-        }
-        Piece::End {
-            port: ExternalPort { number, protocol },
-            to,
-            way,
-        } => {
-            let version = version(to.is_ipv4());
-            let led = format!("{} . {}", to.ip(), to.port());
-            let says = match order {
-                Order::Add => format!(" : {led}"),
-                Order::Delete => String::new(),
-            };
-            let set = match way {
-                Way::Here => "here",
-                Way::There => "there",
-            };
-            let mut elements = vec![
-                (format!("ends{version}"), format!("{number}{says}")),
-                (format!("{set}{version}"), format!("{number} . {led}")),
-            ];
-            if to.is_ipv4() {
-                let link = link_address(links::LINKS.0, *number);
-                elements.push(("links".into(), format!("{link}{says}")));
-                elements.push((format!("link{set}"), format!("{link} . {led}")));
+    for ((protocol, called), elements) in in_sets(pieces) {
+        let set = name(protocol, called);
+        write!(text, "{verb} element inet {TABLE} {set} {{ ").unwrap_or_default();
+        for (n, element) in elements.iter().enumerate() {
+            let comma = if n == 0 { "" } else { ", " };
+            write!(text, "{comma}{element}").unwrap_or_default();
+            // What is taken out is named by its key.
+            if order == Order::Delete {
+                continue;
             }
-            let named = elements.into_iter();
-            named
-                .map(|(set, element)| (name(*protocol, &set), element))
-                .collect()
+            if let Some(to) = element.leads_to() {
+                write!(text, " : {} . {}", to.ip(), to.port()).unwrap_or_default();
+            }
+            if let Some(comment) = element.comment() {
+                write!(text, " comment \"{comment}\"").unwrap_or_default();
+            }
         }
-        Piece::Held {
-            port: ExternalPort { number, protocol },
-        } => vec![(name(*protocol, "held"), number.to_string())],
-        Piece::Beside { network } => {
-            let version = version(network.is_ipv4());
-            vec![(format!("beside{version}"), network.to_string())]
-        }
+        text.push_str(" }\n");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use flocker_model::ExternalPort;
+
+    use super::super::super::kernel::piece::Way;
     use super::*;
 
     fn port(text: &str) -> ExternalPort {

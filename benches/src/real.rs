@@ -1,0 +1,415 @@
+//! Moves between real machines: how long, how long clients wait, how much is sent, and beside what.
+//!
+//! Everything that is compared is measured in the same run: each part of a
+//! move alone, and the same data through stock `ssh` and through a bare door.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::bed::Bed;
+use crate::bed::Store;
+use crate::child;
+use crate::figure::Figure;
+use crate::figure::Figures;
+use crate::figure::Unit;
+use crate::prober::N_BYTES;
+use crate::prober::Prober;
+
+/// How long anything may take before it is given up.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How often each size moves, there and back.
+const N_MOVES: u8 = 3;
+
+/// How often each raw pipe is measured.
+const N_PIPES: usize = 3;
+
+/// Takes away what was made in a node to compare with. What was unmounted just now stays busy for a moment.
+const CLEAN: &str = "docker rm -f alone >/dev/null 2>&1; \
+    for dataset in alone raw; do \
+      for n in $(seq 20); do \
+        zfs list flocker/$dataset >/dev/null 2>&1 || break; zfs destroy -r flocker/$dataset 2>/dev/null || sleep 0.5; \
+      done; \
+    done; true";
+
+/// Which machines, and what is moved there.
+#[derive(Debug, Args)]
+#[group(id = "real nodes")]
+pub struct Options {
+    /// The programs of a bed of which three nodes are up
+    #[arg(long, value_name = "DIRECTORY")]
+    bed: Option<PathBuf>,
+    /// The `flocker` to move with
+    #[arg(long, value_name = "PROGRAM")]
+    mover: Option<PathBuf>,
+    /// How much is in the volumes that are moved, in MiB
+    #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [64, 256, 1024])]
+    volumes: Vec<u32>,
+}
+
+/// What one move was.
+#[derive(Debug)]
+struct Moved {
+    whole: f64,
+    pause: f64,
+    said_pause: f64,
+    sent: f64,
+    written: f64,
+    last_round: f64,
+    /// Bytes a second of the first copy, while it was made.
+    rate: Option<f64>,
+}
+
+/// Measures moves of all sizes, and their parts alone.
+pub fn measure(options: &Options, figures: &mut Figures) -> io::Result<()> {
+    let (Some(programs), Some(flocker)) = (&options.bed, &options.mover) else {
+        figures.note("left out: moves between real machines; `flocker-cli/tests/real/figures` measures them");
+        return Ok(());
+    };
+    let bed = Bed::find(programs, flocker)?;
+    let bed = &bed;
+    bed.copy(&child::sibling("door")?, "/root/door")?;
+    let mut rates = Vec::new();
+    let mut pauses = Vec::new();
+    let mut last_rounds = Vec::new();
+    for (mebibytes, port) in options.volumes.iter().zip(6600..) {
+        let store = Store {
+            mebibytes: *mebibytes,
+            port,
+        };
+        let moves = moves(bed, store)?;
+        let name = |what: &str| format!("real nodes, {mebibytes} MiB: {what}");
+        let column = |of: fn(&Moved) -> f64| moves.iter().map(of).collect::<Vec<_>>();
+        // Only the first one sends everything.
+        let used = f64::from(*mebibytes) * 1_048_576.0;
+        if let Some(first) = moves.first() {
+            figures.add(Figure::new(name("whole move"), Unit::Seconds, vec![first.whole]));
+            let ratio = first.sent / (used + first.written);
+            let sent = Figure::new(
+                name("sent / (used + written meanwhile)"),
+                Unit::Ratio,
+                vec![ratio],
+            );
+            figures.add(sent.at_most(1.15));
+            rates.extend(first.rate.map(|rate| (*mebibytes, rate)));
+        }
+        let pause = Figure::new(
+            name("pause that clients see"),
+            Unit::Seconds,
+            column(|moved| moved.pause),
+        );
+        pauses.push((*mebibytes, pause.median));
+        figures.add(pause);
+        figures.add(Figure::new(
+            name("pause that the command says"),
+            Unit::Seconds,
+            column(|moved| moved.said_pause),
+        ));
+        let last = Figure::new(name("last round"), Unit::Bytes, column(|moved| moved.last_round));
+        last_rounds.push(last.median);
+        figures.add(last);
+    }
+    // What was measured before is not lost with what could not be.
+    for (what, measured) in [
+        ("the parts of a pause", parts(bed, &last_rounds, &pauses, figures)),
+        ("raw pipes", pipes(bed, &rates, figures)),
+        ("reports", reports(bed, figures)),
+    ] {
+        if let Err(error) = measured {
+            figures.note(format!("FAILED: {what}: {error}"));
+        }
+    }
+    for node in 1..=3 {
+        bed.exec(node, CLEAN)?;
+    }
+    Ok(())
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+/// Reads a number of a JSON document.
+fn number(value: &Value, name: &str) -> f64 {
+    value.get(name).and_then(Value::as_f64).unwrap_or_default()
+}
+
+/// Moves a store there, back and there again while a client writes, and takes it away.
+fn moves(bed: &Bed, store: Store) -> io::Result<Vec<Moved>> {
+    bed.deploy(&[(store, 1)])?;
+    let (name, mebibytes) = (store.name(), store.mebibytes);
+    bed.exec(
+        1,
+        &format!(
+            "docker exec flocker--{name} sh -c 'head -c {mebibytes}M /dev/urandom > /data/ballast; sync'"
+        ),
+    )?;
+    let mut moves = Vec::new();
+    for n in 0..N_MOVES {
+        let prober = Prober::start(bed.socket(3, store.port)?, PATIENCE)?;
+        // What a client sees where nothing is moved comes first.
+        std::thread::sleep(Duration::from_secs(1));
+        let began = Instant::now();
+        let said = bed.deploy(&[(store, 2 - n % 2)])?;
+        let whole = seconds(began.elapsed());
+        prober.answered_after(Instant::now(), PATIENCE)?;
+        let written = prober.n_answers(began) * N_BYTES;
+        moves.push(moved(&said, &prober, began, whole, written)?);
+    }
+    bed.deploy(&[])?;
+    Ok(moves)
+}
+
+fn moved(said: &[Value], prober: &Prober, began: Instant, whole: f64, written: usize) -> io::Result<Moved> {
+    let nothing = || io::Error::other("the command says nothing of a move");
+    let last = said.last().ok_or_else(nothing)?;
+    let of = last
+        .get("moves")
+        .and_then(|moves| moves.get(0))
+        .ok_or_else(nothing)?;
+    let rounds = of.get("rounds").and_then(Value::as_array).ok_or_else(nothing)?;
+    let rounds: Vec<f64> = rounds.iter().filter_map(Value::as_f64).collect();
+    let last_round = number(of, "last_round");
+    // The longest push is the first of a volume that was not there.
+    let pushes = said.iter().filter(|line| {
+        let step = line.get("step").and_then(Value::as_str).unwrap_or_default();
+        line.get("event").and_then(Value::as_str) == Some("step_done") && step.contains("/push/")
+    });
+    let took = pushes.filter_map(|line| {
+        let took = line.get("took")?;
+        Some(number(took, "secs") + number(took, "nanos") / 1e9)
+    });
+    for line in said {
+        // For whoever wants to know where a pause comes from.
+        if line.get("event").and_then(Value::as_str) == Some("step_done") {
+            eprint_step(line);
+        }
+    }
+    let first = rounds.first().copied().zip(took.reduce(f64::max));
+    Ok(Moved {
+        whole,
+        pause: seconds(prober.longest_wait(began)),
+        said_pause: number(of, "downtime_ms") / 1000.0,
+        sent: rounds.iter().sum::<f64>() + last_round,
+        written: f64::from(u32::try_from(written).unwrap_or(u32::MAX)),
+        last_round,
+        rate: first.map(|(bytes, seconds)| bytes / seconds),
+    })
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "this program is for whoever measures, and its table comes last"
+)]
+fn eprint_step(line: &Value) {
+    let step = line.get("step").and_then(Value::as_str).unwrap_or_default();
+    let took = line
+        .get("took")
+        .map_or(0.0, |took| number(took, "secs") + number(took, "nanos") / 1e9);
+    eprintln!("{took:9.3} s  {step}");
+}
+
+/// Measures what a pause consists of, each alone: a container that stops, a last round over open connections, a container that starts.
+fn parts(bed: &Bed, last_rounds: &[f64], pauses: &[(u32, f64)], figures: &mut Figures) -> io::Result<()> {
+    let dirty = last_rounds.iter().copied().fold(0.0, f64::max);
+    let kibibytes = (dirty / 1024.0).ceil();
+    bed.exec(
+        1,
+        "zfs create -o mountpoint=/srv/alone flocker/alone && \
+         docker create --name alone --network host -v /srv/alone:/data database redis-server --port 6700 --dir /data \
+         --appendonly yes --appendfsync always --save '' --protected-mode no --bind 0.0.0.0 >/dev/null && \
+         head -c 64M /dev/urandom > /srv/alone/ballast && zfs snapshot flocker/alone@0 && \
+         zfs send flocker/alone@0 | ssh node2 zfs receive flocker/alone && \
+         ssh -fN -o ControlMaster=yes -o ControlPath=/root/alone.ctl node2 </dev/null >/dev/null 2>&1",
+    )?;
+    let (mut stops, mut rounds, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 1..=5 {
+        let began = Instant::now();
+        bed.exec(1, "docker start alone")?;
+        let prober = Prober::start(bed.socket(1, 6700)?, PATIENCE)?;
+        // What the prober was answered first, and not when it was asked what it knows.
+        starts.push(seconds(began.elapsed()));
+        std::thread::sleep(Duration::from_secs(1));
+        let began = Instant::now();
+        bed.exec(1, "docker stop -t 10 alone")?;
+        stops.push(seconds(began.elapsed()));
+        drop(prober);
+        // Everything that was written since counts as much as what is told of it, and no more.
+        let before = n - 1;
+        let took = bed.exec(
+            1,
+            &format!(
+                "set -e; zfs snapshot flocker/alone@s{n}; [ {n} = 1 ] && base=0 || base=d{before}; \
+                 zfs send -i @$base flocker/alone@s{n} | ssh -o ControlPath=/root/alone.ctl node2 zfs receive -F flocker/alone; \
+                 head -c {kibibytes}K /dev/urandom > /srv/alone/dirty; sync; began=$(date +%s%N); \
+                 zfs snapshot flocker/alone@d{n}; \
+                 zfs send -i @s{n} flocker/alone@d{n} | ssh -o ControlPath=/root/alone.ctl node2 zfs receive -F flocker/alone; \
+                 echo $(( $(date +%s%N) - began ))"
+            ),
+        )?;
+        let nanoseconds: f64 = took.trim().parse().map_err(io::Error::other)?;
+        rounds.push(nanoseconds / 1e9);
+    }
+    bed.exec(
+        1,
+        "ssh -o ControlPath=/root/alone.ctl -O exit node2 2>/dev/null; true",
+    )?;
+    let stop = Figure::new("real nodes, alone: stop of a container", Unit::Seconds, stops);
+    let round = Figure::new(
+        "real nodes, alone: last round, by `ssh` that is open already",
+        Unit::Seconds,
+        rounds,
+    );
+    let start = Figure::new(
+        "real nodes, alone: start, until it answers",
+        Unit::Seconds,
+        starts,
+    );
+    let alone = stop.median + round.median + start.median;
+    figures.figures.extend([stop, round, start]);
+    for (mebibytes, pause) in pauses {
+        let name = format!("real nodes, {mebibytes} MiB: pause / its parts alone");
+        figures.add(Figure::new(name, Unit::Ratio, vec![pause / alone]).at_most(1.25));
+    }
+    if let [first, others @ .., last] = pauses {
+        // What is smaller still says more of the machine than of the volume.
+        let base = others.iter().find(|(mebibytes, _)| *mebibytes == 256);
+        let base = base.unwrap_or(first);
+        let name = format!("real nodes: pause with {} MiB / with {} MiB", last.0, base.0);
+        figures.add(Figure::new(name, Unit::Ratio, vec![last.1 / base.1]).at_most(1.2));
+    }
+    Ok(())
+}
+
+/// How a raw pipe goes from one machine to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pipe {
+    Ssh,
+    Door,
+}
+
+/// Sends a volume through stock `ssh` and through a bare door, in turn, and compares the copies of Flocker with both.
+fn pipes(bed: &Bed, rates: &[(u32, f64)], figures: &mut Figures) -> io::Result<()> {
+    const MEBIBYTES: u32 = 256;
+    bed.exec(
+        1,
+        &format!(
+            "zfs create -o mountpoint=/srv/raw flocker/raw && head -c {MEBIBYTES}M /dev/urandom > /srv/raw/ballast && \
+             sync && zfs snapshot flocker/raw@0"
+        ),
+    )?;
+    let mut samples = [Vec::new(), Vec::new()];
+    for _ in 0..N_PIPES {
+        for (pipe, samples) in [Pipe::Ssh, Pipe::Door].into_iter().zip(&mut samples) {
+            let seconds = through(bed, pipe)?;
+            samples.push(f64::from(MEBIBYTES) * 1.048_576 / seconds);
+            bed.exec(
+                2,
+                "for n in $(seq 20); do zfs destroy -r flocker/raw 2>/dev/null && exit; sleep 0.5; done; exit 1",
+            )?;
+        }
+    }
+    let [ssh, door] = samples;
+    let ssh = Figure::new(
+        "real nodes: `zfs send | ssh | zfs receive`",
+        Unit::MegabytesPerSecond,
+        ssh,
+    );
+    let door = Figure::new(
+        "real nodes: `zfs send`, a bare door, `zfs receive`",
+        Unit::MegabytesPerSecond,
+        door,
+    );
+    for (mebibytes, rate) in rates {
+        let name = |what: &str| format!("real nodes, {mebibytes} MiB: {what}");
+        let rate = rate / 1e6;
+        figures.add(Figure::new(
+            name("first copy"),
+            Unit::MegabytesPerSecond,
+            vec![rate],
+        ));
+        let slower = Figure::new(
+            name("bare door / first copy"),
+            Unit::Ratio,
+            vec![door.median / rate],
+        );
+        figures.add(slower.at_most(1.0 / 0.95));
+        let slower = Figure::new(
+            name("stock `ssh` / first copy"),
+            Unit::Ratio,
+            vec![ssh.median / rate],
+        );
+        figures.add(slower.at_most(1.0 / 1.5));
+    }
+    figures.figures.extend([ssh, door]);
+    Ok(())
+}
+
+/// Sends the volume one way and returns how long it took.
+fn through(bed: &Bed, pipe: Pipe) -> io::Result<f64> {
+    let took = match pipe {
+        Pipe::Ssh => bed.exec(
+            1,
+            "set -e -o pipefail; began=$(date +%s%N); zfs send flocker/raw@0 | ssh node2 zfs receive flocker/raw; \
+             echo $(( $(date +%s%N) - began ))",
+        )?,
+        // Two connections carry the pin and the address; the clock runs while the bytes do.
+        Pipe::Door => bed.exec(
+            1,
+            &format!(
+                "set -e -o pipefail; cd /root; rm -f pin address arrived; \
+                 ssh node2 'rm -f pin address'; \
+                 began=$(date +%s%N); (zfs send flocker/raw@0 | ./door send pin address) & \
+                 until [ -s pin ]; do sleep 0.005; done; \
+                 scp -q pin node2:pin; \
+                 ssh node2 'set -o pipefail; ./door receive {} pin address | zfs receive flocker/raw; date +%s%N > ended' & \
+                 until scp -q node2:address arrived 2>/dev/null && [ -s arrived ]; do sleep 0.02; done; \
+                 began=$(date +%s%N); mv arrived address; wait; \
+                 echo $(( $(ssh node2 cat ended) - began ))",
+                bed.address(2)
+            ),
+        )?,
+    };
+    let nanoseconds: f64 = took.trim().parse().map_err(io::Error::other)?;
+    Ok(nanoseconds / 1e9)
+}
+
+/// Measures looking at one node and at three, and deploying where there is nothing to do.
+fn reports(bed: &Bed, figures: &mut Figures) -> io::Result<()> {
+    let mut samples = [Vec::new(), Vec::new()];
+    let nodes: [&[&str]; 2] = [
+        &["report-state", "node1"],
+        &["report-state", "node1", "node2", "node3"],
+    ];
+    for round in 0..=5 {
+        for (words, samples) in nodes.iter().zip(&mut samples) {
+            let began = Instant::now();
+            let output = bed.flocker(words)?;
+            if !output.status.success() {
+                return Err(io::Error::other(
+                    String::from_utf8_lossy(&output.stderr).into_owned(),
+                ));
+            }
+            // The first time, the program may have to be brought there.
+            if round > 0 {
+                samples.push(seconds(began.elapsed()));
+            }
+        }
+    }
+    let [one, three] = samples;
+    let one = Figure::new("real nodes: `report-state` of one", Unit::Seconds, one);
+    let three = Figure::new("real nodes: `report-state` of three", Unit::Seconds, three);
+    let ratio = three.median / one.median;
+    figures.figures.extend([one, three]);
+    figures.add(Figure::new(
+        "real nodes: `report-state` of three / of one",
+        Unit::Ratio,
+        vec![ratio],
+    ));
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The elements of maps and sets of which a piece consists, as `nft` reads them and as the kernel does.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+
+use flocker_model::ExternalPort;
+use flocker_model::Protocol;
+
+use super::super::kernel::neighbours::Network;
+use super::super::kernel::piece::Piece;
+use super::super::kernel::piece::Way;
+use crate::links;
+use crate::links::link_address;
+
+/// For what protocol a set is and what it is called there, with what is to be put into it or taken out.
+///
+/// Sets for both protocols are among those of the first.
+pub(super) type Sets<'a> = BTreeMap<(Protocol, &'static str), Vec<Element<'a>>>;
+
+/// One element of one map or set.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Element<'a> {
+    /// A part of what a route says.
+    Record {
+        port: ExternalPort,
+        part: u16,
+        text: &'a str,
+    },
+    /// Where a port leads.
+    End { port: ExternalPort, to: SocketAddr },
+    /// Which way connections go that were led so.
+    Led {
+        port: ExternalPort,
+        to: SocketAddr,
+        way: Way,
+    },
+    /// Where an address leads that stands for a port.
+    Link {
+        protocol: Protocol,
+        link: Ipv4Addr,
+        to: SocketAddr,
+    },
+    /// Which way connections go that were led from such an address.
+    Linked {
+        protocol: Protocol,
+        link: Ipv4Addr,
+        to: SocketAddr,
+        way: Way,
+    },
+    /// A port that leads nowhere yet.
+    Held { port: ExternalPort },
+    /// A network in which applications of this node live.
+    Beside { network: Network },
+}
+
+/// Sorts pieces by the sets in which their elements are.
+pub(super) fn in_sets(pieces: &BTreeSet<Piece>) -> Sets<'_> {
+    let mut sets = Sets::new();
+    for element in pieces.iter().flat_map(of) {
+        sets.entry((element.protocol(), element.set()))
+            .or_default()
+            .push(element);
+    }
+    sets
+}
+
+/// Returns the elements of which a piece consists.
+fn of(piece: &Piece) -> impl Iterator<Item = Element<'_>> {
+    let elements = match *piece {
+        Piece::Record { port, part, ref text } => {
+            [Some(Element::Record { port, part, text }), None, None, None]
+        }
+        Piece::End { port, to, way } => {
+            let ExternalPort { number, protocol } = port;
+            let link = to.is_ipv4().then(|| link_address(links::LINKS.0, number));
+            [
+                Some(Element::End { port, to }),
+                Some(Element::Led { port, to, way }),
+                link.map(|link| Element::Link { protocol, link, to }),
+                link.map(|link| Element::Linked {
+                    protocol,
+                    link,
+                    to,
+                    way,
+                }),
+            ]
+        }
+        Piece::Held { port } => [Some(Element::Held { port }), None, None, None],
+        Piece::Beside { network } => [Some(Element::Beside { network }), None, None, None],
+    };
+    elements.into_iter().flatten()
+}
+
+impl<'a> Element<'a> {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Record { port, .. }
+            | Self::End { port, .. }
+            | Self::Led { port, .. }
+            | Self::Held { port } => port.protocol,
+            Self::Link { protocol, .. } | Self::Linked { protocol, .. } => *protocol,
+            Self::Beside { .. } => Protocol::Tcp,
+        }
+    }
+
+    fn set(&self) -> &'static str {
+        let by_version = |is_ipv4, four, six| if is_ipv4 { four } else { six };
+        match self {
+            Self::Record { .. } => "records",
+            Self::End { to, .. } => by_version(to.is_ipv4(), "ends4", "ends6"),
+            Self::Led { to, way, .. } => match way {
+                Way::Here => by_version(to.is_ipv4(), "here4", "here6"),
+                Way::There => by_version(to.is_ipv4(), "there4", "there6"),
+            },
+            Self::Link { .. } => "links",
+            Self::Linked { way, .. } => match way {
+                Way::Here => "linkhere",
+                Way::There => "linkthere",
+            },
+            Self::Held { .. } => "held",
+            Self::Beside { network } => by_version(network.is_ipv4(), "beside4", "beside6"),
+        }
+    }
+
+    /// Returns where it leads, if it is of a map.
+    pub(super) fn leads_to(&self) -> Option<SocketAddr> {
+        match *self {
+            Self::End { to, .. } | Self::Link { to, .. } => Some(to),
+            Self::Record { .. }
+            | Self::Led { .. }
+            | Self::Linked { .. }
+            | Self::Held { .. }
+            | Self::Beside { .. } => None,
+        }
+    }
+
+    /// Returns what is noted beside it.
+    pub(super) fn comment(&self) -> Option<&'a str> {
+        match *self {
+            Self::Record { text, .. } => Some(text),
+            Self::End { .. }
+            | Self::Led { .. }
+            | Self::Link { .. }
+            | Self::Linked { .. }
+            | Self::Held { .. }
+            | Self::Beside { .. } => None,
+        }
+    }
+
+    /// Writes what names it as the kernel compares it; nothing where that is not one value but a range.
+    pub(super) fn write_key(&self, bytes: &mut Vec<u8>) -> Option<()> {
+        match *self {
+            Self::Record { port, part, .. } => {
+                write_number(bytes, port.get());
+                write_number(bytes, part);
+            }
+            // The only value of a key is as long as it is; among others each begins at a multiple of four.
+            Self::End { port, .. } | Self::Held { port } => bytes.extend(port.get().to_be_bytes()),
+            Self::Led { port, to, .. } => {
+                write_number(bytes, port.get());
+                write_socket(bytes, to);
+            }
+            Self::Link { link, .. } => bytes.extend(link.octets()),
+            Self::Linked { link, to, .. } => {
+                bytes.extend(link.octets());
+                write_socket(bytes, to);
+            }
+            Self::Beside { .. } => return None,
+        }
+        Some(())
+    }
+}
+
+fn write_number(bytes: &mut Vec<u8>, number: u16) {
+    bytes.extend(number.to_be_bytes());
+    bytes.extend([0, 0]);
+}
+
+/// Writes an address and a port as the kernel has them one after the other.
+pub(super) fn write_socket(bytes: &mut Vec<u8>, socket: SocketAddr) {
+    match socket.ip() {
+        IpAddr::V4(address) => bytes.extend(address.octets()),
+        IpAddr::V6(address) => bytes.extend(address.octets()),
+    }
+    write_number(bytes, socket.port());
+}
+
+/// What names it, as `nft` reads it.
+impl fmt::Display for Element<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record { port, part, .. } => write!(f, "{} . {part}", port.number),
+            Self::End { port, .. } | Self::Held { port } => write!(f, "{}", port.number),
+            Self::Led { port, to, .. } => {
+                write!(f, "{} . {} . {}", port.number, to.ip(), to.port())
+            }
+            Self::Link { link, .. } => write!(f, "{link}"),
+            Self::Linked { link, to, .. } => write!(f, "{link} . {} . {}", to.ip(), to.port()),
+            Self::Beside { network } => write!(f, "{network}"),
+        }
+    }
+}
