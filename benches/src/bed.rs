@@ -39,6 +39,7 @@ impl Store {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the bed's own programs are told by the environment, too")]
 fn setting(name: &str, otherwise: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| otherwise.into())
 }

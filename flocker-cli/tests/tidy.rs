@@ -132,7 +132,9 @@ fn model_and_plan_never_touch_the_outside_world() {
             &library(name).sources(),
             &words,
             // What comes of work in shares is the same with any number of threads.
-            |source, line| source.path.ends_with("flocker-plan/src/shares.rs") && line.contains("std::thread"),
+            |source, line| {
+                source.path.ends_with("flocker-plan/src/shares.rs") && line.contains("std::thread")
+            },
             "values and decisions touch nothing outside of them",
         );
     }
