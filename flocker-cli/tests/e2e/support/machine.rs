@@ -313,13 +313,11 @@ applications:
     /// Kills the process of a node and returns when it is gone.
     pub(crate) fn kill_node(&self, name: &str) {
         let directory = self.path("state").join("nodes").join(name);
-        let process = || {
-            let all = processes_about(&directory).into_iter();
-            let mut serving = all.filter(|(_, command_line)| command_line.contains(" node-serve "));
-            serving.next().map(|(id, _)| id)
-        };
-        processes::kill(process().unwrap());
-        until("a killed node is gone", || process().is_none().then_some(()));
+        let all = processes_about(&directory).into_iter();
+        let mut serving = all.filter(|(_, command_line)| command_line.contains(" node-serve "));
+        let (id, _) = serving.next().unwrap();
+        processes::kill(id);
+        until("a killed node is gone", || processes::is_gone(id).then_some(()));
     }
 
     /// Kills nodes, supervisors and programs, until none is left.

@@ -20,6 +20,16 @@ pub(crate) fn processes_about(directory: &Path) -> Vec<(i32, String)> {
     found
 }
 
+/// Says whether nothing of a process is left: one that is killed has no command line before its sockets are closed.
+pub(crate) fn is_gone(id: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else {
+        return true;
+    };
+    // Its name stands in brackets, and may have any in it.
+    stat.rsplit_once(')')
+        .is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+}
+
 /// Kills a process of ours.
 pub(crate) fn kill(id: i32) {
     signal(id, rustix::process::Signal::KILL);
