@@ -39,7 +39,10 @@ impl Store {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the bed's own programs are told by the environment, too")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the bed's own programs are told by the environment, too"
+)]
 fn setting(name: &str, otherwise: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| otherwise.into())
 }
