@@ -75,8 +75,8 @@ fn set_immutable(path: &Path, to: bool) -> io::Result<()> {
 /// Has the kernel refuse writers at a mount, or let them in again. Where nothing is mounted, nothing.
 ///
 /// That a filesystem of ZFS is set read-only does not do it. By way of FUSE it is shown as mounted writable all the same,
-/// and files that are there can be written. OpenZFS lets whoever has a file in memory go on writing into it, and what
-/// lies there that nobody has written to the disk yet would come after the last snapshot (2026-11-21).
+/// and files that are there can be written (seen). OpenZFS in a kernel is not trusted with more: who has a file mapped into
+/// memory must not go on writing into it, and what lies there unwritten must not come after the last snapshot.
 ///
 /// # Errors
 ///
