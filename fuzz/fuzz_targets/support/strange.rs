@@ -184,7 +184,7 @@ fn change(dice: &mut Dice, n_nodes: usize, seen: &mut NodeState) {
             });
             let target = RouteTarget {
                 homes: homes.collect(),
-                internal: port_of(dice.roll(5)),
+                internal: port_of(dice.roll(5)).number,
                 application: application_name(dice.roll(5)),
             };
             let mut change = RouteChange::default();
