@@ -7,6 +7,7 @@
 
 use std::num::NonZero;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::thread::Builder;
 use std::thread::ScopedJoinHandle;
 use std::thread::available_parallelism;
@@ -32,10 +33,12 @@ impl Workers {
     /// More than this many wait for the memory, and for each other.
     const MOST: usize = 8;
 
-    /// Returns as many as this machine has processors for, for work that is worth it.
+    /// Returns as many as this machine had processors for when it was first asked, for work that is worth it.
     #[must_use]
     pub fn of_this_machine() -> Self {
-        let most = available_parallelism().map_or(1, NonZero::get).min(Self::MOST);
+        // To ask reads files; a small plan is made in less time.
+        static KNOWN: OnceLock<usize> = OnceLock::new();
+        let most = *KNOWN.get_or_init(|| available_parallelism().map_or(1, NonZero::get).min(Self::MOST));
         Self {
             most,
             smallest_share: Self::SMALLEST_SHARE,
