@@ -8,7 +8,6 @@ use bytes::BytesMut;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
-use flocker_backends::ErrorClass;
 use flocker_backends::RuntimeError;
 use flocker_model::ByteSize;
 use flocker_model::NodeName;
@@ -96,7 +95,7 @@ impl Delivery<'_> {
             writer.flush().await
         })
         .await?;
-        let mut packer = self.packer()?;
+        let mut packer = Packer::of_what_leaves(self.leaves)?;
         let pace = Pace::new(self.bandwidth);
         let most = pace.most_at_once();
         let mut chunk = BytesMut::new();
@@ -137,13 +136,6 @@ impl Delivery<'_> {
         .await?;
         self.tell(n_sent);
         Ok(())
-    }
-
-    fn packer(&self) -> Result<Option<Packer>, NodeError> {
-        self.leaves
-            .then(Packer::new)
-            .transpose()
-            .map_err(|error| NodeError::Backend(Fault::with_class(&error, ErrorClass::Transient)))
     }
 
     /// Waits for what the node says; while it works, it says so.

@@ -9,10 +9,13 @@
 use std::io;
 use std::time::Duration;
 
+use flocker_backends::ErrorClass;
 use tokio::time::Instant;
 use zstd::bulk::Compressor;
 
 use crate::clock;
+use crate::fault::Fault;
+use crate::node_error::NodeError;
 use crate::wire::packed_header;
 
 /// The quickest level that is any good.
@@ -44,8 +47,16 @@ struct Stretch {
 }
 
 impl Packer {
+    /// Returns what packs the bytes of a transfer that begins now, if they leave this machine.
+    pub(crate) fn of_what_leaves(leaves: bool) -> Result<Option<Self>, NodeError> {
+        leaves
+            .then(Self::new)
+            .transpose()
+            .map_err(|error| NodeError::Backend(Fault::with_class(&error, ErrorClass::Transient)))
+    }
+
     /// Begins to pack a transfer that begins now.
-    pub(crate) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             compressor: Compressor::new(LEVEL)?,
             frame: Vec::new(),

@@ -7,7 +7,6 @@ use bytes::BytesMut;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
-use flocker_backends::ErrorClass;
 use flocker_backends::Purpose;
 use flocker_backends::SendRequest;
 use flocker_backends::transport::direct;
@@ -65,19 +64,13 @@ pub(super) struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Returns what packs its bytes, where they leave this machine.
-    fn packer(&self) -> Result<Option<Packer>, NodeError> {
-        let leaves = match &self.ticket.passage {
+    /// Says whether its bytes leave this machine.
+    fn leaves(&self) -> bool {
+        match &self.ticket.passage {
             Passage::Own => false,
             Passage::Door(door) => !door.socket.ip().is_loopback(),
             Passage::Relay => true,
-        };
-        if !leaves {
-            return Ok(None);
         }
-        Packer::new()
-            .map(Some)
-            .map_err(|error| NodeError::Backend(Fault::with_class(&error, ErrorClass::Transient)))
     }
 
     fn lost(&self, error: &WireError) -> NodeError {
@@ -232,7 +225,7 @@ async fn send(
     spoken: &OnceLock<u32>,
     stall: Duration,
 ) -> Result<(), Stopped> {
-    let mut packer = push.packer().map_err(Stopped::Here)?;
+    let mut packer = Packer::of_what_leaves(push.leaves()).map_err(Stopped::Here)?;
     let hello = wire::write(&wire::our_hello(Some(Greeting::Transfer))).map_err(Stopped::Pipe)?;
     let arrival = Arrival::new(push.ticket.pass, push.dataset, push.snapshot.clone());
     let arrival = wire::write(&FromSender::Arrival(arrival)).map_err(Stopped::Pipe)?;
