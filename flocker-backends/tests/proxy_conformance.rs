@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-mod datagrams;
+mod strangers;
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -22,10 +22,7 @@ use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
 use flocker_model::Protocol;
 use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio_util::task::AbortOnDropHandle;
 
 struct Node {
     directory: tempfile::TempDir,
@@ -92,28 +89,17 @@ impl RouterHarness for Node {
 
     /// Tells every client where it has arrived.
     async fn serve(&self, at: SocketAddr) -> Box<dyn Any + Send> {
-        let listener = TcpListener::bind(at).await.unwrap();
-        let serving = async move {
-            loop {
-                let (mut client, _) = listener.accept().await.unwrap();
-                client.write_all(at.to_string().as_bytes()).await.unwrap();
-            }
-        };
-        let connections = AbortOnDropHandle::new(tokio::spawn(serving));
-        Box::new((connections, datagrams::serve(at).await))
+        strangers::serve(at).await
     }
 
     async fn occupy(&self, port: ExternalPort) -> Option<Box<dyn Any + Send>> {
-        let at = (self.node_address(), port.get());
-        Some(match port.protocol {
-            Protocol::Tcp => Box::new(std::net::TcpListener::bind(at).unwrap()),
-            Protocol::Udp => Box::new(std::net::UdpSocket::bind(at).unwrap()),
-        })
+        let at = (self.node_address(), port.get()).into();
+        Some(strangers::occupy(at, port.protocol))
     }
 
     async fn ends_at(&self, port: ExternalPort) -> Option<SocketAddr> {
         if port.protocol == Protocol::Udp {
-            return datagrams::ends_at((self.node_address(), port.get()).into()).await;
+            return strangers::datagrams_end_at((self.node_address(), port.get()).into()).await;
         }
         let mut stream = TcpStream::connect((self.node_address(), port.get())).await.ok()?;
         let mut answer = String::new();

@@ -8,12 +8,12 @@
 
 mod batch;
 mod conformance;
-#[path = "../datagrams/mod.rs"]
-mod datagrams;
 mod foreign;
 mod moves;
 mod network;
 mod paths;
 mod private;
 mod repair;
+#[path = "../strangers/mod.rs"]
+mod strangers;
 mod udp;
