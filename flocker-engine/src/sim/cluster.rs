@@ -496,7 +496,11 @@ impl Cluster {
         self.end_sessions(|name| !self.is_reached(name));
     }
 
+    /// Stands for the end of connections where there are none; a real one keeps its lock until its orders are at an end.
     fn end_sessions(&self, of: impl Fn(&NodeName) -> bool) {
+        if self.layout.reach == Reach::Protocol {
+            return;
+        }
         for (_, machine) in self.machines.iter().filter(|(name, _)| of(name)) {
             if let Some(program) = lock(&machine.program).as_ref() {
                 program.local.end_all_sessions();
