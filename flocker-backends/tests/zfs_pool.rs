@@ -342,7 +342,7 @@ fn blocks_travel_as_they_lie_on_the_disk_to_a_pool_that_takes_them_and_to_no_oth
         zfs_says(&["set", "compression=on", &filesystem(&parent)]).await;
         parent.write(ID, "large", &vec![b'x'; 4 << 20]).await.unwrap();
         release(&parent).await;
-        let takes = beta.backend().inventory().await.unwrap().takes;
+        let takes = beta.backend().takes();
         let plain = stream(&parent, "handoff-2", None).await;
         let packed = stream(&parent, "handoff-2", takes).await;
         assert!(plain.len() > 4 << 20, "{}", plain.len());
