@@ -151,8 +151,6 @@ impl LocalNode {
 
     /// Works out how much there is to send, if that can be told.
     async fn estimate(&self, push: &Push<'_>, total: &OnceLock<ByteSize>) {
-        // Who is told nothing before then need not be looked up for.
-        tokio::time::sleep(TELL).await;
         let Ok(Some(seen)) = self.parts.volumes.find(push.dataset).await else {
             return;
         };

@@ -142,3 +142,75 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(io::Error::other)
         .flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use flocker_model::Dataset;
+    use flocker_model::SnapshotGuid;
+
+    use super::super::able::Blocks;
+    use super::super::frame::Header;
+    use super::super::spool::Arrival;
+    use super::*;
+
+    const ID: DatasetId = DatasetId(uuid::Uuid::from_u128(7));
+
+    fn note() -> Note {
+        let dataset = Dataset {
+            id: ID,
+            owner: "mongodb".parse().unwrap(),
+            maximum_size: None,
+        };
+        let mut note = Note::new(&dataset, 5);
+        note.arrival = Some(Arrival {
+            into: Some("pool/flocker/7".into()),
+            ..Arrival::of(&Header {
+                dataset: ID,
+                snapshot: "warm-2-1".parse().unwrap(),
+                guid: SnapshotGuid(9),
+                base: None,
+                first: 0,
+                blocks: Blocks::default(),
+            })
+        });
+        note
+    }
+
+    /// Keeps so many chunks that come at once, and returns what is kept of them and what is noted.
+    async fn kept(n_chunks: u8, n_bytes: usize) -> (Vec<u8>, Arrival) {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let mut keeper = Keeper::begin(&spool, note(), 0).await.unwrap();
+        let mut hasher = blake3::Hasher::new();
+        for chunk in 0..n_chunks {
+            let bytes = vec![chunk; n_bytes];
+            hasher.update(&bytes);
+            keeper.keep(&bytes, hasher.finalize()).await;
+        }
+        keeper.save().await.unwrap();
+        let arrival = spool.note(ID).unwrap().unwrap().arrival.unwrap();
+        let bytes = std::fs::read(root.path().join(ID.to_string()).join("stream")).unwrap();
+        (bytes, arrival)
+    }
+
+    #[tokio::test]
+    async fn the_little_that_came_before_a_cut_is_kept() {
+        let (bytes, arrival) = kept(3, 1000).await;
+        let sent = [0, 1, 2].map(|chunk| vec![chunk; 1000]).concat();
+        assert_eq!(bytes, sent);
+        assert_eq!(arrival.kept, 3000);
+        assert_eq!(arrival.digest, blake3::hash(&sent).to_hex().to_string());
+        assert_eq!(arrival.into, None, "it goes nowhere any more");
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_of_what_came_too_fast_is_true() {
+        const CHUNK: usize = 1 << 20;
+        let (bytes, arrival) = kept(40, CHUNK).await;
+        let kept = usize::try_from(arrival.kept).unwrap();
+        assert!((PIECE..=40 * CHUNK).contains(&kept), "{kept}");
+        let sent: Vec<u8> = (0..40).flat_map(|chunk| vec![chunk; CHUNK]).collect();
+        assert_eq!(bytes[..kept], sent[..kept]);
+        assert_eq!(arrival.digest, blake3::hash(&sent[..kept]).to_hex().to_string());
+    }
+}

@@ -72,7 +72,7 @@ pub(super) async fn take(
     let mut taking = Taking::begin(shared, request, &seen, header).await?;
     match taking.run(&mut queue).await {
         Ok(()) => taking.finish().await,
-        Err(error) => Err(taking.give_up(error).await),
+        Err(error) => taking.give_up(error).await,
     }
 }
 
@@ -342,10 +342,19 @@ impl<'a> Taking<'a> {
     }
 
     /// Has the pool take back what it had begun, and keeps what can be gone on with.
-    async fn give_up(mut self, error: VolumeError) -> VolumeError {
+    async fn give_up(mut self, error: VolumeError) -> Result<Change, VolumeError> {
         let (dataset, n_taken) = (self.dataset(), self.n_taken);
+        let was_started = !matches!(self.receiver, Receiver::Awaits(_));
         // It fails, since it lacks the end; dropped, it is killed.
         drop(tokio::time::timeout(PATIENCE, self.wait()).await);
+        if was_started {
+            drop(self.keeper.settle().await);
+            // ZFS by way of FUSE may have everything, and fail to mount what it was still unmounting (2026-11-21).
+            let seen = self.shared.look_for(dataset).await?;
+            if complete(self.shared, &seen, dataset).await? == Change::Made {
+                return Ok(Change::Made);
+            }
+        }
         let kept = if matches!(error, VolumeError::Stream { .. }) {
             // Going on from here would end here again.
             drop(self.keeper.settle().await);
@@ -357,7 +366,7 @@ impl<'a> Taking<'a> {
         if let Err(error) = kept {
             tracing::warn!(%dataset, %error, "what has arrived could not be kept");
         }
-        or_no_space(error, dataset, n_taken, self.seen.available)
+        Err(or_no_space(error, dataset, n_taken, self.seen.available))
     }
 }
 
