@@ -26,6 +26,7 @@ use flocker_model::planted::is_planted;
 use self::course::Change;
 use self::course::Course;
 use self::course::Group;
+use self::course::Late;
 use self::course::Owner;
 use self::course::of;
 use super::Rules;
@@ -37,6 +38,7 @@ use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
+use crate::step::Step;
 use crate::view::number;
 
 /// The routes that every node is to have.
@@ -61,14 +63,20 @@ impl Rules<'_> {
         }
         let first = self.steps.len();
         let mut courses: Vec<Option<Course<'_>>> = changes.iter().map(|_| None).collect();
-        for (node, change) in changing {
+        for &(node, change) in &changing {
             if courses[change].is_none() {
                 courses[change] = Some(self.course(&wanted, node, &changes[change], &turning));
             }
-            if let Some(course) = &courses[change] {
-                self.route_node(node, course);
-            }
         }
+        let course = |&(node, change): &(u32, usize)| courses[change].as_ref().map(|course| (node, course));
+        let n_steps = changing.iter().filter_map(course).map(|(_, course)| course.len());
+        self.steps.reserve(n_steps.sum());
+        let mut late = Late::default();
+        for (node, course) in changing.iter().filter_map(course) {
+            self.route_node(node, course, &mut late);
+        }
+        debug_assert!(late.is_empty());
+        self.steps.extend(late.into_values().flatten());
         self.leave_last(first);
     }
 
@@ -139,7 +147,8 @@ impl Rules<'_> {
             let ports = &self.view.definitions[application as usize].ports;
             let own = ports.iter().filter_map(|own| routed.get(&own.external));
             let mut facts: Vec<&(usize, Fact)> = own.flatten().collect();
-            facts.sort_unstable_by_key(|(order, _)| *order);
+            // In order of node, and of what one node does.
+            facts.sort_by_key(|(order, fact)| (fact.place(), *order));
             let needs = facts
                 .into_iter()
                 .map(|(_, fact)| need(fact.clone(), Because::NobodySentThere));
@@ -361,9 +370,11 @@ impl Rules<'_> {
                 change.set.insert(port, target.clone());
             }
             if !later.is_empty() {
+                let turn = first.filter(|_| later.set.keys().any(|&port| turns(port)));
                 homes.extend(owner.homes.iter().map(|&(home, _)| (home, groups.len())));
                 groups.push(Group {
                     owner,
+                    turn: turn.map(|&(home, _)| (home, owner.begins.then_some(owner.application))),
                     needs: if is_planted(Bug::RouteBeforeStart) {
                         Needs::default()
                     } else {
@@ -382,10 +393,20 @@ impl Rules<'_> {
         }
     }
 
-    /// Gives a node the steps of a course.
-    fn route_node(&mut self, node: u32, course: &Course<'_>) {
+    /// Gives a node the steps of a course, but those that come after another node's: that one brings them along.
+    fn route_node(&mut self, node: u32, course: &Course<'_>, late: &mut Late) {
+        let actor = self.node(node);
+        let reason = Arc::new(Reason::Routes { on: actor.clone() });
+        let step = |change: &Arc<RouteChange>, needs: Needs| Step {
+            actor: actor.clone(),
+            action: Action::Route {
+                change: Arc::clone(change),
+            },
+            reason: Arc::clone(&reason),
+            needs,
+        };
         for (change, needs) in &course.drops {
-            self.route_step(node, Arc::clone(change), needs.clone());
+            self.steps.push(step(change, needs.clone()));
         }
         let own = of(&course.homes, node);
         let mut at_once = Arc::clone(&course.at_once);
@@ -398,16 +419,24 @@ impl Rules<'_> {
             }
         }
         if !at_once.is_empty() {
-            self.route_step(node, at_once, Needs::default());
+            self.steps.push(step(&at_once, Needs::default()));
         }
+        self.steps.extend(late.remove(&(node, None)).unwrap_or_default());
         let mut own = own.iter().peekable();
-        for (position, Group { owner, change, needs }) in course.groups.iter().enumerate() {
-            let is_home = own.next_if(|&&(_, group)| group == position).is_some();
+        for (position, group) in course.groups.iter().enumerate() {
+            let Group { owner, change, needs, .. } = group;
+            let is_home = own.next_if(|&&(_, own)| own == position).is_some();
             if !is_home {
-                self.route_step(node, Arc::clone(change), needs.clone());
+                let step = step(change, needs.clone());
+                match group.turn.filter(|turn| turn.0 > node) {
+                    Some(turn) => late.entry(turn).or_default().push(step),
+                    None => self.steps.push(step),
+                }
             } else if owner.begins {
                 let needs = owner.needs(owner.place(node), &change.set, |_| false);
-                self.route_step(node, Arc::clone(change), needs);
+                self.steps.push(step(change, needs));
+                let turned = late.remove(&(node, Some(owner.application)));
+                self.steps.extend(turned.unwrap_or_default());
             }
         }
     }
@@ -447,10 +476,5 @@ impl Rules<'_> {
         later
             .map(|(change, needs)| (Arc::new(change), needs.into()))
             .collect()
-    }
-
-    fn route_step(&mut self, node: u32, change: Arc<RouteChange>, needs: Needs) {
-        let reason = Reason::Routes { on: self.node(node) };
-        self.act(node, Action::Route { change }, &reason, needs);
     }
 }

@@ -14,6 +14,7 @@ use crate::fact::Fact;
 use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
+use crate::step::Step;
 
 /// An application that has ports, by number: every node's routes are made with it.
 pub(super) struct Owner {
@@ -131,7 +132,24 @@ pub(super) struct Group<'w> {
     pub(super) owner: &'w Owner,
     pub(super) change: Arc<RouteChange>,
     pub(super) needs: Needs,
+    /// The step that it comes after, where a home changes its own route first.
+    pub(super) turn: Option<Turn>,
 }
+
+impl Course<'_> {
+    /// Returns how many steps it has at most.
+    pub(super) fn len(&self) -> usize {
+        self.drops.len() + 1 + self.groups.len()
+    }
+}
+
+/// The step with which a home changes its own route: the home, and the application if the step is about nothing else.
+pub(super) type Turn = (u32, Option<u32>);
+
+/// Steps of nodes that were passed before the home after whose own step they come.
+///
+/// Each would be put behind it anyway, once steps are put into order; there are hundreds of thousands of them.
+pub(super) type Late = BTreeMap<Turn, Vec<Step>>;
 
 /// Returns what belongs to a node in a list that is in order of node.
 pub(super) fn of<T>(all: &[(u32, T)], node: u32) -> &[(u32, T)] {
