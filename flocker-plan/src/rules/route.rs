@@ -28,6 +28,8 @@ use self::course::Course;
 use self::course::Group;
 use self::course::Late;
 use self::course::Owner;
+use self::course::Turn;
+use self::course::Turning;
 use self::course::of;
 use super::Rules;
 use super::need;
@@ -37,8 +39,6 @@ use crate::fact::Fact;
 use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
-use crate::step::Reason;
-use crate::step::Step;
 use crate::view::number;
 
 /// The routes that every node is to have.
@@ -68,15 +68,17 @@ impl Rules<'_> {
                 courses[change] = Some(self.course(&wanted, node, &changes[change], &turning));
             }
         }
-        let course = |&(node, change): &(u32, usize)| courses[change].as_ref().map(|course| (node, course));
-        let n_steps = changing.iter().filter_map(course).map(|(_, course)| course.len());
-        self.steps.reserve(n_steps.sum());
+        let nodes = changing.iter().filter_map(|&(node, change)| {
+            let course = courses[change].as_ref()?;
+            Some(Turning::new(node, self.node(node), course))
+        });
+        let nodes: Vec<Turning<'_>> = nodes.collect();
+        self.steps.reserve(nodes.iter().map(|node| node.course.len()).sum());
         let mut late = Late::default();
-        for (node, course) in changing.iter().filter_map(course) {
-            self.route_node(node, course, &mut late);
+        for place in 0..nodes.len() {
+            self.route_node(&nodes, place, &mut late);
         }
         debug_assert!(late.is_empty());
-        self.steps.extend(late.into_values().flatten());
         self.leave_last(first);
     }
 
@@ -393,20 +395,12 @@ impl Rules<'_> {
         }
     }
 
-    /// Gives a node the steps of a course, but those that come after another node's: that one brings them along.
-    fn route_node(&mut self, node: u32, course: &Course<'_>, late: &mut Late) {
-        let actor = self.node(node);
-        let reason = Arc::new(Reason::Routes { on: actor.clone() });
-        let step = |change: &Arc<RouteChange>, needs: Needs| Step {
-            actor: actor.clone(),
-            action: Action::Route {
-                change: Arc::clone(change),
-            },
-            reason: Arc::clone(&reason),
-            needs,
-        };
+    /// Gives the node at a place the steps of its course, but those that come after another node's: that one brings them along.
+    fn route_node(&mut self, nodes: &[Turning<'_>], place: usize, late: &mut Late) {
+        let turning = &nodes[place];
+        let &Turning { node, course, .. } = turning;
         for (change, needs) in &course.drops {
-            self.steps.push(step(change, needs.clone()));
+            self.steps.push(turning.step(change, needs.clone()));
         }
         let own = of(&course.homes, node);
         let mut at_once = Arc::clone(&course.at_once);
@@ -419,24 +413,26 @@ impl Rules<'_> {
             }
         }
         if !at_once.is_empty() {
-            self.steps.push(step(&at_once, Needs::default()));
+            self.steps.push(turning.step(&at_once, Needs::default()));
         }
-        self.steps.extend(late.remove(&(node, None)).unwrap_or_default());
+        let followers = |late: &mut Late, turn: Turn| {
+            let waiting = late.remove(&turn).unwrap_or_default().into_iter();
+            waiting.map(|(place, group)| nodes[place].follow(group))
+        };
+        self.steps.extend(followers(late, (node, None)));
         let mut own = own.iter().peekable();
-        for (position, group) in course.groups.iter().enumerate() {
-            let Group { owner, change, needs, .. } = group;
-            let is_home = own.next_if(|&&(_, own)| own == position).is_some();
+        for (position, Group { owner, change, turn, .. }) in course.groups.iter().enumerate() {
+            let is_home = own.next_if(|&&(_, group)| group == position).is_some();
             if !is_home {
-                let step = step(change, needs.clone());
-                match group.turn.filter(|turn| turn.0 > node) {
-                    Some(turn) => late.entry(turn).or_default().push(step),
-                    None => self.steps.push(step),
+                match turn.filter(|(home, _)| *home > node) {
+                    Some(turn) => late.entry(turn).or_default().push((place, position)),
+                    None => self.steps.push(turning.follow(position)),
                 }
             } else if owner.begins {
                 let needs = owner.needs(owner.place(node), &change.set, |_| false);
-                self.steps.push(step(change, needs));
-                let turned = late.remove(&(node, Some(owner.application)));
-                self.steps.extend(turned.unwrap_or_default());
+                self.steps.push(turning.step(change, needs));
+                let turn = (node, Some(owner.application));
+                self.steps.extend(followers(late, turn));
             }
         }
     }
