@@ -99,9 +99,9 @@ impl<T: OfDataset + Copy + Send + Sync> ByDataset<T> {
 /// Each goes straight to where the first bits put it: only the few that share them are compared with each other.
 fn sorted<T: OfDataset + Copy>(parts: &[Vec<T>], n_bits: u32, places: Range<usize>) -> Vec<T> {
     let own = || {
-        let placed = parts.iter().flatten();
-        let placed = placed.map(|record| (place(record.dataset(), n_bits), record));
-        let own = placed.filter(|(place, _)| places.contains(place));
+        let all = parts.iter().flatten();
+        let all = all.map(|record| (place(record.dataset(), n_bits), record));
+        let own = all.filter(|(place, _)| places.contains(place));
         own.map(|(place, record)| (place - places.start, record))
     };
     let Some((_, &any)) = own().next() else {

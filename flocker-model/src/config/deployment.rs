@@ -222,7 +222,12 @@ impl Reader<'_, '_, '_> {
                 }
                 btree_map::Entry::Occupied(first) => {
                     let message = || format!("application `{text}` is listed twice for node `{node}`");
-                    self.conflict(Code::PlacedTwice, item.span, message, (*first.get(), "first here"));
+                    self.conflict(
+                        Code::PlacedTwice,
+                        item.span,
+                        message,
+                        (*first.get(), "first here"),
+                    );
                 }
             }
         }

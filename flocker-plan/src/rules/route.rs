@@ -73,7 +73,8 @@ impl Rules<'_> {
             Some(Turning::new(node, self.node(node), course))
         });
         let nodes: Vec<Turning<'_>> = nodes.collect();
-        self.steps.reserve(nodes.iter().map(|node| node.course.len()).sum());
+        let n_steps = nodes.iter().map(|node| node.course.len());
+        self.steps.reserve(n_steps.sum());
         let mut late = Late::default();
         for place in 0..nodes.len() {
             self.route_node(&nodes, place, &mut late);
@@ -421,16 +422,17 @@ impl Rules<'_> {
         };
         self.steps.extend(followers(late, (node, None)));
         let mut own = own.iter().peekable();
-        for (position, Group { owner, change, turn, .. }) in course.groups.iter().enumerate() {
+        for (position, group) in course.groups.iter().enumerate() {
+            let owner = group.owner;
             let is_home = own.next_if(|&&(_, group)| group == position).is_some();
             if !is_home {
-                match turn.filter(|(home, _)| *home > node) {
+                match group.turn.filter(|(home, _)| *home > node) {
                     Some(turn) => late.entry(turn).or_default().push((place, position)),
                     None => self.steps.push(turning.follow(position)),
                 }
             } else if owner.begins {
-                let needs = owner.needs(owner.place(node), &change.set, |_| false);
-                self.steps.push(turning.step(change, needs));
+                let needs = owner.needs(owner.place(node), &group.change.set, |_| false);
+                self.steps.push(turning.step(&group.change, needs));
                 let turn = (node, Some(owner.application));
                 self.steps.extend(followers(late, turn));
             }
