@@ -1,13 +1,9 @@
 //! Records by dataset, found at once.
 
 use std::cmp::Ordering;
-use std::ops::Range;
 use std::sync::OnceLock;
 
 use flocker_model::DatasetId;
-
-use crate::shares::Workers;
-use crate::shares::each;
 
 /// A record about one dataset.
 pub(crate) trait OfDataset {
@@ -30,17 +26,18 @@ pub(crate) struct ByDataset<T> {
     starts: OnceLock<Vec<u32>>,
 }
 
-impl<T: OfDataset + Copy + Send + Sync> ByDataset<T> {
-    /// Puts records into order that were found in whatever order.
-    pub(crate) fn of_parts(workers: Workers, parts: &[Vec<T>]) -> Self {
-        let n_records = parts.iter().map(Vec::len).sum();
-        let n_bits = n_bits(n_records);
-        let shares = workers.shares(1 << n_bits, n_records);
-        let mut sorted = each(&shares, |places| sorted(parts, n_bits, places)).into_iter();
-        let mut records = sorted.next().unwrap_or_default();
+impl<T: OfDataset> ByDataset<T> {
+    /// Puts records together of which each part is in order.
+    pub(crate) fn of_sorted(parts: Vec<Vec<T>>) -> Self {
+        let n_parts = parts.len();
+        let n_records = parts.iter().map(Vec::len).sum::<usize>();
+        let mut parts = parts.into_iter();
+        let mut records = parts.next().unwrap_or_default();
         records.reserve_exact(n_records - records.len());
-        for mut share in sorted {
-            records.append(&mut share);
+        records.extend(parts.flatten());
+        if n_parts > 1 {
+            // This sort finds the parts, and does nothing but merge them.
+            records.sort_by(compare);
         }
         Self {
             records,
@@ -94,40 +91,9 @@ impl<T: OfDataset + Copy + Send + Sync> ByDataset<T> {
     }
 }
 
-/// Returns the records whose ids begin with some of the first bits, in order.
-///
-/// Each goes straight to where the first bits put it: only the few that share them are compared with each other.
-fn sorted<T: OfDataset + Copy>(parts: &[Vec<T>], n_bits: u32, places: Range<usize>) -> Vec<T> {
-    let own = || {
-        let all = parts.iter().flatten();
-        let all = all.map(|record| (place(record.dataset(), n_bits), record));
-        let own = all.filter(|(place, _)| places.contains(place));
-        own.map(|(place, record)| (place - places.start, record))
-    };
-    let Some((_, &any)) = own().next() else {
-        return Vec::new();
-    };
-    let mut starts = vec![0_u32; places.len() + 1];
-    for (place, _) in own() {
-        starts[place + 1] += 1;
-    }
-    for place in 0..places.len() {
-        starts[place + 1] += starts[place];
-    }
-    let mut free = starts.clone();
-    let mut sorted = vec![any; starts[places.len()] as usize];
-    for (place, record) in own() {
-        let free = &mut free[place];
-        sorted[*free as usize] = *record;
-        *free += 1;
-    }
-    for bounds in starts.windows(2) {
-        let same = &mut sorted[bounds[0] as usize..bounds[1] as usize];
-        if same.len() > 1 {
-            same.sort_unstable_by(compare);
-        }
-    }
-    sorted
+/// Puts records into order.
+pub(crate) fn sort<T: OfDataset>(records: &mut [T]) {
+    records.sort_unstable_by(compare);
 }
 
 /// Compares by number: comparing ids byte by byte takes as long as all the rest of planning what is settled.
@@ -149,11 +115,7 @@ fn place(dataset: DatasetId, n_bits: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZero;
-
     use super::*;
-
-    const THREE: NonZero<usize> = NonZero::new(3).unwrap();
 
     impl OfDataset for (u128, u32) {
         fn dataset(&self) -> DatasetId {
@@ -183,10 +145,11 @@ mod tests {
                 .flat_map(|number| [(id(number), 1), (id(number), 0)])
                 .collect();
             let (evens, odds) = records.into_iter().partition(|(id, _)| id % 2 == 0);
-            let parts: [Vec<(u128, u32)>; 2] = [odds, evens];
-            let alone = ByDataset::of_parts(Workers::ALONE, &parts);
-            let records = ByDataset::of_parts(Workers::new(THREE, NonZero::<usize>::MIN), &parts);
-            assert_eq!(alone.all(), records.all());
+            let mut parts: [Vec<(u128, u32)>; 2] = [odds, evens];
+            for part in &mut parts {
+                sort(part);
+            }
+            let records = ByDataset::of_sorted(parts.into());
             assert!(records.all().is_sorted());
             for number in 0..n {
                 let dataset = (id(number), 0).dataset();

@@ -20,6 +20,7 @@ use flocker_model::Role;
 
 use crate::by_dataset::ByDataset;
 use crate::by_dataset::OfDataset;
+use crate::by_dataset::sort;
 use crate::shares::Workers;
 use crate::shares::each;
 
@@ -250,7 +251,7 @@ impl<'a> View<'a> {
             definitions,
             nodes,
             members,
-            copies: ByDataset::of_parts(workers, &copies),
+            copies: ByDataset::of_sorted(copies),
             silent,
             trashed,
             fences,
@@ -368,7 +369,7 @@ impl<'a> View<'a> {
 
     fn find_users(&self) -> ByDataset<UserView<'a>> {
         let shares = self.workers.shares(self.nodes.len(), self.names.len());
-        let users = each(&shares, |share| {
+        ByDataset::of_sorted(each(&shares, |share| {
             let mut users = Vec::new();
             for (node, NodeView { seen, .. }) in (number(share.start)..).zip(&self.nodes[share]) {
                 let containers = seen.iter().flat_map(|state| &state.containers);
@@ -383,9 +384,9 @@ impl<'a> View<'a> {
                     })
                 }));
             }
+            sort(&mut users);
             users
-        });
-        ByDataset::of_parts(self.workers, &users)
+        }))
     }
 
     /// Finds the users of the datasets that are sought, before anybody asks for those of one.
@@ -402,7 +403,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Returns the copies on some nodes.
+/// Returns the copies on some nodes, in order.
 fn find_copies<'a>(nodes: &[NodeView<'a>], share: Range<usize>) -> Vec<CopyView<'a>> {
     let some = || (number(share.start)..).zip(&nodes[share.clone()]);
     let states = some().filter_map(|(_, node)| node.seen);
@@ -411,6 +412,7 @@ fn find_copies<'a>(nodes: &[NodeView<'a>], share: Range<usize>) -> Vec<CopyView<
         let datasets = seen.iter().flat_map(|state| &state.datasets);
         copies.extend(datasets.map(|(dataset, what)| CopyView::new(*dataset, node, what)));
     }
+    sort(&mut copies);
     copies
 }
 
