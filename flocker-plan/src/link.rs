@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use self::distant::DISTANT;
 use self::distant::Distant;
+use self::distant::NONE;
 use crate::needs::Needs;
 use crate::shares::Workers;
 use crate::shares::each;
@@ -119,7 +120,7 @@ pub fn link(steps: Vec<Step>) -> Linked {
 /// Does what [`link`] does, by these workers.
 pub(crate) fn link_by(workers: Workers, mut steps: Vec<Step>) -> Linked {
     let edges = find(workers, &steps);
-    let windows = tangled(&edges, steps.len());
+    let windows = tangled(&edges);
     let mut orders = Vec::with_capacity(windows.len());
     for window in &windows {
         let order = sort(&edges.within(window), window.len());
@@ -142,10 +143,10 @@ pub(crate) fn link_by(workers: Workers, mut steps: Vec<Step>) -> Linked {
 /// Returns the stretches of steps that have to be put into order: those from a step to one that it needs.
 ///
 /// Each needs nothing of those after it, and all steps between them come in order.
-fn tangled(edges: &Edges, n_steps: usize) -> Vec<Range<usize>> {
+fn tangled(edges: &Edges) -> Vec<Range<usize>> {
     let mut windows: Vec<Range<usize>> = Vec::new();
-    for position in 0..n_steps {
-        let last = edges.makers_of(position).iter().max();
+    for (position, bounds) in edges.starts.windows(2).enumerate() {
+        let last = edges.makers[bounds[0] as usize..bounds[1] as usize].iter().max();
         let Some(&last) = last.filter(|&&last| last as usize >= position) else {
             continue;
         };
@@ -191,9 +192,10 @@ fn arrange(steps: &mut [Step], mut order: Vec<u32>) {
 
 /// Returns the edges of the same steps with some stretches of them in another order.
 fn renumber(mut edges: Edges, windows: &[Range<usize>], orders: &[Vec<u32>]) -> Edges {
-    if windows.is_empty() {
+    let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
         return edges;
-    }
+    };
+    let moved = number(first.start)..number(last.end);
     let mut places: Vec<Vec<u32>> = Vec::with_capacity(windows.len());
     for (window, order) in windows.iter().zip(orders) {
         let mut own = vec![0; order.len()];
@@ -209,7 +211,7 @@ fn renumber(mut edges: Edges, windows: &[Range<usize>], orders: &[Vec<u32>]) -> 
         edges.makers[first as usize..][..makers.len()].copy_from_slice(&makers);
         places.push(own);
     }
-    for maker in &mut edges.makers {
+    for maker in edges.makers.iter_mut().filter(|maker| moved.contains(*maker)) {
         let position = *maker as usize;
         let after = windows.partition_point(|window| window.start <= position);
         let Some(at) = after.checked_sub(1) else { continue };
@@ -228,33 +230,76 @@ struct Needed<'a> {
 
 fn find(workers: Workers, steps: &[Step]) -> Edges {
     let shares = workers.shares(steps.len(), steps.len());
-    let mut needed = each(&shares, |share| needed(steps, share)).into_iter();
-    let Some(Needed {
-        mut edges,
-        mut distant,
-    }) = needed.next()
-    else {
-        return Edges::default();
-    };
-    for share in needed {
-        let numbers: Vec<u32> = share
-            .distant
-            .facts
-            .iter()
-            .map(|(_, fact, _)| distant.ask(fact))
-            .collect();
+    let needed = each(&shares, |share| needed(steps, share));
+    let mut distant = Distant::default();
+    let asked = needed.iter().map(|share| {
+        let facts = share.distant.facts.iter();
+        facts.map(|(_, fact)| distant.ask(fact)).collect::<Vec<u32>>()
+    });
+    let asked: Vec<Vec<u32>> = asked.collect();
+    let makers = distant.first_makers(steps, &shares);
+    let mut answered = each(&shares, |share| {
+        let at = shares.partition_point(|other| other.start < share.start);
+        let makers: Vec<u32> = asked[at].iter().map(|&fact| makers[fact as usize]).collect();
+        needed[at].answered(share, &makers)
+    })
+    .into_iter();
+    let mut edges = answered.next().unwrap_or_default();
+    for share in answered {
         let n_before = number(edges.makers.len());
-        let starts = share.edges.starts.iter().skip(1);
+        let starts = share.starts.iter().skip(1);
         edges.starts.extend(starts.map(|start| n_before + start));
-        edges
-            .makers
-            .extend(share.edges.makers.iter().map(|&maker| match maker {
-                fact if fact & DISTANT != 0 => DISTANT | numbers[(fact & !DISTANT) as usize],
-                maker => maker,
-            }));
+        edges.makers.extend(share.makers);
     }
-    distant.answer(steps, &shares, &mut edges);
     edges
+}
+
+impl Needed<'_> {
+    /// Returns the edges with the makers of the facts that were asked for, without the needs that no other step makes.
+    fn answered(&self, share: Range<usize>, makers_of_facts: &[u32]) -> Edges {
+        let mut edges = Edges {
+            starts: Vec::with_capacity(self.edges.starts.len()),
+            makers: Vec::with_capacity(self.edges.makers.len()),
+        };
+        edges.starts.push(0);
+        for (position, bounds) in share.zip(self.edges.starts.windows(2)) {
+            let makers = &self.edges.makers[bounds[0] as usize..bounds[1] as usize];
+            let makers = makers.iter().map(|&maker| match maker {
+                fact if fact & DISTANT != 0 => makers_of_facts[(fact & !DISTANT) as usize],
+                maker => maker,
+            });
+            let others = makers.filter(|&maker| maker != NONE && maker != number(position));
+            edges.makers.extend(others);
+            edges.starts.push(number(edges.makers.len()));
+        }
+        edges
+    }
+}
+
+/// Where the makers of needs stand that several steps share: all nodes wait for the same before they switch a route.
+#[derive(Default)]
+struct Shared {
+    /// Where the needs stand in memory, and their makers among those of all steps.
+    found: Vec<(usize, Range<usize>)>,
+    places: BTreeMap<usize, usize>,
+    /// The place in `found` of what was asked for last.
+    last: usize,
+}
+
+impl Shared {
+    fn find(&mut self, address: usize) -> Option<Range<usize>> {
+        // One node after the other waits for the same in the same order.
+        let is_at = |place: &usize| self.found.get(*place).is_some_and(|(own, _)| *own == address);
+        let near = [self.last + 1, self.last].into_iter().find(is_at);
+        self.last = near.or_else(|| self.places.get(&address).copied())?;
+        Some(self.found[self.last].1.clone())
+    }
+
+    fn insert(&mut self, address: usize, makers: Range<usize>) {
+        self.last = self.found.len();
+        self.places.insert(address, self.last);
+        self.found.push((address, makers));
+    }
 }
 
 fn needed(steps: &[Step], share: Range<usize>) -> Needed<'_> {
@@ -263,20 +308,18 @@ fn needed(steps: &[Step], share: Range<usize>) -> Needed<'_> {
         makers: Vec::with_capacity(share.len()),
     };
     let mut distant = Distant::default();
-    // Where the makers of needs stand that several steps share: all nodes wait for the same before they switch a route.
-    let mut shared: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+    let mut shared = Shared::default();
     edges.starts.push(0);
     for position in share {
         let step = &steps[position];
         let start = edges.makers.len();
         let address = step.needs.shared();
-        let known = address.and_then(|address| shared.get(&address));
-        if let Some(&(from, to)) = known {
-            edges.makers.extend_from_within(from..to);
+        if let Some(known) = address.and_then(|address| shared.find(address)) {
+            edges.makers.extend_from_within(known);
         } else {
             find_makers(steps, position, &step.needs, &mut distant, &mut edges.makers);
             if let Some(address) = address {
-                shared.insert(address, (start, edges.makers.len()));
+                shared.insert(address, start..edges.makers.len());
             }
         }
         edges.starts.push(number(edges.makers.len()));

@@ -1,6 +1,7 @@
 //! What only the whole can show: two claims on one thing, names that nothing bears, and circles.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map;
 
 use super::deployment::Nodes;
 use super::deployment::Placement;
@@ -201,9 +202,12 @@ pub(crate) fn placements(
     for placement in &nodes.placements {
         let name = &placement.application;
         unknown(&mut Reader::new(nodes_file, problems), name, placement.span, all);
-        let Some(first) = homes.get(name) else {
-            homes.insert(name, placement);
-            continue;
+        let first = match homes.entry(name) {
+            btree_map::Entry::Occupied(first) => *first.get(),
+            btree_map::Entry::Vacant(place) => {
+                place.insert(placement);
+                continue;
+            }
         };
         let Some(draft) = drafts
             .get(name)

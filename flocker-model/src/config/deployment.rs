@@ -1,6 +1,7 @@
 //! The deployment file: which node runs which applications.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map;
 use std::str::FromStr;
 
 use super::diagnostic::Code;
@@ -207,20 +208,28 @@ impl Reader<'_, '_, '_> {
             let Some(text) = self.string(item, "the name of an application") else {
                 continue;
             };
-            if let Some(&first) = placed.get(text) {
-                let message = || format!("application `{text}` is listed twice for node `{node}`");
-                self.conflict(Code::PlacedTwice, item.span, message, (first, "first here"));
-                continue;
-            }
             let Some(application) = self.parse::<ApplicationName>(text, item.span, Code::BadName) else {
                 continue;
             };
-            placed.insert(application.clone(), item.span);
-            placements.push(Placement {
-                application,
-                node: node.clone(),
-                span: item.span,
-            });
+            match placed.entry(application) {
+                btree_map::Entry::Vacant(place) => {
+                    placements.push(Placement {
+                        application: place.key().clone(),
+                        node: node.clone(),
+                        span: item.span,
+                    });
+                    place.insert(item.span);
+                }
+                btree_map::Entry::Occupied(first) => {
+                    let message = || format!("application `{text}` is listed twice for node `{node}`");
+                    self.conflict(
+                        Code::PlacedTwice,
+                        item.span,
+                        message,
+                        (*first.get(), "first here"),
+                    );
+                }
+            }
         }
         member.applications = placed.into_keys().collect();
     }

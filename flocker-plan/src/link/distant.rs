@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use flocker_model::NodeName;
 
-use super::Edges;
 use crate::action::Action;
 use crate::fact::Fact;
 use crate::shares::each;
@@ -16,7 +15,7 @@ use crate::step::Step;
 use crate::view::number;
 
 /// No step, no fact, or none that is known yet.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// Marks the number of a fact that stands in the place of its maker. No memory holds two thousand million steps.
 pub(super) const DISTANT: u32 = 1 << 31;
@@ -24,8 +23,8 @@ pub(super) const DISTANT: u32 = 1 << 31;
 /// The needs that no neighbour makes: few different facts, each needed by many. Only these are looked for in all steps.
 #[derive(Default)]
 pub(super) struct Distant<'a> {
-    /// The different facts, each with its hash and its maker.
-    pub(super) facts: Vec<(u64, &'a Fact, u32)>,
+    /// The different facts, each with its hash.
+    pub(super) facts: Vec<(u64, &'a Fact)>,
     /// Open addressing: hash of a fact to its place in `facts`.
     slots: Vec<u32>,
     /// Which kinds of facts are among them.
@@ -42,7 +41,7 @@ impl<'a> Distant<'a> {
         let (slot, mut found) = self.find(hash, fact);
         if found == NONE {
             found = number(self.facts.len());
-            self.facts.push((hash, fact, NONE));
+            self.facts.push((hash, fact));
             self.slots[slot] = found;
             let kind = discriminant(fact);
             if !self.kinds.contains(&kind) {
@@ -55,7 +54,7 @@ impl<'a> Distant<'a> {
     fn grow(&mut self) {
         self.slots = vec![NONE; (self.facts.len() * 4 + 2).next_power_of_two()];
         for place in 0..self.facts.len() {
-            let (hash, fact, _) = self.facts[place];
+            let (hash, fact) = self.facts[place];
             let (slot, _) = self.find(hash, fact);
             self.slots[slot] = number(place);
         }
@@ -70,7 +69,7 @@ impl<'a> Distant<'a> {
             if found == NONE {
                 return (slot, NONE);
             }
-            let (own_hash, own, _) = self.facts[found as usize];
+            let (own_hash, own) = self.facts[found as usize];
             if own_hash == hash && own == fact {
                 return (slot, found);
             }
@@ -78,38 +77,23 @@ impl<'a> Distant<'a> {
         }
     }
 
-    /// Finds the first maker of each fact, and leaves out the needs that no other step makes.
-    pub(super) fn answer(mut self, steps: &[Step], shares: &[Range<usize>], edges: &mut Edges) {
+    /// Returns which step is the first to make each fact.
+    pub(super) fn first_makers(&self, steps: &[Step], shares: &[Range<usize>]) -> Vec<u32> {
         if self.facts.is_empty() {
-            return;
+            return Vec::new();
         }
-        let asked = Asked::new(self.facts.iter().map(|(_, fact, _)| fact.place()));
-        for makers in each(shares, |share| self.first_makers(steps, share, &asked)) {
-            for ((_, _, first), maker) in self.facts.iter_mut().zip(makers) {
+        let asked = Asked::new(self.facts.iter().map(|(_, fact)| fact.place()));
+        let mut firsts = vec![NONE; self.facts.len()];
+        for makers in each(shares, |share| self.first_makers_among(steps, share, &asked)) {
+            for (first, maker) in firsts.iter_mut().zip(makers) {
                 *first = (*first).min(maker);
             }
         }
-        let mut n_kept = 0;
-        for position in 0..steps.len() {
-            let range = edges.starts[position] as usize..edges.starts[position + 1] as usize;
-            edges.starts[position] = number(n_kept);
-            for place in range {
-                let maker = match edges.makers[place] {
-                    fact if fact & DISTANT != 0 => self.facts[(fact & !DISTANT) as usize].2,
-                    maker => maker,
-                };
-                if maker != NONE && maker != number(position) {
-                    edges.makers[n_kept] = maker;
-                    n_kept += 1;
-                }
-            }
-        }
-        edges.makers.truncate(n_kept);
-        edges.starts[steps.len()] = number(n_kept);
+        firsts
     }
 
     /// Returns which of some steps is the first to make each fact.
-    fn first_makers(&self, steps: &[Step], share: Range<usize>, asked: &Asked) -> Vec<u32> {
+    fn first_makers_among(&self, steps: &[Step], share: Range<usize>, asked: &Asked) -> Vec<u32> {
         let mut makers = vec![NONE; self.facts.len()];
         // An action of one kind always makes facts of the same kinds: whether they are asked for is found out once.
         let mut matters: Vec<(Discriminant<Action>, bool)> = Vec::new();
@@ -152,7 +136,13 @@ impl Asked {
     }
 
     fn place(&self, node: &NodeName) -> usize {
-        usize::try_from(hash(node) >> 32).unwrap_or(0) & (self.0.len() - 1)
+        // Names of nodes differ at their ends, which stand lowest here so that all bits follow from them.
+        let name = node.as_str().as_bytes();
+        let hash = match name.last_chunk() {
+            Some(&end) => Quick(0).mixed(u64::from_be_bytes(end)),
+            None => hash(node),
+        };
+        usize::try_from(hash >> 32).unwrap_or(0) & (self.0.len() - 1)
     }
 
     fn has(&self, node: &NodeName) -> bool {
@@ -162,6 +152,12 @@ impl Asked {
 
 /// A hash that is quick and the same on every machine. Nobody gains by choosing what falls on one place.
 struct Quick(u64);
+
+impl Quick {
+    fn mixed(&self, word: u64) -> u64 {
+        (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
 
 impl Hasher for Quick {
     fn finish(&self) -> u64 {
@@ -185,7 +181,7 @@ impl Hasher for Quick {
     }
 
     fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.mixed(word);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
 use crate::step::Step;
+use crate::view::number;
 
 /// How far the search for circles has come with an application.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,12 +36,17 @@ impl Rules<'_> {
         // In order of user, and for one user in order of what it uses.
         self.uses_others.dedup();
         let rules = &*self;
+        let first_starts = rules.first_starts();
+        let starts_of = |application: u32| {
+            let own = &first_starts[application as usize..][..2];
+            &rules.started[own[0] as usize..own[1] as usize]
+        };
         let starting = &rules.uses_others;
         let shares = rules.view.workers.shares(starting.len(), starting.len());
         let uses = each(&shares, |share| {
             let uses = starting[share].iter().flat_map(|&application| {
                 let all = rules.used_by(application, &owners).into_iter();
-                all.filter(|&used| !rules.starts_of(used).is_empty())
+                all.filter(|&used| !starts_of(used).is_empty())
                     .map(move |used| (application, used))
             });
             uses.collect::<Vec<(u32, u32)>>()
@@ -53,20 +59,35 @@ impl Rules<'_> {
                 waits.push((user, used));
             });
         }
-        for (user, used) in waits {
-            for start in self.range_of_starts(user) {
-                let (_, position) = self.started[start];
-                for earlier in self.range_of_starts(used) {
-                    let (_, maker) = self.started[earlier];
-                    let on = self.steps[maker].actor.clone();
-                    let healthy = Fact::Healthy {
-                        application: self.application(used),
-                        on,
-                    };
-                    self.steps[position].needs.push(need(healthy, Because::UsesIt));
+        let shares = rules.view.workers.shares(waits.len(), waits.len());
+        let needs = each(&shares, |share| {
+            let mut needs = Vec::with_capacity(share.len());
+            for &(user, used) in &waits[share] {
+                let makers = starts_of(used).iter().map(|&(_, maker)| Fact::Healthy {
+                    application: rules.application(used),
+                    on: rules.steps[maker].actor.clone(),
+                });
+                let facts: Vec<Fact> = makers.collect();
+                for &(_, position) in starts_of(user) {
+                    let more = facts.iter().map(|fact| need(fact.clone(), Because::UsesIt));
+                    needs.extend(more.map(|need| (position, need)));
                 }
             }
+            needs
+        });
+        for (position, need) in needs.into_iter().flatten() {
+            self.steps[position].needs.push(need);
         }
+    }
+
+    /// Returns where the steps that start an application begin in `started`, by its number; one more than there are applications.
+    fn first_starts(&self) -> Vec<u32> {
+        let mut first_starts = Vec::with_capacity(self.view.names.len() + 1);
+        for (position, &(application, _)) in (0_u32..).zip(&self.started) {
+            first_starts.resize(first_starts.len().max(application as usize + 1), position);
+        }
+        first_starts.resize(self.view.names.len() + 1, number(self.started.len()));
+        first_starts
     }
 
     /// What a step needs to be stopped starts again after that step, not between the stop and it.

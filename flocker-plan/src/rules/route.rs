@@ -26,7 +26,10 @@ use flocker_model::planted::is_planted;
 use self::course::Change;
 use self::course::Course;
 use self::course::Group;
+use self::course::Late;
 use self::course::Owner;
+use self::course::Turn;
+use self::course::Turning;
 use self::course::of;
 use super::Rules;
 use super::need;
@@ -36,7 +39,6 @@ use crate::fact::Fact;
 use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
-use crate::step::Reason;
 use crate::view::number;
 
 /// The routes that every node is to have.
@@ -61,14 +63,23 @@ impl Rules<'_> {
         }
         let first = self.steps.len();
         let mut courses: Vec<Option<Course<'_>>> = changes.iter().map(|_| None).collect();
-        for (node, change) in changing {
+        for &(node, change) in &changing {
             if courses[change].is_none() {
                 courses[change] = Some(self.course(&wanted, node, &changes[change], &turning));
             }
-            if let Some(course) = &courses[change] {
-                self.route_node(node, course);
-            }
         }
+        let nodes = changing.iter().filter_map(|&(node, change)| {
+            let course = courses[change].as_ref()?;
+            Some(Turning::new(node, self.node(node), course))
+        });
+        let nodes: Vec<Turning<'_>> = nodes.collect();
+        let n_steps = nodes.iter().map(|node| node.course.len());
+        self.steps.reserve(n_steps.sum());
+        let mut late = Late::default();
+        for place in 0..nodes.len() {
+            self.route_node(&nodes, place, &mut late);
+        }
+        debug_assert!(late.is_empty());
         self.leave_last(first);
     }
 
@@ -139,7 +150,8 @@ impl Rules<'_> {
             let ports = &self.view.definitions[application as usize].ports;
             let own = ports.iter().filter_map(|own| routed.get(&own.external));
             let mut facts: Vec<&(usize, Fact)> = own.flatten().collect();
-            facts.sort_unstable_by_key(|(order, _)| *order);
+            // In order of node, and of what one node does.
+            facts.sort_by_key(|(order, fact)| (fact.place(), *order));
             let needs = facts
                 .into_iter()
                 .map(|(_, fact)| need(fact.clone(), Because::NobodySentThere));
@@ -361,9 +373,11 @@ impl Rules<'_> {
                 change.set.insert(port, target.clone());
             }
             if !later.is_empty() {
+                let turn = first.filter(|_| later.set.keys().any(|&port| turns(port)));
                 homes.extend(owner.homes.iter().map(|&(home, _)| (home, groups.len())));
                 groups.push(Group {
                     owner,
+                    turn: turn.map(|&(home, _)| (home, owner.begins.then_some(owner.application))),
                     needs: if is_planted(Bug::RouteBeforeStart) {
                         Needs::default()
                     } else {
@@ -382,10 +396,12 @@ impl Rules<'_> {
         }
     }
 
-    /// Gives a node the steps of a course.
-    fn route_node(&mut self, node: u32, course: &Course<'_>) {
+    /// Gives the node at a place the steps of its course, but those that come after another node's: that one brings them along.
+    fn route_node(&mut self, nodes: &[Turning<'_>], place: usize, late: &mut Late) {
+        let turning = &nodes[place];
+        let &Turning { node, course, .. } = turning;
         for (change, needs) in &course.drops {
-            self.route_step(node, Arc::clone(change), needs.clone());
+            self.steps.push(turning.step(change, needs.clone()));
         }
         let own = of(&course.homes, node);
         let mut at_once = Arc::clone(&course.at_once);
@@ -398,16 +414,27 @@ impl Rules<'_> {
             }
         }
         if !at_once.is_empty() {
-            self.route_step(node, at_once, Needs::default());
+            self.steps.push(turning.step(&at_once, Needs::default()));
         }
+        let followers = |late: &mut Late, turn: Turn| {
+            let waiting = late.remove(&turn).unwrap_or_default().into_iter();
+            waiting.map(|(place, group)| nodes[place].follow(group))
+        };
+        self.steps.extend(followers(late, (node, None)));
         let mut own = own.iter().peekable();
-        for (position, Group { owner, change, needs }) in course.groups.iter().enumerate() {
+        for (position, group) in course.groups.iter().enumerate() {
+            let owner = group.owner;
             let is_home = own.next_if(|&&(_, group)| group == position).is_some();
             if !is_home {
-                self.route_step(node, Arc::clone(change), needs.clone());
+                match group.turn.filter(|(home, _)| *home > node) {
+                    Some(turn) => late.entry(turn).or_default().push((place, position)),
+                    None => self.steps.push(turning.follow(position)),
+                }
             } else if owner.begins {
-                let needs = owner.needs(owner.place(node), &change.set, |_| false);
-                self.route_step(node, Arc::clone(change), needs);
+                let needs = owner.needs(owner.place(node), &group.change.set, |_| false);
+                self.steps.push(turning.step(&group.change, needs));
+                let turn = (node, Some(owner.application));
+                self.steps.extend(followers(late, turn));
             }
         }
     }
@@ -447,10 +474,5 @@ impl Rules<'_> {
         later
             .map(|(change, needs)| (Arc::new(change), needs.into()))
             .collect()
-    }
-
-    fn route_step(&mut self, node: u32, change: Arc<RouteChange>, needs: Needs) {
-        let reason = Reason::Routes { on: self.node(node) };
-        self.act(node, Action::Route { change }, &reason, needs);
     }
 }

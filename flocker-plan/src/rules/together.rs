@@ -7,6 +7,7 @@
 //! and it is planned again after the shares before it. The plan is the
 //! same as if one thread had made all of it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use flocker_model::ApplicationName;
@@ -17,6 +18,9 @@ use crate::shares::beside;
 
 /// How much more there is to do for an application by rule than to look at it.
 const BY_RULE: usize = 8;
+
+/// How many applications are looked at by rule while what was decided of one is put together with the rest, and copied.
+const PUT_TOGETHER: usize = 10;
 
 /// What one share may have in common with another.
 #[derive(Debug, Default)]
@@ -31,7 +35,12 @@ impl Rules<'_> {
     /// Looks at these applications, in order, by rule.
     pub(super) fn apply_all(&mut self, unsettled: &[u32]) {
         let workers = self.view.workers;
-        let shares = workers.shares(unsettled.len(), unsettled.len() * BY_RULE);
+        // As if that many came first: who looks at the first share has also to put together what the others give.
+        let putting_together = unsettled.len() / PUT_TOGETHER;
+        let all = workers.shares(unsettled.len() + putting_together, unsettled.len() * BY_RULE);
+        let position = |bound: usize| bound.saturating_sub(putting_together);
+        let shares = all.iter().map(|share| position(share.start)..position(share.end));
+        let shares: Vec<Range<usize>> = shares.collect();
         let Some((first, others)) = shares.split_first() else {
             return;
         };

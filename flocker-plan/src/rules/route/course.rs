@@ -5,15 +5,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flocker_model::ExternalPort;
+use flocker_model::NodeName;
 use flocker_model::RouteChange;
 use flocker_model::RouteTarget;
 
 use super::super::need;
 use super::Wanted;
+use crate::action::Action;
 use crate::fact::Fact;
 use crate::needs::Needs;
 use crate::step::Because;
 use crate::step::Need;
+use crate::step::Reason;
+use crate::step::Step;
 
 /// An application that has ports, by number: every node's routes are made with it.
 pub(super) struct Owner {
@@ -131,6 +135,59 @@ pub(super) struct Group<'w> {
     pub(super) owner: &'w Owner,
     pub(super) change: Arc<RouteChange>,
     pub(super) needs: Needs,
+    /// The step that it comes after, where a home changes its own route first.
+    pub(super) turn: Option<Turn>,
+}
+
+impl Course<'_> {
+    /// Returns how many steps it has at most.
+    pub(super) fn len(&self) -> usize {
+        self.drops.len() + 1 + self.groups.len()
+    }
+}
+
+/// The step with which a home changes its own route: the home, and the application if the step is about nothing else.
+pub(super) type Turn = (u32, Option<u32>);
+
+/// What nodes wait with that were passed before the home after whose own step it comes: the place of each, and which group.
+///
+/// Each would be put behind that step anyway, once steps are put into order; there are hundreds of thousands of them.
+pub(super) type Late = BTreeMap<Turn, Vec<(usize, usize)>>;
+
+/// A node whose routes change.
+pub(super) struct Turning<'c> {
+    pub(super) node: u32,
+    actor: NodeName,
+    reason: Arc<Reason>,
+    pub(super) course: &'c Course<'c>,
+}
+
+impl<'c> Turning<'c> {
+    pub(super) fn new(node: u32, actor: NodeName, course: &'c Course<'c>) -> Self {
+        let reason = Reason::Routes { on: actor.clone() };
+        Self {
+            node,
+            actor,
+            reason: reason.into(),
+            course,
+        }
+    }
+
+    pub(super) fn step(&self, change: &Arc<RouteChange>, needs: Needs) -> Step {
+        let change = Arc::clone(change);
+        Step {
+            actor: self.actor.clone(),
+            action: Action::Route { change },
+            reason: Arc::clone(&self.reason),
+            needs,
+        }
+    }
+
+    /// Returns the step of a node that is no home of the application of a group.
+    pub(super) fn follow(&self, group: usize) -> Step {
+        let Group { change, needs, .. } = &self.course.groups[group];
+        self.step(change, needs.clone())
+    }
 }
 
 /// Returns what belongs to a node in a list that is in order of node.
