@@ -65,6 +65,10 @@ impl<B: VolumeBackend> VolumeBackend for Accounted<B> {
         self.store.inventory().await
     }
 
+    fn takes(&self) -> Option<String> {
+        self.store.takes()
+    }
+
     fn path(&self, dataset: DatasetId) -> PathBuf {
         self.store.path(dataset)
     }

@@ -54,9 +54,6 @@ pub struct Inventory {
     pub unreadable: BTreeMap<DatasetId, String>,
     /// How much more data fits, if that can be told.
     pub free: Option<ByteSize>,
-    /// What whoever sends to here has to know of the volumes, where no earlier try has left a token: its meaning is the
-    /// backend's own. Nothing where every stream of the same backend is taken.
-    pub takes: Option<String>,
 }
 
 /// Which snapshot is to be sent, and from where on.
@@ -141,6 +138,26 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     ///
     /// A dataset that cannot be read is listed as such or is an error, never an absence.
     async fn inventory(&self) -> Result<Inventory, VolumeError>;
+
+    /// Returns one dataset as it stands in the list, for who needs no other: some need not look at them all.
+    ///
+    /// Sizes may be those of a moment ago. Nothing where nothing of it is here; an error where it cannot be read.
+    async fn find(&self, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+        let mut inventory = self.inventory().await?;
+        match inventory.unreadable.remove(&dataset) {
+            None => Ok(inventory.datasets.remove(&dataset)),
+            Some(reason) => Err(VolumeError::Io {
+                what: format!("read dataset {dataset}"),
+                source: std::io::Error::new(std::io::ErrorKind::InvalidData, reason),
+            }),
+        }
+    }
+
+    /// Returns what whoever sends to here has to know of the volumes, where no earlier try has left a token: its meaning is
+    /// the backend's own. Nothing where every stream of the same backend is taken.
+    fn takes(&self) -> Option<String> {
+        None
+    }
 
     /// Says where the data of a primary is mounted. The path does not depend on who owns it.
     fn path(&self, dataset: DatasetId) -> PathBuf;

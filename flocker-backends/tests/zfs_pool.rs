@@ -8,12 +8,14 @@ mod zfs_support;
 
 use std::io::Cursor;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 
 use flocker_backends::Change;
 use flocker_backends::Handoff;
 use flocker_backends::ReceiveRequest;
 use flocker_backends::Reclaim;
 use flocker_backends::SendRequest;
+use flocker_backends::VolumeBackend as _;
 use flocker_backends::VolumeError;
 use flocker_backends::conformance::VolumeHarness;
 use flocker_backends::conformance::run;
@@ -342,7 +344,7 @@ fn blocks_travel_as_they_lie_on_the_disk_to_a_pool_that_takes_them_and_to_no_oth
         zfs_says(&["set", "compression=on", &filesystem(&parent)]).await;
         parent.write(ID, "large", &vec![b'x'; 4 << 20]).await.unwrap();
         release(&parent).await;
-        let takes = beta.backend().inventory().await.unwrap().takes;
+        let takes = beta.backend().takes();
         let plain = stream(&parent, "handoff-2", None).await;
         let packed = stream(&parent, "handoff-2", takes).await;
         assert!(plain.len() > 4 << 20, "{}", plain.len());
@@ -477,5 +479,32 @@ fn a_copy_that_a_crash_left_unmarked_is_completed() {
             .unwrap();
         assert_eq!(seen.snapshots[0].guid, ours.snapshots[0].guid);
         assert!(place.symlink_metadata().is_err(), "the stream waits no more");
+    });
+}
+
+#[test]
+fn what_the_pool_has_counts_whatever_the_tool_says_last() {
+    run(async {
+        let (parent, beta) = (Parent::new().await, Parent::new().await);
+        create(&parent).await;
+        release(&parent).await;
+        let mut options = beta.options.clone();
+        options.program = options.state.join("zfs");
+        let says_it_failed = "#!/bin/sh\nzfs \"$@\" || exit\n[ \"$1\" != receive ]\n";
+        std::fs::write(&options.program, says_it_failed).unwrap();
+        std::fs::set_permissions(&options.program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let doubtful = ZfsVolumes::open(&options).await.unwrap();
+        let request = SendRequest {
+            dataset: ID,
+            snapshot: name("handoff-2"),
+            base: None,
+            resume: None,
+        };
+        let stream = parent.backend().send(&request).await.unwrap();
+        let change = doubtful.receive(&receive_request(), stream).await.unwrap();
+        assert_eq!(change, Change::Made);
+        let stream = parent.backend().send(&request).await.unwrap();
+        let change = beta.backend().receive(&receive_request(), stream).await.unwrap();
+        assert_eq!(change, Change::AlreadySo);
     });
 }

@@ -365,14 +365,10 @@ impl NodeHandle for LocalNode {
 
     async fn admit(&self, transfer: &Transfer, generation: Generation) -> Result<Ticket, NodeError> {
         let _entry = self.enter(generation).await?;
-        let limit = self.parts.deadlines.answer;
-        let inventory = self
-            .within("the list of the datasets", limit, self.parts.volumes.inventory())
-            .await?;
-        let partial = inventory
-            .datasets
-            .get(&transfer.dataset.id)
-            .and_then(|seen| seen.partial.as_ref())
+        let partial = self
+            .find(transfer.dataset.id)
+            .await?
+            .and_then(|seen| seen.partial)
             .filter(|partial| partial.snapshot == transfer.snapshot);
         let door = match (&self.porch, transfer.sender) {
             (Some(porch), Some(sender)) => porch.open(sender).await,
@@ -389,8 +385,10 @@ impl NodeHandle for LocalNode {
             address: self.parts.reached_at.clone(),
             passage,
             pass,
-            resume: partial.map(|partial| partial.token.clone()).or(inventory.takes),
-            received: partial.map_or(ByteSize(0), |partial| partial.received),
+            received: partial.as_ref().map_or(ByteSize(0), |partial| partial.received),
+            resume: partial
+                .map(|partial| partial.token)
+                .or_else(|| self.parts.volumes.takes()),
         })
     }
 

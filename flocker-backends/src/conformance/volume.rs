@@ -79,6 +79,7 @@ macro_rules! volume_conformance {
             a_dataset_is_listed_after_a_restart
             a_path_does_not_depend_on_the_owner
             a_dropped_create_leaves_nothing_or_the_whole
+            one_dataset_is_found_as_it_is_listed
         }
         $crate::conformance_tests! { $crate::conformance::volume::ownership, $harness,
             only_a_newer_epoch_is_released_for

@@ -17,7 +17,6 @@ use flocker_model::planted::is_planted;
 
 use super::content::Content;
 use super::held::Held;
-use super::stream;
 use crate::change::Change;
 use crate::volume::Acquisition;
 use crate::volume::Handoff;
@@ -129,7 +128,6 @@ impl Disk {
                 .map(|(id, fence)| (*id, *fence))
                 .collect(),
             free: self.capacity.map(|all| ByteSize(all.0.saturating_sub(used))),
-            takes: Some(stream::TAKES.into()),
         }
     }
 

@@ -266,6 +266,10 @@ impl VolumeBackend for MemoryVolumes {
         Ok(self.machine.lock().disk.inventory())
     }
 
+    fn takes(&self) -> Option<String> {
+        Some(super::stream::TAKES.into())
+    }
+
     fn path(&self, dataset: DatasetId) -> PathBuf {
         Self::mountpoint(dataset)
     }

@@ -7,8 +7,9 @@
 //!
 //! Any ZFS will do, OpenZFS or one by way of FUSE that is ten years older: what
 //! the tool can do is asked of the tool. What none of them can do is kept a
-//! promise all the same: a stream waits in the pool until it is complete and
-//! its digest was found right, so a copy that was cut goes on where it stopped.
+//! promise all the same: the tool gets only bytes whose digest was found right,
+//! and what of a stream arrives no faster than it can be kept is kept beside the
+//! datasets until it is complete, so a copy that was cut goes on where it stopped.
 //!
 //! Read `standing` first, then `roles`: they have the order of the durable changes.
 
@@ -18,6 +19,7 @@ mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod inventory;
+mod keeping;
 pub mod listing;
 mod lock;
 mod mounts;
@@ -29,6 +31,7 @@ mod sending;
 mod shared;
 mod spool;
 mod standing;
+mod taking;
 mod tool;
 mod trash;
 
@@ -40,6 +43,7 @@ use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Manifestation;
 use flocker_model::SnapshotName;
 
 pub use self::name::{ParentName, ParentNameError};
@@ -111,6 +115,14 @@ impl VolumeBackend for ZfsVolumes {
     /// Lists what is here, and mounts what a restart of the machine left unmounted.
     async fn inventory(&self) -> Result<Inventory, VolumeError> {
         inventory::take(&self.shared).await
+    }
+
+    async fn find(&self, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+        inventory::find(&self.shared, dataset).await
+    }
+
+    fn takes(&self) -> Option<String> {
+        Some(inventory::takes(&self.shared))
     }
 
     fn path(&self, dataset: DatasetId) -> PathBuf {

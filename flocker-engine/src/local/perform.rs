@@ -15,6 +15,7 @@ use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::DefinitionHash;
 use flocker_model::Epoch;
+use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
@@ -197,17 +198,20 @@ impl LocalNode {
         let Some(volume) = &application.volume else {
             return Ok(());
         };
-        let limit = self.parts.deadlines.answer;
-        let inventory = self
-            .within("the list of the datasets", limit, self.parts.volumes.inventory())
-            .await?;
-        match inventory.datasets.get(&volume.dataset).map(|seen| &seen.role) {
+        match self.find(volume.dataset).await?.map(|seen| seen.role) {
             Some(Role::Primary { .. }) => Ok(()),
             Some(Role::Released { .. } | Role::Replica) | None => Err(NodeError::NotPrimary {
                 application: name.clone(),
                 dataset: volume.dataset,
             }),
         }
+    }
+
+    /// Looks at one dataset of this node.
+    pub(super) async fn find(&self, dataset: DatasetId) -> Result<Option<Manifestation>, NodeError> {
+        let limit = self.parts.deadlines.answer;
+        let what = || format!("a look at dataset {dataset}");
+        self.within(what(), limit, self.parts.volumes.find(dataset)).await
     }
 
     /// Refuses to let go of what a container may still write.
@@ -264,14 +268,9 @@ impl LocalNode {
 
     /// Returns the identity of a snapshot as it is here.
     async fn own_guid(&self, dataset: DatasetId, name: &SnapshotName) -> Result<SnapshotGuid, NodeError> {
-        let limit = self.parts.deadlines.answer;
-        let inventory = self
-            .within("the list of the datasets", limit, self.parts.volumes.inventory())
-            .await?;
-        let snapshot = inventory
-            .datasets
-            .get(&dataset)
-            .and_then(|seen| seen.snapshots.iter().find(|snapshot| snapshot.name == *name));
+        let found = self.find(dataset).await?;
+        let mut snapshots = found.into_iter().flat_map(|seen| seen.snapshots);
+        let snapshot = snapshots.find(|snapshot| snapshot.name == *name);
         snapshot.map(|snapshot| snapshot.guid).ok_or_else(|| {
             NodeError::backend(&VolumeError::NoSnapshot {
                 dataset,

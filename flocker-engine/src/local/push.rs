@@ -151,13 +151,10 @@ impl LocalNode {
 
     /// Works out how much there is to send, if that can be told.
     async fn estimate(&self, push: &Push<'_>, total: &OnceLock<ByteSize>) {
-        let Ok(inventory) = self.parts.volumes.inventory().await else {
+        let Ok(Some(seen)) = self.parts.volumes.find(push.dataset).await else {
             return;
         };
-        let Some(seen) = inventory.datasets.get(&push.dataset) else {
-            return;
-        };
-        if let Some(all) = to_send(seen, push.snapshot, push.base) {
+        if let Some(all) = to_send(&seen, push.snapshot, push.base) {
             let _ = total.set(ByteSize(all.0.saturating_sub(push.ticket.received.0)));
         }
     }

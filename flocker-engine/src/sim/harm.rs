@@ -93,6 +93,10 @@ impl VolumeBackend for Harmed {
         self.inner.inventory().await
     }
 
+    fn takes(&self) -> Option<String> {
+        self.inner.takes()
+    }
+
     fn path(&self, dataset: DatasetId) -> PathBuf {
         self.inner.path(dataset)
     }

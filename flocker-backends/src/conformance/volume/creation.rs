@@ -1,12 +1,13 @@
 //! How a dataset begins, and that it is never hidden by an empty one.
 
 use flocker_model::Epoch;
+use flocker_model::Manifestation;
 use flocker_model::Role;
 
 use super::VolumeHarness;
 use super::steps::{
     ID, assert_full, copy, create_full, cut, dataset, receive, release, request_to_send, role, seen, sent,
-    snapshot,
+    snapshot, whole,
 };
 use crate::conformance::already_so;
 use crate::conformance::drop_after;
@@ -122,4 +123,39 @@ pub async fn a_dropped_create_leaves_nothing_or_the_whole(harness: &dyn VolumeHa
         assert_eq!(role(&*node).await, Role::Primary { epoch: Epoch::FIRST });
         node.write(ID, "a", b"1").await.unwrap();
     }
+}
+
+/// Who asks for one dataset is told what who asks for all of them is told of it.
+pub async fn one_dataset_is_found_as_it_is_listed(harness: &dyn VolumeHarness) {
+    async fn compare(harness: &dyn VolumeHarness, is_here: bool) {
+        let found = harness.backend().find(ID).await.unwrap();
+        let listed = seen(harness).await;
+        assert_eq!(found.is_some(), is_here);
+        let what = |seen: Manifestation| {
+            let snapshots: Vec<_> = seen
+                .snapshots
+                .into_iter()
+                .map(|taken| (taken.name, taken.guid))
+                .collect();
+            (seen.role, seen.fence, seen.maximum_size, seen.partial, snapshots)
+        };
+        assert_eq!(found.map(what), listed.map(what));
+    }
+    let beta = harness.second().await;
+    compare(harness, false).await;
+    create_full(harness).await;
+    compare(harness, true).await;
+    made(harness.backend().snapshot(ID, &snapshot("warm-2-1")).await);
+    let bytes = sent(harness, &request_to_send("warm-2-1", None)).await;
+    let half = bytes.len() / 2;
+    receive(&*beta, "warm-2-1", None, cut(bytes.clone(), half))
+        .await
+        .unwrap_err();
+    compare(&*beta, true).await;
+    made(receive(&*beta, "warm-2-1", None, whole(bytes)).await);
+    compare(&*beta, true).await;
+    release(harness, 2).await;
+    compare(harness, true).await;
+    made(harness.backend().destroy(ID).await);
+    compare(harness, false).await;
 }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! header   magic, dataset, snapshot, guid, base, first byte, kinds of blocks, check
-//! chunks   a length, then so many bytes of what `zfs send` writes
-//! trailer  the length 0, then the digest of everything from the very first byte on
+//! chunks   a length, then so many bytes of what `zfs send` writes, then the digest of everything from the very first byte on
+//! trailer  the length 0, then that digest once more: there is no more to come
 //! ```
 //!
-//! `zfs receive` sees a stream only after its digest was found right.
+//! `zfs receive` sees a chunk only after its digest was found right, and the last one only after the trailer was.
 
 use flocker_model::DatasetId;
 use flocker_model::SnapshotGuid;
@@ -14,7 +14,7 @@ use flocker_model::SnapshotName;
 
 use super::able::Blocks;
 
-const MAGIC: &[u8; 8] = b"FLKZFS01";
+const MAGIC: &[u8; 8] = b"FLKZFS02";
 
 /// How long a header is: its fields have fixed places.
 pub(super) const HEADER: usize = CHECKED + CHECK;
@@ -27,7 +27,7 @@ const CHECK: usize = 16;
 /// The most bytes that come at once.
 pub(super) const CHUNK: usize = 256 * 1024;
 
-/// How long the digest is that ends a stream.
+/// How long the digest is that ends a chunk, and a stream.
 pub(super) const DIGEST: usize = 32;
 
 /// What a stream says of itself.
@@ -108,7 +108,7 @@ impl Rest<'_> {
 }
 
 /// What the sender has to know of the receiver: the text of a [`PartialReceive`](flocker_model::PartialReceive), or what
-/// an inventory [takes](crate::volume::Inventory::takes).
+/// a backend [takes](crate::volume::VolumeBackend::takes).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
     /// The blocks that it takes as they lie on the sender's disk. Where something has arrived, those that it was sent with.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flocker_model::ByteSize;
+use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
 use flocker_model::PartialReceive;
@@ -19,6 +20,7 @@ use super::shared::Shared;
 use super::spool::Note;
 use super::spool::Notes;
 use super::tool::Context as _;
+use crate::change::Change;
 use crate::volume::Inventory;
 use crate::volume::VolumeError;
 
@@ -43,13 +45,8 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         seen = shared.look().await?;
     }
     let now = shared.now()?;
-    let takes = Token {
-        takes: shared.tool.able.takes,
-        begun: None,
-    };
     let mut inventory = Inventory {
         free: Some(ByteSize(seen.available)),
-        takes: Some(takes.to_text()),
         ..Inventory::default()
     };
     for (dataset, ours) in &seen.here {
@@ -87,6 +84,35 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
     Ok(inventory)
 }
 
+/// Lists one dataset. What was left half done stays so.
+pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+    let seen = shared.look_for(dataset).await?;
+    let now = shared.now()?;
+    let note = match shared.spool(&seen).await? {
+        None => None,
+        Some(spool) => spool
+            .note(dataset)
+            .to(|| format!("find what has arrived of dataset {dataset}"))?,
+    };
+    let found = seen.here.get(&dataset).map(|ours| describe(ours, now));
+    Ok(match (found, note) {
+        (found, None) => found,
+        (found, Some(note)) => Some(Manifestation {
+            partial: partial(&note),
+            ..found.unwrap_or_else(|| beginning(&note, seen.fence_left(dataset), now))
+        }),
+    })
+}
+
+/// Returns what senders have to know of this pool.
+pub(super) fn takes(shared: &Shared) -> String {
+    let token = Token {
+        takes: shared.tool.able.takes,
+        begun: None,
+    };
+    token.to_text()
+}
+
 async fn notes(shared: &Shared, seen: &Seen) -> Result<Notes, VolumeError> {
     match shared.spool(seen).await? {
         Some(spool) => spool.notes().to(|| "find what has arrived".into()),
@@ -122,9 +148,11 @@ async fn settle(shared: &Arc<Shared>, seen: &Seen, notes: &[Note]) -> Result<boo
     Ok(did)
 }
 
-async fn settle_one(shared: &Arc<Shared>, dataset: flocker_model::DatasetId) -> Result<(), VolumeError> {
-    receiving::complete(shared, dataset).await?;
-    let seen = shared.look().await?;
+async fn settle_one(shared: &Arc<Shared>, dataset: DatasetId) -> Result<(), VolumeError> {
+    let mut seen = shared.look_at(dataset).await?;
+    if receiving::complete(shared, &seen, dataset).await? == Change::Made {
+        seen = shared.look().await?;
+    }
     for ours in seen.trash.values().filter(|ours| ours.dataset == dataset) {
         shared.unmount(ours).await?;
     }

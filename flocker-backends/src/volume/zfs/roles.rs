@@ -134,7 +134,7 @@ impl Shared {
         dataset: DatasetId,
         name: &SnapshotName,
     ) -> Result<Change, VolumeError> {
-        let seen = self.look_at(dataset).await?;
+        let seen = self.look_for(dataset).await?;
         let ours = seen.require(dataset)?;
         match ours.standing.role {
             Role::Primary { .. } => {}
@@ -195,7 +195,7 @@ impl Shared {
             to,
             last,
         } = handoff;
-        let seen = self.look_at(*dataset).await?;
+        let seen = self.look_for(*dataset).await?;
         let ours = seen.require(*dataset)?;
         let fence = ours.standing.fence;
         let guid = match &ours.standing.role {
@@ -263,7 +263,7 @@ impl Shared {
             self.drop_snapshot(ours, stale).await?;
         }
         self.take(ours, last).await?;
-        let seen = self.look_at(dataset).await?;
+        let seen = self.look_for(dataset).await?;
         let taken = seen.require(dataset)?.snapshot(last).map(guid_of);
         taken.ok_or_else(|| no_snapshot(dataset, last))
     }
@@ -275,7 +275,7 @@ impl Shared {
             from,
             guid,
         } = acquisition;
-        let seen = self.look_at(*dataset).await?;
+        let seen = self.look_for(*dataset).await?;
         let ours = seen.require(*dataset)?;
         let role = Role::Primary { epoch: *epoch };
         if ours.standing.role == role {

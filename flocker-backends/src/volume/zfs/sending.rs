@@ -34,7 +34,7 @@ use crate::volume::VolumeError;
 /// Opens the stream of a snapshot. The tool runs while it is read, and is killed when it is dropped.
 pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<ByteStream, VolumeError> {
     let dataset = request.dataset;
-    let seen = shared.look_at(dataset).await?;
+    let seen = shared.look_for(dataset).await?;
     let ours = seen.require(dataset)?;
     match ours.standing.role {
         Role::Primary { .. } | Role::Released { .. } => {}
@@ -105,6 +105,7 @@ impl Sending {
         let started = tool.send(&self.snapshot, base, self.header.blocks);
         let mut child = started.map_err(io::Error::other)?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        crate::process::widen(&stdout);
         Ok(Source {
             child,
             stdout,
@@ -149,6 +150,7 @@ impl Source {
             self.hasher.update(&buffer[..n_read]);
             outlet.write_all(&length(n_read)?).await?;
             outlet.write_all(&buffer[..n_read]).await?;
+            outlet.write_all(self.hasher.finalize().as_bytes()).await?;
         }
         tool.finish(self.child).await.map_err(io::Error::other)?;
         outlet.write_all(&length(0)?).await?;

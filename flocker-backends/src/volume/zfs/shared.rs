@@ -1,5 +1,6 @@
 //! What all calls share: the tool, the places, the locks, and how a change is made.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -115,6 +116,17 @@ impl Shared {
         let seen = self.look().await?;
         seen.require_readable(dataset)?;
         Ok(seen)
+    }
+
+    /// Sees what is here, for a change that asks what earlier copies have left only where no copy is here: it is not read else.
+    pub(super) async fn look_for(&self, dataset: DatasetId) -> Result<Seen, VolumeError> {
+        let listing = self.tool.list(&self.parent).await?;
+        let seen = Seen::of(listing, BTreeMap::new(), &self.parent)?;
+        seen.require_readable(dataset)?;
+        if seen.here.contains_key(&dataset) {
+            return Ok(seen);
+        }
+        self.look_at(dataset).await
     }
 
     /// Remembers an ownership for good, unless a newer one is remembered. Needs the lock of the dataset's state.

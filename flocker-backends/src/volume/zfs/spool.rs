@@ -1,10 +1,10 @@
 //! Where a stream waits until it is complete.
 //!
-//! A stream is kept in a filesystem of the same pool until its digest was
-//! found right, and is then given to `zfs receive` in one go. So a pool never
-//! holds anything that was damaged or cut on its way, and a copy that was cut
-//! goes on where it stopped on every ZFS there is, also where the tool itself
-//! cannot do that. The price is room for the stream, once, while it waits.
+//! While the tool receives a stream, its beginning is kept in a filesystem of
+//! the same pool as well, as far as it can be without holding the tool up. So a
+//! copy that was cut goes on where it stopped on every ZFS there is, also where
+//! the tool itself cannot do that. The price is room for what is kept, while it
+//! waits.
 //!
 //! Each dataset has a directory with the stream and a note. The note says what
 //! the stream is and how much of it is known to be right; it is replaced as a
@@ -16,6 +16,7 @@ use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -62,7 +63,7 @@ pub(super) struct Arrival {
     pub(super) kept: u64,
     /// The digest of just these bytes.
     pub(super) digest: String,
-    /// The filesystem into which it is received, once it is complete.
+    /// The filesystem into which it is received, while it is.
     pub(super) into: Option<String>,
 }
 
@@ -199,36 +200,21 @@ impl Spool {
         sync(&self.0)
     }
 
-    /// Opens the stream of a dataset in order to read all of it.
+    /// Opens what is kept of the stream of a dataset, in order to read it.
     pub(super) fn open(&self, dataset: DatasetId) -> io::Result<File> {
         File::open(self.stream(dataset))
     }
 
-    /// Opens the stream of a dataset at a place, with the digest of what is before.
+    /// Writes a piece of the stream of a dataset at its place, durable.
     ///
-    /// What is after that stays until it is written over, so that what was
+    /// What is after it stays until it is written over, so that what was
     /// noted of it stays true: it is the same bytes that come again.
-    pub(super) fn go_on(&self, dataset: DatasetId, at: u64) -> io::Result<(File, blake3::Hasher)> {
-        let path = self.stream(dataset);
+    pub(super) fn write(&self, dataset: DatasetId, at: u64, piece: &[u8]) -> io::Result<()> {
         let mut options = File::options();
-        options.create(true).truncate(at == 0).read(true).write(true);
-        let mut file = options.open(path)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 256 * 1024];
-        let mut left = at;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(buffer.len()).min(buffer.len());
-            let n_read = file.read(&mut buffer[..most])?;
-            if n_read == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "less is kept than was noted",
-                ));
-            }
-            hasher.update(&buffer[..n_read]);
-            left -= n_read as u64;
-        }
-        Ok((file, hasher))
+        options.create(true).truncate(at == 0).write(true);
+        let file = options.open(self.stream(dataset))?;
+        file.write_all_at(piece, at)?;
+        file.sync_data()
     }
 }
 
@@ -290,20 +276,23 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_goes_on_where_it_is_told_to() {
+    fn a_stream_is_written_piece_by_piece_and_over_what_was_there() {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
         let id = dataset().id;
         spool.set_note(&Note::new(&dataset(), 5)).unwrap();
-        let (mut file, _) = spool.go_on(id, 0).unwrap();
-        file.write_all(b"onetwo").unwrap();
-        let (mut file, hasher) = spool.go_on(id, 3).unwrap();
-        assert_eq!(hasher.finalize(), blake3::hash(b"one"));
-        file.write_all(b"three").unwrap();
-        let mut text = String::new();
-        spool.open(id).unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!(text, "onethree");
-        spool.go_on(id, 9).unwrap_err();
+        let read = || {
+            let mut text = String::new();
+            spool.open(id).unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        spool.write(id, 0, b"onetwo").unwrap();
+        spool.write(id, 3, b"thr").unwrap();
+        assert_eq!(read(), "onethr");
+        spool.write(id, 6, b"ee").unwrap();
+        assert_eq!(read(), "onethree");
+        spool.write(id, 0, b"one").unwrap();
+        assert_eq!(read(), "one", "it begins anew");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! How the tool `zfs` is run, and what its failures mean.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
+use tokio::process::ChildStdin;
 
 use super::able::Able;
 use super::able::Blocks;
@@ -171,14 +171,19 @@ impl Tool {
             .spawn()
     }
 
-    /// Receives a whole stream from a file. Dropped half way, the receiver is killed.
-    pub(super) async fn receive(&self, arguments: &[&str], stream: File) -> Result<(), ProcessError> {
-        let child = self
+    /// Starts receiving. Dropped, the receiver is killed.
+    pub(super) fn receive(&self, arguments: &[&str]) -> Result<(Child, ChildStdin), ProcessError> {
+        let mut child = self
             .program(arguments.iter().copied())
-            .stdin(Stream::Descriptor(stream.into()))
+            .stdin(Stream::Piped)
             .stderr(Stream::Piped)
             .spawn()?;
-        self.finish(child).await
+        let stdin = child.stdin.take().ok_or_else(|| ProcessError::Talk {
+            program: self.program.clone(),
+            source: io::ErrorKind::BrokenPipe.into(),
+        })?;
+        crate::process::widen(&stdin);
+        Ok((child, stdin))
     }
 
     /// Waits for the end of a program whose output has been read, and returns its own words where it failed.

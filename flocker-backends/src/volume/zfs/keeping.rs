@@ -1,0 +1,216 @@
+//! Keeping what arrives beside the tool that receives it, for the case that the stream is cut.
+//!
+//! It never holds the tool up, and hardly ever the disk. What comes so fast that
+//! keeping it would take more than half of the time is not kept from there on:
+//! it can be sent again as fast.
+
+use std::io;
+use std::mem;
+use std::time::Duration;
+use std::time::Instant;
+
+use flocker_model::DatasetId;
+use tokio::task::JoinHandle;
+
+use super::spool::Note;
+use super::spool::Spool;
+
+/// How much is kept at once. As much again may be on its way to the disk.
+const PIECE: usize = 8 << 20;
+
+/// What is kept of one stream.
+pub(super) struct Keeper {
+    spool: Spool,
+    dataset: DatasetId,
+    /// As it was written last.
+    note: Note,
+    /// Where `piece` begins.
+    at: u64,
+    piece: Vec<u8>,
+    /// The digest of everything up to the end of `piece`.
+    digest: blake3::Hash,
+    /// What is being written, and how long that took.
+    writing: Option<JoinHandle<io::Result<(Note, Duration)>>>,
+    /// Since when `piece` arrives.
+    since: Instant,
+    has_fallen_behind: bool,
+}
+
+impl Keeper {
+    /// Goes on behind what is kept already. The note is written before anything else is.
+    pub(super) async fn begin(spool: &Spool, note: Note, at: u64) -> io::Result<Self> {
+        let keeper = Self {
+            spool: spool.clone(),
+            dataset: note.dataset.id,
+            note,
+            at,
+            piece: Vec::new(),
+            digest: blake3::hash(b""),
+            writing: None,
+            since: Instant::now(),
+            has_fallen_behind: false,
+        };
+        let (spool, note) = (spool.clone(), keeper.note.clone());
+        blocking(move || spool.set_note(&note)).await?;
+        Ok(keeper)
+    }
+
+    /// Keeps what comes next, if it can be.
+    pub(super) async fn keep(&mut self, bytes: &[u8], digest: blake3::Hash) {
+        if self.has_fallen_behind {
+            return;
+        }
+        self.piece.extend_from_slice(bytes);
+        self.digest = digest;
+        if self.piece.len() < PIECE {
+            return;
+        }
+        if self
+            .writing
+            .as_ref()
+            .is_some_and(|writing| !writing.is_finished())
+        {
+            self.give_up();
+            return;
+        }
+        match self.settle().await {
+            Ok(took) if took > self.since.elapsed() / 2 => self.give_up(),
+            Ok(_) => self.write(),
+            Err(error) => {
+                let dataset = self.dataset;
+                tracing::warn!(%dataset, %error, "what arrives is not kept: where it is cut, it begins anew");
+                self.give_up();
+            }
+        }
+    }
+
+    /// Keeps the rest, and notes it with where it was to go taken out.
+    pub(super) async fn save(mut self) -> io::Result<()> {
+        let settled = self.settle().await;
+        if settled.is_ok() && !self.has_fallen_behind && !self.piece.is_empty() {
+            self.write();
+            self.settle().await?;
+        }
+        if let Some(arrival) = &mut self.note.arrival {
+            arrival.into = None;
+        }
+        let (spool, note) = (self.spool, self.note);
+        blocking(move || spool.set_note(&note)).await?;
+        settled.map(drop)
+    }
+
+    /// Waits for what is being written, and returns how long that took.
+    pub(super) async fn settle(&mut self) -> io::Result<Duration> {
+        let Some(writing) = self.writing.take() else {
+            return Ok(Duration::ZERO);
+        };
+        let took;
+        (self.note, took) = writing.await.map_err(io::Error::other).flatten()?;
+        Ok(took)
+    }
+
+    fn give_up(&mut self) {
+        self.has_fallen_behind = true;
+        self.piece = Vec::new();
+    }
+
+    fn write(&mut self) {
+        let (spool, dataset, at) = (self.spool.clone(), self.dataset, self.at);
+        let piece = mem::take(&mut self.piece);
+        self.at += piece.len() as u64;
+        let mut note = self.note.clone();
+        if let Some(arrival) = &mut note.arrival {
+            arrival.kept = self.at;
+            arrival.digest = self.digest.to_hex().to_string();
+        }
+        self.since = Instant::now();
+        let began = self.since;
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            spool.write(dataset, at, &piece)?;
+            spool.set_note(&note)?;
+            Ok((note, began.elapsed()))
+        }));
+    }
+}
+
+/// Does what waits for the disk, on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use flocker_model::Dataset;
+    use flocker_model::SnapshotGuid;
+
+    use super::super::able::Blocks;
+    use super::super::frame::Header;
+    use super::super::spool::Arrival;
+    use super::*;
+
+    const ID: DatasetId = DatasetId(uuid::Uuid::from_u128(7));
+
+    fn note() -> Note {
+        let dataset = Dataset {
+            id: ID,
+            owner: "mongodb".parse().unwrap(),
+            maximum_size: None,
+        };
+        let mut note = Note::new(&dataset, 5);
+        note.arrival = Some(Arrival {
+            into: Some("pool/flocker/7".into()),
+            ..Arrival::of(&Header {
+                dataset: ID,
+                snapshot: "warm-2-1".parse().unwrap(),
+                guid: SnapshotGuid(9),
+                base: None,
+                first: 0,
+                blocks: Blocks::default(),
+            })
+        });
+        note
+    }
+
+    /// Keeps so many chunks that come at once, and returns what is kept of them and what is noted.
+    async fn kept(n_chunks: u8, n_bytes: usize) -> (Vec<u8>, Arrival) {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let mut keeper = Keeper::begin(&spool, note(), 0).await.unwrap();
+        let mut hasher = blake3::Hasher::new();
+        for chunk in 0..n_chunks {
+            let bytes = vec![chunk; n_bytes];
+            hasher.update(&bytes);
+            keeper.keep(&bytes, hasher.finalize()).await;
+        }
+        keeper.save().await.unwrap();
+        let arrival = spool.note(ID).unwrap().unwrap().arrival.unwrap();
+        let bytes = std::fs::read(root.path().join(ID.to_string()).join("stream")).unwrap();
+        (bytes, arrival)
+    }
+
+    #[tokio::test]
+    async fn the_little_that_came_before_a_cut_is_kept() {
+        let (bytes, arrival) = kept(3, 1000).await;
+        let sent = [0, 1, 2].map(|chunk| vec![chunk; 1000]).concat();
+        assert_eq!(bytes, sent);
+        assert_eq!(arrival.kept, 3000);
+        assert_eq!(arrival.digest, blake3::hash(&sent).to_hex().to_string());
+        assert_eq!(arrival.into, None, "it goes nowhere any more");
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_of_what_came_too_fast_is_true() {
+        const CHUNK: usize = 1 << 20;
+        let (bytes, arrival) = kept(40, CHUNK).await;
+        let kept = usize::try_from(arrival.kept).unwrap();
+        assert!((PIECE..=40 * CHUNK).contains(&kept), "{kept}");
+        let sent: Vec<u8> = (0..40).flat_map(|chunk| vec![chunk; CHUNK]).collect();
+        assert_eq!(bytes[..kept], sent[..kept]);
+        assert_eq!(arrival.digest, blake3::hash(&sent[..kept]).to_hex().to_string());
+    }
+}

@@ -1,0 +1,387 @@
+//! Giving what arrives to the pool, piece by piece, as it is found right.
+//!
+//! It holds the lock of the dataset's state all the time: nothing else changes
+//! a dataset that is being received.
+
+use std::io;
+use std::io::Read as _;
+use std::time::Duration;
+
+use flocker_model::ByteSize;
+use flocker_model::DatasetId;
+use flocker_model::SnapshotGuid;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Child;
+use tokio::process::ChildStdin;
+use tokio::sync::mpsc;
+
+use super::begin;
+use super::begin::Begin;
+use super::frame::CHUNK;
+use super::frame::Header;
+use super::keeping::Keeper;
+use super::keeping::blocking;
+use super::receiving::Piece;
+use super::receiving::complete;
+use super::receiving::require_wanted;
+use super::seen::Seen;
+use super::seen::diverged;
+use super::shared::Shared;
+use super::spool::Arrival;
+use super::spool::Note;
+use super::spool::Spool;
+use super::tool::Context as _;
+use super::tool::broken;
+use super::tool::or_no_space;
+use super::tool::says;
+use crate::change::Change;
+use crate::volume::ReceiveRequest;
+use crate::volume::VolumeError;
+
+/// How long the pool may take to accept a piece, or to take back what it had begun.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Takes what comes in, to its end.
+pub(super) async fn take(
+    shared: &Shared,
+    request: &ReceiveRequest,
+    mut queue: mpsc::Receiver<Piece>,
+) -> Result<Change, VolumeError> {
+    let dataset = request.dataset.id;
+    let mut seen = shared.look_for(dataset).await?;
+    if complete(shared, &seen, dataset).await? == Change::Made {
+        seen = shared.look_for(dataset).await?;
+    }
+    let known = require_wanted(&seen, request)?;
+    let header = match queue.recv().await {
+        Some(Piece::Begin(header)) => header,
+        Some(Piece::Broken(error)) => return Err(error),
+        Some(Piece::Chunk(..) | Piece::End(_)) | None => return Err(abandoned(dataset, 0)),
+    };
+    match known {
+        Some(guid) if guid == header.guid => return Ok(Change::AlreadySo),
+        Some(_) => return Err(diverged(dataset, "it has another snapshot of that name")),
+        None => {}
+    }
+    if !shared.tool.able.takes.cover(header.blocks) {
+        return Err(refused(
+            dataset,
+            "it has blocks that the pool of this node does not take",
+        ));
+    }
+    let mut taking = Taking::begin(shared, request, &seen, header).await?;
+    match taking.run(&mut queue).await {
+        Ok(()) => taking.finish().await,
+        Err(error) => taking.give_up(error).await,
+    }
+}
+
+/// Says why a stream is not taken.
+pub(super) fn refused(dataset: DatasetId, reason: impl Into<String>) -> VolumeError {
+    VolumeError::Stream {
+        dataset,
+        reason: reason.into(),
+    }
+}
+
+/// Whoever handed the stream over has gone away.
+fn abandoned(dataset: DatasetId, received: u64) -> VolumeError {
+    VolumeError::Cut {
+        dataset,
+        received: ByteSize(received),
+        source: io::ErrorKind::UnexpectedEof.into(),
+    }
+}
+
+/// The tool that receives, as far as it has been started.
+enum Receiver {
+    /// It is not started before the record that begins a stream is there.
+    Awaits(Vec<u8>),
+    Runs(Box<Child>, ChildStdin),
+    Ended,
+}
+
+/// A stream that is being given to the pool.
+struct Taking<'a> {
+    shared: &'a Shared,
+    request: &'a ReceiveRequest,
+    seen: &'a Seen,
+    header: Header,
+    spool: Spool,
+    into: String,
+    hasher: blake3::Hasher,
+    n_taken: u64,
+    /// The newest chunk. The pool gets it when it is known that it is not the last one, or that it is.
+    held_back: Vec<u8>,
+    receiver: Receiver,
+    keeper: Keeper,
+}
+
+impl<'a> Taking<'a> {
+    /// Notes where it goes.
+    async fn begin(
+        shared: &'a Shared,
+        request: &'a ReceiveRequest,
+        seen: &'a Seen,
+        header: Header,
+    ) -> Result<Self, VolumeError> {
+        let dataset = request.dataset.id;
+        let what = || format!("keep what arrives of dataset {dataset}");
+        let spool = shared.require_spool(seen).await?;
+        let known = spool.note(dataset).to(what)?;
+        let mut note = match known {
+            Some(note) => note,
+            None => Note::new(&request.dataset, shared.now()?),
+        };
+        let kept = note.arrival.take().filter(|kept| {
+            (kept.guid, kept.base, kept.blocks) == (header.guid, header.base, header.blocks)
+                && header.first <= kept.kept
+        });
+        let mut arrival = match kept {
+            Some(kept) if header.first > 0 => kept,
+            Some(_) | None if header.first == 0 => Arrival::of(&header),
+            Some(_) | None => {
+                return Err(refused(
+                    dataset,
+                    "it goes on from something that has not arrived here",
+                ));
+            }
+        };
+        let ours = seen.here.get(&dataset);
+        let into = match ours {
+            Some(ours) => ours.name.clone(),
+            None => seen.free_name(&shared.parent, dataset),
+        };
+        arrival.into = Some(into.clone());
+        note.arrival = Some(arrival);
+        let keeper = Keeper::begin(&spool, note, header.first).await.to(what)?;
+        Ok(Self {
+            shared,
+            request,
+            seen,
+            header,
+            spool,
+            into,
+            hasher: blake3::Hasher::new(),
+            n_taken: 0,
+            held_back: Vec::new(),
+            receiver: Receiver::Awaits(Vec::new()),
+            keeper,
+        })
+    }
+
+    fn dataset(&self) -> DatasetId {
+        self.request.dataset.id
+    }
+
+    fn what(&self) -> String {
+        format!(
+            "receive snapshot {} of dataset {}",
+            self.request.snapshot,
+            self.dataset()
+        )
+    }
+
+    /// Gives everything to the pool, and waits until it has it.
+    async fn run(&mut self, queue: &mut mpsc::Receiver<Piece>) -> Result<(), VolumeError> {
+        if let Some(ours) = self.seen.here.get(&self.dataset()) {
+            // Readers would go on to see what was there before.
+            self.shared.unmount(ours).await?;
+        }
+        self.give_what_is_kept().await?;
+        let damaged = || refused(self.request.dataset.id, "it was damaged on its way");
+        loop {
+            match queue.recv().await {
+                Some(Piece::Chunk(bytes, digest)) => {
+                    self.hasher.update(&bytes);
+                    if self.hasher.finalize() != digest {
+                        return Err(damaged());
+                    }
+                    self.keeper.keep(&bytes, digest).await;
+                    self.offer(bytes).await?;
+                }
+                Some(Piece::End(digest)) => {
+                    if self.hasher.finalize() != digest {
+                        return Err(damaged());
+                    }
+                    return self.end().await;
+                }
+                Some(Piece::Broken(error)) => return Err(error),
+                Some(Piece::Begin(_)) | None => return Err(abandoned(self.dataset(), self.n_taken)),
+            }
+        }
+    }
+
+    /// Begins with what has arrived earlier. That it is right was found out then.
+    async fn give_what_is_kept(&mut self) -> Result<(), VolumeError> {
+        let dataset = self.dataset();
+        let what = || format!("read what has arrived of dataset {dataset}");
+        let mut left = self.header.first;
+        if left == 0 {
+            return Ok(());
+        }
+        let spool = self.spool.clone();
+        let mut file = blocking(move || spool.open(dataset)).await.to(what)?;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let read = blocking(move || {
+                let mut bytes = vec![0; most];
+                file.read_exact(&mut bytes)?;
+                Ok((file, bytes))
+            });
+            let bytes;
+            (file, bytes) = match read.await {
+                // To go on from here would end here again.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(refused(dataset, "less of it is kept than was noted"));
+                }
+                read => read.to(what)?,
+            };
+            left -= most as u64;
+            self.hasher.update(&bytes);
+            self.offer(bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the chunk before this one to the pool.
+    async fn offer(&mut self, bytes: Vec<u8>) -> Result<(), VolumeError> {
+        self.n_taken += bytes.len() as u64;
+        let before = std::mem::replace(&mut self.held_back, bytes);
+        self.give(&before).await
+    }
+
+    async fn give(&mut self, bytes: &[u8]) -> Result<(), VolumeError> {
+        if let Receiver::Awaits(beginning) = &mut self.receiver {
+            beginning.extend_from_slice(bytes);
+            let Some(record) = beginning.first_chunk() else {
+                return Ok(());
+            };
+            require_asked_for(record, self.header.guid, self.request.base)
+                .map_err(|reason| refused(self.request.dataset.id, reason))?;
+            let beginning = std::mem::take(beginning);
+            let (child, stdin) = self.start()?;
+            self.receiver = Receiver::Runs(child.into(), stdin);
+            return self.write(&beginning).await;
+        }
+        self.write(bytes).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), VolumeError> {
+        let Receiver::Runs(_, stdin) = &mut self.receiver else {
+            return Ok(());
+        };
+        match tokio::time::timeout(PATIENCE, stdin.write_all(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            // It has ended, and says why.
+            Ok(Err(_)) => {
+                self.wait().await?;
+                Err(broken(self.what(), "the pool took no more of it"))
+            }
+            Err(_) => Err(broken(
+                self.what(),
+                format!("the pool took nothing for {PATIENCE:?}"),
+            )),
+        }
+    }
+
+    /// Starts the tool. Never with the option that would let it roll back or destroy.
+    fn start(&self) -> Result<(Child, ChildStdin), VolumeError> {
+        let able = &self.shared.tool.able;
+        let mut arguments = vec!["receive"];
+        if able.receives_unmounted {
+            arguments.push("-u");
+        }
+        if !self.seen.here.contains_key(&self.dataset()) && able.receives_properties {
+            arguments.extend(["-o", "canmount=noauto"]);
+        }
+        let target = format!("{}@{}", self.into, self.request.snapshot);
+        arguments.push(&target);
+        self.shared.tool.receive(&arguments).to(|| self.what())
+    }
+
+    /// Gives the last chunk to the pool, and waits until it has everything.
+    async fn end(&mut self) -> Result<(), VolumeError> {
+        let last = std::mem::take(&mut self.held_back);
+        self.give(&last).await?;
+        match self.receiver {
+            Receiver::Awaits(_) => Err(refused(self.dataset(), "it is shorter than any stream of ZFS")),
+            Receiver::Runs(..) | Receiver::Ended => self.wait().await,
+        }
+    }
+
+    /// Lets the tool see that there is no more, and waits for its end.
+    async fn wait(&mut self) -> Result<(), VolumeError> {
+        let Receiver::Runs(child, stdin) = std::mem::replace(&mut self.receiver, Receiver::Ended) else {
+            return Ok(());
+        };
+        drop(stdin);
+        match self.shared.tool.finish(*child).await {
+            // No other attempt ends in another way.
+            Err(error) if says(&error, "has been modified") => Err(diverged(
+                self.dataset(),
+                "somebody has written into it since its newest snapshot",
+            )),
+            received => received.to(|| self.what()),
+        }
+    }
+
+    /// Makes what the pool has received count.
+    async fn finish(mut self) -> Result<Change, VolumeError> {
+        let dataset = self.dataset();
+        // What could not be kept is not needed any more.
+        drop(self.keeper.settle().await);
+        let seen = self.shared.look_for(dataset).await?;
+        match complete(self.shared, &seen, dataset).await? {
+            Change::Made => Ok(Change::Made),
+            Change::AlreadySo => Err(broken(
+                self.what(),
+                "the pool does not have what it has just received",
+            )),
+        }
+    }
+
+    /// Has the pool take back what it had begun, and keeps what can be gone on with.
+    async fn give_up(mut self, error: VolumeError) -> Result<Change, VolumeError> {
+        let (dataset, n_taken) = (self.dataset(), self.n_taken);
+        let was_started = !matches!(self.receiver, Receiver::Awaits(_));
+        // It fails, since it lacks the end; dropped, it is killed.
+        drop(tokio::time::timeout(PATIENCE, self.wait()).await);
+        if was_started {
+            drop(self.keeper.settle().await);
+            // ZFS by way of FUSE may have everything, and fail to mount what it was still unmounting (2026-11-21).
+            let seen = self.shared.look_for(dataset).await?;
+            if complete(self.shared, &seen, dataset).await? == Change::Made {
+                return Ok(Change::Made);
+            }
+        }
+        let kept = if matches!(error, VolumeError::Stream { .. }) {
+            // Going on from here would end here again.
+            drop(self.keeper.settle().await);
+            let spool = self.spool;
+            blocking(move || spool.remove(dataset)).await
+        } else {
+            self.keeper.save().await
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%dataset, %error, "what has arrived could not be kept");
+        }
+        Err(or_no_space(error, dataset, n_taken, self.seen.available))
+    }
+}
+
+/// Sees that a stream is the one that was asked for; the reason where it is not.
+fn require_asked_for(
+    record: &[u8; begin::LENGTH],
+    guid: SnapshotGuid,
+    base: Option<SnapshotGuid>,
+) -> Result<(), &'static str> {
+    let Begin { to, from } = Begin::parse(record)?;
+    if guid != SnapshotGuid(to.into()) {
+        return Err("it is of another snapshot than it says");
+    }
+    if base != from.map(|from| SnapshotGuid(from.into())) {
+        return Err("it starts from another snapshot than it says");
+    }
+    Ok(())
+}
