@@ -89,3 +89,25 @@ impl Default for Deadlines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_is_there_at_once_needs_no_clock() {
+        let without_clock = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(without_clock.block_on(timeout(LIMIT, async { 1 })), Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_in_time_is_waited_for_and_what_comes_later_is_not() {
+        let begin = Instant::now();
+        assert_eq!(timeout(LIMIT, tokio::time::sleep(LIMIT / 2)).await, Ok(()));
+        assert_eq!(begin.elapsed(), LIMIT / 2);
+        assert_eq!(timeout(LIMIT, tokio::time::sleep(LIMIT * 2)).await, Err(Elapsed));
+        assert_eq!(begin.elapsed(), LIMIT / 2 + LIMIT);
+    }
+}

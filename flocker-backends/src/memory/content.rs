@@ -263,6 +263,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_added_to_a_file_that_was_hashed_is_hashed_too() {
+        let hash = |content: &Content| {
+            let mut hasher = blake3::Hasher::new();
+            content.hash_into(&mut hasher);
+            hasher.finalize()
+        };
+        let mut grown = content(&[("a", "12"), ("b", "")]);
+        let before = hash(&grown);
+        let kept = grown.clone();
+        grown.append("a", b"3");
+        assert_eq!(hash(&kept), before);
+        assert_eq!(hash(&grown), hash(&content(&[("a", "123"), ("b", "")])));
+        assert_ne!(hash(&grown), before);
+    }
+
+    #[test]
     fn a_delta_that_was_cut_is_refused() {
         let delta = Delta::between(&Content::default(), &content(&[("a", "text"), ("b", "")]));
         let bytes = delta.encode();
