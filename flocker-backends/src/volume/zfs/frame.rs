@@ -27,6 +27,9 @@ const CHECK: usize = 16;
 /// The most bytes that come at once.
 pub(super) const CHUNK: usize = 256 * 1024;
 
+/// How long the length is that begins a chunk.
+pub(super) const LENGTH: usize = 4;
+
 /// How long the digest is that ends a chunk, and a stream.
 pub(super) const DIGEST: usize = 32;
 

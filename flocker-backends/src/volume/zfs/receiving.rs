@@ -9,6 +9,7 @@
 //! goes, so that whoever comes after a crash can tell it from what others made,
 //! and complete it.
 
+use std::io;
 use std::sync::Arc;
 
 use flocker_model::ByteSize;
@@ -23,6 +24,7 @@ use super::frame::CHUNK;
 use super::frame::DIGEST;
 use super::frame::HEADER;
 use super::frame::Header;
+use super::frame::LENGTH;
 use super::listing;
 use super::listing::Filesystem;
 use super::lock::Scope;
@@ -134,11 +136,28 @@ struct Incoming {
 impl Incoming {
     async fn read(&mut self, buffer: &mut [u8]) -> Result<(), VolumeError> {
         let read = self.stream.read_exact(buffer).await;
-        read.map(drop).map_err(|source| VolumeError::Cut {
+        read.map(drop).map_err(|source| self.cut(source))
+    }
+
+    async fn read_bytes(&mut self, n_bytes: usize) -> Result<Vec<u8>, VolumeError> {
+        let mut bytes = Vec::with_capacity(n_bytes);
+        while bytes.len() < n_bytes {
+            let left = (n_bytes - bytes.len()) as u64;
+            match (&mut self.stream).take(left).read_buf(&mut bytes).await {
+                Ok(0) => return Err(self.cut(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(error) => return Err(self.cut(error)),
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn cut(&self, source: io::Error) -> VolumeError {
+        VolumeError::Cut {
             dataset: self.dataset,
             received: ByteSize(self.n_arrived),
             source,
-        })
+        }
     }
 
     async fn read_digest(&mut self) -> Result<blake3::Hash, VolumeError> {
@@ -173,7 +192,7 @@ impl Incoming {
     }
 
     async fn read_piece(&mut self) -> Result<Piece, VolumeError> {
-        let mut length = [0; 4];
+        let mut length = [0; LENGTH];
         self.read(&mut length).await?;
         let n_bytes = u32::from_be_bytes(length);
         if n_bytes == 0 {
@@ -183,8 +202,7 @@ impl Incoming {
         let Some(n_bytes) = n_bytes else {
             return Err(taking::refused(self.dataset, "it has a chunk that is too long"));
         };
-        let mut bytes = vec![0; n_bytes];
-        self.read(&mut bytes).await?;
+        let bytes = self.read_bytes(n_bytes).await?;
         let digest = self.read_digest().await?;
         self.n_arrived += n_bytes as u64;
         Ok(Piece::Chunk(bytes, digest))

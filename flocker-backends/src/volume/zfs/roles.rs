@@ -150,6 +150,17 @@ impl Shared {
 
     /// Takes a snapshot, and a hold on it.
     async fn take(&self, ours: &Ours, name: &SnapshotName) -> Result<(), VolumeError> {
+        self.take_unheld(ours, name).await?;
+        self.take_hold(ours, name).await
+    }
+
+    async fn take_hold(&self, ours: &Ours, name: &SnapshotName) -> Result<(), VolumeError> {
+        let full_name = ours.full_name(name.as_str());
+        let held = self.tool.run(["hold", HOLD, &full_name]).await;
+        held.map(drop).to(|| format!("hold snapshot `{full_name}`"))
+    }
+
+    async fn take_unheld(&self, ours: &Ours, name: &SnapshotName) -> Result<(), VolumeError> {
         let what = || format!("take snapshot {name} of dataset {}", ours.dataset);
         let full_name = ours.full_name(name.as_str());
         let mark = format!("{}=1", listing::SNAPSHOT);
@@ -157,9 +168,9 @@ impl Shared {
             .tool
             .run(["snapshot", "-o", &mark, &full_name])
             .await
+            .map(drop)
             .to(what);
-        taken.map_err(|error| or_no_space(error, ours.dataset, 0, ours.filesystem.available))?;
-        self.tool.run(["hold", HOLD, &full_name]).await.map(drop).to(what)
+        taken.map_err(|error| or_no_space(error, ours.dataset, 0, ours.filesystem.available))
     }
 
     /// Takes a hold on a snapshot of ours that has none, so that nobody destroys by accident what a copy starts from.
@@ -262,8 +273,9 @@ impl Shared {
             // it; the application may have written since.
             self.drop_snapshot(ours, stale).await?;
         }
-        self.take(ours, last).await?;
-        let seen = self.look_for(dataset).await?;
+        self.take_unheld(ours, last).await?;
+        let held = self.take_hold(ours, last);
+        let ((), seen) = tokio::try_join!(held, self.look_for(dataset))?;
         let taken = seen.require(dataset)?.snapshot(last).map(guid_of);
         taken.ok_or_else(|| no_snapshot(dataset, last))
     }

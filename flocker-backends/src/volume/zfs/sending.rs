@@ -6,20 +6,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context as TaskContext;
 use std::task::Poll;
+use std::task::ready;
 
+use bytes::Buf as _;
+use bytes::BufMut as _;
+use bytes::Bytes;
+use bytes::BytesMut;
 use flocker_model::Role;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWriteExt as _;
-use tokio::io::DuplexStream;
 use tokio::io::ReadBuf;
 use tokio::process::Child;
 use tokio::process::ChildStdout;
+use tokio::sync::mpsc;
 
 use super::able::Blocks;
 use super::frame::Begun;
 use super::frame::CHUNK;
+use super::frame::DIGEST;
 use super::frame::Header;
+use super::frame::LENGTH;
 use super::frame::Token;
 use super::roles::no_snapshot;
 use super::seen::diverged;
@@ -71,10 +77,11 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
         base: base.map(|base| ours.full_name(&base.name)),
         header,
     };
-    let (outlet, inlet) = tokio::io::duplex(2 * CHUNK);
+    let (outlet, written) = mpsc::channel(1);
     Ok(Box::pin(Driven {
         work: Some(Box::pin(sending.run(begun, outlet))),
-        inlet,
+        written,
+        current: Bytes::new(),
     }))
 }
 
@@ -87,7 +94,7 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(mut self, begun: Option<Begun>, outlet: DuplexStream) -> io::Result<()> {
+    async fn run(mut self, begun: Option<Begun>, outlet: mpsc::Sender<Bytes>) -> io::Result<()> {
         if let Some(begun) = begun.filter(|begun| begun.kept > 0) {
             let mut source = self.start()?;
             if source.skip(begun.kept).await? == Some(begun.digest) {
@@ -139,34 +146,37 @@ impl Source {
     }
 
     /// Writes the rest in our frame. Only a tool that ended well gets a trailer.
-    async fn deliver(mut self, header: &Header, tool: &Tool, mut outlet: DuplexStream) -> io::Result<()> {
-        outlet.write_all(&header.encode()).await?;
-        let mut buffer = vec![0; CHUNK];
+    async fn deliver(mut self, header: &Header, tool: &Tool, outlet: mpsc::Sender<Bytes>) -> io::Result<()> {
+        let write = async |bytes: Bytes| outlet.send(bytes).await.map_err(|_| io::ErrorKind::BrokenPipe);
+        write(header.encode().into()).await?;
+        let mut chunk = BytesMut::new();
         loop {
-            let n_read = self.stdout.read(&mut buffer).await?;
+            chunk.reserve(LENGTH + CHUNK + DIGEST);
+            // What the tool wrote is read to where it is sent from.
+            chunk.put_u32(0);
+            let n_read = (&mut self.stdout).take(CHUNK as u64).read_buf(&mut chunk).await?;
             if n_read == 0 {
                 break;
             }
-            self.hasher.update(&buffer[..n_read]);
-            outlet.write_all(&length(n_read)?).await?;
-            outlet.write_all(&buffer[..n_read]).await?;
-            outlet.write_all(self.hasher.finalize().as_bytes()).await?;
+            let length = u32::try_from(n_read).map_err(io::Error::other)?;
+            chunk[..LENGTH].copy_from_slice(&length.to_be_bytes());
+            self.hasher.update(&chunk[LENGTH..]);
+            chunk.extend_from_slice(self.hasher.finalize().as_bytes());
+            write(chunk.split().freeze()).await?;
         }
         tool.finish(self.child).await.map_err(io::Error::other)?;
-        outlet.write_all(&length(0)?).await?;
-        outlet.write_all(self.hasher.finalize().as_bytes()).await
+        // The length that was left open is the 0 of the end.
+        chunk.extend_from_slice(self.hasher.finalize().as_bytes());
+        Ok(write(chunk.freeze()).await?)
     }
-}
-
-fn length(n_bytes: usize) -> io::Result<[u8; 4]> {
-    let length = u32::try_from(n_bytes).map_err(io::Error::other)?;
-    Ok(length.to_be_bytes())
 }
 
 /// A stream whose writer runs only while somebody reads.
 struct Driven<W> {
     work: Option<Pin<Box<W>>>,
-    inlet: DuplexStream,
+    written: mpsc::Receiver<Bytes>,
+    /// What of it was not read yet.
+    current: Bytes,
 }
 
 impl<W: Future<Output = io::Result<()>>> AsyncRead for Driven<W> {
@@ -175,13 +185,22 @@ impl<W: Future<Output = io::Result<()>>> AsyncRead for Driven<W> {
         context: &mut TaskContext<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(work) = &mut self.work
-            && let Poll::Ready(done) = work.as_mut().poll(context)
-        {
-            self.work = None;
-            done?;
+        while self.current.is_empty() {
+            if let Some(work) = &mut self.work
+                && let Poll::Ready(done) = work.as_mut().poll(context)
+            {
+                self.work = None;
+                done?;
+            }
+            match ready!(self.written.poll_recv(context)) {
+                Some(bytes) => self.current = bytes,
+                None => return Poll::Ready(Ok(())),
+            }
         }
-        Pin::new(&mut self.inlet).poll_read(context, buffer)
+        let n_bytes = self.current.len().min(buffer.remaining());
+        buffer.put_slice(&self.current[..n_bytes]);
+        self.current.advance(n_bytes);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -189,15 +208,21 @@ impl<W: Future<Output = io::Result<()>>> AsyncRead for Driven<W> {
 mod tests {
     use super::*;
 
-    async fn written(n_bytes: usize, then: io::Result<()>) -> (Vec<u8>, io::Result<usize>) {
-        let (mut outlet, inlet) = tokio::io::duplex(16);
+    async fn written(chunks: Vec<Vec<u8>>, then: io::Result<()>) -> (Vec<u8>, io::Result<usize>) {
+        let (outlet, written) = mpsc::channel(1);
         let work = async move {
-            outlet.write_all(&vec![7; n_bytes]).await?;
+            for chunk in chunks {
+                outlet
+                    .send(chunk.into())
+                    .await
+                    .map_err(|_| io::ErrorKind::BrokenPipe)?;
+            }
             then
         };
         let mut stream = Driven {
             work: Some(Box::pin(work)),
-            inlet,
+            written,
+            current: Bytes::new(),
         };
         let mut bytes = Vec::new();
         let read = stream.read_to_end(&mut bytes).await;
@@ -206,16 +231,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_is_written_while_it_is_read() {
-        for n_bytes in [0, 1, 16, 17, 1000] {
-            let (bytes, read) = written(n_bytes, Ok(())).await;
-            assert_eq!(read.unwrap(), n_bytes);
-            assert_eq!(bytes, vec![7; n_bytes]);
+        for n_chunks in [0, 1, 2, 3, 100] {
+            let chunks: Vec<Vec<u8>> = (0..n_chunks).map(|n| vec![n; usize::from(n) * 100]).collect();
+            let all = chunks.concat();
+            let (bytes, read) = written(chunks, Ok(())).await;
+            assert_eq!(read.unwrap(), all.len());
+            assert_eq!(bytes, all);
         }
     }
 
     #[tokio::test]
     async fn a_writer_that_fails_fails_the_stream() {
-        let (_, read) = written(100, Err(io::ErrorKind::BrokenPipe.into())).await;
+        let chunks = vec![vec![7; 100]; 3];
+        let (_, read) = written(chunks, Err(io::ErrorKind::BrokenPipe.into())).await;
         read.unwrap_err();
     }
 }
