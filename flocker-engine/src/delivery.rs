@@ -57,7 +57,7 @@ impl Delivery<'_> {
         let (reader, writer) = tokio::io::split(channel);
         let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
         let limit = self.deadlines.answer;
-        let greeted = tokio::time::timeout(limit, greet(&mut reader, &mut writer, Greeting::Image)).await;
+        let greeted = clock::timeout(limit, greet(&mut reader, &mut writer, Greeting::Image)).await;
         greeted
             .map_err(|_| self.lost(&WireError::Silent(limit)))?
             .map_err(|error| not_greeted(self.node, &error))?;
@@ -74,7 +74,7 @@ impl Delivery<'_> {
         match sent {
             Ok(()) => verdict.await,
             // What broke the connection is better told by the node, if it still can.
-            Err(error @ NodeError::Lost { .. }) => match tokio::time::timeout(LAST_WORDS, verdict).await {
+            Err(error @ NodeError::Lost { .. }) => match clock::timeout(LAST_WORDS, verdict).await {
                 Ok(Err(said @ NodeError::Receiver { .. })) => Err(said),
                 Ok(Ok(change)) => Ok(change),
                 Ok(Err(_)) | Err(_) => Err(error),
@@ -103,7 +103,7 @@ impl Delivery<'_> {
         let mut told = clock::now();
         loop {
             let read = wire::read_chunk(&mut stream, most, &mut chunk);
-            let read = tokio::time::timeout(self.deadlines.stall, read).await;
+            let read = clock::timeout(self.deadlines.stall, read).await;
             let n_bytes = match read.map_err(|_| self.late("the next bytes of"))? {
                 Ok(n_bytes) => n_bytes,
                 Err(source) => {
@@ -145,7 +145,7 @@ impl Delivery<'_> {
         n_sent: &AtomicU64,
     ) -> Result<Change, NodeError> {
         loop {
-            let next = tokio::time::timeout(self.deadlines.stall, reader.next()).await;
+            let next = clock::timeout(self.deadlines.stall, reader.next()).await;
             let next = next.map_err(|_| self.lost(&WireError::Silent(self.deadlines.stall)))?;
             let say = match next.map_err(|error| self.lost(&error))? {
                 Some(Incoming::Message(text)) => wire::read("what a node says of an image", &text),
@@ -171,7 +171,7 @@ impl Delivery<'_> {
     }
 
     async fn in_time(&self, write: impl Future<Output = Result<(), WireError>>) -> Result<(), NodeError> {
-        tokio::time::timeout(self.deadlines.stall, write)
+        clock::timeout(self.deadlines.stall, write)
             .await
             .map_err(|_| self.late("a chance to send more of"))?
             .map_err(|error| self.lost(&error))

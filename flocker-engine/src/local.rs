@@ -50,6 +50,7 @@ use flocker_model::NodeState;
 use flocker_model::planted::Bug;
 use flocker_model::planted::is_planted;
 
+use crate::clock;
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Claim;
@@ -224,7 +225,7 @@ impl LocalNode {
     where
         E: std::error::Error + flocker_backends::Classify + 'static,
     {
-        match tokio::time::timeout(limit, call).await {
+        match clock::timeout(limit, call).await {
             Ok(answer) => answer.map_err(|error| NodeError::backend(&error)),
             Err(_) => Err(NodeError::Deadline {
                 what: what.into(),

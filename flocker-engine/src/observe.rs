@@ -16,6 +16,7 @@ use flocker_model::Observed;
 use flocker_model::Silence;
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::fault::one_line;
 use crate::handles::Handles;
 use crate::node::NodeHandle;
@@ -53,10 +54,11 @@ pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking)
             let handle = handles.reach(&name, address.as_ref());
             let deadline = looking.deadline;
             let expected = pinned(desired, &name).or_else(|| looking.known.get(&name).copied());
-            looks.spawn(async move {
+            // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+            looks.spawn(Box::pin(async move {
                 let look = look(handle, deadline, expected).await;
                 (name, look)
-            });
+            }));
         }
         while let Some(look) = looks.join_next().await {
             if let Ok((name, look)) = look {
@@ -120,6 +122,9 @@ fn doubt_impostors(desired: &Deployment, state: &mut ClusterState) {
             doubtful.insert(name.clone(), silence);
         }
     }
+    if doubtful.is_empty() {
+        return;
+    }
     for (who, (name, peer)) in memories() {
         if let (Some(id), Some(Silence::Impostor { remembered, .. })) = (peer.id, doubtful.get_mut(name))
             && !lost.contains(&(name, &id))
@@ -138,7 +143,7 @@ async fn look(
     deadline: Duration,
     expected: Option<NodeId>,
 ) -> Observed<NodeState> {
-    match tokio::time::timeout(deadline, handle.observe()).await {
+    match clock::timeout(deadline, handle.observe()).await {
         Ok(Ok(state)) => match expected {
             Some(expected) if expected != state.id => Observed::Unknown(Silence::WrongNode {
                 expected,

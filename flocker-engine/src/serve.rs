@@ -8,6 +8,7 @@ use flocker_backends::Channel;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
 
+use crate::clock;
 use crate::local::Guest;
 use crate::local::LocalNode;
 use crate::wire;
@@ -65,7 +66,7 @@ async fn greet(channel: Channel, node: &LocalNode) -> Result<Greeted, WireError>
     let mut reader = FrameReader::new(reader);
     let mut writer = FrameWriter::new(writer);
     let limit = node.deadlines().answer;
-    let greeted = tokio::time::timeout(limit, async {
+    let greeted = clock::timeout(limit, async {
         let ours = wire::write(&wire::our_hello(None))?;
         writer.frame(&Frame::Hello(ours.into())).await?;
         writer.flush().await?;

@@ -12,7 +12,7 @@ pub(crate) use tokio::sync::Notify;
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use tokio::task::{JoinError, JoinSet};
 #[cfg(not(feature = "shuttle"))]
-pub(crate) use tokio::time::{timeout, timeout_at};
+pub(crate) use {crate::clock::timeout, tokio::time::timeout_at};
 
 #[cfg(all(test, feature = "shuttle"))]
 pub(crate) use self::tried_out::advance;

@@ -188,5 +188,8 @@ pub fn read<T: serde::de::DeserializeOwned>(what: &'static str, text: &[u8]) -> 
 
 /// Writes one message.
 pub(crate) fn write<T: serde::Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
-    serde_json::to_vec(message).map_err(|error| WireError::Io(error.into()))
+    // Room for most messages: one that grows piece by piece is copied at each.
+    let mut text = Vec::with_capacity(1024);
+    serde_json::to_writer(&mut text, message).map_err(|error| WireError::Io(error.into()))?;
+    Ok(text)
 }

@@ -2,11 +2,15 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use arcstr::ArcStr;
 use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
+use serde::Serializer;
+use serde::de;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -88,13 +92,47 @@ fn check(text: &str, alphabet: &Alphabet) -> Result<ArcStr, NameError> {
     }
 }
 
+/// Reads a value from the text that it is written as, which is not kept.
+struct Text<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+/// Lets a type be written as text, in this way, and read as it is parsed.
+macro_rules! as_text {
+    ($name:ident, |$value:ident, $serializer:ident| $write:expr) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, $serializer: S) -> Result<S::Ok, S::Error> {
+                let $value = self;
+                $write
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(PhantomData))
+            }
+        }
+    };
+}
+
 /// Declares a name: a shared string that was checked against an alphabet.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $alphabet:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(ArcStr);
+
+        as_text!($name, |name, serializer| serializer.serialize_str(&name.0));
 
         impl $name {
             /// Returns the name as text.
@@ -290,11 +328,12 @@ uuid_text!(NodeId, BootId, DatasetId);
 macro_rules! hexadecimal {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         // Aligned as two words: of what holds one there are millions, and 16 bytes of alignment cost each 8 more.
         #[repr(Rust, packed(8))]
         pub struct $name(pub u128);
+
+        as_text!($name, |value, serializer| serializer.collect_str(value));
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::predict::Refused;
 use crate::predict::obey;
 use crate::predict::predict;
+use crate::step::Step;
 use crate::step::StepId;
 
 /// What must never be.
@@ -126,13 +127,7 @@ pub fn plan(plan: &Plan, desired: &Deployment, actual: &ClusterState) -> Result<
     if plan.steps().is_empty() {
         return Ok(());
     }
-    let mut names: Vec<StepId> = plan.steps().iter().map(crate::step::Step::id).collect();
-    names.sort_unstable();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Violation::SameName {
-            step: pair[0].clone(),
-        });
-    }
+    names(plan)?;
     let was_sound = state(actual).is_ok();
     let mut walked = actual.clone();
     for step in plan.steps() {
@@ -169,9 +164,32 @@ pub fn plan(plan: &Plan, desired: &Deployment, actual: &ClusterState) -> Result<
     Ok(())
 }
 
+/// Checks that no two steps have one name.
+fn names(plan: &Plan) -> Result<(), Violation> {
+    fn beginning(step: &Step) -> (&NodeName, &'static str) {
+        (&step.actor, step.action.verb())
+    }
+    let mut steps: Vec<&Step> = plan.steps().iter().collect();
+    steps.sort_by_key(|step| beginning(step));
+    // A name begins with who does what: only where that is the same need the rest be written and compared.
+    for alike in steps.chunk_by(|one, next| beginning(one) == beginning(next)) {
+        if alike.len() < 2 {
+            continue;
+        }
+        let mut names: Vec<StepId> = alike.iter().map(|step| step.id()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Violation::SameName {
+                step: pair[0].clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// I2, I5 and I6 of one step in the state in which it comes.
 pub fn destroys_nothing_last(
-    step: &crate::step::Step,
+    step: &Step,
     desired: &Deployment,
     actual: &ClusterState,
 ) -> Result<(), Violation> {

@@ -1,31 +1,74 @@
 //! What a dataset holds, and what makes one state of it into another.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::OnceLock;
+
+/// The bytes of a file. They are hashed once, however many snapshots have them.
+#[derive(Clone, Debug, Default)]
+struct File {
+    bytes: Vec<u8>,
+    hash: OnceLock<blake3::Hash>,
+}
+
+impl File {
+    fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self {
+            bytes,
+            hash: OnceLock::new(),
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.hash = OnceLock::new();
+    }
+
+    fn hash(&self) -> &blake3::Hash {
+        self.hash.get_or_init(|| blake3::hash(&self.bytes))
+    }
+}
+
+impl Deref for File {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl PartialEq for File {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for File {}
 
 /// The files of a dataset. Cloning is cheap: a clone shares the list, and then every file, until one of the two changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Content {
-    files: Arc<BTreeMap<Arc<str>, Arc<Vec<u8>>>>,
+    files: Arc<BTreeMap<Arc<str>, Arc<File>>>,
 }
 
 impl Content {
     pub(super) fn get(&self, file: &str) -> Option<&[u8]> {
-        self.files.get(file).map(|bytes| bytes.as_slice())
+        self.files.get(file).map(|file| file.bytes.as_slice())
     }
 
-    fn files_mut(&mut self) -> &mut BTreeMap<Arc<str>, Arc<Vec<u8>>> {
+    fn files_mut(&mut self) -> &mut BTreeMap<Arc<str>, Arc<File>> {
         Arc::make_mut(&mut self.files)
     }
 
     pub(super) fn put(&mut self, file: &str, bytes: &[u8]) {
-        self.files_mut().insert(file.into(), Arc::new(bytes.to_vec()));
+        self.files_mut().insert(file.into(), File::new(bytes.to_vec()));
     }
 
     pub(super) fn append(&mut self, file: &str, bytes: &[u8]) {
         let files = self.files_mut();
         if let Some(held) = files.get_mut(file) {
-            Arc::make_mut(held).extend_from_slice(bytes);
+            Arc::make_mut(held).append(bytes);
         } else {
             self.put(file, bytes);
         }
@@ -56,8 +99,7 @@ impl Content {
         for (name, bytes) in &*self.files {
             hasher.update(&(name.len() as u64).to_be_bytes());
             hasher.update(name.as_bytes());
-            hasher.update(&(bytes.len() as u64).to_be_bytes());
-            hasher.update(bytes);
+            hasher.update(bytes.hash().as_bytes());
         }
     }
 }
@@ -65,7 +107,7 @@ impl Content {
 /// What happened to one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Edit {
-    Put(Arc<Vec<u8>>),
+    Put(Arc<File>),
     Append { at: u64, bytes: Vec<u8> },
     Remove,
 }
@@ -135,7 +177,7 @@ impl Delta {
                     if held.len() as u64 != at {
                         return Err("it appends at another place");
                     }
-                    Arc::make_mut(held).extend_from_slice(&bytes);
+                    Arc::make_mut(held).append(&bytes);
                 }
                 Edit::Remove => {
                     files.remove(&name).ok_or("it removes no file")?;
@@ -149,7 +191,7 @@ impl Delta {
         let mut out = Vec::new();
         for (name, edit) in &self.edits {
             let (tag, at, bytes) = match edit {
-                Edit::Put(bytes) => (b'p', 0, bytes.as_slice()),
+                Edit::Put(bytes) => (b'p', 0, bytes.bytes.as_slice()),
                 Edit::Append { at, bytes } => (b'a', *at, bytes.as_slice()),
                 Edit::Remove => (b'r', 0, [].as_slice()),
             };
@@ -171,7 +213,7 @@ impl Delta {
             let name = std::str::from_utf8(take_bytes(&mut input)?).map_err(|_| "a name is not text")?;
             let bytes = take_bytes(&mut input)?.to_vec();
             let edit = match tag {
-                b'p' => Edit::Put(Arc::new(bytes)),
+                b'p' => Edit::Put(File::new(bytes)),
                 b'a' => Edit::Append { at, bytes },
                 b'r' => Edit::Remove,
                 _ => return Err("an edit is of no known kind"),
@@ -218,6 +260,22 @@ mod tests {
         delta.clone().apply(&mut made).unwrap();
         assert_eq!(made, new);
         assert!(delta.apply(&mut content(&[("grown", "other")])).is_err());
+    }
+
+    #[test]
+    fn what_is_added_to_a_file_that_was_hashed_is_hashed_too() {
+        let hash = |content: &Content| {
+            let mut hasher = blake3::Hasher::new();
+            content.hash_into(&mut hasher);
+            hasher.finalize()
+        };
+        let mut grown = content(&[("a", "12"), ("b", "")]);
+        let before = hash(&grown);
+        let kept = grown.clone();
+        grown.append("a", b"3");
+        assert_eq!(hash(&kept), before);
+        assert_eq!(hash(&grown), hash(&content(&[("a", "123"), ("b", "")])));
+        assert_ne!(hash(&grown), before);
     }
 
     #[test]

@@ -133,9 +133,11 @@ struct Inner {
 
 /// The faults of one node, shared by its twins. Cloning is cheap and gives the same faults.
 #[derive(Clone)]
-pub struct Faults {
-    inner: Arc<Mutex<Inner>>,
-    changed: Arc<Notify>,
+pub struct Faults(Arc<Shared>);
+
+struct Shared {
+    inner: Mutex<Inner>,
+    changed: Notify,
 }
 
 impl fmt::Debug for Faults {
@@ -151,8 +153,8 @@ impl fmt::Debug for Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self {
-            inner: Arc::new(Mutex::new(Inner {
+        Self(Arc::new(Shared {
+            inner: Mutex::new(Inner {
                 n_effects: 0,
                 script: BTreeMap::new(),
                 decision: None,
@@ -160,9 +162,9 @@ impl Default for Faults {
                 incarnation: 0,
                 n_let_go: 0,
                 n_hanging: 0,
-            })),
-            changed: Arc::new(Notify::new()),
-        }
+            }),
+            changed: Notify::new(),
+        }))
     }
 }
 
@@ -194,7 +196,7 @@ impl Faults {
     /// Lets everything that hangs go on.
     pub fn let_go(&self) {
         self.lock().n_let_go += 1;
-        self.changed.notify_waiters();
+        self.0.changed.notify_waiters();
     }
 
     /// Says whether our process runs there.
@@ -213,7 +215,7 @@ impl Faults {
         inner.power = power;
         inner.incarnation += 1;
         drop(inner);
-        self.changed.notify_waiters();
+        self.0.changed.notify_waiters();
     }
 
     /// Returns which run of our process this is.
@@ -290,7 +292,7 @@ impl Faults {
         let _hanging = Hanging::begin(self);
         let n_let_go = self.lock().n_let_go;
         loop {
-            let mut changed = pin!(self.changed.notified());
+            let mut changed = pin!(self.0.changed.notified());
             // Listening begins before looking, so that no change is missed.
             changed.as_mut().enable();
             if life.is_over() || self.lock().n_let_go > n_let_go {
@@ -301,7 +303,7 @@ impl Faults {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

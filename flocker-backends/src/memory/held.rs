@@ -121,9 +121,11 @@ impl Held {
     }
 
     fn unsent(&self) -> u64 {
-        let empty = Content::default();
-        let last = self.snapshots.last().map_or(&empty, |kept| &kept.content);
-        Delta::size_between(last, &self.live)
+        let last = self.snapshots.last();
+        last.map_or_else(
+            || self.live.size(),
+            |last| Delta::size_between(&last.content, &self.live),
+        )
     }
 
     /// Takes a snapshot; everything written before it is durable with it.

@@ -287,17 +287,25 @@ struct Pipe {
     n_turns_left: Option<u32>,
 }
 
-impl Pipe {
-    /// Fails once the pipe is broken, and sees to it that whoever waits learns when it breaks.
-    fn check(&self, ways: &mut Ways, context: &Context<'_>) -> io::Result<()> {
-        let n_breaks = ways.between.get(&self.way).map_or(0, |way| way.n_breaks);
-        if n_breaks != self.n_breaks {
+impl Ways {
+    /// Fails once a pipe is broken, and sees to it that whoever waits learns when it breaks.
+    fn check(&mut self, way: Way, n_breaks: u64, context: &Context<'_>) -> io::Result<()> {
+        let n_breaks_now = self.between.get(&way).map_or(0, |way| way.n_breaks);
+        if n_breaks_now != n_breaks {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if !ways.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            ways.waiting.push(context.waker().clone());
+        if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            self.waiting.push(context.waker().clone());
         }
         Ok(())
+    }
+}
+
+impl Pipe {
+    /// Returns the stream, unless the pipe is broken.
+    fn whole(&mut self, context: &Context<'_>) -> io::Result<Pin<&mut DuplexStream>> {
+        self.network.lock().check(self.way, self.n_breaks, context)?;
+        Ok(Pin::new(&mut self.stream))
     }
 }
 
@@ -307,9 +315,7 @@ impl AsyncRead for Pipe {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let network = self.network.clone();
-        self.check(&mut network.lock(), context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        self.whole(context)?.poll_read(context, buffer)
     }
 }
 
@@ -319,13 +325,19 @@ impl AsyncWrite for Pipe {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let network = self.network.clone();
+        let Self {
+            stream,
+            network,
+            way,
+            n_breaks,
+            n_turns_left,
+        } = &mut *self;
         let mut ways = network.lock();
-        self.check(&mut ways, context)?;
-        let state = ways.between.entry(self.way).or_default();
-        let n_turns = self.n_turns_left.unwrap_or(state.slow_by);
+        ways.check(*way, *n_breaks, context)?;
+        let state = ways.between.entry(*way).or_default();
+        let n_turns = n_turns_left.unwrap_or(state.slow_by);
         if n_turns > 0 {
-            self.n_turns_left = Some(n_turns - 1);
+            *n_turns_left = Some(n_turns - 1);
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -334,15 +346,15 @@ impl AsyncWrite for Pipe {
         });
         if most == 0 && !bytes.is_empty() {
             state.cut_after = None;
-            let (from, to) = self.way;
+            let (from, to) = *way;
             for way in [(from, to), (to, from)] {
                 ways.change(way, |way| way.n_breaks += 1);
             }
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        let written = Pin::new(&mut self.stream).poll_write(context, &bytes[..most]);
+        let written = Pin::new(stream).poll_write(context, &bytes[..most]);
         if let Poll::Ready(Ok(n_bytes)) = written {
-            self.n_turns_left = None;
+            *n_turns_left = None;
             state.n_carried += n_bytes as u64;
             state.cut_after = state.cut_after.map(|left| left.saturating_sub(n_bytes as u64));
         }
@@ -350,9 +362,7 @@ impl AsyncWrite for Pipe {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let network = self.network.clone();
-        self.check(&mut network.lock(), context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.whole(context)?.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -222,17 +222,21 @@ fn run(wanted: &Wanted) -> ExitCode {
         for _ in 0..wanted.n_jobs.max(1) {
             scope.spawn(|| {
                 let mut busy_before = busy();
-                loop {
+                for n_run in 1_u64.. {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || tally.failing().len() >= ENOUGH {
+                    let is_over = seed >= end || tally.failing().len() >= ENOUGH;
+                    // Asking takes a while, too.
+                    if is_over || n_run.is_multiple_of(64) {
+                        let busy_now = busy();
+                        tally.busy.fetch_add(busy_now - busy_before, Ordering::Relaxed);
+                        busy_before = busy_now;
+                    }
+                    if is_over {
                         return;
                     }
                     for mode in &wanted.modes {
                         run_seed(wanted, seed, *mode, &tally);
                     }
-                    let busy_now = busy();
-                    tally.busy.fetch_add(busy_now - busy_before, Ordering::Relaxed);
-                    busy_before = busy_now;
                     let n_done = seed + 1 - wanted.from;
                     if n_done.is_multiple_of(10_000) {
                         say(&tally.progress(n_done, began));

@@ -190,7 +190,7 @@ impl Locks {
             }
         }
         let all = async { while giving.join_next().await.is_some() {} };
-        if tokio::time::timeout(limit, all).await.is_err() {
+        if clock::timeout(limit, all).await.is_err() {
             tracing::debug!("not every deploy lock could be given back");
         }
     }

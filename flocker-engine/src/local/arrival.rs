@@ -15,6 +15,7 @@ use super::LocalNode;
 use super::admission::Admitted;
 use super::turns::Subject;
 use super::turns::Use;
+use crate::clock;
 use crate::node::Pass;
 use crate::node_error::NodeError;
 use crate::wire;
@@ -42,7 +43,7 @@ impl LocalNode {
         only: Option<Pass>,
     ) -> Result<(), WireError> {
         let limit = self.parts.deadlines.answer;
-        let first = tokio::time::timeout(limit, reader.next())
+        let first = clock::timeout(limit, reader.next())
             .await
             .map_err(|_| WireError::Silent(limit))??;
         let arrival = match first {
@@ -85,7 +86,7 @@ impl LocalNode {
             Ok(())
         };
         let limit = self.parts.deadlines.answer;
-        tokio::time::timeout(limit, last).await.unwrap_or(Ok(()))
+        clock::timeout(limit, last).await.unwrap_or(Ok(()))
     }
 
     fn redeem(&self, pass: Pass, only: Option<Pass>, arrival: &Arrival) -> Result<Admitted, NodeError> {
@@ -129,7 +130,7 @@ impl LocalNode {
                 received = &mut receive => return Ok(received),
                 () = &mut pump => {}
             }
-            tokio::time::timeout(limit, receive).await
+            clock::timeout(limit, receive).await
         };
         let work = async {
             tokio::select! {
@@ -156,7 +157,7 @@ impl LocalNode {
         let stall = self.parts.deadlines.stall;
         let mut n_bytes = ByteSize(0);
         let cut = loop {
-            let incoming = match tokio::time::timeout(stall, reader.next()).await {
+            let incoming = match clock::timeout(stall, reader.next()).await {
                 Ok(Ok(Some(incoming))) => incoming,
                 Ok(Ok(None)) => break WireError::Closed,
                 Ok(Err(error)) => break error,
@@ -192,7 +193,7 @@ impl LocalNode {
             n_bytes = n_bytes.plus(ByteSize(chunk.len() as u64));
             let hand_over = sender.send(Piece::Bytes(chunk));
             // A volume that takes no more has said why, or never will.
-            let Ok(Ok(())) = tokio::time::timeout(self.parts.deadlines.work, hand_over).await else {
+            let Ok(Ok(())) = clock::timeout(self.parts.deadlines.work, hand_over).await else {
                 return;
             };
         };
@@ -233,7 +234,7 @@ impl LocalNode {
                     () = done.notified() => return Ok(()),
                     () = tokio::time::sleep(self.parts.deadlines.keep_alive) => {}
                 }
-                tokio::time::timeout(self.parts.deadlines.stall, writer.message(&working))
+                clock::timeout(self.parts.deadlines.stall, writer.message(&working))
                     .await
                     .map_err(|_| WireError::Silent(self.parts.deadlines.stall))??;
                 writer.flush().await?;

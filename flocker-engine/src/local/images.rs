@@ -12,6 +12,7 @@ use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
 
 use super::LocalNode;
+use crate::clock;
 use crate::delivery::Delivery;
 use crate::node::ImageCargo;
 use crate::node::ImagePush;
@@ -102,7 +103,7 @@ impl LocalNode {
         only: Option<&ImageCargo>,
     ) -> Result<(), WireError> {
         let limit = self.parts.deadlines.answer;
-        let first = tokio::time::timeout(limit, reader.next())
+        let first = clock::timeout(limit, reader.next())
             .await
             .map_err(|_| WireError::Silent(limit))??;
         let cargo: ImageCargo = match first {
@@ -143,7 +144,7 @@ impl LocalNode {
                 what: format!("the runtime to take the image `{}` in", cargo.image),
                 after: limit,
             };
-            tokio::time::timeout(limit, keep).await.map_err(late)?
+            clock::timeout(limit, keep).await.map_err(late)?
         };
         self.with_signs_of_life(writer, work).await
     }

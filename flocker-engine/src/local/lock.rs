@@ -1,11 +1,12 @@
 //! The deploy lock: one person deploys at a time.
 
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use flocker_backends::Change;
 use flocker_model::planted::Bug;
 use flocker_model::planted::is_planted;
-use uuid::Uuid;
 
 use crate::node::Claim;
 use crate::node::LockToken;
@@ -15,14 +16,16 @@ use crate::sync::MutexGuard;
 
 /// Over which connection a lock is held. A call that comes over none has its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Session(Uuid);
+pub(crate) struct Session(u64);
 
 impl Session {
     /// The session of calls that come over no connection.
-    pub(crate) const HERE: Self = Self(Uuid::nil());
+    pub(crate) const HERE: Self = Self(0);
 
+    /// Returns one that no other connection of this process has had; none is known beyond it.
     pub(crate) fn new() -> Self {
-        Self(Uuid::new_v4())
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 

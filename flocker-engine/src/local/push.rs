@@ -119,7 +119,7 @@ impl LocalNode {
             Passage::Own => {
                 let transport = &self.parts.transport;
                 let opened = transport.open(&push.ticket.address, Purpose::Transfer);
-                tokio::time::timeout(limit, opened)
+                clock::timeout(limit, opened)
                     .await
                     .map_err(|_| late())?
                     .map_err(|error| NodeError::Unreachable {
@@ -185,7 +185,7 @@ impl LocalNode {
             Ok(()) => verdict.await,
             Err(Stopped::Here(error)) => Err(error),
             // What broke the pipe is better told by the receiver, if it still can.
-            Err(Stopped::Pipe(error)) => match tokio::time::timeout(LAST_WORDS, verdict).await {
+            Err(Stopped::Pipe(error)) => match clock::timeout(LAST_WORDS, verdict).await {
                 Ok(Err(error @ NodeError::Receiver { .. })) => Err(error),
                 Ok(Ok(change)) => Ok(change),
                 Ok(Err(_)) | Err(_) => Err(push.lost(&error)),
@@ -237,14 +237,14 @@ async fn send(
             after: stall,
         })
     };
-    tokio::time::timeout(stall, begin)
+    clock::timeout(stall, begin)
         .await
         .map_err(|_| stalled())?
         .map_err(Stopped::Pipe)?;
     let mut chunk = BytesMut::new();
     let most = meter.pace.most_at_once();
     loop {
-        let read = tokio::time::timeout(stall, wire::read_chunk(&mut stream, most, &mut chunk));
+        let read = clock::timeout(stall, wire::read_chunk(&mut stream, most, &mut chunk));
         let n_bytes = match read.await {
             Ok(Ok(n_bytes)) => n_bytes,
             Ok(Err(error)) => {
@@ -272,7 +272,7 @@ async fn send(
             .filter(|_| may_pack)
             .and_then(|packer| packer.pack(wire::chunk_bytes(&chunk)));
         let frame = shrunk.unwrap_or(&chunk);
-        tokio::time::timeout(stall, writer.chunk(frame))
+        clock::timeout(stall, writer.chunk(frame))
             .await
             .map_err(|_| stalled())?
             .map_err(Stopped::Pipe)?;
@@ -284,7 +284,7 @@ async fn send(
         writer.message(&end).await?;
         writer.flush().await
     };
-    tokio::time::timeout(stall, finish)
+    clock::timeout(stall, finish)
         .await
         .map_err(|_| stalled())?
         .map_err(Stopped::Pipe)?;
@@ -305,7 +305,7 @@ async fn verdict(
     let mut last_passed = clock::now();
     let mut n_passed = meter.done();
     loop {
-        let next = tokio::time::timeout(stall, reader.next());
+        let next = clock::timeout(stall, reader.next());
         let incoming = match next.await {
             Ok(incoming) => incoming.map_err(|error| push.lost(&error))?,
             Err(_) => return Err(push.lost(&WireError::Silent(stall))),

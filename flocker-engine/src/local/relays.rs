@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use super::LocalNode;
+use crate::clock;
 use crate::node::Pass;
 use crate::wire;
 use crate::wire::FrameReader;
@@ -58,7 +59,7 @@ impl Relays {
             awaited.insert(pass, hand_over);
         }
         self.changed.notify_waiters();
-        let fetched = tokio::time::timeout(limit, way).await;
+        let fetched = clock::timeout(limit, way).await;
         fetched.ok()?.ok()
     }
 
@@ -75,7 +76,7 @@ impl Relays {
                 changed.await;
             }
         };
-        let hand_over = tokio::time::timeout(limit, hand_over)
+        let hand_over = clock::timeout(limit, hand_over)
             .await
             .map_err(|_| WireError::Unexpected {
                 what: "a pipe for a transfer that is not under way",
@@ -94,7 +95,7 @@ impl LocalNode {
         writer: FrameWriter<WriteHalf<Channel>>,
     ) -> Result<(), WireError> {
         let limit = self.parts.deadlines.answer;
-        let first = tokio::time::timeout(limit, reader.next())
+        let first = clock::timeout(limit, reader.next())
             .await
             .map_err(|_| WireError::Silent(limit))??;
         let pickup: Pickup = match first {

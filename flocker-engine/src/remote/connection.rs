@@ -26,6 +26,7 @@ use tokio::io::WriteHalf;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::clock::Deadlines;
 use crate::fault::Fault;
 use crate::node::Pass;
@@ -91,7 +92,7 @@ impl Connection {
             what: format!("a connection to {name}"),
             after: limit,
         };
-        let channel = tokio::time::timeout(limit, transport.open(address, Purpose::Control))
+        let channel = clock::timeout(limit, transport.open(address, Purpose::Control))
             .await
             .map_err(late)?
             .map_err(|error| NodeError::Unreachable {
@@ -101,7 +102,7 @@ impl Connection {
         let (reader, writer) = tokio::io::split(channel);
         let mut reader = FrameReader::new(reader);
         let mut writer = FrameWriter::new(writer);
-        let version = tokio::time::timeout(limit, greet(&mut reader, &mut writer, Greeting::Control))
+        let version = clock::timeout(limit, greet(&mut reader, &mut writer, Greeting::Control))
             .await
             .map_err(late)?
             .map_err(|error| not_greeted(name, &error))?;
@@ -111,7 +112,8 @@ impl Connection {
         let Deadlines { keep_alive, dead, .. } = *deadlines;
         task.spawn({
             let waiting = Arc::clone(&waiting);
-            async move {
+            // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+            Box::pin(async move {
                 let ended = tokio::select! {
                     biased;
                     ended = read_all(reader, &waiting, dead) => ended,
@@ -120,7 +122,7 @@ impl Connection {
                 let mut waiting = lock(&waiting);
                 waiting.ended = Some(Fault::of(&ended));
                 waiting.calls.clear();
-            }
+            })
         });
         Ok(Self {
             asks,
@@ -163,7 +165,7 @@ pub(super) async fn open_pipe(
                 .map_err(|error| not_greeted(name, &error)),
         }
     };
-    tokio::time::timeout(limit, open)
+    clock::timeout(limit, open)
         .await
         .map_err(|_| NodeError::Deadline {
             what: format!("a pipe to {name}"),
@@ -217,7 +219,7 @@ async fn read_all(
     dead: Duration,
 ) -> WireError {
     loop {
-        let incoming = match tokio::time::timeout(dead, reader.next()).await {
+        let incoming = match clock::timeout(dead, reader.next()).await {
             Ok(Ok(Some(incoming))) => incoming,
             Ok(Ok(None)) => return WireError::Closed,
             Ok(Err(error)) => return error,
@@ -252,7 +254,7 @@ async fn write_all(
             ask: Ask::Ping,
         })?;
         loop {
-            let text = match tokio::time::timeout(keep_alive, queue.recv()).await {
+            let text = match clock::timeout(keep_alive, queue.recv()).await {
                 Ok(Some(text)) => text,
                 Ok(None) => return Ok(()),
                 Err(_) => ping.clone(),
@@ -308,7 +310,7 @@ impl Call {
 
     /// Returns the next word, within a limit.
     pub(super) async fn next(&mut self, what: &str, limit: Duration) -> Result<Said, NodeError> {
-        tokio::time::timeout(limit, self.unhurried())
+        clock::timeout(limit, self.unhurried())
             .await
             .map_err(|_| NodeError::Deadline {
                 what: what.into(),

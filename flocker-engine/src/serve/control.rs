@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::local::LocalNode;
 use crate::local::Session;
 use crate::node::NodeHandle as _;
@@ -75,7 +76,7 @@ pub(super) async fn serve(
                 biased;
                 written = &mut write => break written,
                 Some(_) = requests.tasks.join_next_with_id() => requests.sweep(),
-                incoming = tokio::time::timeout(dead, reader.next()) => {
+                incoming = clock::timeout(dead, reader.next()) => {
                     match incoming {
                         Ok(Ok(Some(incoming))) => if let Err(error) = requests.take(incoming) {
                             break Err(error);
@@ -96,7 +97,7 @@ pub(super) async fn serve(
 /// Lets what is under way come to its end for a while, and drops it then.
 async fn finish(mut orders: JoinSet<()>, patience: std::time::Duration) {
     let finished = async { while orders.join_next().await.is_some() {} };
-    if tokio::time::timeout(patience, finished).await.is_err() {
+    if clock::timeout(patience, finished).await.is_err() {
         orders.shutdown().await;
     }
 }
@@ -163,7 +164,8 @@ impl Requests {
             ask,
             self.replies.clone(),
         );
-        let task = self.tasks.spawn(work);
+        // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+        let task = self.tasks.spawn(Box::pin(work));
         self.running.insert(id, task);
         Ok(())
     }
@@ -195,7 +197,9 @@ async fn reply(
         Ask::Perform(order) => {
             let order = (*order).try_into().map_err(|error| not_an_order(&error))?;
             let told = Told::default();
-            let change = tell_progress(&told, id, replies, node.perform_over(session, &order, &told)).await?;
+            // On the heap: it is larger than all else together, and room for it would be made in every request.
+            let perform = Box::pin(node.perform_over(session, &order, &told));
+            let change = tell_progress(&told, id, replies, perform).await?;
             Say::Changed(change)
         }
         Ask::Lock(claim) => Say::Changed(node.lock_over(session, &claim).await?),
@@ -221,7 +225,8 @@ async fn reply(
         Ask::AdmitImage { cargo, sender } => Say::ImageAdmitted(node.admit_image(&cargo, sender).await?),
         Ask::PushImage(push) => {
             let told = Told::default();
-            let change = tell_progress(&told, id, replies, node.push_image(&push, &told)).await?;
+            let push = Box::pin(node.push_image(&push, &told));
+            let change = tell_progress(&told, id, replies, push).await?;
             Say::Changed(change)
         }
     })

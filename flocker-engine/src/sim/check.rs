@@ -66,10 +66,7 @@ impl Cluster {
         }
         let datasets: Vec<_> = self.clients().datasets().collect();
         for dataset in datasets {
-            for name in self.machines.keys() {
-                let Some(epoch) = self.observer.owns(dataset, name) else {
-                    continue;
-                };
+            for (name, epoch) in self.observer.owners(dataset) {
                 let newest = notes.epochs.entry(dataset).or_default();
                 if epoch < *newest {
                     return Err(format!(

@@ -149,9 +149,11 @@ impl Clients {
         observer: &Observer,
     ) -> Result<(), String> {
         for (dataset, acknowledged) in &self.acknowledged {
-            let is_owner = |name: &NodeName| observer.owns(*dataset, name).is_some();
-            let has_owner = nodes.clone().any(|(name, _)| is_owner(name));
-            let mut candidates = nodes.clone().filter(|(name, _)| !has_owner || is_owner(name));
+            let owners = observer.owners(*dataset);
+            let has_owner = !owners.is_empty();
+            let mut candidates = nodes
+                .clone()
+                .filter(|(name, _)| !has_owner || owners.contains_key(*name));
             if !candidates.any(|(_, node)| node.volumes().begins_with(*dataset, LOG, acknowledged)) {
                 let who = if has_owner { "not the owner" } else { "no copy" };
                 return Err(format!(

@@ -257,6 +257,12 @@ impl Cluster {
             .map(|program| (Arc::clone(&program.local), program.ending.1.clone()))
     }
 
+    /// Says whether our program runs on a node.
+    pub(super) fn is_running(&self, name: &NodeName) -> bool {
+        let machine = self.machines.get(name);
+        machine.is_some_and(|machine| lock(&machine.program).is_some() && machine.memory.faults().is_up())
+    }
+
     pub(super) fn me(&self) -> Weak<Self> {
         self.me.clone()
     }

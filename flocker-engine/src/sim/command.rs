@@ -219,7 +219,8 @@ impl Cluster {
         policy: &Policy,
     ) {
         let (me, desired, policy) = (Arc::clone(self), desired.clone(), policy.clone());
-        commands.spawn(async move {
+        // On the heap before it is handed over: it is large, and would be moved from hand to hand.
+        commands.spawn(Box::pin(async move {
             let mut options = PushOptions::new(holder, 0, Stop::never());
             options.lock_wait = Some(Duration::from_secs(3600));
             let teller = Arc::clone(&me);
@@ -250,7 +251,7 @@ impl Cluster {
             let handles = Handles::new(Arc::new(Ways(me)));
             let given = push(&desired, &handles, &policy, &options, &checking, listener).await;
             (holder, given)
-        });
+        }));
     }
 }
 

@@ -109,6 +109,11 @@ impl Way {
             .ok_or_else(|| self.unreached())
     }
 
+    /// Says whether there is an end.
+    fn is_there(&self) -> bool {
+        self.remote.is_some() || (self.cluster.is_running(&self.name) && self.cluster.is_reached(&self.name))
+    }
+
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,10 +127,7 @@ impl Way {
 
     /// Returns an answer, unless it cannot come back because the way is gone.
     fn answer<T>(&self, answer: Result<T, NodeError>) -> Result<T, NodeError> {
-        match self.end() {
-            Ok(_) => answer,
-            Err(_) => Err(self.lost()),
-        }
+        if self.is_there() { answer } else { Err(self.lost()) }
     }
 
     fn lost(&self) -> NodeError {

@@ -151,9 +151,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         let mut rest = text;
         loop {
             let (part, after) = rest.split_at(rest.len().min(MAX_FRAME - 1));
+            // Header and text in one write: what is written apart may travel apart.
             let header = frame::message_header(part.len(), after.is_empty());
-            self.0.write_all(&header).await.map_err(WireError::Io)?;
-            self.0.write_all(part).await.map_err(WireError::Io)?;
+            let frame = [&header, part].concat();
+            self.0.write_all(&frame).await.map_err(WireError::Io)?;
             if after.is_empty() {
                 return Ok(());
             }
