@@ -138,10 +138,11 @@ pub fn mongodb() -> Result<Application, Box<dyn Error>> {
         mountpoint: "/data/db".into(),
         maximum_size: None,
     });
-    application.ports = vec![Port {
+    application.ports = [Port {
         internal: port,
         external: ExternalPort::tcp(port),
-    }];
+    }]
+    .into();
     Ok(application)
 }
 

@@ -164,7 +164,7 @@ pub struct Application {
     /// Its arguments, or the image's own; no shell reads them.
     pub command_line: ThinVec<Box<str>>,
     /// The ports that it serves.
-    pub ports: Vec<Port>,
+    pub ports: ThinVec<Port>,
     /// The connections that it opens to others.
     pub links: ThinVec<Link>,
     /// Its data.
@@ -193,7 +193,7 @@ impl Application {
         Self {
             image,
             command_line: ThinVec::new(),
-            ports: Vec::new(),
+            ports: ThinVec::new(),
             links: ThinVec::new(),
             volume: None,
             environment: Environment::new(),

@@ -45,10 +45,11 @@ fn application() -> Application {
     let name = "mongodb".parse().unwrap();
     let port = PortNumber::new(27017).unwrap();
     let mut application = Application::new("clusterhq/mongodb".parse().unwrap());
-    application.ports = vec![Port {
+    application.ports = [Port {
         internal: port,
         external: ExternalPort::tcp(port),
-    }];
+    }]
+    .into();
     application.volume = Some(Volume {
         dataset: DatasetId::derived(&name),
         mountpoint: "/data/db".into(),

@@ -179,7 +179,7 @@ fn definition(number: usize, wish: &Wish) -> Application {
     });
     let internal = PortNumber::new(80).expect("it is a port");
     if let Some(external) = external_port(number) {
-        application.ports = vec![Port { internal, external }];
+        application.ports = [Port { internal, external }].into();
     }
     let version = EnvironmentValue::Plain(wish.version.to_string().into());
     application.environment.insert("VERSION".into(), version);

@@ -103,7 +103,7 @@ impl From<&Application> for WrittenApplication {
         Self {
             image: image.clone(),
             command_line: command_line.to_vec(),
-            ports: ports.clone(),
+            ports: ports.to_vec(),
             links: links.to_vec(),
             volume: volume.as_ref().map(
                 |Volume {
@@ -180,7 +180,7 @@ impl TryFrom<WrittenApplication> for Application {
         Ok(Self {
             image,
             command_line: command_line.into(),
-            ports,
+            ports: ports.into(),
             links: links.into(),
             volume,
             environment: environment.collect(),

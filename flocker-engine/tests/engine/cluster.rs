@@ -98,10 +98,11 @@ pub(crate) fn mongodb() -> Application {
         mountpoint: "/data/db".into(),
         maximum_size: None,
     });
-    application.ports = vec![Port {
+    application.ports = [Port {
         internal: PortNumber::new(27017).unwrap(),
         external: port(),
-    }];
+    }]
+    .into();
     application
 }
 

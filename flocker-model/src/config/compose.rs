@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use thin_vec::ThinVec;
+
 use super::diagnostic::Code;
 use super::diagnostic::Span;
 use super::draft::Applications;
@@ -241,7 +243,7 @@ impl Reader<'_, '_, '_> {
 
     /// Makes one link of each port of the linked service.
     fn expand(&mut self, all: &mut Applications, pending: Vec<Pending>) {
-        let ports: BTreeMap<ApplicationName, Vec<Port>> = all
+        let ports: BTreeMap<ApplicationName, ThinVec<Port>> = all
             .drafts
             .iter()
             .map(|draft| (draft.name.clone(), draft.application.ports.clone()))

@@ -198,7 +198,7 @@ fn a_definition_without_udp_has_the_hash_that_it_always_had() {
     let of = |external: ExternalPort, remote_port: ExternalPort| {
         let mut application = Application::new("dns:1".parse().unwrap());
         let internal = port(53);
-        application.ports = vec![Port { internal, external }];
+        application.ports = [Port { internal, external }].into();
         let link = Link {
             local_port: port(1),
             remote_port,

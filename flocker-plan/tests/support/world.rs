@@ -38,10 +38,11 @@ pub(crate) fn port_of(number: usize) -> ExternalPort {
 /// An application of some version, with a dataset of its own or none.
 pub(crate) fn application(number: usize, version: usize, with_data: bool) -> Application {
     let mut application = Application::new(format!("image:{version}").parse().unwrap());
-    application.ports = vec![Port {
+    application.ports = [Port {
         internal: port_of(number).number,
         external: port_of(number),
-    }];
+    }]
+    .into();
     application.volume = with_data.then(|| Volume {
         dataset: dataset_id(number),
         mountpoint: "/data".into(),

@@ -2,6 +2,7 @@
 
 use flocker_model::ByteSize;
 use flocker_model::Epoch;
+use flocker_model::Manifestation;
 use flocker_model::Role;
 use flocker_model::Trashed;
 
@@ -204,8 +205,15 @@ pub async fn a_destroyed_copy_is_in_the_trash(harness: &dyn VolumeHarness) {
     assert_eq!(trash(harness).await[0].entry, piece.entry);
 }
 
-/// Trash that is brought back is what it was, in every respect.
+/// Trash that is brought back is what it was, in every respect but estimates.
 pub async fn a_destroyed_primary_comes_back_as_it_was(harness: &dyn VolumeHarness) {
+    // A file system may write something of its own when it is unmounted.
+    let exact = |seen: Option<Manifestation>| {
+        seen.map(|seen| Manifestation {
+            unsent: ByteSize(0),
+            ..seen
+        })
+    };
     create_full(harness).await;
     made(harness.backend().resize(ID, Some(ByteSize(256 << 20))).await);
     made(harness.backend().snapshot(ID, &snapshot("warm-2-1")).await);
@@ -213,7 +221,7 @@ pub async fn a_destroyed_primary_comes_back_as_it_was(harness: &dyn VolumeHarnes
     let piece = destroy(harness).await;
     harness.reopen().await;
     made(harness.backend().restore(&piece.entry).await);
-    assert_eq!(seen(harness).await, before);
+    assert_eq!(exact(seen(harness).await), exact(before));
     assert_eq!(trash(harness).await, []);
     assert_full(harness).await;
     harness.write(ID, "new", b"1").await.unwrap();
