@@ -334,6 +334,10 @@ pub enum VolumeError {
 impl Classify for VolumeError {
     fn class(&self) -> ErrorClass {
         match self {
+            // What a system cannot do it cannot do the next time either.
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::Unsupported => {
+                ErrorClass::Permanent
+            }
             Self::Cut { .. } | Self::Io { .. } | Self::NoSpace { .. } | Self::Stream { .. } => {
                 ErrorClass::Transient
             }

@@ -238,6 +238,9 @@ impl<T> Context<T> for Result<T, ProcessError> {
                 io::ErrorKind::QuotaExceeded
             } else if says(&error, "busy") {
                 io::ErrorKind::ResourceBusy
+            } else if says(&error, "unsupported") {
+                // An older ZFS is told to take in what only a newer one knows.
+                io::ErrorKind::Unsupported
             } else {
                 io::ErrorKind::Other
             };
