@@ -66,7 +66,7 @@ pub struct SendRequest {
     /// The snapshot that the receiver has already; nothing for a full copy.
     pub base: Option<SnapshotGuid>,
     /// Where an earlier try stopped: the token of the receiver's [`PartialReceive`](flocker_model::PartialReceive), or
-    /// what its inventory [takes](Inventory::takes). What does not fit this request is ignored: the stream starts at
+    /// what its backend [takes](VolumeBackend::takes). What does not fit this request is ignored: the stream starts at
     /// the beginning, and is one that everybody takes.
     pub resume: Option<String>,
 }
