@@ -32,16 +32,19 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         seen = shared.look().await?;
         notes = self::notes(shared, &seen).await?;
     }
-    if seen
+    let has_primary = seen
         .here
         .values()
-        .any(|ours| matches!(ours.standing.role, Role::Primary { .. }))
-    {
+        .any(|ours| matches!(ours.standing.role, Role::Primary { .. }));
+    if has_primary {
         // A pool without room closes no transaction for anybody. It is to be seen all the same, with the sizes of the one before.
         if let Err(error) = shared.tool.settle(&shared.parent).await {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error, "what was written last may not be counted yet");
         }
+    }
+    if has_primary || !seen.foreign.is_empty() {
+        // Also because what was nobody's when it was listed, and was complete when the notes were read, is in neither.
         seen = shared.look().await?;
     }
     let now = shared.now()?;
@@ -86,7 +89,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
 
 /// Lists one dataset. What was left half done stays so.
 pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
-    let seen = shared.look_for(dataset).await?;
+    let mut seen = shared.look_for(dataset).await?;
     let now = shared.now()?;
     let note = match shared.spool(&seen).await? {
         None => None,
@@ -94,6 +97,10 @@ pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<M
             .note(dataset)
             .to(|| format!("find what has arrived of dataset {dataset}"))?,
     };
+    if note.is_none() && !seen.here.contains_key(&dataset) && !seen.foreign.is_empty() {
+        // What was nobody's when it was listed, and is complete now, is in neither.
+        seen = shared.look_for(dataset).await?;
+    }
     let found = seen.here.get(&dataset).map(|ours| describe(ours, now));
     Ok(match (found, note) {
         (found, None) => found,

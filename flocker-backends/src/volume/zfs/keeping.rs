@@ -2,7 +2,8 @@
 //!
 //! It never holds the tool up, and hardly ever the disk. What comes so fast that
 //! keeping it would take more than half of the time is not kept from there on:
-//! it can be sent again as fast.
+//! it can be sent again as fast. Nor is more kept than is read again in the time
+//! that both ends wait for each other, or than leaves room for the copy itself.
 
 use std::io;
 use std::mem;
@@ -17,6 +18,9 @@ use super::spool::Spool;
 
 /// How much is kept at once. As much again may be on its way to the disk.
 const PIECE: usize = 8 << 20;
+
+/// How much is kept at most: whoever goes on reads all of it again, at both ends, before a byte travels.
+const MOST: u64 = 4 << 30;
 
 /// What is kept of one stream.
 pub(super) struct Keeper {
@@ -33,12 +37,14 @@ pub(super) struct Keeper {
     writing: Option<JoinHandle<io::Result<(Note, Duration)>>>,
     /// Since when `piece` arrives.
     since: Instant,
-    has_fallen_behind: bool,
+    /// Up to where it is kept.
+    most: u64,
+    has_ended: bool,
 }
 
 impl Keeper {
-    /// Goes on behind what is kept already. The note is written before anything else is.
-    pub(super) async fn begin(spool: &Spool, note: Note, at: u64) -> io::Result<Self> {
+    /// Goes on behind what is kept already, in a quarter of the room that there is. The note is written before anything else is.
+    pub(super) async fn begin(spool: &Spool, note: Note, at: u64, available: u64) -> io::Result<Self> {
         let keeper = Self {
             spool: spool.clone(),
             dataset: note.dataset.id,
@@ -48,7 +54,8 @@ impl Keeper {
             digest: blake3::hash(b""),
             writing: None,
             since: Instant::now(),
-            has_fallen_behind: false,
+            most: MOST.min(at.saturating_add(available / 4)),
+            has_ended: false,
         };
         let (spool, note) = (spool.clone(), keeper.note.clone());
         blocking(move || spool.set_note(&note)).await?;
@@ -57,12 +64,16 @@ impl Keeper {
 
     /// Keeps what comes next, if it can be.
     pub(super) async fn keep(&mut self, bytes: &[u8], digest: blake3::Hash) {
-        if self.has_fallen_behind {
+        if self.has_ended {
             return;
         }
         self.piece.extend_from_slice(bytes);
         self.digest = digest;
         if self.piece.len() < PIECE {
+            return;
+        }
+        if self.at + self.piece.len() as u64 > self.most {
+            self.give_up();
             return;
         }
         if self
@@ -84,18 +95,13 @@ impl Keeper {
         }
     }
 
-    /// Keeps the rest, and notes it with where it was to go taken out.
+    /// Keeps the rest. Where it was to go stays noted: a tool that nobody waited for may bring it there yet.
     pub(super) async fn save(mut self) -> io::Result<()> {
         let settled = self.settle().await;
-        if settled.is_ok() && !self.has_fallen_behind && !self.piece.is_empty() {
+        if settled.is_ok() && !self.has_ended && !self.piece.is_empty() {
             self.write();
             self.settle().await?;
         }
-        if let Some(arrival) = &mut self.note.arrival {
-            arrival.into = None;
-        }
-        let (spool, note) = (self.spool, self.note);
-        blocking(move || spool.set_note(&note)).await?;
         settled.map(drop)
     }
 
@@ -104,13 +110,21 @@ impl Keeper {
         let Some(writing) = self.writing.take() else {
             return Ok(Duration::ZERO);
         };
-        let took;
-        (self.note, took) = writing.await.map_err(io::Error::other).flatten()?;
-        Ok(took)
+        match writing.await.map_err(io::Error::other).flatten() {
+            Ok((note, took)) => {
+                self.note = note;
+                Ok(took)
+            }
+            Err(error) => {
+                // What comes after a gap is of no use.
+                self.give_up();
+                Err(error)
+            }
+        }
     }
 
     fn give_up(&mut self) {
-        self.has_fallen_behind = true;
+        self.has_ended = true;
         self.piece = Vec::new();
     }
 
@@ -180,7 +194,7 @@ mod tests {
     async fn kept(n_chunks: u8, n_bytes: usize) -> (Vec<u8>, Arrival) {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
-        let mut keeper = Keeper::begin(&spool, note(), 0).await.unwrap();
+        let mut keeper = Keeper::begin(&spool, note(), 0, u64::MAX).await.unwrap();
         let mut hasher = blake3::Hasher::new();
         for chunk in 0..n_chunks {
             let bytes = vec![chunk; n_bytes];
@@ -200,7 +214,38 @@ mod tests {
         assert_eq!(bytes, sent);
         assert_eq!(arrival.kept, 3000);
         assert_eq!(arrival.digest, blake3::hash(&sent).to_hex().to_string());
-        assert_eq!(arrival.into, None, "it goes nowhere any more");
+        assert_eq!(arrival.into, note().arrival.unwrap().into);
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_gap_is_not_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let mut keeper = Keeper::begin(&spool, note(), 0, u64::MAX).await.unwrap();
+        // A directory in the place of the stream: the first piece cannot be written.
+        let stream = root.path().join(ID.to_string()).join("stream");
+        std::fs::create_dir(&stream).unwrap();
+        keeper.keep(&vec![1; PIECE], blake3::hash(b"1")).await;
+        keeper.settle().await.unwrap_err();
+        std::fs::remove_dir(&stream).unwrap();
+        keeper.keep(b"2", blake3::hash(b"2")).await;
+        keeper.save().await.unwrap();
+        assert_eq!(spool.note(ID).unwrap().unwrap().arrival.unwrap().kept, 0);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_kept_than_leaves_room_for_the_copy() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let available = 4 * PIECE as u64;
+        let mut keeper = Keeper::begin(&spool, note(), 0, available).await.unwrap();
+        for _ in 0..3 {
+            keeper.keep(&vec![1; PIECE], blake3::hash(b"1")).await;
+            drop(keeper.settle().await);
+        }
+        keeper.save().await.unwrap();
+        let arrival = spool.note(ID).unwrap().unwrap().arrival.unwrap();
+        assert_eq!(arrival.kept, PIECE as u64);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
 use super::frame::CHUNK;
 use super::frame::DIGEST;
@@ -71,8 +72,10 @@ pub(super) async fn receive(
     let arrival = shared.lock(dataset, Scope::Arrival).await?;
     let (pieces, queue) = mpsc::channel(AHEAD);
     let wanted = request.clone();
+    // It lives as long as this call.
+    let (_caller, calling) = oneshot::channel();
     let taken = shared.change(dataset, move |shared| async move {
-        let taken = taking::take(&shared, &wanted, queue).await;
+        let taken = taking::take(&shared, &wanted, queue, calling).await;
         drop(arrival);
         taken
     });
@@ -222,7 +225,7 @@ impl Incoming {
     }
 }
 
-/// Says whether a stream was being given to the pool.
+/// Says whether a stream was given to the pool, as far as it has come.
 pub(super) fn is_being_taken_in(note: &Note) -> bool {
     note.arrival
         .as_ref()
@@ -241,11 +244,11 @@ pub(super) async fn complete(
     let Some(spool) = shared.spool(seen).await? else {
         return Ok(Change::AlreadySo);
     };
-    let Some(mut note) = spool.note(dataset).to(what)? else {
+    let Some(note) = spool.note(dataset).to(what)? else {
         return Ok(Change::AlreadySo);
     };
-    let Some((arrival, into)) = note.arrival.as_mut().and_then(|arrival| {
-        let into = arrival.into.take()?;
+    let Some((arrival, into)) = note.arrival.as_ref().and_then(|arrival| {
+        let into = arrival.into.clone()?;
         Some((arrival.clone(), into))
     }) else {
         return Ok(Change::AlreadySo);
@@ -259,8 +262,7 @@ pub(super) async fn complete(
     } else if let Some(new) = seen.foreign.get(&into).filter(|new| has(new, &arrival)) {
         adopt(shared, (&into, new), seen.fence_left(dataset), &note, &arrival).await?;
     } else {
-        // It never came to it, or the receiver took back what it had begun.
-        spool.set_note(&note).to(what)?;
+        // It never came to it, or the receiver took back what it had begun. Or somebody else's is at it yet: the note stays.
         return Ok(Change::AlreadySo);
     }
     spool.remove(dataset).to(what)?;

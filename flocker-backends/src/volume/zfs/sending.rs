@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Context as TaskContext;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 
 use bytes::Buf as _;
 use bytes::BufMut as _;
@@ -36,6 +37,9 @@ use super::tool::Tool;
 use crate::volume::ByteStream;
 use crate::volume::SendRequest;
 use crate::volume::VolumeError;
+
+/// How long the way to where an earlier stream stopped may take: the receiver waits, and not much longer.
+const SKIP: Duration = Duration::from_secs(40);
 
 /// Opens the stream of a snapshot. The tool runs while it is read, and is killed when it is dropped.
 pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<ByteStream, VolumeError> {
@@ -70,7 +74,9 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
         blocks: shared.tool.able.sends.and(known_there),
     };
     let begun = told.and_then(|token| token.begun);
-    let begun = begun.filter(|begun| begun.guid == header.guid && begun.base == header.base);
+    let begun = begun.filter(|begun| {
+        (begun.guid, begun.base) == (header.guid, header.base) && header.blocks == known_there
+    });
     let sending = Sending {
         shared: Arc::clone(shared),
         snapshot: ours.full_name(&taken.name),
@@ -97,11 +103,14 @@ impl Sending {
     async fn run(mut self, begun: Option<Begun>, outlet: mpsc::Sender<Bytes>) -> io::Result<()> {
         if let Some(begun) = begun.filter(|begun| begun.kept > 0) {
             let mut source = self.start()?;
-            if source.skip(begun.kept).await? == Some(begun.digest) {
+            let skipped = tokio::time::timeout(SKIP, source.skip(begun.kept)).await;
+            if let Ok(skipped) = skipped
+                && skipped? == Some(begun.digest)
+            {
                 self.header.first = begun.kept;
                 return source.deliver(&self.header, &self.shared.tool, outlet).await;
             }
-            // What the receiver has is not the beginning of this: it begins anew.
+            // What the receiver has is not the beginning of this, or is not reached soon enough: it begins anew.
         }
         let source = self.start()?;
         source.deliver(&self.header, &self.shared.tool, outlet).await

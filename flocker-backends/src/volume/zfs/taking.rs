@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Child;
 use tokio::process::ChildStdin;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
 use super::begin;
 use super::begin::Begin;
@@ -41,11 +42,18 @@ use crate::volume::VolumeError;
 /// How long the pool may take to accept a piece, or to take back what it had begun.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long the pool may take to finish after it was given everything.
+const LAST_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// How long what is kept may take to be given to the pool: the sender waits, and not much longer.
+const REPLAY: Duration = Duration::from_secs(40);
+
 /// Takes what comes in, to its end.
 pub(super) async fn take(
     shared: &Shared,
     request: &ReceiveRequest,
     mut queue: mpsc::Receiver<Piece>,
+    mut caller: oneshot::Receiver<()>,
 ) -> Result<Change, VolumeError> {
     let dataset = request.dataset.id;
     let mut seen = shared.look_for(dataset).await?;
@@ -64,13 +72,19 @@ pub(super) async fn take(
         None => {}
     }
     if !shared.tool.able.takes.cover(header.blocks) {
+        // What is kept of it would be asked for again and again.
+        shared
+            .require_spool(&seen)
+            .await?
+            .remove(dataset)
+            .to(|| format!("drop what has arrived of dataset {dataset}"))?;
         return Err(refused(
             dataset,
             "it has blocks that the pool of this node does not take",
         ));
     }
     let mut taking = Taking::begin(shared, request, &seen, header).await?;
-    match taking.run(&mut queue).await {
+    match taking.run(&mut queue, &mut caller).await {
         Ok(()) => taking.finish().await,
         Err(error) => taking.give_up(error).await,
     }
@@ -154,7 +168,9 @@ impl<'a> Taking<'a> {
         };
         arrival.into = Some(into.clone());
         note.arrival = Some(arrival);
-        let keeper = Keeper::begin(&spool, note, header.first).await.to(what)?;
+        let keeper = Keeper::begin(&spool, note, header.first, seen.available)
+            .await
+            .to(what)?;
         Ok(Self {
             shared,
             request,
@@ -183,12 +199,28 @@ impl<'a> Taking<'a> {
     }
 
     /// Gives everything to the pool, and waits until it has it.
-    async fn run(&mut self, queue: &mut mpsc::Receiver<Piece>) -> Result<(), VolumeError> {
+    async fn run(
+        &mut self,
+        queue: &mut mpsc::Receiver<Piece>,
+        caller: &mut oneshot::Receiver<()>,
+    ) -> Result<(), VolumeError> {
         if let Some(ours) = self.seen.here.get(&self.dataset()) {
             // Readers would go on to see what was there before.
             self.shared.unmount(ours).await?;
         }
-        self.give_what_is_kept().await?;
+        let kept = self.give_what_is_kept(caller);
+        match tokio::time::timeout(REPLAY, kept).await {
+            Ok(Ok(())) => {}
+            // To go on from here would end here again.
+            Ok(Err(VolumeError::Io { what, source })) if !is_full(&source) => {
+                return Err(refused(self.dataset(), format!("could not {what}: {source}")));
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                let reason = "what has arrived of it cannot be read again soon enough";
+                return Err(refused(self.dataset(), reason));
+            }
+        }
         let damaged = || refused(self.request.dataset.id, "it was damaged on its way");
         loop {
             match queue.recv().await {
@@ -213,7 +245,7 @@ impl<'a> Taking<'a> {
     }
 
     /// Begins with what has arrived earlier. That it is right was found out then.
-    async fn give_what_is_kept(&mut self) -> Result<(), VolumeError> {
+    async fn give_what_is_kept(&mut self, caller: &mut oneshot::Receiver<()>) -> Result<(), VolumeError> {
         let dataset = self.dataset();
         let what = || format!("read what has arrived of dataset {dataset}");
         let mut left = self.header.first;
@@ -223,6 +255,9 @@ impl<'a> Taking<'a> {
         let spool = self.spool.clone();
         let mut file = blocking(move || spool.open(dataset)).await.to(what)?;
         while left > 0 {
+            if matches!(caller.try_recv(), Err(oneshot::error::TryRecvError::Closed)) {
+                return Err(abandoned(dataset, self.n_taken));
+            }
             let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
             let read = blocking(move || {
                 let mut bytes = vec![0; most];
@@ -230,13 +265,7 @@ impl<'a> Taking<'a> {
                 Ok((file, bytes))
             });
             let bytes;
-            (file, bytes) = match read.await {
-                // To go on from here would end here again.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Err(refused(dataset, "less of it is kept than was noted"));
-                }
-                read => read.to(what)?,
-            };
+            (file, bytes) = read.await.to(what)?;
             left -= most as u64;
             self.hasher.update(&bytes);
             self.offer(bytes).await?;
@@ -316,7 +345,12 @@ impl<'a> Taking<'a> {
             return Ok(());
         };
         drop(stdin);
-        match self.shared.tool.finish(*child).await {
+        let finished = tokio::time::timeout(LAST_PATIENCE, self.shared.tool.finish(*child)).await;
+        let Ok(finished) = finished else {
+            let reason = format!("the pool did not finish within {LAST_PATIENCE:?}");
+            return Err(broken(self.what(), reason));
+        };
+        match finished {
             // No other attempt ends in another way.
             Err(error) if says(&error, "has been modified") => Err(diverged(
                 self.dataset(),
@@ -355,8 +389,10 @@ impl<'a> Taking<'a> {
                 return Ok(Change::Made);
             }
         }
-        let kept = if matches!(error, VolumeError::Stream { .. }) {
-            // Going on from here would end here again.
+        let is_no_use = matches!(&error, VolumeError::Stream { .. })
+            || matches!(&error, VolumeError::Io { source, .. } if is_full(source));
+        let kept = if is_no_use {
+            // Going on from here would end here again, or what is kept takes the room of the copy.
             drop(self.keeper.settle().await);
             let spool = self.spool;
             blocking(move || spool.remove(dataset)).await
@@ -368,6 +404,14 @@ impl<'a> Taking<'a> {
         }
         Err(or_no_space(error, dataset, n_taken, self.seen.available))
     }
+}
+
+/// Says whether there is no room for more.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Sees that a stream is the one that was asked for; the reason where it is not.
