@@ -5,6 +5,8 @@
 //! once, and [`Change`] says which it was. Every method is safe to drop half
 //! way, and its documentation says what remains then.
 
+#[cfg(any(feature = "zfs", feature = "nftables", feature = "iptables"))]
+mod blocking;
 pub mod change;
 pub mod class;
 #[cfg(feature = "conformance")]

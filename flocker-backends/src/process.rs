@@ -15,7 +15,6 @@ use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
@@ -370,16 +369,6 @@ async fn read_some(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> io::
         let room = limit - kept.len();
         too_much |= n_read > room;
         kept.extend_from_slice(&buffer[..n_read.min(room)]);
-    }
-}
-
-/// How much of a stream may wait between a program and us; what every user may ask the system for.
-const WIDE: usize = 1 << 20;
-
-/// Lets more wait in a pipe through which a lot goes, so that its two ends wake each other less often.
-pub(crate) fn widen(pipe: impl AsFd) {
-    if let Err(error) = rustix::pipe::fcntl_setpipe_size(pipe, WIDE) {
-        tracing::debug!(%error, "a pipe stays as narrow as it is");
     }
 }
 

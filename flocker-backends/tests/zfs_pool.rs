@@ -24,6 +24,7 @@ use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Role;
+use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 use tokio::io::AsyncReadExt as _;
 use zfs_support::Parent;
@@ -253,20 +254,22 @@ fn the_last_snapshot_of_a_release_that_never_ended_is_taken_again() {
         parent.backend().snapshot(ID, &name("handoff-2")).await.unwrap();
         parent.write(ID, "file", b"acknowledged").await.unwrap();
         release(&parent).await;
-        let request = SendRequest {
-            dataset: ID,
-            snapshot: name("handoff-2"),
-            base: None,
-            resume: None,
-        };
-        let stream = parent.backend().send(&request).await.unwrap();
-        beta.backend().receive(&receive_request(), stream).await.unwrap();
+        send(&parent, &beta, "handoff-2", None).await.unwrap();
         let seen_at = beta.options.mounts.join("copy");
         let mountpoint = format!("mountpoint={}", seen_at.display());
         zfs_says(&["set", &mountpoint, &filesystem(&beta)]).await;
         zfs_says(&["mount", &filesystem(&beta)]).await;
         assert_eq!(std::fs::read(seen_at.join("file")).unwrap(), b"acknowledged");
     });
+}
+
+fn send_request(snapshot: &str, base: Option<SnapshotGuid>) -> SendRequest {
+    SendRequest {
+        dataset: ID,
+        snapshot: name(snapshot),
+        base,
+        resume: None,
+    }
 }
 
 /// Sends a snapshot, whole or from the one before it.
@@ -281,12 +284,7 @@ async fn send(from: &Parent, to: &Parent, snapshot: &str, base: Option<&str>) ->
             .unwrap()
             .guid
     });
-    let request = SendRequest {
-        dataset: ID,
-        snapshot: name(snapshot),
-        base,
-        resume: None,
-    };
+    let request = send_request(snapshot, base);
     let stream = from.backend().send(&request).await.unwrap();
     let request = ReceiveRequest {
         dataset: dataset(),
@@ -325,10 +323,8 @@ fn l11_a_copy_on_a_pool_that_was_changed_by_hand_is_refused_for_good_and_stays()
 /// Returns all of a stream for whoever takes this.
 async fn stream(from: &Parent, snapshot: &str, takes: Option<String>) -> Vec<u8> {
     let request = SendRequest {
-        dataset: ID,
-        snapshot: name(snapshot),
-        base: None,
         resume: takes,
+        ..send_request(snapshot, None)
     };
     let mut bytes = Vec::new();
     let mut stream = from.backend().send(&request).await.unwrap();
@@ -429,15 +425,7 @@ fn a_copy_that_a_crash_left_unmarked_is_completed() {
         let (parent, beta) = (Parent::new().await, Parent::new().await);
         create(&parent).await;
         release(&parent).await;
-        let request = SendRequest {
-            dataset: ID,
-            snapshot: name("handoff-2"),
-            base: None,
-            resume: None,
-        };
-        let mut bytes = Vec::new();
-        let mut stream = parent.backend().send(&request).await.unwrap();
-        stream.read_to_end(&mut bytes).await.unwrap();
+        let mut bytes = stream(&parent, "handoff-2", None).await;
         // All but the digest at its end: it waits.
         bytes.truncate(bytes.len() - 32);
         let cut = Box::pin(Cursor::new(bytes));
@@ -492,17 +480,14 @@ fn what_the_pool_has_counts_whatever_the_tool_says_last() {
         std::fs::write(&options.program, says_it_failed).unwrap();
         std::fs::set_permissions(&options.program, std::fs::Permissions::from_mode(0o700)).unwrap();
         let doubtful = ZfsVolumes::open(&options).await.unwrap();
-        let request = SendRequest {
-            dataset: ID,
-            snapshot: name("handoff-2"),
-            base: None,
-            resume: None,
-        };
-        let stream = parent.backend().send(&request).await.unwrap();
+        let stream = parent
+            .backend()
+            .send(&send_request("handoff-2", None))
+            .await
+            .unwrap();
         let change = doubtful.receive(&receive_request(), stream).await.unwrap();
         assert_eq!(change, Change::Made);
-        let stream = parent.backend().send(&request).await.unwrap();
-        let change = beta.backend().receive(&receive_request(), stream).await.unwrap();
+        let change = send(&parent, &beta, "handoff-2", None).await.unwrap();
         assert_eq!(change, Change::AlreadySo);
     });
 }

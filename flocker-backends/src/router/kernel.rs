@@ -88,13 +88,11 @@ pub(super) async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, RouterError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(io::Error::other)
-        .flatten()
-        .map_err(|source| RouterError::Io {
-            what: what.into(),
-            source,
-        })
+    let done = crate::blocking::blocking(work).await;
+    done.map_err(|source| RouterError::Io {
+        what: what.into(),
+        source,
+    })
 }
 
 /// Refuses a change that would take a port away from a program of this node.

@@ -133,7 +133,7 @@ async fn notes(shared: &Shared, seen: &Seen) -> Result<Notes, VolumeError> {
 /// cannot be mounted does not hide the others.
 async fn settle(shared: &Arc<Shared>, seen: &Seen, notes: &[Note]) -> Result<bool, VolumeError> {
     let mut did = false;
-    let interrupted = notes.iter().filter(|note| receiving::is_being_taken_in(note));
+    let interrupted = notes.iter().filter(|note| receiving::has_arrived(seen, note));
     let here = seen.here.values().filter(|ours| !Shared::is_settled(ours));
     let trash = seen.trash.values().filter(|ours| ours.filesystem.is_mounted);
     let datasets = interrupted

@@ -10,11 +10,11 @@ use std::mem;
 use std::time::Duration;
 use std::time::Instant;
 
-use flocker_model::DatasetId;
 use tokio::task::JoinHandle;
 
 use super::spool::Note;
 use super::spool::Spool;
+use crate::blocking::blocking;
 
 /// How much is kept at once. As much again may be on its way to the disk.
 const PIECE: usize = 8 << 20;
@@ -25,7 +25,6 @@ const MOST: u64 = 4 << 30;
 /// What is kept of one stream.
 pub(super) struct Keeper {
     spool: Spool,
-    dataset: DatasetId,
     /// As it was written last.
     note: Note,
     /// Where `piece` begins.
@@ -47,7 +46,6 @@ impl Keeper {
     pub(super) async fn begin(spool: &Spool, note: Note, at: u64, available: u64) -> io::Result<Self> {
         let keeper = Self {
             spool: spool.clone(),
-            dataset: note.dataset.id,
             note,
             at,
             piece: Vec::new(),
@@ -72,15 +70,11 @@ impl Keeper {
         if self.piece.len() < PIECE {
             return;
         }
-        if self.at + self.piece.len() as u64 > self.most {
-            self.give_up();
-            return;
-        }
-        if self
+        let is_busy = self
             .writing
             .as_ref()
-            .is_some_and(|writing| !writing.is_finished())
-        {
+            .is_some_and(|writing| !writing.is_finished());
+        if is_busy || self.at + self.piece.len() as u64 > self.most {
             self.give_up();
             return;
         }
@@ -88,24 +82,23 @@ impl Keeper {
             Ok(took) if took > self.since.elapsed() / 2 => self.give_up(),
             Ok(_) => self.write(),
             Err(error) => {
-                let dataset = self.dataset;
+                let dataset = self.note.dataset.id;
                 tracing::warn!(%dataset, %error, "what arrives is not kept: where it is cut, it begins anew");
-                self.give_up();
             }
         }
     }
 
     /// Keeps the rest. Where it was to go stays noted: a tool that nobody waited for may bring it there yet.
     pub(super) async fn save(mut self) -> io::Result<()> {
-        let settled = self.settle().await;
-        if settled.is_ok() && !self.has_ended && !self.piece.is_empty() {
+        self.settle().await?;
+        if !self.piece.is_empty() {
             self.write();
             self.settle().await?;
         }
-        settled.map(drop)
+        Ok(())
     }
 
-    /// Waits for what is being written, and returns how long that took.
+    /// Waits for what is being written, and returns how long that took. Where it could not be, nothing more is kept.
     pub(super) async fn settle(&mut self) -> io::Result<Duration> {
         let Some(writing) = self.writing.take() else {
             return Ok(Duration::ZERO);
@@ -129,7 +122,7 @@ impl Keeper {
     }
 
     fn write(&mut self) {
-        let (spool, dataset, at) = (self.spool.clone(), self.dataset, self.at);
+        let (spool, at) = (self.spool.clone(), self.at);
         let piece = mem::take(&mut self.piece);
         self.at += piece.len() as u64;
         let mut note = self.note.clone();
@@ -140,26 +133,17 @@ impl Keeper {
         self.since = Instant::now();
         let began = self.since;
         self.writing = Some(tokio::task::spawn_blocking(move || {
-            spool.write(dataset, at, &piece)?;
+            spool.write(note.dataset.id, at, &piece)?;
             spool.set_note(&note)?;
             Ok((note, began.elapsed()))
         }));
     }
 }
 
-/// Does what waits for the disk, on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use flocker_model::Dataset;
+    use flocker_model::DatasetId;
     use flocker_model::SnapshotGuid;
 
     use super::super::able::Blocks;

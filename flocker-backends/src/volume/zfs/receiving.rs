@@ -225,11 +225,29 @@ impl Incoming {
     }
 }
 
-/// Says whether a stream was given to the pool, as far as it has come.
-pub(super) fn is_being_taken_in(note: &Note) -> bool {
-    note.arrival
-        .as_ref()
-        .is_some_and(|arrival| arrival.into.is_some())
+/// Where the pool has what it was given.
+enum Arrived<'a> {
+    Here(&'a Ours),
+    /// Under this name, and nobody's yet.
+    New(&'a str, &'a Filesystem),
+}
+
+/// Finds what a note says that the pool was given. Nothing where it never came to it, where the receiver took back what it had
+/// begun, or where one that nobody waits for is at it yet.
+fn find<'a>(seen: &'a Seen, note: &'a Note) -> Option<(&'a Arrival, Arrived<'a>)> {
+    let arrival = note.arrival.as_ref()?;
+    let into = arrival.into.as_ref()?;
+    let ours = seen.here.get(&note.dataset.id);
+    if let Some(ours) = ours.filter(|ours| has(&ours.filesystem, arrival)) {
+        return Some((arrival, Arrived::Here(ours)));
+    }
+    let new = seen.foreign.get(into).filter(|new| has(new, arrival))?;
+    Some((arrival, Arrived::New(into, new)))
+}
+
+/// Says whether there is anything to [`complete`].
+pub(super) fn has_arrived(seen: &Seen, note: &Note) -> bool {
+    find(seen, note).is_some()
 }
 
 /// Completes what the pool has received, and says whether there was anything. Needs the lock of the dataset's state.
@@ -247,23 +265,12 @@ pub(super) async fn complete(
     let Some(note) = spool.note(dataset).to(what)? else {
         return Ok(Change::AlreadySo);
     };
-    let Some((arrival, into)) = note.arrival.as_ref().and_then(|arrival| {
-        let into = arrival.into.clone()?;
-        Some((arrival.clone(), into))
-    }) else {
-        return Ok(Change::AlreadySo);
-    };
-    if let Some(ours) = seen
-        .here
-        .get(&dataset)
-        .filter(|ours| has(&ours.filesystem, &arrival))
-    {
-        accept(shared, ours, &arrival).await?;
-    } else if let Some(new) = seen.foreign.get(&into).filter(|new| has(new, &arrival)) {
-        adopt(shared, (&into, new), seen.fence_left(dataset), &note, &arrival).await?;
-    } else {
-        // It never came to it, or the receiver took back what it had begun. Or somebody else's is at it yet: the note stays.
-        return Ok(Change::AlreadySo);
+    match find(seen, &note) {
+        None => return Ok(Change::AlreadySo),
+        Some((arrival, Arrived::Here(ours))) => accept(shared, ours, arrival).await?,
+        Some((arrival, Arrived::New(name, new))) => {
+            adopt(shared, (name, new), seen.fence_left(dataset), &note, arrival).await?;
+        }
     }
     spool.remove(dataset).to(what)?;
     Ok(Change::Made)
@@ -320,10 +327,7 @@ async fn mark(
     let what = || format!("mark snapshot `{full_name}`");
     let newest = filesystem.snapshots.last();
     if newest.is_some_and(|newest| newest.n_holds == 0) {
-        match shared.tool.run(["hold", super::roles::HOLD, &full_name]).await {
-            Err(error) if says(&error, "tag already exists") => {}
-            other => drop(other.to(what)?),
-        }
+        shared.hold(&full_name).await?;
     }
     if newest.is_none_or(|newest| !newest.is_ours) {
         shared

@@ -141,7 +141,9 @@ impl Shared {
             Role::Released { .. } | Role::Replica => return Err(wrong_role(ours, "take a snapshot of")),
         }
         if let Some(taken) = ours.snapshot(name) {
-            self.hold(ours, taken).await?;
+            if taken.n_holds == 0 {
+                self.hold(&ours.full_name(&taken.name)).await?;
+            }
             return Ok(Change::AlreadySo);
         }
         self.take(ours, name).await?;
@@ -151,13 +153,7 @@ impl Shared {
     /// Takes a snapshot, and a hold on it.
     async fn take(&self, ours: &Ours, name: &SnapshotName) -> Result<(), VolumeError> {
         self.take_unheld(ours, name).await?;
-        self.take_hold(ours, name).await
-    }
-
-    async fn take_hold(&self, ours: &Ours, name: &SnapshotName) -> Result<(), VolumeError> {
-        let full_name = ours.full_name(name.as_str());
-        let held = self.tool.run(["hold", HOLD, &full_name]).await;
-        held.map(drop).to(|| format!("hold snapshot `{full_name}`"))
+        self.hold(&ours.full_name(name.as_str())).await
     }
 
     async fn take_unheld(&self, ours: &Ours, name: &SnapshotName) -> Result<(), VolumeError> {
@@ -173,13 +169,9 @@ impl Shared {
         taken.map_err(|error| or_no_space(error, ours.dataset, 0, ours.filesystem.available))
     }
 
-    /// Takes a hold on a snapshot of ours that has none, so that nobody destroys by accident what a copy starts from.
-    pub(super) async fn hold(&self, ours: &Ours, taken: &Taken) -> Result<(), VolumeError> {
-        if taken.n_holds > 0 {
-            return Ok(());
-        }
-        let full_name = ours.full_name(&taken.name);
-        match self.tool.run(["hold", HOLD, &full_name]).await {
+    /// Takes a hold on a snapshot of ours, so that nobody destroys by accident what a copy starts from.
+    pub(super) async fn hold(&self, full_name: &str) -> Result<(), VolumeError> {
+        match self.tool.run(["hold", HOLD, full_name]).await {
             Err(error) if says(&error, "tag already exists") => Ok(()),
             other => other.map(drop).to(|| format!("hold snapshot `{full_name}`")),
         }
@@ -274,8 +266,8 @@ impl Shared {
             self.drop_snapshot(ours, stale).await?;
         }
         self.take_unheld(ours, last).await?;
-        let held = self.take_hold(ours, last);
-        let ((), seen) = tokio::try_join!(held, self.look_for(dataset))?;
+        let full_name = ours.full_name(last.as_str());
+        let ((), seen) = tokio::try_join!(self.hold(&full_name), self.look_for(dataset))?;
         let taken = seen.require(dataset)?.snapshot(last).map(guid_of);
         taken.ok_or_else(|| no_snapshot(dataset, last))
     }

@@ -121,7 +121,6 @@ impl Sending {
         let started = tool.send(&self.snapshot, base, self.header.blocks);
         let mut child = started.map_err(io::Error::other)?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        crate::process::widen(&stdout);
         Ok(Source {
             child,
             stdout,

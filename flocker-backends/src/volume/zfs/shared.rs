@@ -28,6 +28,7 @@ use super::tool::Context as _;
 use super::tool::Tool;
 use super::tool::broken;
 use super::tool::says;
+use crate::blocking::blocking;
 use crate::change::Change;
 use crate::volume::VolumeError;
 
@@ -267,8 +268,7 @@ impl Shared {
     /// Has the kernel say the same as the pool of what is mounted.
     async fn follow(&self, ours: &Ours, is_read_only: bool) -> Result<(), VolumeError> {
         let path = self.mounts.path(ours.dataset);
-        let followed = tokio::task::spawn_blocking(move || super::mounts::follow(&path, is_read_only)).await;
-        let followed = followed.map_err(io::Error::other).and_then(|followed| followed);
+        let followed = blocking(move || super::mounts::follow(&path, is_read_only)).await;
         followed.to(|| {
             let wish = if is_read_only { "read-only" } else { "writable" };
             format!("have the kernel take dataset {} as {wish}", ours.dataset)

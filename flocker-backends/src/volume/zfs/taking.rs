@@ -21,7 +21,6 @@ use super::begin::Begin;
 use super::frame::CHUNK;
 use super::frame::Header;
 use super::keeping::Keeper;
-use super::keeping::blocking;
 use super::receiving::Piece;
 use super::receiving::complete;
 use super::receiving::require_wanted;
@@ -35,6 +34,7 @@ use super::tool::Context as _;
 use super::tool::broken;
 use super::tool::or_no_space;
 use super::tool::says;
+use crate::blocking::blocking;
 use crate::change::Change;
 use crate::volume::ReceiveRequest;
 use crate::volume::VolumeError;
@@ -73,11 +73,7 @@ pub(super) async fn take(
     }
     if !shared.tool.able.takes.cover(header.blocks) {
         // What is kept of it would be asked for again and again.
-        shared
-            .require_spool(&seen)
-            .await?
-            .remove(dataset)
-            .to(|| format!("drop what has arrived of dataset {dataset}"))?;
+        shared.drop_partial(dataset).await?;
         return Err(refused(
             dataset,
             "it has blocks that the pool of this node does not take",

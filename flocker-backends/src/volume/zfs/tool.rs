@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ const BUSY_STEP: Duration = Duration::from_millis(50);
 
 /// How much of what a program says of its errors is kept.
 const KEPT_ERRORS: u64 = 64 * 1024;
+
+/// How much of a stream may wait between the tool and us; what every user may ask the system for.
+const WIDE: usize = 1 << 20;
 
 /// The tool, and what it can do.
 #[derive(Debug)]
@@ -165,10 +169,15 @@ impl Tool {
             arguments.extend(["-i", base]);
         }
         arguments.push(snapshot);
-        self.program(arguments)
+        let child = self
+            .program(arguments)
             .stdout(Stream::Piped)
             .stderr(Stream::Piped)
-            .spawn()
+            .spawn()?;
+        if let Some(stdout) = &child.stdout {
+            widen(stdout);
+        }
+        Ok(child)
     }
 
     /// Starts receiving. Dropped, the receiver is killed.
@@ -182,7 +191,7 @@ impl Tool {
             program: self.program.clone(),
             source: io::ErrorKind::BrokenPipe.into(),
         })?;
-        crate::process::widen(&stdin);
+        widen(&stdin);
         Ok((child, stdin))
     }
 
@@ -209,6 +218,13 @@ impl Tool {
             status: crate::process::describe(status),
             said: String::from_utf8_lossy(&said).trim().to_owned(),
         })
+    }
+}
+
+/// Lets more wait in a pipe through which a lot goes, so that its two ends wake each other less often.
+fn widen(pipe: impl AsFd) {
+    if let Err(error) = rustix::pipe::fcntl_setpipe_size(pipe, WIDE) {
+        tracing::debug!(%error, "a pipe stays as narrow as it is");
     }
 }
 
