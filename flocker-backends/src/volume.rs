@@ -185,6 +185,14 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     /// Only a primary or a released copy is sent.
     async fn send(&self, request: &SendRequest) -> Result<ByteStream, VolumeError>;
 
+    /// Returns how many bytes [`send`](Self::send) would bring, where that can be told without reading them; an estimate.
+    ///
+    /// Nothing where it cannot be told any better than from what the volumes are [seen](Self::find) to hold.
+    async fn size_to_send(&self, request: &SendRequest) -> Result<Option<ByteSize>, VolumeError> {
+        let _ = request;
+        Ok(None)
+    }
+
     /// Takes a stream in. It counts only when it is complete, verified and durable.
     ///
     /// `AlreadySo` where the snapshot is here already. Refused by a primary,

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+mod zfs_partial;
 mod zfs_support;
 
 use std::io::Cursor;

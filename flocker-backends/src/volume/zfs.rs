@@ -24,6 +24,7 @@ pub mod listing;
 mod lock;
 mod mounts;
 mod name;
+mod partial;
 mod receiving;
 mod roles;
 mod seen;
@@ -155,6 +156,11 @@ impl VolumeBackend for ZfsVolumes {
 
     async fn send(&self, request: &SendRequest) -> Result<ByteStream, VolumeError> {
         sending::open(&self.shared, request).await
+    }
+
+    /// Asks the tool for a dry run, where it has one.
+    async fn size_to_send(&self, request: &SendRequest) -> Result<Option<ByteSize>, VolumeError> {
+        sending::size(&self.shared, request).await
     }
 
     async fn receive(&self, request: &ReceiveRequest, stream: ByteStream) -> Result<Change, VolumeError> {

@@ -96,7 +96,7 @@ impl LocalNode {
             .within(what, self.parts.deadlines.work, self.parts.volumes.send(&request))
             .await?;
         let total = OnceLock::new();
-        let estimate = self.estimate(push, &total);
+        let estimate = self.estimate(push, &request, &total);
         let transfer = self.transfer(push, way, stream, progress, &total);
         tokio::pin!(estimate, transfer);
         // The estimate is for people and never delays the bytes.
@@ -150,7 +150,11 @@ impl LocalNode {
     }
 
     /// Works out how much there is to send, if that can be told.
-    async fn estimate(&self, push: &Push<'_>, total: &OnceLock<ByteSize>) {
+    async fn estimate(&self, push: &Push<'_>, request: &SendRequest, total: &OnceLock<ByteSize>) {
+        if let Ok(Some(size)) = self.parts.volumes.size_to_send(request).await {
+            let _ = total.set(size);
+            return;
+        }
         let Ok(Some(seen)) = self.parts.volumes.find(push.dataset).await else {
             return;
         };

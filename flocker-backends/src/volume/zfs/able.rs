@@ -5,6 +5,10 @@ use serde::Serialize;
 
 /// What the tool can do beyond what every ZFS can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a thing by itself that a tool can do or cannot"
+)]
 pub(super) struct Able {
     /// It tells how much was written since a snapshot.
     pub(super) tells_written: bool,
@@ -16,6 +20,12 @@ pub(super) struct Able {
     pub(super) receives_unmounted: bool,
     /// It sets properties while it receives.
     pub(super) receives_properties: bool,
+    /// It says beforehand how much it would send.
+    pub(super) estimates: bool,
+    /// It sends the rest of what another pool has kept the beginning of, and says beforehand what that would be.
+    pub(super) sends_rests: bool,
+    /// It keeps in the pool, the one that it was asked about, what has arrived of a stream that was cut.
+    pub(super) keeps_partial: bool,
 }
 
 /// Blocks that travel as they lie on the disk.
@@ -50,22 +60,25 @@ impl Blocks {
 
     /// Reads what a pool has switched on from the output of `zpool get -H -o property,value all`.
     pub(super) fn of_pool(properties: &str) -> Self {
-        let is_on = |feature: &&str| {
-            properties.lines().any(|line| {
-                line.strip_prefix("feature@")
-                    .and_then(|line| line.strip_prefix(*feature))
-                    .is_some_and(|value| matches!(value, "\tenabled" | "\tactive"))
-            })
-        };
         let on = Self::FEATURES
             .iter()
-            .filter(|(_, features)| features.iter().all(is_on));
+            .filter(|(_, features)| features.iter().all(|feature| is_on(properties, feature)));
         Self(on.map(|(bit, _)| bit).sum())
     }
 
     /// Reads what a peer says that it sends; nothing where it says more than there is.
     pub(super) fn from_bits(bits: u8) -> Option<Self> {
         (bits < 8).then_some(Self(bits))
+    }
+
+    /// Reads the letters of the option that asks for them.
+    pub(super) fn of_letters(letters: &str) -> Self {
+        let bits = Self::LETTERS
+            .iter()
+            .filter(|(_, letter)| letters.contains(*letter))
+            .map(|(bit, _)| bit)
+            .sum();
+        Self(bits)
     }
 
     pub(super) fn bits(self) -> u8 {
@@ -93,22 +106,37 @@ impl Blocks {
     }
 }
 
+/// Reads from the output of `zpool get -H -o property,value all` whether a pool has a feature switched on.
+fn is_on(properties: &str, feature: &str) -> bool {
+    properties.lines().any(|line| {
+        line.strip_prefix("feature@")
+            .and_then(|line| line.strip_prefix(feature))
+            .is_some_and(|value| matches!(value, "\tenabled" | "\tactive"))
+    })
+}
+
 impl Able {
+    /// Leaves of what the tool can do what this pool can too; `properties` as [`Blocks::of_pool`] reads them.
+    pub(super) fn limit_to_pool(&mut self, properties: &str) {
+        self.takes = self.sends.and(Blocks::of_pool(properties));
+        self.keeps_partial &= is_on(properties, "extensible_dataset");
+    }
+
     /// Reads what `zfs send` and `zfs receive` say of how they are used.
     pub(super) fn from_usage(send: &str, receive: &str) -> Self {
         let sending = letters(send, "send");
         let receiving = letters(receive, "receive");
-        let bits = Blocks::LETTERS
-            .iter()
-            .filter(|(_, letter)| sending.contains(*letter))
-            .map(|(bit, _)| bit)
-            .sum();
         Self {
             tells_written: false,
-            sends: Blocks(bits),
+            sends: Blocks::of_letters(&sending),
             takes: Blocks::default(),
             receives_unmounted: receiving.contains('u'),
             receives_properties: usage_lines(receive, "receive").any(|line| line.contains("[-o ")),
+            estimates: usage_lines(send, "send").any(tells_beforehand),
+            sends_rests: usage_lines(send, "send")
+                .any(|line| tells_beforehand(line) && line.contains(" -t <receive_resume_token>")),
+            keeps_partial: receiving.contains('s')
+                && usage_lines(receive, "receive").any(|line| line.starts_with(" -A <")),
         }
     }
 }
@@ -121,14 +149,21 @@ fn usage_lines<'a>(usage: &'a str, command: &'a str) -> impl Iterator<Item = &'a
         .filter(|rest| rest.starts_with(' '))
 }
 
+/// Says whether there is a dry run of what this line is of, in a form that is made to be read.
+fn tells_beforehand(line: &str) -> bool {
+    let group = group(line).unwrap_or_default();
+    ['n', 'v', 'P'].iter().all(|letter| group.contains(*letter))
+}
+
+/// The one-letter options in the first `[-abc]` of a line.
+fn group(line: &str) -> Option<&str> {
+    let group = line.trim_start().strip_prefix("[-")?.split(']').next()?;
+    group.chars().all(char::is_alphanumeric).then_some(group)
+}
+
 /// The one-letter options in the first `[-abc]` of each line of a command.
 fn letters(usage: &str, command: &str) -> String {
-    usage_lines(usage, command)
-        .filter_map(|rest| {
-            let group = rest.trim_start().strip_prefix("[-")?.split(']').next()?;
-            group.chars().all(char::is_alphanumeric).then_some(group)
-        })
-        .collect()
+    usage_lines(usage, command).filter_map(group).collect()
 }
 
 #[cfg(test)]
@@ -152,6 +187,21 @@ mod tests {
         let able = Able::from_usage(OPEN_SEND, OPEN_RECEIVE);
         assert_eq!(able.sends.option().as_deref(), Some("-cLe"));
         assert!(able.receives_unmounted && able.receives_properties);
+        assert!(able.estimates && able.sends_rests && able.keeps_partial);
+    }
+
+    #[test]
+    fn what_a_pool_cannot_keep_is_not_kept_there() {
+        let on = "feature@extensible_dataset\tactive\n";
+        for (properties, keeps) in [
+            (on, true),
+            (&on.replace("active", "disabled"), false),
+            ("", false),
+        ] {
+            let mut able = Able::from_usage(OPEN_SEND, OPEN_RECEIVE);
+            able.limit_to_pool(properties);
+            assert_eq!(able.keeps_partial, keeps, "{properties}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What travels between two pools.
 //!
 //! ```text
-//! header   magic, dataset, snapshot, guid, base, first byte, kinds of blocks, check
+//! header   magic, dataset, snapshot, guid, base, first byte, kinds of blocks, whether a pool can keep it, check
 //! chunks   a length, then so many bytes of what `zfs send` writes, then the digest of everything from the very first byte on
 //! trailer  the length 0, then that digest once more: there is no more to come
 //! ```
@@ -13,15 +13,16 @@ use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
 use super::able::Blocks;
+use super::partial::PoolToken;
 
-const MAGIC: &[u8; 8] = b"FLKZFS02";
+const MAGIC: &[u8; 8] = b"FLKZFS03";
 
 /// How long a header is: its fields have fixed places.
 pub(super) const HEADER: usize = CHECKED + CHECK;
 
 const NAME: usize = 64;
 /// How much of it its check covers.
-pub(super) const CHECKED: usize = 8 + 16 + 1 + NAME + 16 + 1 + 16 + 8 + 1;
+pub(super) const CHECKED: usize = 8 + 16 + 1 + NAME + 16 + 1 + 16 + 8 + 1 + 1 + DIGEST;
 const CHECK: usize = 16;
 
 /// The most bytes that come at once.
@@ -43,9 +44,29 @@ pub(super) struct Header {
     /// The first byte that travels; those before it have arrived earlier.
     pub(super) first: u64,
     pub(super) blocks: Blocks,
+    pub(super) pooling: Pooling,
+}
+
+/// What a stream has to do with what a pool keeps of one that was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pooling {
+    /// Its sender could not go on from there.
+    Impossible,
+    /// Its sender could go on from there.
+    Possible,
+    /// It does: from what the receiver's pool gave the token with this digest out for. It is a stream of its own.
+    Rest(blake3::Hash),
 }
 
 impl Header {
+    /// Says whether all of the snapshot is to come.
+    pub(super) fn begins_anew(&self) -> bool {
+        match self.pooling {
+            Pooling::Impossible | Pooling::Possible => self.first == 0,
+            Pooling::Rest(_) => false,
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let text = self.snapshot.as_str().as_bytes();
         let length = text.len().min(NAME);
@@ -61,6 +82,13 @@ impl Header {
         bytes.extend_from_slice(&self.base.unwrap_or(SnapshotGuid(0)).0.to_be_bytes());
         bytes.extend_from_slice(&self.first.to_be_bytes());
         bytes.push(self.blocks.bits());
+        let (kind, token) = match self.pooling {
+            Pooling::Impossible => (0, [0; DIGEST]),
+            Pooling::Possible => (1, [0; DIGEST]),
+            Pooling::Rest(token) => (2, token.into()),
+        };
+        bytes.push(kind);
+        bytes.extend_from_slice(&token);
         let check = blake3::hash(&bytes);
         bytes.extend_from_slice(&check.as_bytes()[..CHECK]);
         bytes
@@ -106,6 +134,12 @@ impl Rest<'_> {
             base: (has_base == 1).then_some(base),
             first: u64::from_be_bytes(self.array()?),
             blocks: Blocks::from_bits(u8::from_be_bytes(self.array()?))?,
+            pooling: match (self.array()?, self.array::<DIGEST>()?) {
+                ([0], _) => Pooling::Impossible,
+                ([1], _) => Pooling::Possible,
+                ([2], token) => Pooling::Rest(token.into()),
+                (_, _) => return None,
+            },
         })
     }
 }
@@ -120,11 +154,20 @@ pub(super) struct Token {
     pub(super) begun: Option<Begun>,
 }
 
-/// The beginning of a stream.
+/// The beginning of a stream, and who has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// It is kept beside the datasets.
+    Beside(Kept),
+    /// The pool has it. The sender goes on from there only where its tool says that the token is of what was asked for.
+    InPool(PoolToken),
+}
+
+/// The beginning of a stream, byte by byte.
 ///
 /// The sender goes on from there only where the beginning of what it would send has this very digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Begun {
+pub(super) struct Kept {
     pub(super) guid: SnapshotGuid,
     pub(super) base: Option<SnapshotGuid>,
     pub(super) kept: u64,
@@ -133,22 +176,27 @@ pub(super) struct Begun {
 
 impl Token {
     /// The one spelling that there is yet.
-    const FORMAT: &str = "2";
+    const FORMAT: &str = "3";
+
+    /// Stands before the token of a pool.
+    const IN_POOL: &str = "pool";
 
     pub(super) fn to_text(&self) -> String {
         let Self { takes, begun } = self;
         let takes = format!("{}:{}", Self::FORMAT, takes.bits());
-        let Some(Begun {
-            guid,
-            base,
-            kept,
-            digest,
-        }) = begun
-        else {
-            return takes;
-        };
-        let base = base.map_or_else(String::new, |base| base.to_string());
-        format!("{takes}:{guid}:{base}:{kept}:{digest}")
+        match begun {
+            None => takes,
+            Some(Begun::InPool(token)) => format!("{takes}:{}:{}", Self::IN_POOL, token.as_str()),
+            Some(Begun::Beside(Kept {
+                guid,
+                base,
+                kept,
+                digest,
+            })) => {
+                let base = base.map_or_else(String::new, |base| base.to_string());
+                format!("{takes}:{guid}:{base}:{kept}:{digest}")
+            }
+        }
     }
 
     /// Reads a token; nothing where it is not one of ours.
@@ -160,7 +208,8 @@ impl Token {
         let takes = Blocks::from_bits(parts.next()?.parse().ok()?)?;
         let begun = match parts.next() {
             None => None,
-            Some(guid) => Some(Begun {
+            Some(Self::IN_POOL) => Some(Begun::InPool(PoolToken::parse(parts.next()?)?)),
+            Some(guid) => Some(Begun::Beside(Kept {
                 guid: guid.parse().ok()?,
                 base: match parts.next()? {
                     "" => None,
@@ -168,7 +217,7 @@ impl Token {
                 },
                 kept: parts.next()?.parse().ok()?,
                 digest: blake3::Hash::from_hex(parts.next()?).ok()?,
-            }),
+            })),
         };
         let token = Self { takes, begun };
         (token.to_text() == text).then_some(token)
@@ -187,15 +236,22 @@ mod tests {
             base: Some(SnapshotGuid(11)),
             first: 13,
             blocks: Blocks::from_bits(5).unwrap(),
+            pooling: Pooling::Rest(blake3::hash(b"token")),
         }
     }
 
     #[test]
     fn a_header_reads_as_it_was_written() {
         for base in [None, Some(SnapshotGuid(u128::MAX))] {
-            let header = Header { base, ..header() };
-            let bytes: [u8; HEADER] = header.encode().try_into().unwrap();
-            assert_eq!(Header::decode(&bytes), Ok(header));
+            for pooling in [Pooling::Impossible, Pooling::Possible, header().pooling] {
+                let header = Header {
+                    base,
+                    pooling,
+                    ..header()
+                };
+                let bytes: [u8; HEADER] = header.encode().try_into().unwrap();
+                assert_eq!(Header::decode(&bytes), Ok(header));
+            }
         }
     }
 
@@ -214,13 +270,21 @@ mod tests {
     #[test]
     fn a_token_reads_as_it_was_written() {
         let takes = Blocks::from_bits(3).unwrap();
-        let begun = |base| Begun {
-            guid: SnapshotGuid(5),
-            base,
-            kept: 1000,
-            digest: blake3::hash(b"x"),
+        let kept = |base| {
+            Begun::Beside(Kept {
+                guid: SnapshotGuid(5),
+                base,
+                kept: 1000,
+                digest: blake3::hash(b"x"),
+            })
         };
-        for begun in [None, Some(begun(None)), Some(begun(Some(SnapshotGuid(3))))] {
+        let in_pool = Begun::InPool(PoolToken::parse("1-abc-f0-789c").unwrap());
+        for begun in [
+            None,
+            Some(in_pool),
+            Some(kept(None)),
+            Some(kept(Some(SnapshotGuid(3)))),
+        ] {
             let token = Token { takes, begun };
             assert_eq!(Token::parse(&token.to_text()), Some(token));
         }
@@ -228,14 +292,18 @@ mod tests {
             "",
             "nonsense",
             "1-2-3",
-            "2",
-            "2:",
-            "2:8",
-            "2:07",
-            "2:7:",
-            "2:7:5::7",
-            "2:7:5::7:zz",
-            "1:7",
+            "3",
+            "3:",
+            "3:8",
+            "3:07",
+            "3:7:",
+            "3:7:5::7",
+            "3:7:5::7:zz",
+            "3:7:pool",
+            "3:7:pool:",
+            "3:7:pool:--help",
+            "3:7:pool:1-abc-f0-789c:",
+            "2:7",
         ] {
             assert_eq!(Token::parse(text), None, "{text}");
         }

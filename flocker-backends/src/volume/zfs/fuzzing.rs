@@ -8,6 +8,7 @@ use super::frame::CHECKED;
 use super::frame::HEADER;
 use super::frame::Header;
 use super::frame::Token;
+use super::partial::Rest;
 use super::spool::Note;
 use super::standing::Standing;
 
@@ -43,6 +44,9 @@ pub fn read_all(bytes: &[u8]) {
     };
     if let Some(token) = Token::parse(text) {
         assert_eq!(token.to_text(), text, "there is one spelling of each token");
+    }
+    if let Some(rest) = Rest::parse(text) {
+        assert_ne!(rest.from.map(|from| from.0), Some(0), "nothing is not a snapshot");
     }
     if let Some(standing) = Standing::parse(text) {
         assert_eq!(standing.to_text(), text, "there is one spelling of each standing");

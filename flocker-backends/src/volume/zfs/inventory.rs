@@ -11,8 +11,10 @@ use flocker_model::PartialReceive;
 use flocker_model::Role;
 use flocker_model::Trashed;
 
+use super::frame::Begun;
 use super::frame::Token;
 use super::lock::Scope;
+use super::partial;
 use super::receiving;
 use super::seen::Ours;
 use super::seen::Seen;
@@ -68,11 +70,12 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         if seen.unreadable.contains_key(&note.dataset.id) {
             continue;
         }
+        let partial = partial(shared, &seen, &note).await?;
         let manifestation = inventory
             .datasets
             .entry(note.dataset.id)
-            .or_insert_with(|| beginning(&note, seen.fence_left(note.dataset.id), now));
-        manifestation.partial = partial(&note);
+            .or_insert_with(|| beginning(&note, partial.as_deref(), seen.fence_left(note.dataset.id), now));
+        manifestation.partial = partial;
     }
     inventory.unreadable = notes.unreadable;
     inventory.unreadable.extend(seen.unreadable);
@@ -102,13 +105,14 @@ pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<M
         seen = shared.look_for(dataset).await?;
     }
     let found = seen.here.get(&dataset).map(|ours| describe(ours, now));
-    Ok(match (found, note) {
-        (found, None) => found,
-        (found, Some(note)) => Some(Manifestation {
-            partial: partial(&note),
-            ..found.unwrap_or_else(|| beginning(&note, seen.fence_left(dataset), now))
-        }),
-    })
+    let Some(note) = note else {
+        return Ok(found);
+    };
+    let partial = partial(shared, &seen, &note).await?;
+    let fence = seen.fence_left(dataset);
+    let mut found = found.unwrap_or_else(|| beginning(&note, partial.as_deref(), fence, now));
+    found.partial = partial;
+    Ok(Some(found))
 }
 
 /// Returns what senders have to know of this pool.
@@ -184,12 +188,12 @@ fn describe(ours: &Ours, now: i64) -> Manifestation {
 }
 
 /// A copy of which nothing is complete yet.
-fn beginning(note: &Note, fence: Epoch, now: i64) -> Manifestation {
+fn beginning(note: &Note, partial: Option<&PartialReceive>, fence: Epoch, now: i64) -> Manifestation {
     Manifestation {
         role: Role::Replica,
         snapshots: Vec::new(),
         maximum_size: note.dataset.maximum_size,
-        used: ByteSize(note.arrival.as_ref().map_or(0, |arrival| arrival.kept)),
+        used: partial.map_or(ByteSize(0), |partial| partial.received),
         unsent: ByteSize(0),
         partial: None,
         fence,
@@ -197,13 +201,31 @@ fn beginning(note: &Note, fence: Epoch, now: i64) -> Manifestation {
     }
 }
 
-fn partial(note: &Note) -> Option<Box<PartialReceive>> {
-    let arrival = note.arrival.as_ref()?;
-    Some(Box::new(PartialReceive {
+/// Tells what a note speaks of, and how its sender goes on.
+async fn partial(
+    shared: &Shared,
+    seen: &Seen,
+    note: &Note,
+) -> Result<Option<Box<PartialReceive>>, VolumeError> {
+    let Some(arrival) = &note.arrival else {
+        return Ok(None);
+    };
+    let Some(beside) = arrival.token() else {
+        return Ok(None);
+    };
+    let (mut received, mut token) = (arrival.kept, beside);
+    if let Some(pooled) = partial::of_note(seen, note)
+        && let Some(rest) = shared.rest_of(&pooled.token).await?
+        && (rest.to, rest.from) == (arrival.guid, arrival.base)
+    {
+        received = rest.arrived;
+        token.begun = Some(Begun::InPool(pooled.token));
+    }
+    Ok(Some(Box::new(PartialReceive {
         snapshot: arrival.snapshot.clone(),
-        received: ByteSize(arrival.kept),
-        token: arrival.token()?.to_text(),
-    }))
+        received: ByteSize(received),
+        token: token.to_text(),
+    })))
 }
 
 fn since(then: i64, now: i64) -> Duration {

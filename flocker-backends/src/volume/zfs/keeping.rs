@@ -148,6 +148,7 @@ mod tests {
 
     use super::super::able::Blocks;
     use super::super::frame::Header;
+    use super::super::frame::Pooling;
     use super::super::spool::Arrival;
     use super::*;
 
@@ -169,6 +170,7 @@ mod tests {
                 base: None,
                 first: 0,
                 blocks: Blocks::default(),
+                pooling: Pooling::Impossible,
             })
         });
         note

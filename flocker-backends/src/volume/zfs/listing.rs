@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use super::able::Able;
+
 /// The properties that are asked of every ZFS.
 const ALWAYS: [&str; 18] = [
     "type",
@@ -46,16 +48,21 @@ pub(super) const FENCE: &str = "flocker:fence.";
 /// Marks a snapshot that we took or received.
 pub(super) const SNAPSHOT: &str = "flocker:snapshot";
 
+/// Tells, of a filesystem into which a stream came that was cut, what the sender's tool needs in order to go on.
+const PARTIAL: &str = "receive_resume_token";
+
 /// Returns what to ask for, as one argument.
 #[must_use]
-pub(super) fn properties(knows_written: bool) -> String {
-    let mut properties = ALWAYS.join(",");
-    properties.push(',');
-    properties.push_str(SNAPSHOT);
-    if knows_written {
-        properties.push_str(",written");
+pub(super) fn properties(able: &Able) -> String {
+    let mut properties = ALWAYS.to_vec();
+    properties.push(SNAPSHOT);
+    if able.tells_written {
+        properties.push("written");
     }
-    properties
+    if able.keeps_partial {
+        properties.push(PARTIAL);
+    }
+    properties.join(",")
 }
 
 /// Reads our own properties that begin so from the output of `zfs get -Hp -o property,value,source`, without that beginning.
@@ -113,6 +120,8 @@ pub struct Filesystem {
     pub is_mounted_otherwise: bool,
     /// How many bytes it may refer to.
     pub quota: Option<u64>,
+    /// What the pool says of a stream that has begun to arrive in it and is not complete.
+    pub partial: Option<String>,
     /// Our own properties that are set on itself: what is inherited or received from elsewhere says nothing of it.
     pub own: BTreeMap<String, String>,
     /// Its snapshots, oldest first.
@@ -224,6 +233,12 @@ impl<'a> Properties<'a> {
         }
     }
 
+    /// A text that only newer tools tell, and only where there is one.
+    fn text_if_told(&self, property: &str) -> Option<String> {
+        let (told, _) = self.values.get(property)?;
+        (*told != "-").then(|| (*told).to_owned())
+    }
+
     fn flag(&self, property: &str, yes: &str, no: &str) -> Result<bool, Malformed> {
         let text = self.text(property)?;
         if text == yes {
@@ -267,6 +282,7 @@ impl<'a> Properties<'a> {
             is_read_only: shown != is_mounted_otherwise,
             is_mounted_otherwise,
             quota,
+            partial: self.text_if_told(PARTIAL),
             own,
             snapshots: Vec::new(),
         })

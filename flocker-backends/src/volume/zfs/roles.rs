@@ -308,11 +308,10 @@ impl Shared {
         self.set_standing(ours, &Standing::new(role, fence, self.now()?))
             .await?;
         self.set_writable(ours).await?;
-        if let Some(spool) = self.spool(&seen).await? {
-            // Whatever was still arriving is of a past that this copy has left.
-            spool
-                .remove(*dataset)
-                .to(|| format!("drop what has arrived of dataset {dataset}"))?;
+        // Whatever was still arriving is of a past that this copy has left. Where it cannot be dropped, it is still seen.
+        if let Err(error) = self.drop_arrival(&seen, *dataset).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(%dataset, error, "what has begun to arrive stays for now");
         }
         Ok(Change::Made)
     }

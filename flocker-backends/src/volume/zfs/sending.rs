@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context as TaskContext;
@@ -13,7 +14,9 @@ use bytes::Buf as _;
 use bytes::BufMut as _;
 use bytes::Bytes;
 use bytes::BytesMut;
+use flocker_model::ByteSize;
 use flocker_model::Role;
+use flocker_model::SnapshotGuid;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::ReadBuf;
@@ -22,18 +25,25 @@ use tokio::process::ChildStdout;
 use tokio::sync::mpsc;
 
 use super::able::Blocks;
+use super::begin;
+use super::begin::Begin;
 use super::frame::Begun;
 use super::frame::CHUNK;
 use super::frame::DIGEST;
 use super::frame::Header;
 use super::frame::LENGTH;
+use super::frame::Pooling;
 use super::frame::Token;
+use super::partial::PoolToken;
+use super::partial::Rest;
 use super::roles::no_snapshot;
 use super::seen::diverged;
 use super::seen::guid_of;
 use super::seen::wrong_role;
 use super::shared::Shared;
+use super::tool::Context as _;
 use super::tool::Tool;
+use crate::process::ProcessError;
 use crate::volume::ByteStream;
 use crate::volume::SendRequest;
 use crate::volume::VolumeError;
@@ -43,6 +53,34 @@ const SKIP: Duration = Duration::from_secs(40);
 
 /// Opens the stream of a snapshot. The tool runs while it is read, and is killed when it is dropped.
 pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<ByteStream, VolumeError> {
+    let (sending, begun) = prepare(shared, request).await?;
+    let (outlet, written) = mpsc::channel(1);
+    Ok(Box::pin(Driven {
+        work: Some(Box::pin(sending.run(begun, outlet))),
+        written,
+        current: Bytes::new(),
+    }))
+}
+
+/// Asks the tool how much [`open`] would bring, where it says that beforehand.
+pub(super) async fn size(
+    shared: &Arc<Shared>,
+    request: &SendRequest,
+) -> Result<Option<ByteSize>, VolumeError> {
+    if !shared.tool.able.estimates {
+        return Ok(None);
+    }
+    let (sending, begun) = prepare(shared, request).await?;
+    let size = sending.size(begun).await;
+    let size = size.to(|| format!("ask how much `{}` is", sending.snapshot))?;
+    Ok(size.map(ByteSize))
+}
+
+/// Finds what is to be sent, and what of it is said to have arrived.
+async fn prepare(
+    shared: &Arc<Shared>,
+    request: &SendRequest,
+) -> Result<(Sending, Option<Begun>), VolumeError> {
     let dataset = request.dataset;
     let seen = shared.look_for(dataset).await?;
     let ours = seen.require(dataset)?;
@@ -72,10 +110,20 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
         first: 0,
         // What the receiver does not say that it takes, everybody takes in no other form than the plain one.
         blocks: shared.tool.able.sends.and(known_there),
+        pooling: if shared.tool.able.sends_rests {
+            Pooling::Possible
+        } else {
+            Pooling::Impossible
+        },
     };
     let begun = told.and_then(|token| token.begun);
     let begun = begun.filter(|begun| {
-        (begun.guid, begun.base) == (header.guid, header.base) && header.blocks == known_there
+        header.blocks == known_there
+            && match begun {
+                Begun::Beside(kept) => (kept.guid, kept.base) == (header.guid, header.base) && kept.kept > 0,
+                // Whose it is the tool has to say.
+                Begun::InPool(_) => true,
+            }
     });
     let sending = Sending {
         shared: Arc::clone(shared),
@@ -83,12 +131,7 @@ pub(super) async fn open(shared: &Arc<Shared>, request: &SendRequest) -> Result<
         base: base.map(|base| ours.full_name(&base.name)),
         header,
     };
-    let (outlet, written) = mpsc::channel(1);
-    Ok(Box::pin(Driven {
-        work: Some(Box::pin(sending.run(begun, outlet))),
-        written,
-        current: Bytes::new(),
-    }))
+    Ok((sending, begun))
 }
 
 /// A snapshot that is being sent.
@@ -101,31 +144,95 @@ struct Sending {
 
 impl Sending {
     async fn run(mut self, begun: Option<Begun>, outlet: mpsc::Sender<Bytes>) -> io::Result<()> {
-        if let Some(begun) = begun.filter(|begun| begun.kept > 0) {
-            let mut source = self.start()?;
-            let skipped = tokio::time::timeout(SKIP, source.skip(begun.kept)).await;
-            if let Ok(skipped) = skipped
-                && skipped? == Some(begun.digest)
-            {
-                self.header.first = begun.kept;
-                return source.deliver(&self.header, &self.shared.tool, outlet).await;
+        if let Some(begun) = begun {
+            match tokio::time::timeout(SKIP, self.go_on(begun)).await {
+                Ok(Ok(Some(source))) => {
+                    return source.deliver(&self.header, &self.shared.tool, outlet).await;
+                }
+                // What the receiver has is not the beginning of this, or is not reached soon enough: it begins anew.
+                Ok(Ok(None)) | Err(_) => {}
+                Ok(Err(error)) => {
+                    let snapshot = &self.snapshot;
+                    tracing::warn!(snapshot, %error, "a copy that was cut begins anew");
+                }
             }
-            // What the receiver has is not the beginning of this, or is not reached soon enough: it begins anew.
         }
         let source = self.start()?;
         source.deliver(&self.header, &self.shared.tool, outlet).await
     }
 
+    /// Starts where the receiver has got to, if what it has is the beginning of this.
+    async fn go_on(&mut self, begun: Begun) -> io::Result<Option<Source>> {
+        match begun {
+            Begun::Beside(kept) => {
+                let mut source = self.start()?;
+                let is_this = source.skip(kept.kept).await? == Some(kept.digest);
+                if is_this {
+                    self.header.first = kept.kept;
+                }
+                Ok(is_this.then_some(source))
+            }
+            Begun::InPool(token) => {
+                let rest = self.usable(&token).await.map_err(io::Error::other)?;
+                let Some(rest) = rest else {
+                    return Ok(None);
+                };
+                let mut source = Source::of(self.shared.tool.send_rest(&token))?;
+                // The tool has said what it would send, and this is what it does.
+                if source.begin().await? != Some(self.rest_begins()) {
+                    return Ok(None);
+                }
+                self.header.first = rest.arrived;
+                self.header.pooling = Pooling::Rest(token.digest());
+                Ok(Some(source))
+            }
+        }
+    }
+
+    /// Asks the tool what a token is of. Nothing where that is anything else than what is to be sent.
+    async fn usable(&self, token: &PoolToken) -> Result<Option<Rest>, ProcessError> {
+        let rest = self.shared.tool.rest_of(token).await?;
+        let Header {
+            guid, base, blocks, ..
+        } = &self.header;
+        Ok(rest.filter(|rest| {
+            (rest.to, rest.from) == (*guid, *base)
+                && rest.name == self.snapshot
+                && blocks.cover(rest.blocks)
+                && rest.size.is_some()
+        }))
+    }
+
+    /// What the rest of this has to begin with.
+    fn rest_begins(&self) -> Begin {
+        let word = |guid: SnapshotGuid| u64::try_from(guid.0).unwrap_or_default();
+        Begin {
+            to: word(self.header.guid),
+            from: self.header.base.map(word),
+            is_rest: true,
+        }
+    }
+
+    /// Asks the tool how much there is to send.
+    async fn size(&self, begun: Option<Begun>) -> Result<Option<u64>, ProcessError> {
+        let arrived = match begun {
+            None => 0,
+            Some(Begun::Beside(kept)) => kept.kept,
+            Some(Begun::InPool(token)) => match self.usable(&token).await? {
+                Some(rest) => return Ok(rest.size),
+                None => 0,
+            },
+        };
+        let (tool, base) = (&self.shared.tool, self.base.as_deref());
+        let all = tool
+            .size_to_send(&self.snapshot, base, self.header.blocks)
+            .await?;
+        Ok(all.map(|all| all.saturating_sub(arrived)))
+    }
+
     fn start(&self) -> io::Result<Source> {
         let (tool, base) = (&self.shared.tool, self.base.as_deref());
-        let started = tool.send(&self.snapshot, base, self.header.blocks);
-        let mut child = started.map_err(io::Error::other)?;
-        let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Source {
-            child,
-            stdout,
-            hasher: blake3::Hasher::new(),
-        })
+        Source::of(tool.send(&self.snapshot, base, self.header.blocks))
     }
 }
 
@@ -134,9 +241,33 @@ struct Source {
     child: Child,
     stdout: ChildStdout,
     hasher: blake3::Hasher,
+    /// What was read of it and is not in the digest yet.
+    ahead: Vec<u8>,
 }
 
 impl Source {
+    fn of(started: Result<Child, ProcessError>) -> io::Result<Self> {
+        let mut child = started.map_err(io::Error::other)?;
+        let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self {
+            child,
+            stdout,
+            hasher: blake3::Hasher::new(),
+            ahead: Vec::new(),
+        })
+    }
+
+    /// Reads what it begins with, ahead of its being sent; nothing where that is not what a stream begins with.
+    async fn begin(&mut self) -> io::Result<Option<Begin>> {
+        let mut record = [0; begin::LENGTH];
+        match self.stdout.read_exact(&mut record).await {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            other => drop(other?),
+        }
+        self.ahead = record.to_vec();
+        Ok(Begin::parse(&record).ok())
+    }
+
     /// Passes over so many bytes and returns their digest; nothing where there are fewer.
     async fn skip(&mut self, n_bytes: u64) -> io::Result<Option<blake3::Hash>> {
         let mut left = n_bytes;
@@ -162,7 +293,13 @@ impl Source {
             chunk.reserve(LENGTH + CHUNK + DIGEST);
             // What the tool wrote is read to where it is sent from.
             chunk.put_u32(0);
-            let n_read = (&mut self.stdout).take(CHUNK as u64).read_buf(&mut chunk).await?;
+            let n_read = if self.ahead.is_empty() {
+                (&mut self.stdout).take(CHUNK as u64).read_buf(&mut chunk).await?
+            } else {
+                let ahead = mem::take(&mut self.ahead);
+                chunk.extend_from_slice(&ahead);
+                ahead.len()
+            };
             if n_read == 0 {
                 break;
             }

@@ -20,6 +20,7 @@ use super::lock::Held;
 use super::lock::Locks;
 use super::lock::Scope;
 use super::mounts::Mounts;
+use super::partial::Rests;
 use super::seen::Ours;
 use super::seen::Seen;
 use super::spool::Spool;
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) parent: String,
     pub(super) mounts: Mounts,
     pub(super) locks: Locks,
+    pub(super) rests: Rests,
     state: PathBuf,
     mounting: PathBuf,
 }
@@ -61,6 +63,7 @@ impl Shared {
             tool,
             mounts: Mounts::new(options.mounts.clone()),
             locks: Locks::new(options.state.clone()),
+            rests: Rests::default(),
             state: options.state.clone(),
             mounting: options.mounting.clone(),
             parent,

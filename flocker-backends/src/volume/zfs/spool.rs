@@ -30,6 +30,7 @@ use serde::Serialize;
 use super::able::Blocks;
 use super::frame::Begun;
 use super::frame::Header;
+use super::frame::Kept;
 use super::frame::Token;
 
 /// The one spelling that there is yet.
@@ -94,7 +95,7 @@ impl Arrival {
 
     /// Says how to go on; nothing where the note's digest is none.
     pub(super) fn token(&self) -> Option<Token> {
-        let begun = Begun {
+        let kept = Kept {
             guid: self.guid,
             base: self.base,
             kept: self.kept,
@@ -102,7 +103,7 @@ impl Arrival {
         };
         Some(Token {
             takes: self.blocks,
-            begun: Some(begun),
+            begun: Some(Begun::Beside(kept)),
         })
     }
 }
@@ -231,6 +232,7 @@ fn or_absent(removed: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::Pooling;
     use super::*;
 
     fn dataset() -> Dataset {
@@ -253,6 +255,7 @@ mod tests {
             base: None,
             first: 0,
             blocks: Blocks::from_bits(5).unwrap(),
+            pooling: Pooling::Impossible,
         }));
         spool.set_note(&note).unwrap();
         assert_eq!(spool.notes().unwrap().read, [note]);

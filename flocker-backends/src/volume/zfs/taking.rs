@@ -5,6 +5,7 @@
 
 use std::io;
 use std::io::Read as _;
+use std::mem;
 use std::time::Duration;
 
 use flocker_model::ByteSize;
@@ -20,7 +21,9 @@ use super::begin;
 use super::begin::Begin;
 use super::frame::CHUNK;
 use super::frame::Header;
+use super::frame::Pooling;
 use super::keeping::Keeper;
+use super::partial;
 use super::receiving::Piece;
 use super::receiving::complete;
 use super::receiving::require_wanted;
@@ -79,11 +82,25 @@ pub(super) async fn take(
             "it has blocks that the pool of this node does not take",
         ));
     }
+    if header.begins_anew() && drop_pooled(shared, &seen, dataset).await? == Change::Made {
+        // Nothing else is received where the pool keeps the beginning of a stream.
+        seen = shared.look_for(dataset).await?;
+    }
     let mut taking = Taking::begin(shared, request, &seen, header).await?;
     match taking.run(&mut queue, &mut caller).await {
         Ok(()) => taking.finish().await,
         Err(error) => taking.give_up(error).await,
     }
+}
+
+/// Has the pool drop what it has kept of an earlier stream.
+async fn drop_pooled(shared: &Shared, seen: &Seen, dataset: DatasetId) -> Result<Change, VolumeError> {
+    let what = || format!("find what has arrived of dataset {dataset}");
+    let note = match shared.spool(seen).await? {
+        Some(spool) => spool.note(dataset).to(what)?,
+        None => None,
+    };
+    shared.drop_pooled(seen, dataset, note.as_ref()).await
 }
 
 /// Says why a stream is not taken.
@@ -111,6 +128,13 @@ enum Receiver {
     Ended,
 }
 
+/// Where it is kept what has arrived, for the case that the stream is cut.
+enum Keeping {
+    /// The tool itself does that.
+    InPool,
+    Beside(Keeper),
+}
+
 /// A stream that is being given to the pool.
 struct Taking<'a> {
     shared: &'a Shared,
@@ -124,7 +148,9 @@ struct Taking<'a> {
     /// The newest chunk. The pool gets it when it is known that it is not the last one, or that it is.
     held_back: Vec<u8>,
     receiver: Receiver,
-    keeper: Keeper,
+    /// Whether the tool has said by itself that it takes no more.
+    has_failed: bool,
+    keeping: Keeping,
 }
 
 impl<'a> Taking<'a> {
@@ -143,30 +169,56 @@ impl<'a> Taking<'a> {
             Some(note) => note,
             None => Note::new(&request.dataset, shared.now()?),
         };
-        let kept = note.arrival.take().filter(|kept| {
-            (kept.guid, kept.base, kept.blocks) == (header.guid, header.base, header.blocks)
-                && header.first <= kept.kept
-        });
-        let mut arrival = match kept {
-            Some(kept) if header.first > 0 => kept,
-            Some(_) | None if header.first == 0 => Arrival::of(&header),
-            Some(_) | None => {
-                return Err(refused(
-                    dataset,
-                    "it goes on from something that has not arrived here",
-                ));
-            }
-        };
-        let ours = seen.here.get(&dataset);
-        let into = match ours {
+        let pooled = partial::of_note(seen, &note);
+        let kept = note
+            .arrival
+            .take()
+            .filter(|kept| (kept.guid, kept.base, kept.blocks) == (header.guid, header.base, header.blocks));
+        let free = || match seen.here.get(&dataset) {
             Some(ours) => ours.name.clone(),
             None => seen.free_name(&shared.parent, dataset),
         };
+        let found = match header.pooling {
+            Pooling::Rest(digest) => {
+                let pooled = pooled.filter(|pooled| pooled.token.digest() == digest);
+                kept.zip(pooled).map(|(kept, pooled)| (kept, pooled.into))
+            }
+            Pooling::Impossible | Pooling::Possible if header.first > 0 => kept
+                .filter(|kept| header.first <= kept.kept)
+                .map(|kept| (kept, free())),
+            Pooling::Impossible | Pooling::Possible => Some((Arrival::of(&header), free())),
+        };
+        let Some((mut arrival, into)) = found else {
+            return Err(refused(
+                dataset,
+                "it goes on from something that has not arrived here",
+            ));
+        };
         arrival.into = Some(into.clone());
         note.arrival = Some(arrival);
-        let keeper = Keeper::begin(&spool, note, header.first, seen.available)
+        let keeping = if is_kept_in_pool(shared, &header) {
+            blocking({
+                let spool = spool.clone();
+                let begins_anew = header.begins_anew();
+                move || {
+                    if begins_anew {
+                        // What was kept beside the pool of another is not gone on with.
+                        spool.remove(dataset)?;
+                    }
+                    spool.set_note(&note)
+                }
+            })
             .await
             .to(what)?;
+            Keeping::InPool
+        } else {
+            let keeper = Keeper::begin(&spool, note, header.first, seen.available);
+            Keeping::Beside(keeper.await.to(what)?)
+        };
+        let n_taken = match header.pooling {
+            Pooling::Rest(_) => header.first,
+            Pooling::Impossible | Pooling::Possible => 0,
+        };
         Ok(Self {
             shared,
             request,
@@ -175,10 +227,11 @@ impl<'a> Taking<'a> {
             spool,
             into,
             hasher: blake3::Hasher::new(),
-            n_taken: 0,
+            n_taken,
             held_back: Vec::new(),
             receiver: Receiver::Awaits(Vec::new()),
-            keeper,
+            has_failed: false,
+            keeping,
         })
     }
 
@@ -225,7 +278,9 @@ impl<'a> Taking<'a> {
                     if self.hasher.finalize() != digest {
                         return Err(damaged());
                     }
-                    self.keeper.keep(&bytes, digest).await;
+                    if let Keeping::Beside(keeper) = &mut self.keeping {
+                        keeper.keep(&bytes, digest).await;
+                    }
                     self.offer(bytes).await?;
                 }
                 Some(Piece::End(digest)) => {
@@ -244,7 +299,10 @@ impl<'a> Taking<'a> {
     async fn give_what_is_kept(&mut self, caller: &mut oneshot::Receiver<()>) -> Result<(), VolumeError> {
         let dataset = self.dataset();
         let what = || format!("read what has arrived of dataset {dataset}");
-        let mut left = self.header.first;
+        let mut left = match self.header.pooling {
+            Pooling::Rest(_) => 0,
+            Pooling::Impossible | Pooling::Possible => self.header.first,
+        };
         if left == 0 {
             return Ok(());
         }
@@ -272,7 +330,7 @@ impl<'a> Taking<'a> {
     /// Gives the chunk before this one to the pool.
     async fn offer(&mut self, bytes: Vec<u8>) -> Result<(), VolumeError> {
         self.n_taken += bytes.len() as u64;
-        let before = std::mem::replace(&mut self.held_back, bytes);
+        let before = mem::replace(&mut self.held_back, bytes);
         self.give(&before).await
     }
 
@@ -282,9 +340,9 @@ impl<'a> Taking<'a> {
             let Some(record) = beginning.first_chunk() else {
                 return Ok(());
             };
-            require_asked_for(record, self.header.guid, self.request.base)
+            require_asked_for(record, &self.header)
                 .map_err(|reason| refused(self.request.dataset.id, reason))?;
-            let beginning = std::mem::take(beginning);
+            let beginning = mem::take(beginning);
             let (child, stdin) = self.start()?;
             self.receiver = Receiver::Runs(child.into(), stdin);
             return self.write(&beginning).await;
@@ -300,6 +358,7 @@ impl<'a> Taking<'a> {
             Ok(Ok(())) => Ok(()),
             // It has ended, and says why.
             Ok(Err(_)) => {
+                self.has_failed = true;
                 self.wait().await?;
                 Err(broken(self.what(), "the pool took no more of it"))
             }
@@ -317,7 +376,11 @@ impl<'a> Taking<'a> {
         if able.receives_unmounted {
             arguments.push("-u");
         }
-        if !self.seen.here.contains_key(&self.dataset()) && able.receives_properties {
+        if is_kept_in_pool(self.shared, &self.header) {
+            arguments.push("-s");
+        }
+        let is_new = !self.seen.here.contains_key(&self.dataset()) && !self.is_rest();
+        if is_new && able.receives_properties {
             arguments.extend(["-o", "canmount=noauto"]);
         }
         let target = format!("{}@{}", self.into, self.request.snapshot);
@@ -327,17 +390,25 @@ impl<'a> Taking<'a> {
 
     /// Gives the last chunk to the pool, and waits until it has everything.
     async fn end(&mut self) -> Result<(), VolumeError> {
-        let last = std::mem::take(&mut self.held_back);
+        let last = mem::take(&mut self.held_back);
         self.give(&last).await?;
         match self.receiver {
             Receiver::Awaits(_) => Err(refused(self.dataset(), "it is shorter than any stream of ZFS")),
-            Receiver::Runs(..) | Receiver::Ended => self.wait().await,
+            Receiver::Runs(..) | Receiver::Ended => {
+                let received = self.wait().await;
+                self.has_failed |= received.is_err();
+                received
+            }
         }
+    }
+
+    fn is_rest(&self) -> bool {
+        matches!(self.header.pooling, Pooling::Rest(_))
     }
 
     /// Lets the tool see that there is no more, and waits for its end.
     async fn wait(&mut self) -> Result<(), VolumeError> {
-        let Receiver::Runs(child, stdin) = std::mem::replace(&mut self.receiver, Receiver::Ended) else {
+        let Receiver::Runs(child, stdin) = mem::replace(&mut self.receiver, Receiver::Ended) else {
             return Ok(());
         };
         drop(stdin);
@@ -360,7 +431,7 @@ impl<'a> Taking<'a> {
     async fn finish(mut self) -> Result<Change, VolumeError> {
         let dataset = self.dataset();
         // What could not be kept is not needed any more.
-        drop(self.keeper.settle().await);
+        self.settle().await;
         let seen = self.shared.look_for(dataset).await?;
         match complete(self.shared, &seen, dataset).await? {
             Change::Made => Ok(Change::Made),
@@ -371,14 +442,37 @@ impl<'a> Taking<'a> {
         }
     }
 
-    /// Has the pool take back what it had begun, and keeps what can be gone on with.
+    /// Waits for what is being kept beside the pool, whatever becomes of it.
+    async fn settle(&mut self) {
+        match &mut self.keeping {
+            Keeping::InPool => {}
+            Keeping::Beside(keeper) => drop(keeper.settle().await),
+        }
+    }
+
+    /// Gives what was held back of a stream that was cut to a pool that keeps it, without what might be its end: with that,
+    /// the pool would have a snapshot, and the sender has not said that it is one.
+    async fn give_what_is_no_end(&mut self) -> Result<(), VolumeError> {
+        let mut last = mem::take(&mut self.held_back);
+        last.truncate(last.len().saturating_sub(begin::LENGTH));
+        self.give(&last).await
+    }
+
+    /// Has the pool take back what it had begun, or keep it, and keeps what can be gone on with.
     async fn give_up(mut self, error: VolumeError) -> Result<Change, VolumeError> {
         let (dataset, n_taken) = (self.dataset(), self.n_taken);
+        if matches!(
+            (&self.keeping, &error),
+            (Keeping::InPool, VolumeError::Cut { .. })
+        ) {
+            // Where the pool takes no more, it has what it has.
+            drop(self.give_what_is_no_end().await);
+        }
         let was_started = !matches!(self.receiver, Receiver::Awaits(_));
         // It fails, since it lacks the end; dropped, it is killed.
         drop(tokio::time::timeout(PATIENCE, self.wait()).await);
         if was_started {
-            drop(self.keeper.settle().await);
+            self.settle().await;
             // ZFS by way of FUSE may have everything, and fail to mount what it was still unmounting (2026-11-21).
             let seen = self.shared.look_for(dataset).await?;
             if complete(self.shared, &seen, dataset).await? == Change::Made {
@@ -386,19 +480,37 @@ impl<'a> Taking<'a> {
             }
         }
         let is_no_use = matches!(&error, VolumeError::Stream { .. })
-            || matches!(&error, VolumeError::Io { source, .. } if is_full(source));
+            || matches!(&error, VolumeError::Io { source, .. } if is_full(source))
+            || (self.has_failed && self.is_rest());
+        let available = self.seen.available;
         let kept = if is_no_use {
             // Going on from here would end here again, or what is kept takes the room of the copy.
-            drop(self.keeper.settle().await);
-            let spool = self.spool;
-            blocking(move || spool.remove(dataset)).await
+            self.settle().await;
+            self.shared.drop_partial(dataset).await.map(drop)
         } else {
-            self.keeper.save().await
+            match self.keeping {
+                Keeping::InPool => Ok(()),
+                Keeping::Beside(keeper) => {
+                    let saved = keeper.save().await;
+                    saved.to(|| format!("keep what has arrived of dataset {dataset}"))
+                }
+            }
         };
         if let Err(error) = kept {
-            tracing::warn!(%dataset, %error, "what has arrived could not be kept");
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(%dataset, error, "what has arrived could not be kept, or not be dropped");
         }
-        Err(or_no_space(error, dataset, n_taken, self.seen.available))
+        Err(or_no_space(error, dataset, n_taken, available))
+    }
+}
+
+/// Says whether the tool itself keeps what has arrived: only where the sender's can go on from that.
+fn is_kept_in_pool(shared: &Shared, header: &Header) -> bool {
+    match header.pooling {
+        Pooling::Impossible => false,
+        // What was begun beside the pool goes on there.
+        Pooling::Possible => shared.tool.able.keeps_partial && header.first == 0,
+        Pooling::Rest(_) => true,
     }
 }
 
@@ -411,16 +523,15 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// Sees that a stream is the one that was asked for; the reason where it is not.
-fn require_asked_for(
-    record: &[u8; begin::LENGTH],
-    guid: SnapshotGuid,
-    base: Option<SnapshotGuid>,
-) -> Result<(), &'static str> {
-    let Begin { to, from } = Begin::parse(record)?;
-    if guid != SnapshotGuid(to.into()) {
+fn require_asked_for(record: &[u8; begin::LENGTH], header: &Header) -> Result<(), &'static str> {
+    let Begin { to, from, is_rest } = Begin::parse(record)?;
+    if is_rest != matches!(header.pooling, Pooling::Rest(_)) {
+        return Err("it begins elsewhere than it says");
+    }
+    if header.guid != SnapshotGuid(to.into()) {
         return Err("it is of another snapshot than it says");
     }
-    if base != from.map(|from| SnapshotGuid(from.into())) {
+    if header.base != from.map(|from| SnapshotGuid(from.into())) {
         return Err("it starts from another snapshot than it says");
     }
     Ok(())

@@ -18,6 +18,9 @@ use super::able::Blocks;
 use super::listing;
 use super::listing::Listing;
 use super::listing::Malformed;
+use super::partial;
+use super::partial::PoolToken;
+use super::partial::Rest;
 use crate::process::Output;
 use crate::process::ProcessError;
 use crate::process::Program;
@@ -74,8 +77,9 @@ impl Tool {
             .arguments(arguments);
         let output = asked.run(&[], LONGEST, PATIENCE).await;
         if let Ok(properties) = output.and_then(Output::success) {
-            let on = Blocks::of_pool(&String::from_utf8_lossy(&properties));
-            tool.able.takes = tool.able.sends.and(on);
+            tool.able.limit_to_pool(&String::from_utf8_lossy(&properties));
+        } else {
+            tool.able.keeps_partial = false;
         }
         Ok(tool)
     }
@@ -117,7 +121,7 @@ impl Tool {
 
     /// Lists a filesystem and everything below it.
     pub(super) async fn list(&self, below: &str) -> Result<Listing, VolumeError> {
-        let properties = listing::properties(self.able.tells_written);
+        let properties = listing::properties(&self.able);
         let arguments = [
             "get",
             "-rHp",
@@ -169,8 +173,50 @@ impl Tool {
             arguments.extend(["-i", base]);
         }
         arguments.push(snapshot);
+        self.start_sending(&arguments)
+    }
+
+    /// Returns how much [`send`](Self::send) would send, where the tool says that.
+    pub(super) async fn size_to_send(
+        &self,
+        snapshot: &str,
+        base: Option<&str>,
+        blocks: Blocks,
+    ) -> Result<Option<u64>, ProcessError> {
+        if !self.able.estimates {
+            return Ok(None);
+        }
+        let option = blocks.option();
+        let mut arguments = vec!["send", "-nvP"];
+        arguments.extend(option.as_deref());
+        if let Some(base) = base {
+            arguments.extend(["-i", base]);
+        }
+        arguments.push(snapshot);
+        let said = self.run(arguments).await?;
+        Ok(partial::size(&String::from_utf8_lossy(&said)))
+    }
+
+    /// Starts sending the rest of a stream. The token has been found to be of what may be sent.
+    pub(super) fn send_rest(&self, token: &PoolToken) -> Result<Child, ProcessError> {
+        self.start_sending(&["send", "-t", token.as_str()])
+    }
+
+    /// Asks what a token is of. Nothing where the tool does not say, or says more than we understand.
+    ///
+    /// It says so too where it could not send that, because nothing of it is here.
+    pub(super) async fn rest_of(&self, token: &PoolToken) -> Result<Option<Rest>, ProcessError> {
+        if !self.able.sends_rests {
+            return Ok(None);
+        }
+        let asked = self.program(["send", "-nvP", "-t", token.as_str()]);
+        let output = asked.run(&[], LONGEST, PATIENCE).await?;
+        Ok(std::str::from_utf8(&output.stdout).ok().and_then(Rest::parse))
+    }
+
+    fn start_sending(&self, arguments: &[&str]) -> Result<Child, ProcessError> {
         let child = self
-            .program(arguments)
+            .program(arguments.iter().copied())
             .stdout(Stream::Piped)
             .stderr(Stream::Piped)
             .spawn()?;

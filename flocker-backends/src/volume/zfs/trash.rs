@@ -38,10 +38,7 @@ impl Shared {
             self.unmount(ours).await?;
             change = Change::Made;
         }
-        if let Some(spool) = self.spool(&seen).await?
-            && spool.note(dataset).to(what)?.is_some()
-        {
-            spool.remove(dataset).to(what)?;
+        if self.drop_arrival(&seen, dataset).await? == Change::Made {
             change = Change::Made;
         }
         Ok(change)
@@ -86,6 +83,11 @@ impl Shared {
         };
         seen.require_readable(ours.dataset)?;
         self.unmount(ours).await?;
+        if ours.filesystem.partial.is_some() {
+            // What it has kept of a stream hangs on one of its snapshots.
+            let dropped = self.tool.insist(&["receive", "-A", &ours.name]).await;
+            dropped.to(|| format!("drop what began to arrive in the trash `{entry}`"))?;
+        }
         for taken in &ours.filesystem.snapshots {
             self.drop_snapshot(ours, taken).await?;
         }
@@ -118,16 +120,24 @@ impl Shared {
     }
 
     pub(super) async fn drop_partial(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
+        let seen = self.look_at(dataset).await?;
+        self.drop_arrival(&seen, dataset).await
+    }
+
+    /// Drops all that has begun to arrive of a dataset. Dropped half way: the note of it is the last to go.
+    pub(super) async fn drop_arrival(&self, seen: &Seen, dataset: DatasetId) -> Result<Change, VolumeError> {
         let what = || format!("drop what has arrived of dataset {dataset}");
-        let Some(spool) = self.spool(&self.look_at(dataset).await?).await? else {
-            return Ok(Change::AlreadySo);
+        let spool = self.spool(seen).await?;
+        let note = match &spool {
+            Some(spool) => spool.note(dataset).to(what)?,
+            None => None,
         };
-        let note = spool.note(dataset).to(what)?;
-        if note.is_none_or(|note| note.arrival.is_none()) {
-            return Ok(Change::AlreadySo);
+        let change = self.drop_pooled(seen, dataset, note.as_ref()).await?;
+        if let Some(spool) = spool {
+            // Also what a removal that was cut short has left without a note.
+            spool.remove(dataset).to(what)?;
         }
-        spool.remove(dataset).to(what)?;
-        Ok(Change::Made)
+        Ok(if note.is_some() { Change::Made } else { change })
     }
 }
 
