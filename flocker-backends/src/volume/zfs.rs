@@ -7,9 +7,10 @@
 //!
 //! Any ZFS will do, OpenZFS or one by way of FUSE that is ten years older: what
 //! the tool can do is asked of the tool. What none of them can do is kept a
-//! promise all the same: the tool gets only bytes whose digest was found right,
-//! and what of a stream arrives no faster than it can be kept is kept beside the
-//! datasets until it is complete, so a copy that was cut goes on where it stopped.
+//! promise all the same: the tool gets only bytes whose digest was found right.
+//! A copy that was cut goes on where it stopped: where both tools can do that,
+//! from what the pool itself has kept; else from what of the stream arrived no
+//! faster than it could be kept beside the datasets.
 //!
 //! Read `standing` first, then `roles`: they have the order of the durable changes.
 

@@ -70,7 +70,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         if seen.unreadable.contains_key(&note.dataset.id) {
             continue;
         }
-        let partial = partial(shared, &seen, &note).await?;
+        let partial = partial(shared, &seen, &note).await;
         let manifestation = inventory
             .datasets
             .entry(note.dataset.id)
@@ -108,7 +108,7 @@ pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<M
     let Some(note) = note else {
         return Ok(found);
     };
-    let partial = partial(shared, &seen, &note).await?;
+    let partial = partial(shared, &seen, &note).await;
     let fence = seen.fence_left(dataset);
     let mut found = found.unwrap_or_else(|| beginning(&note, partial.as_deref(), fence, now));
     found.partial = partial;
@@ -202,30 +202,28 @@ fn beginning(note: &Note, partial: Option<&PartialReceive>, fence: Epoch, now: i
 }
 
 /// Tells what a note speaks of, and how its sender goes on.
-async fn partial(
-    shared: &Shared,
-    seen: &Seen,
-    note: &Note,
-) -> Result<Option<Box<PartialReceive>>, VolumeError> {
-    let Some(arrival) = &note.arrival else {
-        return Ok(None);
-    };
-    let Some(beside) = arrival.token() else {
-        return Ok(None);
-    };
-    let (mut received, mut token) = (arrival.kept, beside);
-    if let Some(pooled) = partial::of_note(seen, note)
-        && let Some(rest) = shared.rest_of(&pooled.token).await?
-        && (rest.to, rest.from) == (arrival.guid, arrival.base)
-    {
-        received = rest.arrived;
-        token.begun = Some(Begun::InPool(pooled.token));
+async fn partial(shared: &Shared, seen: &Seen, note: &Note) -> Option<Box<PartialReceive>> {
+    let arrival = note.arrival.as_ref()?;
+    let (mut received, mut token) = (arrival.kept, arrival.token()?);
+    if let Some(pooled) = partial::of_note(seen, note) {
+        match shared.rest_of(&pooled.token).await {
+            Ok(Some(rest)) if (rest.to, rest.from) == (arrival.guid, arrival.base) => {
+                received = rest.arrived;
+                token.begun = Some(Begun::InPool(pooled.token));
+            }
+            // It is of no use to the sender, and goes when the copy begins anew.
+            Ok(_) => {}
+            Err(error) => {
+                let (dataset, error): (_, &dyn std::error::Error) = (note.dataset.id, &error);
+                tracing::warn!(%dataset, error, "the pool does not tell what has arrived");
+            }
+        }
     }
-    Ok(Some(Box::new(PartialReceive {
+    Some(Box::new(PartialReceive {
         snapshot: arrival.snapshot.clone(),
         received: ByteSize(received),
         token: token.to_text(),
-    })))
+    }))
 }
 
 fn since(then: i64, now: i64) -> Duration {

@@ -4,11 +4,11 @@
 //! the same pool as well, as far as it can be without holding the tool up. So a
 //! copy that was cut goes on where it stopped on every ZFS there is, also where
 //! the tool itself cannot do that. The price is room for what is kept, while it
-//! waits.
+//! waits. Where the tool can do it, there is only the note.
 //!
 //! Each dataset has a directory with the stream and a note. The note says what
-//! the stream is and how much of it is known to be right; it is replaced as a
-//! whole, and only after what it speaks of is durable.
+//! the stream is, where it goes and how much of what is kept here is known to be
+//! right; it is replaced as a whole, and only after what it speaks of is durable.
 
 use std::collections::BTreeMap;
 use std::fs::File;
