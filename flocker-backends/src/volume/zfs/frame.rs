@@ -158,7 +158,7 @@ pub(super) struct Token {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Begun {
     /// It is kept beside the datasets.
-    Beside(Kept),
+    Beside(Beginning),
     /// The pool has it. The sender goes on from there only where its tool says that the token is of what was asked for.
     InPool(PoolToken),
 }
@@ -167,7 +167,7 @@ pub(super) enum Begun {
 ///
 /// The sender goes on from there only where the beginning of what it would send has this very digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct Beginning {
     pub(super) guid: SnapshotGuid,
     pub(super) base: Option<SnapshotGuid>,
     pub(super) kept: u64,
@@ -187,7 +187,7 @@ impl Token {
         match begun {
             None => takes,
             Some(Begun::InPool(token)) => format!("{takes}:{}:{}", Self::IN_POOL, token.as_str()),
-            Some(Begun::Beside(Kept {
+            Some(Begun::Beside(Beginning {
                 guid,
                 base,
                 kept,
@@ -209,7 +209,7 @@ impl Token {
         let begun = match parts.next() {
             None => None,
             Some(Self::IN_POOL) => Some(Begun::InPool(PoolToken::parse(parts.next()?)?)),
-            Some(guid) => Some(Begun::Beside(Kept {
+            Some(guid) => Some(Begun::Beside(Beginning {
                 guid: guid.parse().ok()?,
                 base: match parts.next()? {
                     "" => None,
@@ -271,7 +271,7 @@ mod tests {
     fn a_token_reads_as_it_was_written() {
         let takes = Blocks::from_bits(3).unwrap();
         let kept = |base| {
-            Begun::Beside(Kept {
+            Begun::Beside(Beginning {
                 guid: SnapshotGuid(5),
                 base,
                 kept: 1000,

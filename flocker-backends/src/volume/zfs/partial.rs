@@ -92,7 +92,7 @@ impl Rest {
         };
         let (to, from, arrived) = (number("toguid")??, number("fromguid")?, number("bytes")??);
         // Where in the snapshot it goes on.
-        (number("object")??, number("offset")??);
+        let _place = (number("object")??, number("offset")??);
         let name = said.remove("toname")?.to_owned();
         let mut letters = String::new();
         for (key, letter) in [("compressok", 'c'), ("largeblockok", 'L'), ("embedok", 'e')] {

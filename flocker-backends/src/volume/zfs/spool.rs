@@ -28,9 +28,9 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::able::Blocks;
+use super::frame::Beginning;
 use super::frame::Begun;
 use super::frame::Header;
-use super::frame::Kept;
 use super::frame::Token;
 
 /// The one spelling that there is yet.
@@ -95,7 +95,7 @@ impl Arrival {
 
     /// Says how to go on; nothing where the note's digest is none.
     pub(super) fn token(&self) -> Option<Token> {
-        let kept = Kept {
+        let kept = Beginning {
             guid: self.guid,
             base: self.base,
             kept: self.kept,

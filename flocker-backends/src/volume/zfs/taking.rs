@@ -132,7 +132,7 @@ enum Receiver {
 enum Keeping {
     /// The tool itself does that.
     InPool,
-    Beside(Keeper),
+    Beside(Box<Keeper>),
 }
 
 /// A stream that is being given to the pool.
@@ -213,7 +213,7 @@ impl<'a> Taking<'a> {
             Keeping::InPool
         } else {
             let keeper = Keeper::begin(&spool, note, header.first, seen.available);
-            Keeping::Beside(keeper.await.to(what)?)
+            Keeping::Beside(keeper.await.to(what)?.into())
         };
         let n_taken = match header.pooling {
             Pooling::Rest(_) => header.first,
