@@ -439,7 +439,10 @@ fn a_copy_that_a_crash_left_unmarked_is_completed() {
         // Go on by hand as far as the crash, or as a receiver that outlives it: the note says where it goes, whoever
         // has looked in between; the pool has it, nothing is marked.
         let place = beta.options.mounts.join(".incoming").join(ID.to_string());
-        let waiting = std::fs::read(place.join("stream")).unwrap();
+        let waiting = match zfs_partial::pooled(&filesystem(&beta)).await {
+            Some(token) => zfs_partial::written(["send", "-t", &token]).await,
+            None => std::fs::read(place.join("stream")).unwrap(),
+        };
         let target = format!("{}@handoff-2", filesystem(&beta));
         let receive = flocker_backends::process::Program::new("zfs").arguments(["receive", &target]);
         let received = receive
