@@ -26,6 +26,7 @@ use flocker_model::Protocol;
 use flocker_model::RouteTable;
 
 use self::connections::Moved;
+use self::netlink::Kept;
 use self::placed::End;
 use self::placed::Placed;
 use crate::process::Program;
@@ -165,14 +166,15 @@ fn listening(protocol: Protocol, line: &str) -> Option<ExternalPort> {
 ///
 /// `owed` is what earlier calls have not come to. It is only given up where
 /// all of it was done.
-pub(super) async fn end_moved(owed: &mut BTreeSet<Moved>) -> Result<(), RouterError> {
+pub(super) async fn end_moved(netlink: &Kept, owed: &mut BTreeSet<Moved>) -> Result<(), RouterError> {
     if owed.is_empty() {
         return Ok(());
     }
     let moved = owed.clone();
+    let netlink = netlink.clone();
     let n_ended = blocking(
         "end the connections that lead to where an application was",
-        move || connections::end(&moved),
+        move || connections::end(&netlink, &moved),
     )
     .await?;
     tracing::debug!(n_ended, "connections to where an application was are ended");

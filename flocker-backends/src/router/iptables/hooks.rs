@@ -107,6 +107,7 @@ impl Tool {
     }
 
     /// Adds a rule. Blocks.
+    #[cfg(feature = "nftables")]
     pub(in crate::router) fn add(self, hook: &Hook) -> io::Result<()> {
         let Hook {
             table,

@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let saved = read(Family::V4, NFT);
-        let text = rules::whole(Family::V4, &BTreeSet::new(), &saved.pieces);
+        let text = rules::whole(Family::V4, &BTreeSet::new(), &saved.pieces, &[]);
         assert_eq!(read(Family::V4, &text).pieces, saved.pieces);
     }
 
