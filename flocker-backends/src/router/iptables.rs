@@ -1,9 +1,9 @@
 //! Routes in the kernel, by `iptables`: for hosts that have no `nft`.
 //!
 //! Chains of our own, to which one rule leads from each built-in chain that
-//! they have to do with. A change replaces the whole content of our chains by one run of
-//! `iptables-restore --noflush`. Nobody else's rules are touched. What is in
-//! force is read from the kernel and nowhere else.
+//! they have to do with. A change is one run of `iptables-restore --noflush`: it takes out and adds
+//! the rules of a few routes, or replaces the whole content of our chains. Nobody else's rules are touched. What is in
+//! force is read from the kernel and nowhere else, and read again where somebody has changed any rule since.
 //!
 //! The cost of a first packet grows with the number of routes; that of every
 //! other packet does not. Where there are thousands, prefer
@@ -210,10 +210,7 @@ impl IptablesRouter {
             Variant::Nft => true,
             Variant::Legacy => false,
         };
-        netlink
-            .with(Netlink::generation)
-            .ok()
-            .filter(|_| is_counted)
+        netlink.with(Netlink::generation).ok().filter(|_| is_counted)
     }
 
     /// Returns what is in the kernel. It is only read again where somebody has changed any rule.
@@ -276,7 +273,8 @@ impl Saved {
     fn written(mut self, family: Family, pieces: BTreeSet<Piece>) -> Self {
         for (name, hook) in all_hooks(family, &self) {
             let Hook { table, chain, .. } = hook;
-            self.hooks.insert((table.to_owned(), chain.to_owned(), name.to_owned()));
+            self.hooks
+                .insert((table.to_owned(), chain.to_owned(), name.to_owned()));
         }
         Self {
             pieces,

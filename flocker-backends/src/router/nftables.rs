@@ -344,7 +344,11 @@ impl Seen {
     /// Says whether everything besides our table is as it has to be.
     #[cfg_attr(
         not(feature = "iptables"),
-        expect(unused_variables, clippy::unused_async, reason = "there is only the switch to be read")
+        expect(
+            unused_variables,
+            clippy::unused_async,
+            reason = "there is only the switch to be read"
+        )
     )]
     async fn is_open(&mut self, netlink: &Kept) -> Result<bool, RouterError> {
         if !switch::is_forwarding(&self.found.placed) {

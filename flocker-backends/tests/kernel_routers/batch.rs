@@ -187,7 +187,10 @@ fn others_may_change_rules_all_the_time(kind: Kind) {
         });
         for n in 0..20 {
             let change = set(81 + n % 2, &[ip.machine(2 + u8::from(n % 4 < 2))]);
-            assert_eq!(apply(ALPHA, &router, &change, None), flocker_backends::Change::Made);
+            assert_eq!(
+                apply(ALPHA, &router, &change, None),
+                flocker_backends::Change::Made
+            );
         }
         is_done.store(true, Ordering::Relaxed);
         others.join().unwrap()

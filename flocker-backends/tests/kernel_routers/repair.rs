@@ -114,6 +114,10 @@ fn what_is_flushed_between_two_changes_comes_back(kind: Kind) {
             arrives(CLIENT, SocketAddr::new(ip.machine(1), 80)).starts_with("beta "),
             "after `{line}`"
         );
-        assert_eq!(ports(ALPHA, &kind.router(ip.machine(1))), [80, 81], "after `{line}`");
+        assert_eq!(
+            ports(ALPHA, &kind.router(ip.machine(1))),
+            [80, 81],
+            "after `{line}`"
+        );
     }
 }

@@ -423,7 +423,11 @@ fn hooked(hook: &Hook) -> String {
 /// Returns what leads from one content of our chains to another; nothing where it takes less to write them anew.
 ///
 /// As in [`whole`], what is held before or after is held from the first step to the last.
-pub(super) fn difference(family: Family, found: &BTreeSet<Piece>, wanted: &BTreeSet<Piece>) -> Option<String> {
+pub(super) fn difference(
+    family: Family,
+    found: &BTreeSet<Piece>,
+    wanted: &BTreeSet<Piece>,
+) -> Option<String> {
     let mut steps = [Rules::new(), Rules::new()];
     let mut n_removed = 0;
     for piece in found.difference(wanted) {
@@ -614,7 +618,11 @@ mod tests {
                     Place::Last => format!("-A {} {}\n", hook.chain, hook.rule),
                 };
                 let at = part.find(&line).unwrap();
-                assert!(chains.iter().all(|chain| part.find(&format!(":{chain} ")).unwrap() < at));
+                assert!(
+                    chains
+                        .iter()
+                        .all(|chain| part.find(&format!(":{chain} ")).unwrap() < at)
+                );
             }
         }
     }

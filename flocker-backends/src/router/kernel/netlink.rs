@@ -64,11 +64,20 @@ pub(in crate::router) struct Netlink {
 
 impl Netlink {
     fn open() -> io::Result<Self> {
+        Self::to(SockProtocol::NetlinkNetFilter)
+    }
+
+    /// Opens a connection to what keeps the sockets of the network in which we are.
+    pub(super) fn to_sockets() -> io::Result<Self> {
+        Self::to(SockProtocol::NetlinkSockDiag)
+    }
+
+    fn to(part: SockProtocol) -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
+            part,
         )?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(10, 0))?;
@@ -84,6 +93,18 @@ impl Netlink {
         ask: Ask,
         family: u8,
         attributes: &[u8],
+        answer: impl FnMut(u8, &[u8]),
+    ) -> io::Result<()> {
+        self.ask_of(kind, ask, [family, 0, 0, 0], attributes, answer)
+    }
+
+    /// The same where more is said before the rest than the kind of addresses.
+    pub(super) fn ask_of(
+        &mut self,
+        kind: u16,
+        ask: Ask,
+        prefix: [u8; PREFIX],
+        rest: &[u8],
         mut answer: impl FnMut(u8, &[u8]),
     ) -> io::Result<()> {
         self.number += 1;
@@ -91,7 +112,7 @@ impl Netlink {
             Ask::One => REQUEST | ACKNOWLEDGE,
             Ask::All => REQUEST | ALL,
         };
-        let message = message(kind, flags, self.number, family, attributes);
+        let message = message(kind, flags, self.number, prefix, rest);
         send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
         let mut buffer = vec![0; 256 << 10];
         loop {
@@ -161,7 +182,10 @@ pub(in crate::router) struct Kept(Arc<Mutex<Option<Netlink>>>);
 
 impl Kept {
     /// Asks by it. It is opened where there is none, and closed where anything goes wrong.
-    pub(in crate::router) fn with<T>(&self, ask: impl FnOnce(&mut Netlink) -> io::Result<T>) -> io::Result<T> {
+    pub(in crate::router) fn with<T>(
+        &self,
+        ask: impl FnOnce(&mut Netlink) -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut netlink = match self.place().take() {
             Some(netlink) => netlink,
             None => Netlink::open()?,
@@ -186,16 +210,16 @@ fn outcome(body: &[u8]) -> io::Result<()> {
     }
 }
 
-fn message(kind: u16, flags: u16, number: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(HEADER + PREFIX + attributes.len()).unwrap_or(u32::MAX);
+fn message(kind: u16, flags: u16, number: u32, prefix: [u8; PREFIX], rest: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER + PREFIX + rest.len()).unwrap_or(u32::MAX);
     let mut message = Vec::new();
     message.extend(length.to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
     message.extend(number.to_ne_bytes());
     message.extend([0; 4]);
-    message.extend([family, 0, 0, 0]);
-    message.extend(attributes);
+    message.extend(prefix);
+    message.extend(rest);
     message
 }
 
@@ -274,7 +298,12 @@ impl Netlink {
 
     /// Says whether there is one of what is asked for by its name.
     #[cfg(feature = "nftables")]
-    pub(in crate::router) fn has(&mut self, kind: u16, family: u8, names: &[(u16, &str)]) -> io::Result<bool> {
+    pub(in crate::router) fn has(
+        &mut self,
+        kind: u16,
+        family: u8,
+        names: &[(u16, &str)],
+    ) -> io::Result<bool> {
         match self.ask(kind, Ask::One, family, &named(names), |_, _| {}) {
             Err(error) if error.raw_os_error() == Some(NO_SUCH) => Ok(false),
             other => other.map(|()| true),
@@ -311,7 +340,7 @@ mod tests {
         let read: Vec<(u16, &[u8])> = attributes(&outer).collect();
         assert_eq!(read, [(1, &*inner), (7, &[])]);
         assert_eq!(attributes(&inner).collect::<Vec<_>>(), [(2, &[1, 2, 3][..])]);
-        let sent = message(5, REQUEST, 9, 2, &outer);
+        let sent = message(5, REQUEST, 9, [2, 0, 0, 0], &outer);
         let twice = [&*sent, &*sent].concat();
         let read: Vec<Message<'_>> = messages(&twice).collect();
         assert_eq!(read.len(), 2);

@@ -166,7 +166,11 @@ fn networks(bounds: &BTreeSet<(Vec<u8>, bool)>) -> Vec<Option<Network>> {
 fn network(first: &[u8], next: Option<&[u8]>) -> Option<Network> {
     let address = read_address(first)?;
     let width = u8::try_from(first.len() * 8).ok()?;
-    let as_number = |bytes: &[u8]| bytes.iter().fold(0, |number: u128, byte| number << 8 | u128::from(*byte));
+    let as_number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |number: u128, byte| number << 8 | u128::from(*byte))
+    };
     let begin = as_number(first);
     let last = match next {
         Some(next) => as_number(next).checked_sub(1)?,
@@ -182,12 +186,12 @@ fn network(first: &[u8], next: Option<&[u8]>) -> Option<Network> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::super::kernel::netlink::messages;
     use super::super::super::kernel::piece::Piece;
     use super::super::super::kernel::piece::Way;
     use super::super::batch::Batch;
     use super::super::batch::Order;
     use super::super::element::in_sets;
-    use super::super::super::kernel::netlink::messages;
     use super::*;
 
     fn bound(text: &str, begins: bool) -> (Vec<u8>, bool) {
@@ -201,11 +205,15 @@ mod tests {
     fn read(bounds: &[(&str, bool)]) -> Vec<Option<String>> {
         let bounds = bounds.iter().map(|(text, begins)| bound(text, *begins)).collect();
         let read = networks(&bounds).into_iter();
-        read.map(|network| network.map(|network| network.to_string())).collect()
+        read.map(|network| network.map(|network| network.to_string()))
+            .collect()
     }
 
     fn some(networks: &[&str]) -> Vec<Option<String>> {
-        networks.iter().map(|network| Some((*network).to_owned())).collect()
+        networks
+            .iter()
+            .map(|network| Some((*network).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -222,7 +230,13 @@ mod tests {
             ("172.19.0.0", false),
             ("255.0.0.0", true),
         ];
-        let expected = ["0.0.0.0/32", "10.0.0.0/24", "10.0.1.0/24", "172.18.0.0/16", "255.0.0.0/8"];
+        let expected = [
+            "0.0.0.0/32",
+            "10.0.0.0/24",
+            "10.0.1.0/24",
+            "172.18.0.0/16",
+            "255.0.0.0/8",
+        ];
         assert_eq!(read(&four), some(&expected));
         let six = [("::", false), ("fd00::", true), ("fd00:0:0:1::", false)];
         assert_eq!(read(&six), some(&["fd00::/64"]));

@@ -208,7 +208,11 @@ impl<'a> Element<'a> {
                 Self::Led {
                     port: external(port)?,
                     to: read_socket(to)?,
-                    way: if set.starts_with("here") { Way::Here } else { Way::There },
+                    way: if set.starts_with("here") {
+                        Way::Here
+                    } else {
+                        Way::There
+                    },
                 }
             }
             "links" => Self::Link {
