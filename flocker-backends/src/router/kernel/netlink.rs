@@ -275,10 +275,10 @@ pub(in crate::router) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, 
 
 /// Messages of `nf_tables`.
 #[cfg(feature = "nftables")]
-pub(in crate::router) const GET_TABLE: u16 = 10 << 8 | 1;
+pub(in crate::router) const GET_TABLE: u16 = 0x0a << 8 | 0x01;
 #[cfg(feature = "nftables")]
-pub(in crate::router) const GET_CHAIN: u16 = 10 << 8 | 4;
-const GET_GENERATION: u16 = 10 << 8 | 16;
+pub(in crate::router) const GET_CHAIN: u16 = 0x0a << 8 | 0x04;
+const GET_GENERATION: u16 = 0x0a << 8 | 0x10;
 /// What is asked for by its name is not there.
 #[cfg(feature = "nftables")]
 const NO_SUCH: i32 = 2;

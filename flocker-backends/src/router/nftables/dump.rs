@@ -34,9 +34,9 @@ use super::rules::SHARED_SETS;
 use super::rules::TABLE;
 use super::there::There;
 
-const GET_RULE: u16 = NF_TABLES << 8 | 7;
-const GET_SET: u16 = NF_TABLES << 8 | 10;
-const GET_ELEMENTS: u16 = NF_TABLES << 8 | 13;
+const GET_RULE: u16 = NF_TABLES << 8 | 0x07;
+const GET_SET: u16 = NF_TABLES << 8 | 0x0a;
+const GET_ELEMENTS: u16 = NF_TABLES << 8 | 0x0d;
 
 /// The name of a table, and, of anything that is in one, the name of that table.
 const OF_TABLE: u16 = 1;

@@ -191,9 +191,9 @@ impl<'a> Element<'a> {
         }
         let element = match set {
             "records" => {
-                let (port, part) = key.split_at_checked(4)?;
+                let (of, part) = key.split_at_checked(4)?;
                 Self::Record {
-                    port: external(port)?,
+                    port: external(of)?,
                     part: read_number(part)?,
                     text: comment?,
                 }
