@@ -12,6 +12,7 @@
 pub(super) mod hooks;
 mod rules;
 mod save;
+mod text;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -145,7 +146,7 @@ impl IptablesRouter {
     pub async fn try_out(&self) -> Result<(), RouterError> {
         let family = Family::of(self.own);
         let program = self.variant.restore(family).argument("--test");
-        let rules = rules::whole(family, &BTreeSet::new(), &BTreeSet::new(), &[]);
+        let rules = text::whole(family, &BTreeSet::new(), &BTreeSet::new(), &[]);
         drop(kernel::run(program, &rules, "try out our rules with `iptables`").await?);
         Ok(())
     }
@@ -174,7 +175,7 @@ impl IptablesRouter {
             })
             .await?;
             let program = self.variant.restore(family);
-            drop(kernel::run(program, &rules::removal(), "remove our chains").await?);
+            drop(kernel::run(program, &text::removal(), "remove our chains").await?);
         }
         Ok(change)
     }
@@ -240,14 +241,14 @@ impl IptablesRouter {
         wanted: &BTreeSet<Piece>,
     ) -> Result<Option<u32>, RouterError> {
         if is_in_force(family, saved)
-            && let Some(rules) = rules::difference(family, &saved.pieces, wanted)
+            && let Some(rules) = text::difference(family, &saved.pieces, wanted)
         {
             match self.restore(family, &rules).await {
-                Ok(()) => return Ok(rules::n_changes(&rules)),
+                Ok(()) => return Ok(text::n_changes(&rules)),
                 // A rule that was to go may be gone already.
                 Err(error) => tracing::debug!(%error, "our chains are written anew"),
             }
-            let rules = rules::whole(family, &saved.pieces, wanted, &[]);
+            let rules = text::whole(family, &saved.pieces, wanted, &[]);
             self.restore(family, &rules).await?;
             return Ok(None);
         }
@@ -256,9 +257,9 @@ impl IptablesRouter {
             .filter(|(name, hook)| !is_hooked(saved, name, hook))
             .map(|(_, hook)| hook)
             .collect();
-        let rules = rules::whole(family, &saved.pieces, wanted, &missing);
+        let rules = text::whole(family, &saved.pieces, wanted, &missing);
         self.restore(family, &rules).await?;
-        Ok(rules::n_changes(&rules))
+        Ok(text::n_changes(&rules))
     }
 
     async fn restore(&self, family: Family, rules: &str) -> Result<(), RouterError> {
