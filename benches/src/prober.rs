@@ -17,8 +17,11 @@ use std::time::Instant;
 /// How much it writes at a time.
 pub const N_BYTES: usize = 4096;
 
-/// How long it waits for a connection or an answer before it tries again.
+/// How long it waits for an answer before it tries another connection.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long it waits for a connection before it tries another: what it sees is a multiple of this, where nobody is there to refuse it.
+const CONNECTING: Duration = Duration::from_millis(50);
 
 /// A client that writes until it is dropped.
 #[derive(Debug)]
@@ -108,7 +111,7 @@ fn write(
     is_over: &AtomicBool,
     answers: &Mutex<Vec<Instant>>,
 ) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let mut stream = TcpStream::connect_timeout(&to, CONNECTING)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let value = "x".repeat(N_BYTES);

@@ -53,6 +53,7 @@ use crate::error::Failure;
 use crate::files;
 use crate::progress::Loudness;
 use crate::progress::Progress;
+use crate::shown;
 use crate::shown::Shown;
 use crate::ui::Ui;
 
@@ -382,17 +383,18 @@ impl Confirm for Asking<'_> {
             policy: &self.wish.policy,
         };
         self.progress.forecast(&shown.estimate());
-        let show = || {
-            if !self.ui.is_json() && self.wish.loudness == Loudness::All {
-                self.ui.say(shown.to_text().trim_end());
-            }
-        };
         if let Consent::Saved(saved) = &self.wish.consent
             && self.compare(saved, actual) == Answer::Decline
         {
             return Answer::Decline;
         }
-        show();
+        if !self.ui.is_json() && self.wish.loudness == Loudness::All {
+            self.ui.say(shown.to_text().trim_end());
+            let copies = flocker_engine::explore(plan, &self.cluster.handles).await;
+            for line in shown::copies(&copies).lines() {
+                self.ui.say(line);
+            }
+        }
         if !self.looks_clear(plan, actual).await {
             return Answer::Decline;
         }

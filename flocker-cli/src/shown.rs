@@ -1,5 +1,8 @@
 //! A plan as it is shown: as text, and as the body of a JSON document.
 
+use std::fmt::Write as _;
+
+use flocker_engine::Reach;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
@@ -77,6 +80,28 @@ impl Shown<'_> {
             warnings: cautions(self.actual, self.desired, Some(self.plan)),
         }
     }
+}
+
+/// Says what carries the copies of a plan; nothing where there are none between machines.
+pub(crate) fn copies(copies: &[Reach]) -> String {
+    let mut text = String::new();
+    for Reach {
+        from,
+        to,
+        by,
+        because,
+    } in copies
+    {
+        // Writing to a string cannot fail.
+        let _ = match because {
+            None => writeln!(text, "copies from {from} to {to} go by {by}"),
+            Some(because) => writeln!(
+                text,
+                "copies from {from} to {to} are {by} by this machine: {because}"
+            ),
+        };
+    }
+    text
 }
 
 /// Returns the nodes that were not seen, and why.

@@ -49,6 +49,8 @@ pub use node::{
 pub use node_error::NodeError;
 pub use observe::{Looking, observe};
 pub use passage::Carrier;
+pub use passage::Reach;
+pub use passage::explore;
 pub use record::{FileRecord, MemoryRecord, NodeRecord, RecordError, RecordStore, this_boot};
 pub use remote::RemoteNode;
 pub use report::{Ending, Report, StepReport};

@@ -460,4 +460,12 @@ impl NodeHandle for LocalNode {
     async fn push_image(&self, push: &ImagePush, progress: &dyn Progress) -> Result<Change, NodeError> {
         self.send_image(push, progress).await
     }
+
+    async fn admit_knock(&self, sender: KeyPin) -> Result<Option<DoorAddress>, NodeError> {
+        Ok(self.await_knock(sender).await)
+    }
+
+    async fn knock(&self, at: &NodeName, door: &DoorAddress) -> Result<(), NodeError> {
+        self.go_in(at, door).await.map(drop)
+    }
 }

@@ -149,6 +149,23 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     async fn push_image(&self, _push: &ImagePush, _progress: &dyn Progress) -> Result<Change, NodeError> {
         Err(no_images())
     }
+
+    /// Opens a door at which the sender with this key may knock, to find out whether it gets there, or says that it opens none.
+    ///
+    /// The door is good once, for minutes, and nothing comes in by it.
+    async fn admit_knock(&self, _sender: KeyPin) -> Result<Option<DoorAddress>, NodeError> {
+        Ok(None)
+    }
+
+    /// Knocks at a door of another node, which was opened for that. Nothing is sent.
+    ///
+    /// [`NodeError::NotDirect`] where it cannot get there, which it knows within seconds.
+    async fn knock(&self, at: &NodeName, _door: &DoorAddress) -> Result<(), NodeError> {
+        Err(NodeError::NotDirect {
+            node: at.clone(),
+            source: Fault::new("this node goes to no doors", ErrorClass::Permanent),
+        })
+    }
 }
 
 /// The answer of a node that keeps no images.

@@ -4,11 +4,14 @@
 //! machine the sender's own transport, between anything else the receiver's
 //! door. What could not be sent directly goes through this process, which
 //! reaches both. A push finds that out in a few seconds and before a byte was
-//! sent; the pushes of those two nodes that follow know it. The first push of a
-//! move goes while its application still runs, so it is that one which pays.
+//! sent; the pushes of those two nodes that follow know it, and so do all where
+//! somebody asked beforehand. The first push of a move goes while its application
+//! still runs, so it is that one which pays where nobody did.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -17,10 +20,14 @@ use flocker_backends::Channel;
 use flocker_model::ByteSize;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
+use flocker_plan::Action;
+use flocker_plan::Plan;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use crate::fault::Fault;
 use crate::fault::one_line;
+use crate::handles::Handles;
 use crate::node::ImageCargo;
 use crate::node::ImagePush;
 use crate::node::NodeHandle;
@@ -67,6 +74,52 @@ impl Detours {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert((from.clone(), to.clone()), why.clone());
     }
+}
+
+/// How the bytes of a plan's copies would get from one node to another, as it was found by trying.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// Who has the data.
+    pub from: NodeName,
+    /// Who is to have a copy.
+    pub to: NodeName,
+    /// What would carry it.
+    pub by: Carrier,
+    /// Why it is not carried directly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+}
+
+/// Finds out how the bytes of a plan would be carried: every sender knocks at a door of each node that it is to copy to.
+///
+/// Sends nothing and changes nothing. A push by the same handles knows what was found out and does not try again what did not
+/// work. A pair of which one is not reached, or both are processes of one machine, is left out. Takes some seconds at most, where
+/// packets get lost.
+pub async fn explore(plan: &Plan, handles: &Handles) -> Vec<Reach> {
+    let mut pairs: BTreeSet<(&NodeName, &NodeName)> = BTreeSet::new();
+    for step in plan.steps() {
+        if let Action::Push { to, .. } = &step.action {
+            pairs.insert((&step.actor, to));
+        }
+    }
+    let mut knocks = JoinSet::new();
+    for (from, to) in pairs {
+        let (Some(sender), Some(receiver)) = (handles.get(from), handles.get(to)) else {
+            continue;
+        };
+        let detours = Arc::clone(handles.detours());
+        knocks.spawn(async move {
+            let carriage = Carriage {
+                sender: &*sender,
+                receiver: &*receiver,
+                detours: &detours,
+            };
+            carriage.reach().await
+        });
+    }
+    let mut found: Vec<Reach> = knocks.join_all().await.into_iter().flatten().collect();
+    found.sort_by(|one, other| (&one.from, &one.to).cmp(&(&other.from, &other.to)));
+    found
 }
 
 /// Who is told how a push is carried, beside how far it is.
@@ -135,6 +188,51 @@ impl Carriage<'_> {
         }
         // One end is gone, and with the relay so is the other: both sides find out and say so.
         sending.await
+    }
+
+    /// Finds out how bytes would be carried, without sending any.
+    async fn reach(&self) -> Option<Reach> {
+        if self.is_on_one_machine() {
+            return None;
+        }
+        let (from, to) = (self.sender.name(), self.receiver.name());
+        let because = match self.knock().await {
+            Ok(because) => because,
+            Err(error) => {
+                tracing::debug!(%from, %to, error = %one_line(&error), "how bytes get there is not known");
+                return None;
+            }
+        };
+        Some(Reach {
+            from: from.clone(),
+            to: to.clone(),
+            by: match because {
+                None => Carrier::DirectTls,
+                Some(_) => Carrier::Relay,
+            },
+            because,
+        })
+    }
+
+    /// Has the sender knock at a door of the receiver, and returns why it does not get there.
+    async fn knock(&self) -> Result<Option<String>, NodeError> {
+        let (from, to) = (self.sender.name(), self.receiver.name());
+        if let Some(why) = self.detours.why(from, to) {
+            return Ok(Some(one_line(&why)));
+        }
+        let Some(sender) = self.sender.offer().await? else {
+            return Ok(Some(format!("{from} sends nothing directly")));
+        };
+        let Some(door) = self.receiver.admit_knock(sender).await? else {
+            return Ok(Some(format!("{to} lets no transfer in directly")));
+        };
+        match self.sender.knock(to, &door).await {
+            Err(NodeError::NotDirect { source, .. }) => {
+                self.detours.note(from, to, &source);
+                Ok(Some(one_line(&source)))
+            }
+            done => done.map(|()| None),
+        }
     }
 
     /// Brings an image from the sender to the receiver.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use flocker_backends::ByteStream;
 use flocker_backends::Change;
 use flocker_backends::Channel;
+use flocker_backends::ErrorClass;
 use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::Transport;
@@ -47,6 +48,7 @@ use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Ask;
 use crate::wire::IMAGES;
+use crate::wire::KNOCKS;
 use crate::wire::PASSAGES;
 use crate::wire::Piece;
 use crate::wire::Say;
@@ -404,6 +406,35 @@ impl NodeHandle for RemoteNode {
         );
         let ask = Ask::PushImage(push.clone());
         self.ask_watched(&what, ask, patience, progress).await
+    }
+
+    async fn admit_knock(&self, sender: KeyPin) -> Result<Option<DoorAddress>, NodeError> {
+        if self.connection().await?.version() < KNOCKS {
+            return Ok(None);
+        }
+        let what = "a door to knock at";
+        let Say::KnockAdmitted(door) = self.ask(what, Ask::AdmitKnock { sender }).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(door)
+    }
+
+    async fn knock(&self, at: &NodeName, door: &DoorAddress) -> Result<(), NodeError> {
+        if self.connection().await?.version() < KNOCKS {
+            return Err(NodeError::NotDirect {
+                node: at.clone(),
+                source: Fault::new("its program is older than that", ErrorClass::Permanent),
+            });
+        }
+        let what = format!("a knock at a door of {at}");
+        let ask = Ask::Knock {
+            at: at.clone(),
+            door: *door,
+        };
+        let Say::Knocked = self.ask(&what, ask).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(())
     }
 
     /// Opens it over a connection of its own, as an output is.

@@ -52,12 +52,20 @@
 //! [`ImageCargo`](crate::ImageCargo), then chunks and their end as in a
 //! transfer, and the same answers.
 //!
+//! # A knock
+//!
+//! Before anything is announced, whoever will order a transfer can find out how its
+//! bytes would go: it asks the sender for the pin of its key, has the receiver open a door
+//! for that key ([`Ask::AdmitKnock`]), and has the sender go there and away again
+//! ([`Ask::Knock`]).
+//!
 //! # Versions
 //!
 //! 1. The beginning.
 //! 2. [`Ask::Offer`], [`Greeting::Relay`], a pin in the announcement and a passage in the
 //!    ticket; packed chunks. Nothing of it is said to who speaks version 1.
 //! 3. Images. Nothing of it is said to who speaks version 2.
+//! 4. Knocks. Nothing of it is said to who speaks version 3.
 
 mod definition;
 mod frame;
@@ -83,13 +91,16 @@ pub(crate) use message::{check_hello, our_hello};
 pub use state::WrittenState;
 
 /// The versions of the protocol that this program speaks, oldest and newest.
-pub const PROTOCOL: (u32, u32) = (1, 3);
+pub const PROTOCOL: (u32, u32) = (1, 4);
 
 /// The first version in which transfers need not go by the sender's own transport.
 pub(crate) const PASSAGES: u32 = 2;
 
 /// The first version in which images go from node to node.
 pub(crate) const IMAGES: u32 = 3;
+
+/// The first version in which a node finds out beforehand whether it gets to another.
+pub(crate) const KNOCKS: u32 = 4;
 
 /// Why what came in was not understood.
 #[derive(Debug, Error)]

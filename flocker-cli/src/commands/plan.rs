@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use flocker_engine::Reach;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
@@ -50,7 +51,32 @@ pub(crate) struct Plan {
 struct Body<'a> {
     #[serde(flatten)]
     plan: shown::Body<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<Reach>,
     unknown: Vec<Unknown>,
+}
+
+/// A plan, and what it was made from.
+struct Seen {
+    desired: Deployment,
+    actual: ClusterState,
+    plan: flocker_plan::Plan,
+    copies: Vec<Reach>,
+    /// What saved reports do not say.
+    assumed: Vec<(ApplicationName, NodeName)>,
+}
+
+impl Seen {
+    fn of(desired: Deployment, actual: ClusterState, policy: &Policy) -> Self {
+        let desired = at_next_generation(desired, &actual);
+        Self {
+            plan: flocker_plan::plan(&desired, &actual, policy),
+            desired,
+            actual,
+            copies: Vec::new(),
+            assumed: Vec::new(),
+        }
+    }
 }
 
 /// Something that the plan could not be made from, because a saved report does not have it.
@@ -75,13 +101,15 @@ impl Plan {
         let policy = self.allowed.policy();
         if self.state.is_empty() {
             let desired = configuration.resolve()?;
-            let (cluster, actual) = runtime::block_on(async {
+            let (cluster, seen) = runtime::block_on(async {
                 let cluster = cluster::connect(desired, global, Start::Nothing).await?;
                 let actual = cluster.observe().await;
-                Ok((cluster, actual))
+                let mut seen = Seen::of(cluster.desired.clone(), actual, &policy);
+                seen.copies = flocker_engine::explore(&seen.plan, &cluster.handles).await;
+                Ok((cluster, seen))
             })?;
-            let hint = cluster.hint_to_make(&actual).filter(|_| !ui.is_json());
-            let ending = self.show(cluster.desired, &actual, &policy, &[], &paths, ui)?;
+            let hint = cluster.hint_to_make(&seen.actual).filter(|_| !ui.is_json());
+            let ending = self.show(seen, policy, &paths, ui)?;
             if let Some(hint) = hint {
                 ui.hint(&hint);
             }
@@ -90,40 +118,41 @@ impl Plan {
         let desired = configuration.without_secrets()?;
         let mut actual = reports?;
         let assumed = state_file::complete(&mut actual, &desired);
-        self.show(desired, &actual, &policy, &assumed, &paths, ui)
+        let mut seen = Seen::of(desired, actual, &policy);
+        seen.assumed = assumed;
+        self.show(seen, policy, &paths, ui)
     }
 
-    fn show(
-        &self,
-        desired: Deployment,
-        actual: &ClusterState,
-        policy: &Policy,
-        assumed: &[(ApplicationName, NodeName)],
-        paths: &[PathBuf; 2],
-        ui: &Ui,
-    ) -> Result<Ending, Failure> {
-        let desired = at_next_generation(desired, actual);
-        let plan = flocker_plan::plan(&desired, actual, policy);
+    fn show(&self, seen: Seen, policy: Policy, paths: &[PathBuf; 2], ui: &Ui) -> Result<Ending, Failure> {
+        let Seen {
+            desired,
+            actual,
+            plan,
+            copies,
+            assumed,
+        } = seen;
         let shown = Shown {
             plan: &plan,
             desired: &desired,
-            actual,
-            policy,
+            actual: &actual,
+            policy: &policy,
         };
         if ui.is_json() {
-            let unknown = assumed.iter().map(|(application, node)| Unknown {
-                application: application.clone(),
-                node: node.clone(),
+            let unknown = assumed.into_iter().map(|(application, node)| Unknown {
+                application,
+                node,
                 what: SECRETS,
             });
             ui.document(&Body {
                 plan: shown.body(),
+                copies,
                 unknown: unknown.collect(),
             })?;
         } else {
             shown.text(ui);
+            ui.data(&shown::copies(&copies));
             shown.warn(ui);
-            for (application, node) in assumed {
+            for (application, node) in &assumed {
                 ui.data(&format!("unknown: {SECRETS}: {application} on {node}\n"));
             }
         }
@@ -133,7 +162,7 @@ impl Plan {
             (true, false, true) => Ending::Blocked,
         };
         if let Some(path) = &self.out {
-            let saved = SavedPlan::new(plan, policy.clone(), actual);
+            let saved = SavedPlan::new(plan, policy, &actual);
             let text = saved
                 .write()
                 .map_err(|error| Failure::bug("the plan could not be written down").because(&error))?;

@@ -16,10 +16,21 @@ fn nodes_that_do_not_reach_each_other_from_the_beginning_copy_by_way_of_the_comm
     let operator = accounts(port);
     operator.bed.split(1, 2);
     operator.place([&[], &["ledgers"], &[]]);
+    let plan = operator.run(&["plan", "deployment.yml", "application.yml"]).ok();
+    assert!(
+        plan.contains("copies from node1 to node2 are relayed by this machine: "),
+        "{plan}"
+    );
     let (ledger, deploy) = Ledger::while_writing(&operator, 3, port, |_| operator.deploy());
     deploy.ok();
     operator.bed.heal();
     ledger.check(&operator, 2, port);
+    operator.place([&["ledgers"], &[], &[]]);
+    let plan = operator.run(&["plan", "deployment.yml", "application.yml"]).ok();
+    assert!(
+        plan.contains("copies from node2 to node1 go by direct TLS"),
+        "{plan}"
+    );
     operator.finish();
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flocker_backends::Classify as _;
 use flocker_backends::ErrorClass;
 use flocker_backends::transport::direct::Door;
+use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::Doorstep;
 use flocker_backends::transport::direct::KeyPin;
 use tokio::sync::mpsc;
@@ -47,7 +48,8 @@ pub(crate) enum Guest {
 /// A door, and who watches when it is to be closed.
 struct Watched {
     door: Door,
-    guest: Guest,
+    /// Nobody, where it is only knocked at.
+    guest: Option<Guest>,
     lifetime: Duration,
     /// Closes the door before its time.
     stop: Option<oneshot::Receiver<()>>,
@@ -89,7 +91,7 @@ impl Ajar<'_> {
         let (doorstop, stop) = oneshot::channel();
         self.place.send(Watched {
             door: self.door,
-            guest: Guest::Transfer(pass),
+            guest: Some(Guest::Transfer(pass)),
             lifetime,
             stop: Some(stop),
         });
@@ -100,7 +102,17 @@ impl Ajar<'_> {
     pub(super) fn await_image(self, cargo: ImageCargo, lifetime: Duration) {
         self.place.send(Watched {
             door: self.door,
-            guest: Guest::Image(cargo),
+            guest: Some(Guest::Image(cargo)),
+            lifetime,
+            stop: None,
+        });
+    }
+
+    /// Lets the sender know for so long that it is there, and nothing in.
+    fn await_knock(self, lifetime: Duration) {
+        self.place.send(Watched {
+            door: self.door,
+            guest: None,
             lifetime,
             stop: None,
         });
@@ -129,6 +141,14 @@ impl LocalNode {
         let (keeper, watched) = mpsc::channel(MAX_OPEN);
         self.porch = Some(Porch { doorstep, keeper });
         (self, Doors { watched })
+    }
+
+    /// Opens a door to knock at, where this node opens any.
+    pub(super) async fn await_knock(&self, sender: KeyPin) -> Option<DoorAddress> {
+        let ajar = self.porch.as_ref()?.open(sender).await?;
+        let address = ajar.door.address();
+        ajar.await_knock(self.parts.deadlines.ticket);
+        Some(address)
     }
 }
 
@@ -174,7 +194,10 @@ async fn attend(watched: Watched, node: Arc<LocalNode>) -> Result<(), WireError>
         () = tokio::time::sleep_until(end) => return Ok(()),
         channel = door.enter() => channel,
     };
-    serve_sender(channel, node, guest).await
+    match guest {
+        Some(guest) => serve_sender(channel, node, guest).await,
+        None => Ok(()),
+    }
 }
 
 fn note(ended: Result<Result<(), WireError>, tokio::task::JoinError>) {

@@ -78,7 +78,7 @@ impl LocalNode {
         push: &ImagePush,
         progress: &dyn Progress,
     ) -> Result<Change, NodeError> {
-        let channel = self.knock(&push.to, &push.door).await?;
+        let channel = self.go_in(&push.to, &push.door).await?;
         let delivery = Delivery {
             node: &push.to,
             cargo: &push.cargo,

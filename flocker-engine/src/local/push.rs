@@ -127,7 +127,7 @@ impl LocalNode {
                         source: Fault::of(&error),
                     })?
             }
-            Passage::Door(door) => self.knock(push.to, door).await?,
+            Passage::Door(door) => self.go_in(push.to, door).await?,
             Passage::Relay => {
                 return self.relays.fetch(push.ticket.pass, limit).await.ok_or_else(late);
             }
@@ -140,7 +140,7 @@ impl LocalNode {
     }
 
     /// Goes in by a door of another node.
-    pub(super) async fn knock(&self, node: &NodeName, door: &DoorAddress) -> Result<Channel, NodeError> {
+    pub(super) async fn go_in(&self, node: &NodeName, door: &DoorAddress) -> Result<Channel, NodeError> {
         let limit = self.parts.deadlines.answer.min(KNOCK);
         let knocked = direct::connect(door, &self.sender_key()?, limit).await;
         knocked.map_err(|error| NodeError::NotDirect {

@@ -229,6 +229,11 @@ async fn reply(
             let change = tell_progress(&told, id, replies, push).await?;
             Say::Changed(change)
         }
+        Ask::AdmitKnock { sender } => Say::KnockAdmitted(node.admit_knock(sender).await?),
+        Ask::Knock { at, door } => {
+            node.knock(&at, &door).await?;
+            Say::Knocked
+        }
     })
 }
 

@@ -150,6 +150,18 @@ pub enum Ask {
     },
     /// To send an image to another node directly. From version 3.
     PushImage(ImagePush),
+    /// To open a door to knock at. From version 4.
+    AdmitKnock {
+        /// The key of who will knock.
+        sender: KeyPin,
+    },
+    /// To knock at such a door. From version 4.
+    Knock {
+        /// Whose it is.
+        at: NodeName,
+        /// Where.
+        door: DoorAddress,
+    },
 }
 
 /// What a node says on a control connection.
@@ -187,6 +199,10 @@ pub enum Say {
     Image(Option<ImageId>),
     /// Where the image may come in, or that it may not come directly.
     ImageAdmitted(Option<DoorAddress>),
+    /// Where to knock, or that there is no door.
+    KnockAdmitted(Option<DoorAddress>),
+    /// It was reached.
+    Knocked,
     /// The output follows.
     Opened,
     /// The output has ended; what broke it, if anything did.

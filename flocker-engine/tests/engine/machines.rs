@@ -218,16 +218,7 @@ impl Machines {
     }
 
     pub(crate) async fn push_of(&self, snapshot: &SnapshotName) -> (Report, Vec<Event>) {
-        let step = Step {
-            actor: name("alpha"),
-            action: push(snapshot),
-            reason: Arc::new(Reason::Starts {
-                application: app("mongodb"),
-                on: name("beta"),
-            }),
-            needs: Needs::default(),
-        };
-        let plan = Plan::new(Generation(1), vec![step], Vec::new(), Vec::new(), Vec::new());
+        let plan = plan_to_push(snapshot);
         let recorder = Recorder::default();
         let execution = Execution {
             bandwidth: self.bandwidth,
@@ -236,6 +227,20 @@ impl Machines {
         let report = execute(&plan, &Deployment::default(), &self.handles, &execution).await;
         (report, recorder.events())
     }
+}
+
+/// A plan of one step: alpha pushes its snapshot to beta.
+pub(crate) fn plan_to_push(snapshot: &SnapshotName) -> Plan {
+    let step = Step {
+        actor: name("alpha"),
+        action: push(snapshot),
+        reason: Arc::new(Reason::Starts {
+            application: app("mongodb"),
+            on: name("beta"),
+        }),
+        needs: Needs::default(),
+    };
+    Plan::new(Generation(1), vec![step], Vec::new(), Vec::new(), Vec::new())
 }
 
 pub(crate) fn warm() -> SnapshotName {

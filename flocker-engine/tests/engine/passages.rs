@@ -6,6 +6,7 @@ use std::time::Duration;
 use flocker_backends::Change;
 use flocker_backends::VolumeBackend;
 use flocker_backends::memory::MemoryVolumes;
+use flocker_backends::transport::direct;
 use flocker_backends::transport::direct::DoorAddress;
 use flocker_backends::transport::direct::Doorstep;
 use flocker_backends::transport::direct::TransferKey;
@@ -19,11 +20,15 @@ use flocker_engine::NodeError;
 use flocker_engine::NodeHandle as _;
 use flocker_engine::Order;
 use flocker_engine::Passage;
+use flocker_engine::Reach;
 use flocker_engine::Report;
 use flocker_engine::Ticket;
 use flocker_engine::Transfer;
 use flocker_engine::Unwatched;
+use flocker_engine::explore;
 use flocker_engine::one_line;
+use flocker_engine::wire::Greeting;
+use flocker_engine::wire::PROTOCOL;
 use flocker_model::ByteSize;
 use flocker_model::Epoch;
 use flocker_model::Generation;
@@ -39,9 +44,11 @@ use crate::machines::LOOPBACK;
 use crate::machines::Machines;
 use crate::machines::Meddling;
 use crate::machines::noise;
+use crate::machines::plan_to_push;
 use crate::machines::push;
 use crate::machines::transfer;
 use crate::machines::warm;
+use crate::protocol::Raw;
 
 const N_BYTES: usize = 2_000_000;
 
@@ -194,6 +201,53 @@ async fn what_cannot_go_directly_is_relayed_and_the_next_push_knows() {
     assert_eq!(report.steps[0].ending, Ending::Done(Change::AlreadySo));
     assert_eq!(carried(&events), told);
     assert_eq!(between.n_connections(), 1, "it was tried once");
+}
+
+#[tokio::test]
+async fn how_bytes_would_go_is_found_out_without_sending_any() {
+    let plan = plan_to_push(&warm());
+    let found = async |doorstep| {
+        let pair = pair(doorstep, Deadlines::default()).await;
+        let reaches = explore(&plan, &pair.machines.handles).await;
+        let [reach] = <[Reach; 1]>::try_from(reaches).expect("one pair");
+        assert_eq!((&reach.from, &reach.to), (&name("alpha"), &name("beta")));
+        let state = pair.machines.node("beta").observe().await.unwrap();
+        assert!(state.datasets.is_empty(), "{state:?}");
+        // What was found out is how it then goes.
+        let (report, events) = pair.machines.push().await;
+        assert_made(&report);
+        assert_eq!(carried(&events), [(reach.by, reach.because.clone())]);
+        pair.assert_arrived();
+        reach
+    };
+    let direct = found(Some(Doorstep::new(LOOPBACK))).await;
+    assert_eq!((direct.by, direct.because), (Carrier::DirectTls, None));
+    let closed = found(None).await;
+    let because = "beta lets no transfer in directly".to_owned();
+    assert_eq!((closed.by, closed.because), (Carrier::Relay, Some(because)));
+    let between = Between::new(Meddling::Refuse).await;
+    let refused = found(Some(between.doorstep.clone())).await;
+    assert_eq!(refused.by, Carrier::Relay);
+    assert_eq!(between.n_connections(), 1, "the push did not try again");
+}
+
+#[tokio::test]
+async fn by_a_door_to_knock_at_nothing_comes_in() {
+    let pair = pair(Some(Doorstep::new(LOOPBACK)), Deadlines::default()).await;
+    let key = TransferKey::draw().unwrap();
+    for greeting in [Greeting::Transfer, Greeting::Image, Greeting::Control] {
+        let door = pair.machines.remote("beta").admit_knock(key.pin()).await.unwrap();
+        let door = door.expect("a door is open");
+        let channel = direct::connect(&door, &key, Duration::from_secs(5))
+            .await
+            .unwrap();
+        let mut raw = Raw::new(channel);
+        raw.hello(PROTOCOL, Some(greeting)).await;
+        assert_eq!(raw.next().await, None, "{greeting:?}");
+        // It was good once.
+        let again = direct::connect(&door, &key, Duration::from_secs(5)).await;
+        assert!(again.is_err());
+    }
 }
 
 #[tokio::test]

@@ -326,15 +326,19 @@ async fn mark(
     let full_name = format!("{name}@{}", arrival.snapshot);
     let what = || format!("mark snapshot `{full_name}`");
     let newest = filesystem.snapshots.last();
-    if newest.is_some_and(|newest| newest.n_holds == 0) {
-        shared.hold(&full_name).await?;
-    }
-    if newest.is_none_or(|newest| !newest.is_ours) {
-        shared
-            .tool
-            .set(listing::SNAPSHOT, "1", &full_name)
-            .await
-            .to(what)?;
-    }
+    let hold = async {
+        match newest {
+            Some(newest) if newest.n_holds == 0 => shared.hold(&full_name).await,
+            Some(_) | None => Ok(()),
+        }
+    };
+    let mark = async {
+        match newest {
+            Some(newest) if newest.is_ours => Ok(()),
+            Some(_) | None => shared.tool.set(listing::SNAPSHOT, "1", &full_name).await.to(what),
+        }
+    };
+    // Applications wait for both, and each waits for the pool to close a transaction.
+    tokio::try_join!(hold, mark)?;
     Ok(())
 }
