@@ -20,6 +20,7 @@ use crate::figure::Figure;
 use crate::figure::Figures;
 use crate::figure::Unit;
 use crate::planning::Effort;
+use crate::sshd;
 use crate::sshd::Hosts;
 use crate::sshd::PORT;
 use crate::sshd::Way;
@@ -110,7 +111,7 @@ pub fn measure(options: &Options, asked: Asked, effort: Effort, figures: &mut Fi
 /// Looks at all hosts in turn with everybody else who is installed.
 fn look(hosts: &Hosts, options: &Options, n_turns: usize, figures: &mut Figures) -> io::Result<()> {
     let n_hosts = options.hosts;
-    let names = hosts.names(1, n_hosts);
+    let names = sshd::names(1, n_hosts);
     hosts.write("hosts", &names.join("\n"))?;
     hosts.write("deployment.yml", &deployment(&names, ""))?;
     hosts.write("application.yml", "version: 1\napplications: {}\n")?;
@@ -307,7 +308,7 @@ fn deploy(hosts: &Hosts, first: u8, numbers: &[u8], n_turns: usize, figures: &mu
     for round in 0..=n_turns {
         let mut next = first;
         for (n_hosts, turns) in numbers.iter().zip(&mut turns) {
-            let names = hosts.names(next, *n_hosts);
+            let names = sshd::names(next, *n_hosts);
             next += n_hosts;
             let group = format!("deploy{n_hosts}");
             let mut applications = String::from("version: 1\napplications:\n");

@@ -65,7 +65,6 @@ pub struct Hosts {
     server: Child,
     files: TempDir,
     operator: PathBuf,
-    n_hosts: u8,
 }
 
 /// What runs in the network.
@@ -113,7 +112,6 @@ impl Hosts {
             server,
             files,
             operator: operator.to_owned(),
-            n_hosts,
         };
         let probe = format!("exec 3<>/dev/tcp/{}/{PORT}", address(1));
         hosts.until("sshd listens", || {
@@ -243,13 +241,14 @@ impl Hosts {
         }
         Ok(())
     }
+}
 
-    /// Returns the names of a few hosts, from one number on.
-    #[must_use]
-    pub fn names(&self, first: u8, n_hosts: u8) -> Vec<String> {
-        let last = first.saturating_add(n_hosts).min(self.n_hosts.saturating_add(1));
-        (first..last).map(|host| format!("host{host}")).collect()
-    }
+/// Returns the names of so many hosts, from one number on.
+#[must_use]
+pub fn names(first: u8, n_hosts: u8) -> Vec<String> {
+    (first..first + n_hosts)
+        .map(|host| format!("host{host}"))
+        .collect()
 }
 
 impl Drop for Hosts {
