@@ -485,3 +485,30 @@ fn reports(bed: &Bed, figures: &mut Figures) -> io::Result<()> {
     ));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_move_under_the_usual_rate_and_one_size_under_others() {
+        let options = Options {
+            bed: None,
+            mover: None,
+            volumes: vec![64, 256],
+            write_rates: vec![10, 100],
+        };
+        let stores: Vec<_> = options
+            .stores()
+            .iter()
+            .map(|store| (store.name(), store.port))
+            .collect();
+        // What was moved under the usual rate is not moved under it again.
+        let expected = [
+            ("store64-100", 6600),
+            ("store256-100", 6601),
+            ("store256-10", 6602),
+        ];
+        assert_eq!(stores, expected.map(|(name, port)| (name.to_owned(), port)));
+    }
+}

@@ -73,7 +73,11 @@ pub(crate) fn listening_at(address: IpAddr) -> io::Result<BTreeSet<ExternalPort>
 fn listening_at_any(wanted: &[IpAddr]) -> io::Result<BTreeSet<ExternalPort>> {
     let mut ports = BTreeSet::new();
     for (table, protocol, mark) in SOCKET_TABLES {
-        let family = if table.ends_with('6') { Family::V6 } else { Family::V4 };
+        let family = if table.ends_with('6') {
+            Family::V6
+        } else {
+            Family::V4
+        };
         let found = match sockets::waiting(family, protocol) {
             Ok(found) => found,
             Err(_) => listed(table, mark)?,
@@ -187,8 +191,12 @@ mod tests {
         for (table, protocol, mark) in SOCKET_TABLES {
             let here = listed(table, mark).unwrap();
             let here = here.into_iter().filter(|(at, _)| is_at(*at, address.into()));
-            let here: Vec<_> = here.map(|(_, number)| ExternalPort { number, protocol }).collect();
-            let of_table = expected.into_iter().filter(|port| port.protocol == protocol && !table.ends_with('6'));
+            let here: Vec<_> = here
+                .map(|(_, number)| ExternalPort { number, protocol })
+                .collect();
+            let of_table = expected
+                .into_iter()
+                .filter(|port| port.protocol == protocol && !table.ends_with('6'));
             assert_eq!(here, of_table.collect::<Vec<_>>(), "{table}");
         }
     }

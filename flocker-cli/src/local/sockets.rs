@@ -57,11 +57,7 @@ pub(super) fn waiting(family: Family, protocol: Protocol) -> io::Result<Vec<(IpA
         SockProtocol::NetlinkSockDiag,
     )?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::new(10, 0))?;
-    send(
-        socket.as_raw_fd(),
-        &question(family, protocol),
-        MsgFlags::empty(),
-    )?;
+    send(socket.as_raw_fd(), &question(family, protocol), MsgFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -97,7 +93,9 @@ fn read(answers: &[u8], found: &mut Vec<(IpAddr, PortNumber)>) -> io::Result<boo
     let mut rest = answers;
     while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let message = rest.get(..length).and_then(|message| message.split_at_checked(HEADER));
+        let message = rest
+            .get(..length)
+            .and_then(|message| message.split_at_checked(HEADER));
         let Some((header, body)) = message else {
             return Err(io::ErrorKind::InvalidData.into());
         };
