@@ -35,7 +35,7 @@ pub use placements::Placements;
 pub use port::{ExternalPort, ExternalPortError, Protocol};
 pub use route::{Home, KnownTables, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
-pub use setup::{ChoiceError, NodeSetup, RouterKind, RuntimeKind, VolumeKind};
+pub use setup::{ChoiceError, NodeSetup, PortRange, PortRangeError, RouterKind, RuntimeKind, VolumeKind};
 pub use state::{
     ClusterState, ContainerState, ContainerStatus, Health, Manifestation, NodeState, Observed,
     PartialReceive, Peer, Role, Silence, Snapshot, Trashed,

@@ -4,6 +4,7 @@
 //! it is there, and is the default where the node is new.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::id::PoolName;
+use crate::number::PortNumber;
 
 /// Declares what can be chosen by a word.
 macro_rules! choice {
@@ -96,6 +98,63 @@ pub struct ChoiceError {
     pub(crate) words: &'static [&'static str],
 }
 
+/// Some ports in a row: `7800-7899`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange {
+    first: PortNumber,
+    last: PortNumber,
+}
+
+/// Why a text is no range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a range of ports is the first and the last of them, as in 7800-7899")]
+pub struct PortRangeError;
+
+impl PortRange {
+    /// Returns the numbers of the ports, from the first to the last.
+    #[must_use]
+    pub fn numbers(self) -> RangeInclusive<u16> {
+        self.first.get()..=self.last.get()
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}-{}", self.first, self.last))
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = PortRangeError;
+
+    fn from_str(text: &str) -> Result<Self, PortRangeError> {
+        let number = |text: &str| {
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+            text.parse().ok().filter(|_| is_plain).and_then(PortNumber::new)
+        };
+        let (first, last) = text.split_once('-').ok_or(PortRangeError)?;
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(Self { first, last }),
+            _ => Err(PortRangeError),
+        }
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = PortRangeError;
+
+    fn try_from(text: String) -> Result<Self, PortRangeError> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> Self {
+        range.to_string()
+    }
+}
+
 /// What a deployment file says of how a node is put together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +167,9 @@ pub struct NodeSetup {
     pub runtime: Option<RuntimeKind>,
     /// What answers for its ports; `auto` where nobody ever said.
     pub router: Option<RouterKind>,
+    /// On which ports it lets other nodes in with what they send; any that is free where nobody ever said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer_ports: Option<PortRange>,
 }
 
 impl NodeSetup {
@@ -121,6 +183,22 @@ impl NodeSetup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_ports_reads_back() {
+        for text in ["7800-7899", "1-65535", "80-80"] {
+            let range: PortRange = text.parse().unwrap();
+            assert_eq!(range.to_string(), text);
+            let json = serde_json::to_string(&range).unwrap();
+            assert_eq!(serde_json::from_str::<PortRange>(&json).unwrap(), range);
+        }
+        assert_eq!("80-82".parse::<PortRange>().unwrap().numbers(), 80..=82);
+        for text in [
+            "", "80", "82-80", "0-80", "80-65536", "+80-81", "80-081", "80 - 81", "80-81-82", "-80",
+        ] {
+            assert_eq!(text.parse::<PortRange>(), Err(PortRangeError), "{text}");
+        }
+    }
 
     #[test]
     fn every_word_reads_back() {

@@ -225,6 +225,7 @@ impl Asked {
             pool,
             runtime,
             router,
+            transfer_ports: _,
         } = setup;
         Self {
             volumes: volumes.unwrap_or(VolumeKind::Zfs),

@@ -10,6 +10,7 @@ use flocker_backends::process::Stream;
 use flocker_backends::transport::direct::Doorstep;
 use flocker_backends::transport::local::ListenError;
 use flocker_backends::transport::local::LocalListener;
+use flocker_model::PortRange;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::task::JoinSet;
@@ -75,7 +76,9 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
     let bound = local::in_time(bind, |error| matches!(error, ListenError::InUse { .. }));
     let listener = bound.await.map_err(|error| failed().because(&error))?;
     let assembled = assemble::assemble(&settings, directory).await?;
-    let (node, doors) = assembled.node.with_doors(Doorstep::new(settings.address));
+    let mut doorstep = Doorstep::new(settings.address);
+    doorstep.ports = settings.transfer_ports.map(PortRange::numbers);
+    let (node, doors) = assembled.node.with_doors(doorstep);
     let node = Arc::new(node);
     // Data comes straight from other nodes through doors that are opened for it; it ends with us.
     let mut background = JoinSet::new();

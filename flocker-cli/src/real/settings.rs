@@ -13,6 +13,7 @@ use std::path::Path;
 use flocker_model::NodeName;
 use flocker_model::NodeSetup;
 use flocker_model::PoolName;
+use flocker_model::PortRange;
 use flocker_model::RouterKind;
 use flocker_model::RuntimeKind;
 use flocker_model::VolumeKind;
@@ -35,6 +36,9 @@ pub(crate) struct Settings {
     pub(crate) pool: PoolName,
     pub(crate) runtime: RuntimeKind,
     pub(crate) router: RouterKind,
+    /// On which ports other nodes come in with what they send; any that is free where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) transfer_ports: Option<PortRange>,
 }
 
 /// What the deployment file says of a node.
@@ -104,6 +108,7 @@ impl Settings {
             pool,
             runtime,
             router,
+            transfer_ports,
         } = setup.clone();
         let address =
             reached_at.ok_or_else(|| Failure::failed("SSH does not say at which address it was reached"))?;
@@ -120,6 +125,7 @@ impl Settings {
             pool: pool.map_or_else(default_pool, Ok)?,
             runtime: runtime.unwrap_or(RuntimeKind::Docker),
             router: router.unwrap_or(RouterKind::Auto),
+            transfer_ports,
         })
     }
 
@@ -130,6 +136,7 @@ impl Settings {
             pool,
             runtime,
             router,
+            transfer_ports,
         } = setup;
         self.keeps("volumes", &self.volumes, volumes.as_ref())?;
         self.keeps("pool", &self.pool, pool.as_ref())?;
@@ -137,6 +144,8 @@ impl Settings {
         self.keeps("router", &self.router, router.as_ref())?;
         Ok(Self {
             name: name.clone(),
+            // Nothing is kept or left behind by these.
+            transfer_ports: transfer_ports.or(self.transfer_ports),
             ..self.clone()
         })
     }
@@ -198,6 +207,7 @@ mod tests {
         assert!(refused.message.contains("`pool: flocker`"), "{}", refused.message);
         let same = NodeSetup {
             volumes: Some(VolumeKind::Zfs),
+            transfer_ports: Some("7800-7899".parse().unwrap()),
             ..NodeSetup::default()
         };
         let elsewhere = Some("198.51.100.1".parse().unwrap());
@@ -209,6 +219,11 @@ mod tests {
         assert_eq!(after.name.as_str(), "beta");
         assert_eq!(after.address, before.address);
         assert_eq!(Settings::settle(Some(&before), None, None).unwrap(), before);
+        // Where others come in may change, and stays where the file says nothing of it.
+        assert_eq!(after.transfer_ports.unwrap().numbers(), 7800..=7899);
+        let silent = wanted(NodeSetup::default());
+        let later = Settings::settle(Some(&after), Some(&silent), None).unwrap();
+        assert_eq!(later.transfer_ports, after.transfer_ports);
     }
 
     #[test]

@@ -41,6 +41,7 @@ const NODE: Keys = Keys {
         "pool",
         "runtime",
         "router",
+        "transfer_ports",
     ],
     unsupported: &[],
     extensions: false,
@@ -174,6 +175,9 @@ impl Reader<'_, '_, '_> {
             pool: pool.and_then(|node| self.parsed(node, "`pool`", Code::BadName)),
             runtime: self.choice(fields, "runtime"),
             router: self.choice(fields, "router"),
+            transfer_ports: fields
+                .get("transfer_ports")
+                .and_then(|node| self.parsed(node, "`transfer_ports`", Code::BadPort)),
         }
     }
 

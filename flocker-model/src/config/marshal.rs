@@ -282,6 +282,7 @@ impl Lines {
             pool,
             runtime,
             router,
+            transfer_ports,
         } = setup;
         if let Some(volumes) = volumes {
             self.line(2, format_args!("volumes: {volumes}"));
@@ -294,6 +295,9 @@ impl Lines {
         }
         if let Some(router) = router {
             self.line(2, format_args!("router: {router}"));
+        }
+        if let Some(ports) = transfer_ports {
+            self.line(2, format_args!("transfer_ports: {ports}"));
         }
     }
 }

@@ -222,6 +222,10 @@ pub fn deployment() -> Value {
                                 },
                                 "runtime": {"description": "What runs its applications", "enum": RuntimeKind::WORDS},
                                 "router": {"description": "What answers for its ports", "enum": RouterKind::WORDS},
+                                "transfer_ports": {
+                                    "description": "On which ports it lets other nodes in with what they send, as in 7800-7899",
+                                    "type": "string", "pattern": "^[1-9][0-9]{0,4}-[1-9][0-9]{0,4}$",
+                                },
                                 "applications": placed,
                                 "address": host,
                                 "user": {"type": "string", "pattern": "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}$"},

@@ -200,13 +200,15 @@ fn setup() -> impl Strategy<Value = NodeSetup> {
         word(RuntimeKind::WORDS),
         word(RouterKind::WORDS),
     );
-    (pool, words).prop_map(|(pool, (volumes, runtime, router))| NodeSetup {
+    let ports = option::of((1..100_u16, 100..=u16::MAX));
+    (pool, words, ports).prop_map(|(pool, (volumes, runtime, router), ports)| NodeSetup {
         pool: pool
             .filter(|_| volumes != Some(VolumeKind::Directory))
             .map(|pool| pool.parse().unwrap()),
         volumes,
         runtime,
         router,
+        transfer_ports: ports.map(|(first, last)| format!("{first}-{last}").parse().unwrap()),
     })
 }
 
