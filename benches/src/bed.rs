@@ -29,13 +29,15 @@ pub struct Store {
     pub mebibytes: u32,
     /// The port by which it is reached everywhere.
     pub port: u16,
+    /// How often its client writes while it moves.
+    pub writes_per_second: u32,
 }
 
 impl Store {
     /// Returns its name.
     #[must_use]
     pub fn name(self) -> String {
-        format!("store{}", self.mebibytes)
+        format!("store{}-{}", self.mebibytes, self.writes_per_second)
     }
 }
 

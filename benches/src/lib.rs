@@ -1,4 +1,3 @@
-//! What is measured, and how: clusters of any size from one seed, and tables of figures against their targets.
 //!
 //! `cargo run --release -p flocker-benches --bin figures` prints everything;
 //! `cargo bench -p flocker-benches --bench planning` one group of it. A figure
@@ -12,6 +11,7 @@ pub mod figure;
 pub mod frontier;
 pub mod growth;
 pub mod hostile;
+pub mod hosts;
 pub mod kernel_routes;
 pub mod memory;
 pub mod packets;
@@ -21,5 +21,6 @@ pub mod prober;
 pub mod real;
 pub mod report;
 pub mod routes;
+pub mod sshd;
 pub mod terraform;
 pub mod transfer;

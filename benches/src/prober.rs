@@ -14,9 +14,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-/// How often it writes: a hundred times a second where it is answered at once.
-const EVERY: Duration = Duration::from_millis(10);
-
 /// How much it writes at a time.
 pub const N_BYTES: usize = 4096;
 
@@ -35,8 +32,9 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Starts one, and waits until it was answered.
-    pub fn start(to: SocketAddr, within: Duration) -> io::Result<Self> {
+    /// Starts one that writes so often where it is answered at once, and waits until it was answered.
+    pub fn start(to: SocketAddr, writes_per_second: u32, within: Duration) -> io::Result<Self> {
+        let every = Duration::from_secs(1) / writes_per_second.max(1);
         let is_over = Arc::new(AtomicBool::new(false));
         let answers = Arc::new(Mutex::new(Vec::new()));
         let writing = std::thread::spawn({
@@ -44,7 +42,7 @@ impl Prober {
             move || {
                 while !is_over.load(Ordering::SeqCst) {
                     // Whatever it was, the next connection is tried.
-                    drop(write(to, &is_over, &answers));
+                    drop(write(to, every, &is_over, &answers));
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
@@ -107,7 +105,12 @@ impl Drop for Prober {
 }
 
 /// Writes through one connection for as long as it is answered.
-fn write(to: SocketAddr, is_over: &AtomicBool, answers: &Mutex<Vec<Instant>>) -> io::Result<()> {
+fn write(
+    to: SocketAddr,
+    every: Duration,
+    is_over: &AtomicBool,
+    answers: &Mutex<Vec<Instant>>,
+) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, CONNECTING)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -131,7 +134,7 @@ fn write(to: SocketAddr, is_over: &AtomicBool, answers: &Mutex<Vec<Instant>>) ->
             .unwrap_or_else(PoisonError::into_inner)
             .push(Instant::now());
         n += 1;
-        std::thread::sleep(EVERY.saturating_sub(began.elapsed()));
+        std::thread::sleep(every.saturating_sub(began.elapsed()));
     }
     Ok(())
 }

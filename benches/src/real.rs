@@ -26,6 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How often each size moves, there and back.
 const N_MOVES: u8 = 3;
 
+/// How often a client writes in the moves of all sizes.
+const WRITES_PER_SECOND: u32 = 100;
+
+/// The size that others are compared with, and that moves under other rates of writing.
+const BASE_MEBIBYTES: u32 = 256;
+
 /// How often each raw pipe is measured.
 const N_PIPES: usize = 3;
 
@@ -53,6 +59,33 @@ pub struct Options {
     /// How much is in the volumes that are moved, in MiB
     #[arg(long, value_name = "MIB", value_delimiter = ',', default_values_t = [64, 256, 1024])]
     volumes: Vec<u32>,
+    /// How often a client writes 4 KiB while 256 MiB move once more, in times a second
+    #[arg(long, value_name = "RATE", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    write_rates: Vec<u32>,
+}
+
+impl Options {
+    /// Returns what is moved: each size under the usual rate, then one size under the others.
+    fn stores(&self) -> Vec<Store> {
+        let sizes = self
+            .volumes
+            .iter()
+            .map(|mebibytes| (*mebibytes, WRITES_PER_SECOND));
+        let rates = self.write_rates.iter().map(|rate| (BASE_MEBIBYTES, *rate));
+        let mut stores: Vec<Store> = Vec::new();
+        for ((mebibytes, writes_per_second), port) in sizes.chain(rates).zip(6600..) {
+            let is_there =
+                |store: &Store| store.mebibytes == mebibytes && store.writes_per_second == writes_per_second;
+            if !stores.iter().any(is_there) {
+                stores.push(Store {
+                    mebibytes,
+                    port,
+                    writes_per_second,
+                });
+            }
+        }
+        stores
+    }
 }
 
 /// What one move was.
@@ -80,16 +113,23 @@ pub fn measure(options: &Options, figures: &mut Figures) -> io::Result<()> {
     let mut rates = Vec::new();
     let mut pauses = Vec::new();
     let mut last_rounds = Vec::new();
-    for (mebibytes, port) in options.volumes.iter().zip(6600..) {
-        let store = Store {
-            mebibytes: *mebibytes,
-            port,
-        };
+    for store in options.stores() {
         let moves = moves(bed, store)?;
-        let name = |what: &str| format!("real nodes, {mebibytes} MiB: {what}");
+        let Store {
+            mebibytes,
+            port: _,
+            writes_per_second,
+        } = store;
+        let is_usual = writes_per_second == WRITES_PER_SECOND;
+        let rate = if is_usual {
+            String::new()
+        } else {
+            format!(", {writes_per_second} writes a second")
+        };
+        let name = |what: &str| format!("real nodes, {mebibytes} MiB{rate}: {what}");
         let column = |of: fn(&Moved) -> f64| moves.iter().map(of).collect::<Vec<_>>();
         // Only the first one sends everything.
-        let used = f64::from(*mebibytes) * 1_048_576.0;
+        let used = f64::from(mebibytes) * 1_048_576.0;
         if let Some(first) = moves.first() {
             figures.add(Figure::new(name("whole move"), Unit::Seconds, vec![first.whole]));
             let ratio = first.sent / (used + first.written);
@@ -99,14 +139,25 @@ pub fn measure(options: &Options, figures: &mut Figures) -> io::Result<()> {
                 vec![ratio],
             );
             figures.add(sent.at_most(1.15));
-            rates.extend(first.rate.map(|rate| (*mebibytes, rate)));
+            if is_usual {
+                rates.extend(first.rate.map(|rate| (mebibytes, rate)));
+            }
+            // A disk may be too slow for the rate that was asked for.
+            let answered = Figure::new(
+                name("writes a second that were answered"),
+                Unit::Count,
+                vec![first.written / bytes(N_BYTES) / first.whole],
+            );
+            figures.add(answered);
         }
         let pause = Figure::new(
             name("pause that clients see"),
             Unit::Seconds,
             column(|moved| moved.pause),
         );
-        pauses.push((*mebibytes, pause.median));
+        if is_usual {
+            pauses.push((mebibytes, pause.median));
+        }
         figures.add(pause);
         figures.add(Figure::new(
             name("pause that the command says"),
@@ -114,7 +165,9 @@ pub fn measure(options: &Options, figures: &mut Figures) -> io::Result<()> {
             column(|moved| moved.said_pause),
         ));
         let last = Figure::new(name("last round"), Unit::Bytes, column(|moved| moved.last_round));
-        last_rounds.push(last.median);
+        if is_usual {
+            last_rounds.push(last.median);
+        }
         figures.add(last);
     }
     // What was measured before is not lost with what could not be.
@@ -137,6 +190,10 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
+fn bytes(n_bytes: usize) -> f64 {
+    f64::from(u32::try_from(n_bytes).unwrap_or(u32::MAX))
+}
+
 /// Reads a number of a JSON document.
 fn number(value: &Value, name: &str) -> f64 {
     value.get(name).and_then(Value::as_f64).unwrap_or_default()
@@ -145,7 +202,8 @@ fn number(value: &Value, name: &str) -> f64 {
 /// Moves a store there, back and there again while a client writes, and takes it away.
 fn moves(bed: &Bed, store: Store) -> io::Result<Vec<Moved>> {
     bed.deploy(&[(store, 1)])?;
-    let (name, mebibytes) = (store.name(), store.mebibytes);
+    let Store { mebibytes, .. } = store;
+    let name = store.name();
     bed.exec(
         1,
         &format!(
@@ -154,7 +212,7 @@ fn moves(bed: &Bed, store: Store) -> io::Result<Vec<Moved>> {
     )?;
     let mut moves = Vec::new();
     for n in 0..N_MOVES {
-        let prober = Prober::start(bed.socket(3, store.port)?, PATIENCE)?;
+        let prober = Prober::start(bed.socket(3, store.port)?, store.writes_per_second, PATIENCE)?;
         // What a client sees where nothing is moved comes first.
         std::thread::sleep(Duration::from_secs(1));
         let began = Instant::now();
@@ -199,7 +257,7 @@ fn moved(said: &[Value], prober: &Prober, began: Instant, whole: f64, written: u
         pause: seconds(prober.longest_wait(began)),
         said_pause: number(of, "downtime_ms") / 1000.0,
         sent: rounds.iter().sum::<f64>() + last_round,
-        written: f64::from(u32::try_from(written).unwrap_or(u32::MAX)),
+        written: bytes(written),
         last_round,
         rate: first.map(|(bytes, seconds)| bytes / seconds),
     })
@@ -292,7 +350,7 @@ fn parts(bed: &Bed, last_rounds: &[f64], pauses: &[(u32, f64)], figures: &mut Fi
     }
     if let [first, others @ .., last] = pauses {
         // What is smaller still says more of the machine than of the volume.
-        let base = others.iter().find(|(mebibytes, _)| *mebibytes == 256);
+        let base = others.iter().find(|(mebibytes, _)| *mebibytes == BASE_MEBIBYTES);
         let base = base.unwrap_or(first);
         let name = format!("real nodes: pause with {} MiB / with {} MiB", last.0, base.0);
         figures.add(Figure::new(name, Unit::Ratio, vec![last.1 / base.1]).at_most(1.2));
@@ -426,4 +484,31 @@ fn reports(bed: &Bed, figures: &mut Figures) -> io::Result<()> {
         vec![ratio],
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_move_under_the_usual_rate_and_one_size_under_others() {
+        let options = Options {
+            bed: None,
+            mover: None,
+            volumes: vec![64, 256],
+            write_rates: vec![10, 100],
+        };
+        let stores: Vec<_> = options
+            .stores()
+            .iter()
+            .map(|store| (store.name(), store.port))
+            .collect();
+        // What was moved under the usual rate is not moved under it again.
+        let expected = [
+            ("store64-100", 6600),
+            ("store256-100", 6601),
+            ("store256-10", 6602),
+        ];
+        assert_eq!(stores, expected.map(|(name, port)| (name.to_owned(), port)));
+    }
 }

@@ -231,6 +231,50 @@ async fn the_program_is_copied_once_and_again_where_it_was_changed(way: &'static
     assert_eq!(server.at("control").exists(), way == BY_PROGRAM);
 }
 
+async fn a_program_that_was_found_whole_is_not_read_again_until_something_changed(way: &'static str) {
+    let server = Server::start(way).await;
+    let transport = Server::transport(&server);
+    let proof = || std::fs::read_to_string(server.at("node/proved")).unwrap();
+    let set_mode = |mode: u32| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(server.at("node/bin"), mode).unwrap();
+    };
+    say_hello(&transport).await;
+    // What arrives was never read from where it lies now.
+    assert!(!server.at("node/proved").exists());
+    say_hello(&transport).await;
+    let first = proof();
+    let when = || server.at("node/proved").metadata().unwrap().modified().unwrap();
+    let written = when();
+    say_hello(&transport).await;
+    assert_eq!(when(), written, "it was read again");
+    // Its times are those that it had, and its size too.
+    let copied = server.copied();
+    let modified = copied.metadata().unwrap().modified().unwrap();
+    std::fs::write(&copied, ECHO.replace("cat", "tac")).unwrap();
+    let file = std::fs::File::options().write(true).open(&copied).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
+    say_hello(&transport).await;
+    assert_eq!(std::fs::read_to_string(server.copied()).unwrap(), ECHO);
+    say_hello(&transport).await;
+    assert_ne!(proof(), first);
+    // What is written of another boot says nothing of this one.
+    let (before, after) = first.split_once(',').unwrap();
+    let (_, files) = after.split_once(',').unwrap();
+    std::fs::write(server.at("node/proved"), format!("{before},another,{files}")).unwrap();
+    say_hello(&transport).await;
+    assert!(!proof().contains("another"));
+    // Where others may enter, nothing that is written counts.
+    set_mode(0o755);
+    std::fs::remove_file(server.at("node/proved")).unwrap();
+    say_hello(&transport).await;
+    assert!(!server.at("node/proved").exists());
+    set_mode(0o700);
+    say_hello(&transport).await;
+    assert!(server.at("node/proved").exists());
+}
+
 async fn a_program_that_changes_while_it_is_copied_is_never_run(way: &'static str) {
     let server = Server::start(way).await;
     let transport = Server::transport(&server);
@@ -326,6 +370,7 @@ macro_rules! by_each_way {
 
 by_each_way! {
     the_program_is_copied_once_and_again_where_it_was_changed
+    a_program_that_was_found_whole_is_not_read_again_until_something_changed
     a_program_that_changes_while_it_is_copied_is_never_run
     a_host_that_is_not_known_is_refused
     a_host_that_shows_another_key_is_refused

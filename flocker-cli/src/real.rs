@@ -14,6 +14,7 @@
 //!
 //! ```text
 //! bin/flocker-<sha256>   our programs, the newest few
+//! proved                 which of them was found whole, and when it had last been changed
 //! settings.json          what it was set up with
 //! node.json              what it remembers of itself
 //! node.sock  node.lock   where its process answers

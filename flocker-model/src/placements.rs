@@ -118,8 +118,16 @@ impl Placements {
         name: &ApplicationName,
         named: impl Fn(u32) -> &'a ApplicationName,
     ) -> Option<u32> {
+        self.find_among_from(self.slot(name), name, named)
+    }
+
+    fn find_among_from<'a>(
+        &self,
+        mut slot: usize,
+        name: &ApplicationName,
+        named: impl Fn(u32) -> &'a ApplicationName,
+    ) -> Option<u32> {
         let mask = self.slots.len().checked_sub(1)?;
-        let mut slot = hash(name.as_str()) & mask;
         loop {
             match self.slots[slot] {
                 NONE => return None,
@@ -148,6 +156,12 @@ impl Placements {
     #[must_use]
     pub fn find(&self, name: &ApplicationName, names: &[&ApplicationName]) -> Option<u32> {
         self.find_among(name, |number| names[number as usize])
+    }
+
+    /// Does what [`Placements::find`] does for who knows the [slot](Placements::slot) of the name already.
+    #[must_use]
+    pub fn find_from(&self, slot: usize, name: &ApplicationName, names: &[&ApplicationName]) -> Option<u32> {
+        self.find_among_from(slot, name, |number| names[number as usize])
     }
 
     /// Returns the numbers of the nodes on which an application is placed, in order.

@@ -53,10 +53,11 @@ impl<T: OfDataset> ByDataset<T> {
         let place = place(dataset, n_bits(self.records.len()));
         let starts = self.starts.get_or_init(|| self.find_starts());
         let near = &self.records[starts[place] as usize..starts[place + 1] as usize];
-        let start = near.partition_point(|record| record.dataset() < dataset);
+        let dataset = number(dataset);
+        let start = near.partition_point(|record| number(record.dataset()) < dataset);
         let n_own = near[start..]
             .iter()
-            .take_while(|record| record.dataset() == dataset);
+            .take_while(|record| number(record.dataset()) == dataset);
         &near[start..start + n_own.count()]
     }
 
@@ -96,10 +97,15 @@ pub(crate) fn sort<T: OfDataset>(records: &mut [T]) {
     records.sort_unstable_by(compare);
 }
 
-/// Compares by number: comparing ids byte by byte takes as long as all the rest of planning what is settled.
 fn compare<T: OfDataset>(one: &T, other: &T) -> Ordering {
-    let number = |record: &T| record.dataset().0.as_u128();
-    number(one).cmp(&number(other)).then_with(|| one.order(other))
+    number(one.dataset())
+        .cmp(&number(other.dataset()))
+        .then_with(|| one.order(other))
+}
+
+/// Ids are compared by number: byte by byte it takes as long as all the rest of planning what is settled.
+fn number(dataset: DatasetId) -> u128 {
+    dataset.0.as_u128()
 }
 
 /// About one place for every record.

@@ -49,6 +49,36 @@ impl Edges {
         &self.makers[range]
     }
 
+    /// Puts makers in the places of the facts that were asked for, and leaves out the needs that no other step makes.
+    ///
+    /// The first of these steps stands at `first` among all.
+    fn answer(&mut self, first: usize, makers_of_facts: &[u32]) {
+        // Where nothing was asked for, neighbours make everything.
+        let Some((_, ends)) = self
+            .starts
+            .split_first_mut()
+            .filter(|_| !makers_of_facts.is_empty())
+        else {
+            return;
+        };
+        let (mut start, mut n_makers) = (0, 0);
+        for (position, end) in (first..).zip(ends) {
+            for place in start..*end as usize {
+                let maker = match self.makers[place] {
+                    fact if fact & DISTANT != 0 => makers_of_facts[(fact & !DISTANT) as usize],
+                    maker => maker,
+                };
+                if maker != NONE && maker != number(position) {
+                    self.makers[n_makers] = maker;
+                    n_makers += 1;
+                }
+            }
+            start = *end as usize;
+            *end = number(n_makers);
+        }
+        self.makers.truncate(n_makers);
+    }
+
     /// Returns the edges between some steps that follow each other, by position among them.
     fn within(&self, window: &Range<usize>) -> Self {
         let mut within = Self::default();
@@ -230,7 +260,13 @@ struct Needed<'a> {
 
 fn find(workers: Workers, steps: &[Step]) -> Edges {
     let shares = workers.shares(steps.len(), steps.len());
-    let needed = each(&shares, |share| needed(steps, share));
+    let mut needed = each(&shares, |share| needed(steps, share));
+    if let [all] = needed.as_mut_slice() {
+        let makers = all.distant.first_makers(steps, &shares);
+        let mut edges = std::mem::take(&mut all.edges);
+        edges.answer(0, &makers);
+        return edges;
+    }
     let mut distant = Distant::default();
     let asked = needed.iter().map(|share| {
         let facts = share.distant.facts.iter();
@@ -241,7 +277,9 @@ fn find(workers: Workers, steps: &[Step]) -> Edges {
     let mut answered = each(&shares, |share| {
         let at = shares.partition_point(|other| other.start < share.start);
         let makers: Vec<u32> = asked[at].iter().map(|&fact| makers[fact as usize]).collect();
-        needed[at].answered(share, &makers)
+        let mut edges = needed[at].edges.clone();
+        edges.answer(share.start, &makers);
+        edges
     })
     .into_iter();
     let mut edges = answered.next().unwrap_or_default();
@@ -252,28 +290,6 @@ fn find(workers: Workers, steps: &[Step]) -> Edges {
         edges.makers.extend(share.makers);
     }
     edges
-}
-
-impl Needed<'_> {
-    /// Returns the edges with the makers of the facts that were asked for, without the needs that no other step makes.
-    fn answered(&self, share: Range<usize>, makers_of_facts: &[u32]) -> Edges {
-        let mut edges = Edges {
-            starts: Vec::with_capacity(self.edges.starts.len()),
-            makers: Vec::with_capacity(self.edges.makers.len()),
-        };
-        edges.starts.push(0);
-        for (position, bounds) in share.zip(self.edges.starts.windows(2)) {
-            let makers = &self.edges.makers[bounds[0] as usize..bounds[1] as usize];
-            let makers = makers.iter().map(|&maker| match maker {
-                fact if fact & DISTANT != 0 => makers_of_facts[(fact & !DISTANT) as usize],
-                maker => maker,
-            });
-            let others = makers.filter(|&maker| maker != NONE && maker != number(position));
-            edges.makers.extend(others);
-            edges.starts.push(number(edges.makers.len()));
-        }
-        edges
-    }
 }
 
 /// Where the makers of needs stand that several steps share: all nodes wait for the same before they switch a route.

@@ -85,15 +85,18 @@ struct Serving {
 }
 
 /// What is stopped on one node, in order of name.
+///
+/// The names are those of what is wanted or seen. To keep each once more would be one more way to far-off memory, when it is
+/// kept and when it is dropped.
 #[derive(Clone, Debug, Default)]
-struct Stopped(Vec<ApplicationName>);
+struct Stopped<'a>(Vec<&'a ApplicationName>);
 
-impl Stopped {
+impl<'a> Stopped<'a> {
     fn find(&self, name: &ApplicationName) -> Result<usize, usize> {
         match self.0.last() {
             // Applications are looked at in order of name, so that most come last.
-            Some(last) if last < name => Err(self.0.len()),
-            Some(_) | None => self.0.binary_search(name),
+            Some(&last) if last < name => Err(self.0.len()),
+            Some(_) | None => self.0.binary_search(&name),
         }
     }
 
@@ -109,17 +112,17 @@ impl Stopped {
         } else if is_after {
             self.0.extend(more.0);
         } else {
-            for name in &more.0 {
+            for name in more.0 {
                 self.insert(name);
             }
         }
     }
 
     /// Adds an application, and says whether it was not there.
-    fn insert(&mut self, name: &ApplicationName) -> bool {
+    fn insert(&mut self, name: &'a ApplicationName) -> bool {
         let place = self.find(name);
         if let Err(place) = place {
-            self.0.insert(place, name.clone());
+            self.0.insert(place, name);
         }
         place.is_err()
     }
@@ -150,7 +153,7 @@ struct Rules<'a> {
     /// What is started, and by which step; in order of application.
     started: Vec<(u32, usize)>,
     /// By number of node: what is stopped there.
-    stopped: Vec<Stopped>,
+    stopped: Vec<Stopped<'a>>,
     /// What is started and depends on others, or links to them; in order, and perhaps twice.
     uses_others: Vec<u32>,
     /// Steps that need a stop after which the same application could start again too early for them.
@@ -413,7 +416,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Removes a container, alive or not.
-    fn stop(&mut self, name: &ApplicationName, node: u32, reason: &Reason, needs: Vec<Need>) -> Fact {
+    fn stop(&mut self, name: &'a ApplicationName, node: u32, reason: &Reason, needs: Vec<Need>) -> Fact {
         let state = self.view.node(node).seen;
         let grace = state
             .and_then(|state| state.containers.get(name))
@@ -426,7 +429,7 @@ impl<'a> Rules<'a> {
     /// Removes a container, alive or not, of which it is known how long it may take to end.
     fn stop_within(
         &mut self,
-        name: &ApplicationName,
+        name: &'a ApplicationName,
         node: u32,
         grace: Duration,
         reason: &Reason,

@@ -13,6 +13,7 @@ use flocker_benches::figure::Figures;
 use flocker_benches::frontier;
 use flocker_benches::growth;
 use flocker_benches::hostile;
+use flocker_benches::hosts;
 use flocker_benches::kernel_routes;
 use flocker_benches::memory;
 use flocker_benches::parsing;
@@ -42,6 +43,8 @@ struct Arguments {
     peer: terraform::Options,
     #[command(flatten)]
     real: real::Options,
+    #[command(flatten)]
+    hosts: hosts::Options,
 }
 
 /// What belongs together.
@@ -56,6 +59,7 @@ enum Group {
     Copies,
     KernelRoutes,
     RealNodes,
+    Hosts,
     Growth,
 }
 
@@ -71,6 +75,7 @@ fn main() -> io::Result<()> {
         with_terraform,
         peer,
         real,
+        hosts,
     } = Arguments::parse();
     let effort = if quick { Effort::Quick } else { Effort::Full };
     let mut figures = Figures::default();
@@ -102,6 +107,14 @@ fn main() -> io::Result<()> {
     }
     if wants(Group::RealNodes) {
         real::measure(&real, &mut figures)?;
+    }
+    if wants(Group::Hosts) {
+        let asked = if only.contains(&Group::Hosts) {
+            hosts::Asked::ByName
+        } else {
+            hosts::Asked::AmongAll
+        };
+        hosts::measure(&hosts, asked, effort, &mut figures)?;
     }
     if wants(Group::Growth) {
         match effort {

@@ -1,9 +1,9 @@
 //! Routes in the kernel, by `iptables`: for hosts that have no `nft`.
 //!
 //! Chains of our own, to which one rule leads from each built-in chain that
-//! they have to do with. A change replaces the whole content of our chains by one run of
-//! `iptables-restore --noflush`. Nobody else's rules are touched. What is in
-//! force is read from the kernel and nowhere else.
+//! they have to do with. A change is one run of `iptables-restore --noflush`: it takes out and adds
+//! the rules of a few routes, or replaces the whole content of our chains. Nobody else's rules are touched. What is in
+//! force is read from the kernel and nowhere else, and read again where somebody has changed any rule since.
 //!
 //! The cost of a first packet grows with the number of routes; that of every
 //! other packet does not. Where there are thousands, prefer
@@ -12,6 +12,7 @@
 pub(super) mod hooks;
 mod rules;
 mod save;
+mod text;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use tokio::sync::Mutex;
 
 use self::hooks::Hook;
 use self::hooks::Tool;
+use self::rules::CHAINS;
 use self::rules::Family;
 use self::save::Saved;
 use super::kernel;
@@ -34,9 +36,12 @@ use super::kernel::Found;
 use super::kernel::connections::Moved;
 use super::kernel::neighbours::interfaces_towards;
 use super::kernel::neighbours::networks;
+use super::kernel::netlink::Kept;
+use super::kernel::netlink::Netlink;
 use super::kernel::piece::Piece;
 use super::kernel::placed::Placed;
 use super::kernel::switch;
+use super::kernel::switch::has_oldest_tables;
 use crate::change::Change;
 use crate::process::Program;
 use crate::router::Router;
@@ -102,8 +107,25 @@ pub fn read_saved(own: IpAddr, saved: &str) -> RouteTable {
 pub struct IptablesRouter {
     own: IpAddr,
     variant: Variant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was found last, and is so as long as the packet filter does not change.
+    seen: Option<Seen>,
     /// Connections that are still to be ended.
-    owed: Mutex<BTreeSet<Moved>>,
+    owed: BTreeSet<Moved>,
+    netlink: Kept,
+}
+
+/// What was found in the kernel.
+#[derive(Debug)]
+struct Seen {
+    /// The number of the packet filter's last change at that time; nothing where it changed meanwhile, or does not count.
+    generation: Option<u32>,
+    tables: Tables,
+    found: Found,
 }
 
 /// What was found, by kind of addresses. A kind for which there is no program is left out.
@@ -116,7 +138,7 @@ impl IptablesRouter {
         Self {
             own: node_address,
             variant,
-            owed: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -124,7 +146,7 @@ impl IptablesRouter {
     pub async fn try_out(&self) -> Result<(), RouterError> {
         let family = Family::of(self.own);
         let program = self.variant.restore(family).argument("--test");
-        let rules = rules::whole(family, &BTreeSet::new(), &BTreeSet::new());
+        let rules = text::whole(family, &BTreeSet::new(), &BTreeSet::new(), &[]);
         drop(kernel::run(program, &rules, "try out our rules with `iptables`").await?);
         Ok(())
     }
@@ -133,8 +155,9 @@ impl IptablesRouter {
     ///
     /// For a node that leaves. Connections that were led somewhere go on until they end.
     pub async fn withdraw(&self) -> Result<Change, RouterError> {
-        let mut owed = self.owed.lock().await;
-        owed.clear();
+        let mut state = self.state.lock().await;
+        state.owed.clear();
+        state.seen = None;
         let mut change = Change::AlreadySo;
         for (family, saved) in self.tables().await? {
             if !saved.is_there {
@@ -152,7 +175,7 @@ impl IptablesRouter {
             })
             .await?;
             let program = self.variant.restore(family);
-            drop(kernel::run(program, &rules::removal(), "remove our chains").await?);
+            drop(kernel::run(program, &text::removal(), "remove our chains").await?);
         }
         Ok(change)
     }
@@ -181,27 +204,86 @@ impl IptablesRouter {
         Ok(tables)
     }
 
-    /// Writes our chains for one kind of addresses, and what leads to them.
+    /// Returns the number of the packet filter's last change; nothing where not every change of our rules counts.
+    fn generation(&self, netlink: &Kept) -> Option<u32> {
+        let is_counted = match self.variant {
+            Variant::Host => !has_oldest_tables(&CHAINS.map(|(table, _)| table)),
+            Variant::Nft => true,
+            Variant::Legacy => false,
+        };
+        netlink.with(Netlink::generation).ok().filter(|_| is_counted)
+    }
+
+    /// Returns what is in the kernel. It is only read again where somebody has changed any rule.
+    async fn look(&self, seen: Option<Seen>, netlink: &Kept) -> Result<Seen, RouterError> {
+        let before = self.generation(netlink);
+        if let Some(seen) = seen
+            && before.is_some()
+            && before == seen.generation
+        {
+            return Ok(seen);
+        }
+        let tables = self.tables().await?;
+        Ok(Seen {
+            generation: before.filter(|before| self.generation(netlink) == Some(*before)),
+            found: assemble(self.own, &tables),
+            tables,
+        })
+    }
+
+    /// Writes our chains for one kind of addresses, and what leads to them, and returns how many changes that takes.
+    ///
+    /// Nothing where that is not known.
     async fn write(
         &self,
         family: Family,
         saved: &Saved,
-        found: &BTreeSet<Piece>,
         wanted: &BTreeSet<Piece>,
-    ) -> Result<(), RouterError> {
-        let program = self.variant.restore(family);
-        let rules = rules::whole(family, found, wanted);
-        drop(kernel::run(program, &rules, "change the routes with `iptables-restore`").await?);
-        let tool = self.variant.tool(family);
+    ) -> Result<Option<u32>, RouterError> {
+        if is_in_force(family, saved)
+            && let Some(rules) = text::difference(family, &saved.pieces, wanted)
+        {
+            match self.restore(family, &rules).await {
+                Ok(()) => return Ok(text::n_changes(&rules)),
+                // A rule that was to go may be gone already.
+                Err(error) => tracing::debug!(%error, "our chains are written anew"),
+            }
+            let rules = text::whole(family, &saved.pieces, wanted, &[]);
+            self.restore(family, &rules).await?;
+            return Ok(None);
+        }
         let missing: Vec<Hook> = all_hooks(family, saved)
             .into_iter()
             .filter(|(name, hook)| !is_hooked(saved, name, hook))
             .map(|(_, hook)| hook)
             .collect();
-        kernel::blocking("hook our chains in", move || {
-            missing.iter().try_for_each(|hook| tool.add(hook))
-        })
-        .await
+        let rules = text::whole(family, &saved.pieces, wanted, &missing);
+        self.restore(family, &rules).await?;
+        Ok(text::n_changes(&rules))
+    }
+
+    async fn restore(&self, family: Family, rules: &str) -> Result<(), RouterError> {
+        let program = self.variant.restore(family);
+        drop(kernel::run(program, rules, "change the routes with `iptables-restore`").await?);
+        Ok(())
+    }
+}
+
+impl Saved {
+    /// Returns what is there once these pieces and all that leads to them were written.
+    fn written(mut self, family: Family, pieces: BTreeSet<Piece>) -> Self {
+        for (name, hook) in all_hooks(family, &self) {
+            let Hook { table, chain, .. } = hook;
+            self.hooks
+                .insert((table.to_owned(), chain.to_owned(), name.to_owned()));
+        }
+        Self {
+            pieces,
+            hooks: self.hooks,
+            is_there: true,
+            has_docker: self.has_docker,
+            is_whole: true,
+        }
     }
 }
 
@@ -264,7 +346,10 @@ fn open_to_loopback(wanted: &Placed) -> Result<(), RouterError> {
 #[async_trait]
 impl Router for IptablesRouter {
     async fn current(&self) -> Result<RouteTable, RouterError> {
-        let found = assemble(self.own, &self.tables().await?);
+        let mut state = self.state.lock().await;
+        let seen = state.seen.take();
+        let seen = self.look(seen, &state.netlink).await?;
+        let found = &state.seen.insert(seen).found;
         if switch::is_forwarding(&found.placed) {
             Ok(found.routes())
         } else {
@@ -277,24 +362,26 @@ impl Router for IptablesRouter {
         change: &RouteChange,
         local: &BTreeMap<ApplicationName, IpAddr>,
     ) -> Result<Change, RouterError> {
-        let mut owed = self.owed.lock().await;
+        let mut state = self.state.lock().await;
+        let state = &mut *state;
         // What an earlier call was dropped before.
-        kernel::end_moved(&mut owed).await?;
-        let tables = self.tables().await?;
-        let found = assemble(self.own, &tables);
+        kernel::end_moved(&state.netlink, &mut state.owed).await?;
+        let mut seen = self.look(state.seen.take(), &state.netlink).await?;
         let networks = networks().map_err(|source| RouterError::Io {
             what: "list the networks of this node".into(),
             source,
         })?;
+        let found = &seen.found;
         let wanted = found.placed.changed(self.own, change, local, &networks);
         let is_whole = found.is_whole && found.is_in_force && switch::is_forwarding(&found.placed);
         if is_whole && wanted == found.placed {
+            state.seen = Some(seen);
             return Ok(Change::AlreadySo);
         }
         kernel::refuse_used_ports(self.own, &found.placed, &wanted)?;
         switch::turn_forwarding_on(&wanted)?;
         // Noted before it is done: where this is dropped in between, the next call ends them.
-        *owed = kernel::moved(&found.placed, &wanted);
+        state.owed = kernel::moved(&found.placed, &wanted);
         let own = Family::of(self.own);
         let pieces = wanted.pieces();
         // The own kind comes last: what a route says of itself is there, and is written when all else is.
@@ -302,21 +389,35 @@ impl Router for IptablesRouter {
             .into_iter()
             .filter(|family| *family != own)
             .chain([own]);
+        let mut expected = seen.generation;
         for family in families {
             let of_family: BTreeSet<Piece> = pieces
                 .iter()
                 .filter(|piece| family.has(own, piece))
                 .cloned()
                 .collect();
-            let saved = tables.get(&family).cloned().unwrap_or_default();
+            let mut saved = seen.tables.remove(&family).unwrap_or_default();
             let is_so = saved.pieces == of_family
                 && (is_in_force(family, &saved) || !saved.is_there && family != own);
             if !is_so {
-                self.write(family, &saved, &saved.pieces, &of_family).await?;
+                let n_changes = self.write(family, &saved, &of_family).await?;
+                expected = expected
+                    .zip(n_changes)
+                    .map(|(before, n_changes)| before.wrapping_add(n_changes));
+                saved = saved.written(family, of_family);
             }
+            seen.tables.insert(family, saved);
         }
         open_to_loopback(&wanted)?;
-        kernel::end_moved(&mut owed).await?;
+        // Exactly as many changes as ours: what is there now need not be read.
+        seen.generation = expected.filter(|expected| self.generation(&state.netlink) == Some(*expected));
+        seen.found = Found {
+            placed: wanted,
+            is_in_force: true,
+            is_whole: true,
+        };
+        state.seen = Some(seen);
+        kernel::end_moved(&state.netlink, &mut state.owed).await?;
         Ok(Change::Made)
     }
 }

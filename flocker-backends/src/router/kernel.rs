@@ -11,6 +11,7 @@ pub(super) mod neighbours;
 pub(super) mod netlink;
 pub(super) mod piece;
 pub(super) mod placed;
+mod served;
 pub(super) mod switch;
 
 use std::collections::BTreeMap;
@@ -26,8 +27,10 @@ use flocker_model::Protocol;
 use flocker_model::RouteTable;
 
 use self::connections::Moved;
+use self::netlink::Kept;
 use self::placed::End;
 use self::placed::Placed;
+use self::served::served_of;
 use crate::process::Program;
 use crate::router::RouterError;
 use crate::router::proxy::used_ports;
@@ -45,7 +48,7 @@ pub(super) const HOPS: [u8; 2] = [43, 47];
 /// What a program may write at most: 65 535 routes of a few pieces each, and what others have in the same list.
 const MOST_OUTPUT: usize = 512 << 20;
 
-/// From how many ports on it is quicker to read who listens than to try each.
+/// From how many ports on it is quicker to ask who listens than to try each.
 const MANY_PORTS: usize = 64;
 
 /// How long one program may take.
@@ -132,47 +135,19 @@ pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) ->
     }
 }
 
-/// Returns those of these ports at which anybody of this network listens, whatever the address; all of them where that is not told.
-fn served_of(ports: BTreeSet<ExternalPort>) -> BTreeSet<ExternalPort> {
-    let mut served = BTreeSet::new();
-    for protocol in Protocol::ALL {
-        // The network of this thread may be another than that of the process.
-        let read =
-            |version: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{version}"));
-        let Ok(v4) = read("") else { return ports };
-        // Without addresses of this kind nobody listens at one.
-        let v6 = read("6").unwrap_or_default();
-        let lines = v4.lines().chain(v6.lines());
-        served.extend(lines.filter_map(|line| listening(protocol, line)));
-    }
-    &ports & &served
-}
-
-/// Reads the port of a line of `/proc/net/tcp` or `/proc/net/udp` that is about a socket to which a port belongs.
-fn listening(protocol: Protocol, line: &str) -> Option<ExternalPort> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let (_, port) = fields.next()?.rsplit_once(':')?;
-    let is_one = match protocol {
-        Protocol::Tcp => fields.nth(1)? == "0A",
-        Protocol::Udp => true,
-    };
-    let number = u16::from_str_radix(port, 16).ok().filter(|_| is_one)?;
-    let number = flocker_model::PortNumber::new(number)?;
-    Some(ExternalPort { number, protocol })
-}
-
 /// Ends the connections that still go where a route led before, and forgets them.
 ///
 /// `owed` is what earlier calls have not come to. It is only given up where
 /// all of it was done.
-pub(super) async fn end_moved(owed: &mut BTreeSet<Moved>) -> Result<(), RouterError> {
+pub(super) async fn end_moved(netlink: &Kept, owed: &mut BTreeSet<Moved>) -> Result<(), RouterError> {
     if owed.is_empty() {
         return Ok(());
     }
     let moved = owed.clone();
+    let netlink = netlink.clone();
     let n_ended = blocking(
         "end the connections that lead to where an application was",
-        move || connections::end(&moved),
+        move || connections::end(&netlink, &moved),
     )
     .await?;
     tracing::debug!(n_ended, "connections to where an application was are ended");
@@ -208,42 +183,3 @@ pub(super) fn moved(before: &Placed, after: &Placed) -> BTreeSet<Moved> {
 
 /// Where the applications of this node listen.
 pub(super) type Local = BTreeMap<flocker_model::ApplicationName, IpAddr>;
-
-#[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn ports_that_are_served_are_told_from_those_that_are_not() {
-        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-        let serving = TcpListener::bind(any).unwrap();
-        // Held, so that nobody else begins to listen there.
-        let silent = tokio::net::TcpSocket::new_v4().unwrap();
-        silent.bind(any).unwrap();
-        let [served, held] = [serving.local_addr(), silent.local_addr()]
-            .map(|address| port(address.unwrap().port(), Protocol::Tcp));
-        assert_eq!(served_of([served, held].into()), [served].into());
-    }
-
-    #[test]
-    fn only_a_socket_that_listens_has_a_port_for_itself() {
-        let line =
-            "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
-        let tcp = |line: &str| listening(Protocol::Tcp, line);
-        assert_eq!(tcp(line), Some(port(8080, Protocol::Tcp)));
-        assert_eq!(tcp(&line.replace("0A", "01")), None);
-        let six = line.replace("0100007F", "00000000000000000000000001000000");
-        assert_eq!(tcp(&six), Some(port(8080, Protocol::Tcp)));
-        assert_eq!(tcp("  sl  local_address rem_address   st"), None);
-        let datagrams = listening(Protocol::Udp, &line.replace("0A", "07"));
-        assert_eq!(datagrams, Some(port(8080, Protocol::Udp)));
-    }
-
-    fn port(number: u16, protocol: Protocol) -> ExternalPort {
-        let number = flocker_model::PortNumber::new(number).unwrap();
-        ExternalPort { number, protocol }
-    }
-}

@@ -11,12 +11,15 @@
 //! leaves.
 
 mod batch;
+mod dump;
 mod element;
 mod listing;
 mod rules;
+mod there;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -32,7 +35,8 @@ use super::kernel::Local;
 use super::kernel::connections::Moved;
 use super::kernel::neighbours::Network;
 use super::kernel::neighbours::networks;
-use super::kernel::netlink::generation;
+use super::kernel::netlink::Kept;
+use super::kernel::netlink::Netlink;
 use super::kernel::placed::Placed;
 use super::kernel::switch;
 #[cfg(feature = "iptables")]
@@ -77,6 +81,7 @@ struct State {
     seen: Option<Seen>,
     /// Connections that are still to be ended.
     owed: BTreeSet<Moved>,
+    netlink: Kept,
 }
 
 /// What was found in the kernel, and what is true as long as that stays so.
@@ -92,6 +97,18 @@ struct Seen {
     passes: Option<bool>,
 }
 
+/// What a change is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bound {
+    /// It is refused where anybody has changed any rule since ours were looked at, and is made after another look.
+    ToWhatIsSeen,
+    /// Where others change rules all the time.
+    ToNothing,
+}
+
+/// What the kernel says to a change that is bound to a state that is over.
+const CHANGED: i32 = nix::errno::Errno::ERESTART as i32;
+
 /// What the ends of routes depend on besides the routes.
 #[derive(Debug, PartialEq, Eq)]
 struct Around {
@@ -101,6 +118,11 @@ struct Around {
 
 fn nft() -> Program {
     Program::new("nft").argument("--json")
+}
+
+/// Returns the number of the packet filter's last change; nothing where the kernel does not tell.
+fn generation(netlink: &Kept) -> Option<u32> {
+    netlink.with(Netlink::generation).ok()
 }
 
 impl NftablesRouter {
@@ -131,7 +153,11 @@ impl NftablesRouter {
         state.owed.clear();
         #[cfg(feature = "iptables")]
         kernel::blocking("take back what lets our packets pass", passage::close).await?;
-        if !self.is_there().await? {
+        let is_there = match state.netlink.with(dump::has_our_table) {
+            Ok(is_there) => is_there,
+            Err(_) => self.is_listed().await?,
+        };
+        if !is_there {
             return Ok(Change::AlreadySo);
         }
         drop(self.execute(rules::REMOVAL).await?);
@@ -143,15 +169,19 @@ impl NftablesRouter {
         kernel::run(program, rules, "change the routes with `nft`").await
     }
 
-    async fn is_there(&self) -> Result<bool, RouterError> {
+    async fn is_listed(&self) -> Result<bool, RouterError> {
         let program = nft().arguments(["list", "tables", "inet"]);
         let tables = kernel::run(program, "", "list the tables of the packet filter").await?;
         listing::has_our_table(&tables)
     }
 
-    async fn list(&self) -> Result<Found, RouterError> {
-        // Before the first change there is no table, and looking does not make one.
-        if !self.is_there().await? {
+    async fn read(&self, netlink: &Kept) -> Result<Found, RouterError> {
+        let (own, kept) = (self.own, netlink.clone());
+        match kernel::blocking("read the routes", move || dump::read(own, &kept)).await {
+            Ok(found) => return Ok(found),
+            Err(error) => tracing::debug!(%error, "routes are read by `nft`"),
+        }
+        if !self.is_listed().await? {
             return Ok(Found::default());
         }
         let program = nft().arguments(["list", "table", "inet", rules::TABLE]);
@@ -159,20 +189,20 @@ impl NftablesRouter {
         listing::read(self.own, &listing)
     }
 
-    /// Returns what is in the kernel. It is only listed again where somebody has changed any rule.
-    async fn look(&self, seen: Option<Seen>) -> Result<Seen, RouterError> {
+    /// Returns what is in the kernel. It is only read again where somebody has changed any rule.
+    async fn look(&self, seen: Option<Seen>, netlink: &Kept) -> Result<Seen, RouterError> {
         // One message to the kernel and back; a kernel that does not answer is asked for everything each time.
-        let before = generation().ok();
+        let before = generation(netlink);
         if let Some(seen) = seen
             && before.is_some()
             && before == seen.generation
         {
             return Ok(seen);
         }
-        let found = self.list().await?;
+        let found = self.read(netlink).await?;
         Ok(Seen {
-            // What was changed while it was listed is listed again next time.
-            generation: before.filter(|before| generation().ok() == Some(*before)),
+            // What was changed while it was read is read again next time.
+            generation: before.filter(|before| generation(netlink) == Some(*before)),
             found,
             around: None,
             #[cfg(feature = "iptables")]
@@ -180,19 +210,102 @@ impl NftablesRouter {
         })
     }
 
+    /// Makes a change once, or nothing of it where somebody else has changed any rule since ours were looked at.
+    async fn try_to_apply(
+        &self,
+        state: &mut State,
+        change: &RouteChange,
+        local: &Local,
+        bound: Bound,
+    ) -> Result<Option<Change>, RouterError> {
+        let mut seen = self.look(state.seen.take(), &state.netlink).await?;
+        let is_open = seen.is_open(&state.netlink).await?;
+        let networks = networks().map_err(|source| RouterError::Io {
+            what: "list the networks of this node".into(),
+            source,
+        })?;
+        let around = Around {
+            local: local.clone(),
+            networks,
+        };
+        let found = &seen.found;
+        let is_part = is_open && seen.is_settled(&around);
+        let (before, after) = if is_part {
+            found.placed.turned(self.own, change, local, &around.networks)
+        } else {
+            let after = found.placed.changed(self.own, change, local, &around.networks);
+            (found.placed.clone(), after)
+        };
+        let is_as_wanted = before == after && (found.is_whole && found.is_in_force || after.is_empty());
+        if is_as_wanted && is_open {
+            seen.around = Some(around);
+            state.seen = Some(seen);
+            return Ok(Some(Change::AlreadySo));
+        }
+        kernel::refuse_used_ports(self.own, &before, &after)?;
+        switch::turn_forwarding_on(&after)?;
+        #[cfg(feature = "iptables")]
+        if !after.is_empty() && (!is_open || found.placed.is_empty()) {
+            let netlink = state.netlink.clone();
+            kernel::blocking("let our packets pass", move || passage::open(&netlink)).await?;
+            let before = seen.generation;
+            seen.generation = generation(&state.netlink);
+            // Where it had to change any rule, it is looked at again.
+            seen.passes = (before.is_some() && seen.generation == before).then_some(true);
+        }
+        // Noted before it is done: where this is dropped in between, the next call ends them.
+        state.owed.extend(kernel::moved(&before, &after));
+        let n_changes = if is_as_wanted {
+            0
+        } else {
+            let written = self.write(&state.netlink, &seen, bound, &before, &after).await?;
+            let Some(n_changes) = written else {
+                return Ok(None);
+            };
+            seen.found.is_whole = true;
+            seen.found.is_in_force = true;
+            n_changes
+        };
+        // Exactly as many changes as ours: what is there now need not be read.
+        let generation = generation(&state.netlink);
+        seen.generation = seen
+            .generation
+            .map(|before| before.wrapping_add(n_changes))
+            .filter(|expected| Some(*expected) == generation);
+        if is_part {
+            seen.found.placed.replace(change, after);
+        } else {
+            seen.found.placed = after;
+        }
+        seen.around = Some(around);
+        state.seen = Some(seen);
+        Ok(Some(Change::Made))
+    }
+
     /// Brings what is wanted into the kernel, and returns how many changes of the packet filter that took.
-    async fn write(&self, seen: &Seen, before: &Placed, after: &Placed) -> Result<u32, RouterError> {
-        let Seen {
-            generation, found, ..
-        } = seen;
+    ///
+    /// Nothing where it was refused because the packet filter is no longer as it was seen.
+    async fn write(
+        &self,
+        netlink: &Kept,
+        seen: &Seen,
+        bound: Bound,
+        before: &Placed,
+        after: &Placed,
+    ) -> Result<Option<u32>, RouterError> {
+        let found = &seen.found;
+        let generation = match bound {
+            Bound::ToWhatIsSeen => seen.generation,
+            Bound::ToNothing => None,
+        };
         if found.is_whole && found.is_in_force {
-            self.carry_out(&rules::difference(before, after), *generation)
-                .await?;
-            return Ok(1);
+            let difference = rules::difference(before, after);
+            let is_done = self.carry_out(netlink, &difference, generation).await?;
+            return Ok(is_done.then_some(1));
         }
         if !found.placed.is_empty() {
             drop(self.execute(&rules::whole(self.own, after)).await?);
-            return Ok(1);
+            return Ok(Some(1));
         }
         // Where nothing is led yet, nothing is lost between the rules and the routes.
         let empty = Placed {
@@ -201,27 +314,43 @@ impl NftablesRouter {
         };
         drop(self.execute(&rules::whole(self.own, &empty)).await?);
         let generation = generation.map(|before| before.wrapping_add(1));
-        self.carry_out(&rules::difference(&empty, after), generation)
-            .await?;
-        Ok(2)
+        let difference = rules::difference(&empty, after);
+        let is_done = self.carry_out(netlink, &difference, generation).await?;
+        Ok(is_done.then_some(2))
     }
 
-    async fn carry_out(&self, difference: &Difference, generation: Option<u32>) -> Result<(), RouterError> {
+    /// Carries a difference out, and says whether it was: it is not where the packet filter has changed since this generation.
+    async fn carry_out(
+        &self,
+        netlink: &Kept,
+        difference: &Difference,
+        generation: Option<u32>,
+    ) -> Result<bool, RouterError> {
         if let Some(batch) = difference.batch(generation) {
-            // It is all or nothing, so that `nft` finds everything as it was, and says better what is wrong.
-            match kernel::blocking("change the routes", move || batch.commit()).await {
-                Ok(()) => return Ok(()),
+            let netlink = netlink.clone();
+            match kernel::blocking("change the routes", move || Ok(batch.commit(&netlink))).await? {
+                Ok(()) => return Ok(true),
+                Err(error) if error.raw_os_error() == Some(CHANGED) => return Ok(false),
+                // It is all or nothing, so that `nft` finds everything as it was, and says better what is wrong.
                 Err(error) => tracing::debug!(%error, "routes are changed by `nft`"),
             }
         }
         drop(self.execute(&difference.text()).await?);
-        Ok(())
+        Ok(true)
     }
 }
 
 impl Seen {
     /// Says whether everything besides our table is as it has to be.
-    async fn is_open(&mut self) -> Result<bool, RouterError> {
+    #[cfg_attr(
+        not(feature = "iptables"),
+        expect(
+            unused_variables,
+            clippy::unused_async,
+            reason = "there is only the switch to be read"
+        )
+    )]
+    async fn is_open(&mut self, netlink: &Kept) -> Result<bool, RouterError> {
         if !switch::is_forwarding(&self.found.placed) {
             return Ok(false);
         }
@@ -229,12 +358,13 @@ impl Seen {
         if !self.found.placed.is_empty() {
             // The number tells of all rules but those of the oldest kind.
             if let Some(passes) = self.passes
-                && !passage::has_oldest_tables()
+                && !passage::has_oldest_filter()
             {
                 return Ok(passes);
             }
-            let asked = kernel::blocking("read the rules that let our packets pass", passage::is_open);
-            let passes = asked.await?;
+            let netlink = netlink.clone();
+            let ask = move || passage::is_open(&netlink);
+            let passes = kernel::blocking("read the rules that let our packets pass", ask).await?;
             self.passes = Some(passes);
             return Ok(passes);
         }
@@ -256,8 +386,9 @@ impl Seen {
 impl Router for NftablesRouter {
     async fn current(&self) -> Result<RouteTable, RouterError> {
         let mut state = self.state.lock().await;
-        let mut seen = self.look(state.seen.take()).await?;
-        let is_open = seen.is_open().await?;
+        let seen = state.seen.take();
+        let mut seen = self.look(seen, &state.netlink).await?;
+        let is_open = seen.is_open(&state.netlink).await?;
         let seen = state.seen.insert(seen);
         if is_open {
             Ok(seen.found.routes())
@@ -274,64 +405,17 @@ impl Router for NftablesRouter {
         let mut state = self.state.lock().await;
         let state = &mut *state;
         // What an earlier call was dropped before.
-        kernel::end_moved(&mut state.owed).await?;
-        let mut seen = self.look(state.seen.take()).await?;
-        let is_open = seen.is_open().await?;
-        let networks = networks().map_err(|source| RouterError::Io {
-            what: "list the networks of this node".into(),
-            source,
-        })?;
-        let around = Around {
-            local: local.clone(),
-            networks,
-        };
-        let found = &seen.found;
-        let is_part = is_open && seen.is_settled(&around);
-        let (before, after) = if is_part {
-            found.placed.turned(self.own, change, local, &around.networks)
-        } else {
-            let after = found.placed.changed(self.own, change, local, &around.networks);
-            (found.placed.clone(), after)
-        };
-        let is_as_wanted = before == after && (found.is_whole && found.is_in_force || after.is_empty());
-        if is_as_wanted && is_open {
-            seen.around = Some(around);
-            state.seen = Some(seen);
-            return Ok(Change::AlreadySo);
+        kernel::end_moved(&state.netlink, &mut state.owed).await?;
+        for bound in [Bound::ToWhatIsSeen; 4].into_iter().chain([Bound::ToNothing]) {
+            if let Some(made) = self.try_to_apply(state, change, local, bound).await? {
+                kernel::end_moved(&state.netlink, &mut state.owed).await?;
+                return Ok(made);
+            }
         }
-        kernel::refuse_used_ports(self.own, &before, &after)?;
-        switch::turn_forwarding_on(&after)?;
-        #[cfg(feature = "iptables")]
-        if !after.is_empty() && (!is_open || found.placed.is_empty()) {
-            kernel::blocking("let our packets pass", passage::open).await?;
-            // It may have changed rules.
-            seen.generation = generation().ok();
-            seen.passes = None;
-        }
-        // Noted before it is done: where this is dropped in between, the next call ends them.
-        state.owed = kernel::moved(&before, &after);
-        let n_changes = if is_as_wanted {
-            0
-        } else {
-            let n_changes = self.write(&seen, &before, &after).await?;
-            seen.found.is_whole = true;
-            seen.found.is_in_force = true;
-            n_changes
+        let refused = RouterError::Io {
+            what: "change the routes".into(),
+            source: io::ErrorKind::Interrupted.into(),
         };
-        // Exactly as many changes as ours: what is there now need not be listed.
-        let generation = generation().ok();
-        seen.generation = seen
-            .generation
-            .map(|before| before.wrapping_add(n_changes))
-            .filter(|expected| Some(*expected) == generation);
-        if is_part {
-            seen.found.placed.replace(change, after);
-        } else {
-            seen.found.placed = after;
-        }
-        seen.around = Some(around);
-        state.seen = Some(seen);
-        kernel::end_moved(&mut state.owed).await?;
-        Ok(Change::Made)
+        Err(refused)
     }
 }

@@ -11,12 +11,15 @@ use super::iptables::hooks::Hook;
 use super::iptables::hooks::Place;
 use super::iptables::hooks::Tool;
 use super::kernel::PASS_MARK;
+use super::kernel::netlink::GET_CHAIN;
+use super::kernel::netlink::Kept;
+use super::kernel::switch::has_oldest_tables;
 
 /// The name by which our rule is known again.
 const NAME: &str = "flocker:pass";
 
-/// The filters of both kinds of addresses.
-const TOOLS: [Tool; 2] = [Tool::HOST_V4, Tool::HOST_V6];
+/// The filters of both kinds of addresses, and what the kernel calls each kind.
+const TOOLS: [(Tool, u8); 2] = [(Tool::HOST_V4, 2), (Tool::HOST_V6, 10)];
 
 /// The chains in which the rule has to stand. The second is the one that Docker keeps before its own rules for those of others.
 const CHAINS: [&str; 2] = ["FORWARD", "DOCKER-USER"];
@@ -30,10 +33,25 @@ fn hook(chain: &'static str) -> Hook {
     }
 }
 
+/// Says whether there may be rules that `nf_tables` knows nothing of, and does not count the changes of.
+pub(super) fn has_oldest_filter() -> bool {
+    has_oldest_tables(&["filter"])
+}
+
+/// Says whether there is a filter that may drop what is forwarded. To ask the program instead would take as long as all else.
+fn is_there(netlink: &Kept, family: u8) -> bool {
+    let names = [(1, "filter"), (3, "FORWARD")];
+    let asked = netlink.with(|netlink| netlink.has(GET_CHAIN, family, &names));
+    has_oldest_filter() || asked.unwrap_or(true)
+}
+
 /// Returns what is missing. Blocks.
-fn missing() -> io::Result<Vec<(Tool, Hook)>> {
+fn missing(netlink: &Kept) -> io::Result<Vec<(Tool, Hook)>> {
     let mut missing = Vec::new();
-    for tool in TOOLS {
+    for (tool, family) in TOOLS {
+        if !is_there(netlink, family) {
+            continue;
+        }
         // A filter that cannot be asked is not there, and drops nothing.
         let Ok(forward) = tool.list("filter", "FORWARD") else {
             continue;
@@ -59,32 +77,21 @@ fn missing() -> io::Result<Vec<(Tool, Hook)>> {
     Ok(missing)
 }
 
-/// Says whether there may be rules that `nf_tables` knows nothing of, and does not count the changes of.
-pub(super) fn has_oldest_tables() -> bool {
-    ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
-        // The network of this thread may be another than that of the process.
-        match std::fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
-            Ok(names) => names.lines().any(|name| name == "filter"),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        }
-    })
-}
-
 /// Says whether our packets pass. Blocks.
-pub(super) fn is_open() -> io::Result<bool> {
-    Ok(missing()?.is_empty())
+pub(super) fn is_open(netlink: &Kept) -> io::Result<bool> {
+    Ok(missing(netlink)?.is_empty())
 }
 
 /// Lets our packets pass. Blocks.
-pub(super) fn open() -> io::Result<()> {
-    missing()?
+pub(super) fn open(netlink: &Kept) -> io::Result<()> {
+    missing(netlink)?
         .into_iter()
         .try_for_each(|(tool, hook)| tool.add(&hook))
 }
 
 /// Takes the rule back wherever it is. Blocks.
 pub(super) fn close() -> io::Result<()> {
-    for tool in TOOLS {
+    for (tool, _) in TOOLS {
         for chain in CHAINS {
             let Ok(rules) = tool.list("filter", chain) else {
                 continue;

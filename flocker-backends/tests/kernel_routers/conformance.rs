@@ -87,8 +87,9 @@ impl RouterHarness for Node {
             return strangers::datagrams_end_at((self.node_address(), port.get()).into()).await;
         }
         let connecting = TcpStream::connect((self.node_address(), port.get()));
-        // Where nobody serves yet, the packet is dropped and nothing comes.
-        let connected = tokio::time::timeout(Duration::from_millis(700), connecting).await;
+        // Where nobody serves yet, the packet is dropped and nothing comes. Just after forwarding was turned on, the
+        // kernel itself may drop the first packet of the newer kind, and the second comes after a second.
+        let connected = tokio::time::timeout(Duration::from_millis(1_700), connecting).await;
         let mut stream = connected.ok()?.ok()?;
         let mut answer = String::new();
         let read = tokio::time::timeout(Duration::from_secs(2), stream.read_to_string(&mut answer)).await;

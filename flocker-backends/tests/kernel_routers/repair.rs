@@ -21,6 +21,7 @@ use crate::private::call;
 
 for_each_router! {
     whatever_is_flushed_comes_back
+    what_is_flushed_between_two_changes_comes_back
 }
 
 const ANY: &[&str] = &["sysctl -q -w net.ipv4.ip_forward=0"];
@@ -80,6 +81,42 @@ fn whatever_is_flushed_comes_back(kind: Kind) {
         assert_eq!(
             apply(ALPHA, &router, &change, None),
             Change::AlreadySo,
+            "after `{line}`"
+        );
+    }
+}
+
+/// Nobody looks in between: it is the change itself that has to notice.
+fn what_is_flushed_between_two_changes_comes_back(kind: Kind) {
+    build();
+    let ip = Ip::V4;
+    let router = kind.router(ip.machine(1));
+    serve(BETA, SocketAddr::new(ip.machine(2), 80));
+    assert_eq!(
+        apply(ALPHA, &router, &set(80, &[ip.machine(2)]), None),
+        Change::Made
+    );
+    let own = match kind {
+        Kind::Nftables => NFTABLES,
+        Kind::IptablesNft | Kind::IptablesLegacy => IPTABLES,
+    };
+    for (line, n) in own.iter().zip(2..) {
+        on(ALPHA, || call(&line.replace("IPTABLES", kind.iptables())));
+        // What was lost is said again with what is new, as whoever converges says it.
+        let mut change = set(81, &[ip.machine(n)]);
+        change.set.extend(set(80, &[ip.machine(2)]).set);
+        assert_eq!(
+            apply(ALPHA, &router, &change, None),
+            Change::Made,
+            "after `{line}`"
+        );
+        assert!(
+            arrives(CLIENT, SocketAddr::new(ip.machine(1), 80)).starts_with("beta "),
+            "after `{line}`"
+        );
+        assert_eq!(
+            ports(ALPHA, &kind.router(ip.machine(1))),
+            [80, 81],
             "after `{line}`"
         );
     }

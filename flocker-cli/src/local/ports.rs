@@ -17,6 +17,9 @@ use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
 use flocker_model::Protocol;
 
+use super::sockets;
+use super::sockets::Family;
+
 /// The kernel's tables of sockets, and how one that listens is marked in each.
 pub(crate) const SOCKET_TABLES: [(&str, Protocol, &str); 4] = [
     ("/proc/net/tcp", Protocol::Tcp, "0A"),
@@ -25,7 +28,7 @@ pub(crate) const SOCKET_TABLES: [(&str, Protocol, &str); 4] = [
     ("/proc/net/udp6", Protocol::Udp, "07"),
 ];
 
-/// Looks at the kernel's tables, and leaves out what our own router listens on.
+/// Asks the kernel, and leaves out what our own router listens on.
 pub(crate) struct Listening {
     pub(crate) address: IpAddr,
     /// Our own router, where it listens itself.
@@ -43,11 +46,8 @@ impl fmt::Debug for Listening {
 #[async_trait]
 impl ForeignPorts for Listening {
     async fn foreign_ports(&self) -> Result<BTreeSet<ExternalPort>, Fault> {
-        let ports = listening_at(self.address).and_then(|mut ports| {
-            // Who listens at every address has the port here as well.
-            ports.extend(listening_at(everywhere(self.address))?);
-            Ok(ports)
-        });
+        // Who listens at every address has the port here as well.
+        let ports = listening_at_any(&[self.address, everywhere(self.address)]);
         let ports = ports.map_err(|error| Fault::with_class(&error, ErrorClass::Transient))?;
         match &self.router {
             // It knows its own, and tries the others: a socket for IPv6 alone leaves the port free.
@@ -67,40 +67,55 @@ fn everywhere(address: IpAddr) -> IpAddr {
 
 /// Returns the ports on which anybody listens at exactly this address.
 pub(crate) fn listening_at(address: IpAddr) -> io::Result<BTreeSet<ExternalPort>> {
+    listening_at_any(&[address])
+}
+
+fn listening_at_any(wanted: &[IpAddr]) -> io::Result<BTreeSet<ExternalPort>> {
     let mut ports = BTreeSet::new();
     for (table, protocol, mark) in SOCKET_TABLES {
-        let numbers = listed(table, mark, address)?;
-        ports.extend(
-            numbers
-                .into_iter()
-                .map(|number| ExternalPort { number, protocol }),
-        );
+        let family = if table.ends_with('6') {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        let found = match sockets::waiting(family, protocol) {
+            Ok(found) => found,
+            Err(_) => listed(table, mark)?,
+        };
+        let here = found
+            .into_iter()
+            .filter(|(address, _)| wanted.iter().any(|wanted| is_at(*address, *wanted)));
+        ports.extend(here.map(|(_, number)| ExternalPort { number, protocol }));
     }
     Ok(ports)
 }
 
-fn listed(table: &str, mark: &str, address: IpAddr) -> io::Result<BTreeSet<PortNumber>> {
+/// Says whether a socket at the one address is one at the other, exactly.
+fn is_at(address: IpAddr, wanted: IpAddr) -> bool {
+    match address {
+        IpAddr::V6(v6) if v6.is_unspecified() => wanted.is_unspecified(),
+        // A socket for both kinds of addresses has those of the older kind mapped.
+        IpAddr::V6(v6) => v6.to_canonical() == wanted,
+        IpAddr::V4(v4) => IpAddr::V4(v4) == wanted,
+    }
+}
+
+fn listed(table: &str, mark: &str) -> io::Result<Vec<(IpAddr, PortNumber)>> {
     match std::fs::read_to_string(table) {
-        Ok(text) => Ok(parse(&text, mark, address)),
+        Ok(text) => Ok(parse(&text, mark)),
         // A machine without IPv6 has no table of it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
-fn parse(table: &str, mark: &str, wanted: IpAddr) -> BTreeSet<PortNumber> {
+fn parse(table: &str, mark: &str) -> Vec<(IpAddr, PortNumber)> {
     let listening = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (address, port) = fields.next()?.split_once(':')?;
         let is_listening = fields.nth(1)? == mark;
-        let here = match read_address(address)? {
-            IpAddr::V6(v6) if v6.is_unspecified() => wanted.is_unspecified(),
-            // A socket for both kinds of addresses has those of the older kind mapped.
-            IpAddr::V6(v6) => v6.to_canonical() == wanted,
-            IpAddr::V4(v4) => IpAddr::V4(v4) == wanted,
-        };
         let port = PortNumber::new(u16::from_str_radix(port, 16).ok()?)?;
-        (is_listening && here).then_some(port)
+        is_listening.then_some((read_address(address)?, port))
     };
     table.lines().skip(1).filter_map(listening).collect()
 }
@@ -143,8 +158,10 @@ mod tests {
 ";
 
     fn ports(table: &str, address: &str) -> Vec<u16> {
-        let ports = parse(table, "0A", address.parse().unwrap());
-        ports.into_iter().map(PortNumber::get).collect()
+        let wanted = address.parse().unwrap();
+        let found = parse(table, "0A");
+        let here = found.into_iter().filter(|(address, _)| is_at(*address, wanted));
+        here.map(|(_, port)| port.get()).collect()
     }
 
     #[test]
@@ -170,5 +187,17 @@ mod tests {
             ExternalPort::udp(number(socket.local_addr())),
         ];
         assert_eq!(listening_at(address.into()).unwrap(), BTreeSet::from(expected));
+        // The tables, which are read where the kernel does not answer, say the same of them.
+        for (table, protocol, mark) in SOCKET_TABLES {
+            let here = listed(table, mark).unwrap();
+            let here = here.into_iter().filter(|(at, _)| is_at(*at, address.into()));
+            let here: Vec<_> = here
+                .map(|(_, number)| ExternalPort { number, protocol })
+                .collect();
+            let of_table = expected
+                .into_iter()
+                .filter(|port| port.protocol == protocol && !table.ends_with('6'));
+            assert_eq!(here, of_table.collect::<Vec<_>>(), "{table}");
+        }
     }
 }

@@ -160,7 +160,7 @@ impl<'a> Rules<'a> {
             if !self.is_stopped(&name, node) {
                 self.leaving.push((application, self.steps.len()));
             }
-            self.stop(&name, node, &reason, needs);
+            self.stop(self.view.names[application as usize], node, &reason, needs);
         }
     }
 
@@ -205,7 +205,7 @@ impl<'a> Rules<'a> {
                     .into_iter()
                     .map(|fact| need(fact, Because::NothingStopsInVain))
                     .collect();
-                let stopped = self.stop(&name, home, &reason, before);
+                let stopped = self.stop(self.view.names[application as usize], home, &reason, before);
                 needs.push(need(stopped, Because::OneCopy));
                 self.start(application, home, &reason, needs.into());
             }

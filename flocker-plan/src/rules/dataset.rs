@@ -57,13 +57,10 @@ pub(super) enum Seen<'a> {
 /// Works out what is seen, in a fixed order: danger, owner, release, silence, copies, nothing.
 pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
     let copies = view.copies_of(dataset);
-    let primaries: Vec<(&CopyView<'a>, Epoch)> = copies
-        .iter()
-        .filter_map(|copy| match copy.what.role {
-            Role::Primary { epoch } => Some((copy, epoch)),
-            Role::Released { .. } | Role::Replica => None,
-        })
-        .collect();
+    let mut primaries = copies.iter().filter_map(|copy| match copy.what.role {
+        Role::Primary { epoch } => Some((copy, epoch)),
+        Role::Released { .. } | Role::Replica => None,
+    });
     let newest_release = copies
         .iter()
         .filter_map(|copy| match &copy.what.role {
@@ -88,21 +85,24 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
             .map(|(copy, epoch)| (view.name(copy.node), *epoch))
             .collect(),
     };
-    match (primaries.as_slice(), newest_release) {
-        ([_, _, ..], _) => split(&primaries),
-        // A release for a newer epoch than the owner's comes from an ownership that this owner has lost.
-        ([(primary, own)], Some((release, epoch, ..))) if epoch > *own => {
-            split(&[(primary, *own), (release, epoch)])
+    match ((primaries.next(), primaries.next()), newest_release) {
+        ((Some(first), Some(second)), _) => {
+            let all: Vec<_> = [first, second].into_iter().chain(primaries).collect();
+            split(&all)
         }
-        ([(primary, _)], _) => Seen::Primary {
+        // A release for a newer epoch than the owner's comes from an ownership that this owner has lost.
+        ((Some((primary, own)), None), Some((release, epoch, ..))) if epoch > own => {
+            split(&[(primary, own), (release, epoch)])
+        }
+        ((Some((primary, _)), None), _) => Seen::Primary {
             on: primary.node,
             what: primary.what,
         },
         // A copy knows of a newer ownership: its owner is not seen, and what was let go before is old.
-        ([], Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => {
+        ((None, _), Some((_, epoch, ..))) if newest_epoch(view, dataset) > epoch => {
             without_owner(view, dataset, copies)
         }
-        ([], Some((release, epoch, to, last, guid))) => {
+        ((None, _), Some((release, epoch, to, last, guid))) => {
             let same = copies.iter().filter(
                 |copy| matches!(&copy.what.role, Role::Released { epoch: other, .. } if *other == epoch),
             );
@@ -132,7 +132,7 @@ pub(super) fn see<'a>(view: &View<'a>, dataset: DatasetId) -> Seen<'a> {
                 guid,
             }
         }
-        ([], None) => without_owner(view, dataset, copies),
+        ((None, _), None) => without_owner(view, dataset, copies),
     }
 }
 
@@ -192,11 +192,12 @@ pub(super) fn newest_epoch(view: &View<'_>, dataset: DatasetId) -> Epoch {
 impl Rules<'_> {
     /// Looks at an application of which anything is not as it is to be.
     pub(super) fn apply(&mut self, application: u32) {
-        let homes: Vec<u32> = self.view.homes(application).collect();
+        let members = self.view.desired.placements().homes(application);
         let volume = self.view.definitions[application as usize].volume.as_ref();
-        match (homes.as_slice(), volume) {
+        match (members, volume) {
             ([], _) => self.stop_everywhere(application),
-            (&[home], Some(volume)) => {
+            (&[member], Some(volume)) => {
+                let home = self.view.members[member as usize];
                 let dataset = volume.dataset;
                 if !self.obeys(home) {
                     self.wait_for_sight(application, true, vec![self.node(home)]);
@@ -255,7 +256,10 @@ impl Rules<'_> {
                     Seen::CopiesOnly { nodes } => self.refuse_without_owner(application, dataset, nodes),
                 }
             }
-            (_, _) => self.run_stateless(application, &homes),
+            (_, _) => {
+                let homes: Vec<u32> = self.view.homes(application).collect();
+                self.run_stateless(application, &homes);
+            }
         }
     }
 
@@ -327,8 +331,8 @@ impl Rules<'_> {
         if is_alive {
             let mut before = before;
             before.push(need(made, Because::DataThere));
-            let name = self.application(application);
-            let stopped = self.stop(&name, home, &reason, before);
+            let name = self.view.names[application as usize];
+            let stopped = self.stop(name, home, &reason, before);
             needs.push(need(stopped, Because::OneCopy));
         }
         self.start(application, home, &reason, needs.into());

@@ -85,9 +85,9 @@ impl<'a> Rules<'a> {
         let runs = self.is_in_use(id, from);
         let delta = written_since(source, base_of(&base));
         let expected = expected_since(source, base_of(&base), epoch);
-        let downtime = self.policy.rates.downtime(expected);
+        let rates = &self.policy.rates;
         match if runs {
-            self.readiness(&move_, &base, delta)
+            self.readiness(&move_, &base, delta, expected)
         } else {
             Readiness::Ready
         } {
@@ -98,7 +98,7 @@ impl<'a> Rules<'a> {
                     application: name,
                     from,
                     to,
-                    downtime,
+                    downtime: rates.downtime(expected),
                 });
                 self.stays(application);
             }
@@ -108,7 +108,7 @@ impl<'a> Rules<'a> {
                     from: self.node(from),
                     to: self.node(to),
                     rounds,
-                    downtime,
+                    downtime: rates.downtime(expected),
                     budget: self.policy.max_downtime,
                 });
                 self.stays(application);

@@ -409,13 +409,9 @@ impl Rules<'_> {
             .seen
             .into_iter()
             .flat_map(|state| &state.containers);
-        let users: Vec<ApplicationName> = containers
-            .filter(|(_, container)| container.dataset == Some(dataset))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let users = containers.filter(|(_, container)| container.dataset == Some(dataset));
         users
-            .iter()
-            .map(|user| need(self.stop(user, node, &reason, Vec::new()), Because::OneWriter))
+            .map(|(user, _)| need(self.stop(user, node, &reason, Vec::new()), Because::OneWriter))
             .collect()
     }
 

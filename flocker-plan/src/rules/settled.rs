@@ -151,7 +151,7 @@ impl<'a> Rules<'a> {
             .collect();
         let stopped = users
             .iter()
-            .filter_map(|user| self.stopped[user.node as usize].0.last());
+            .filter_map(|user| self.stopped[user.node as usize].0.last().copied());
         let names = newest.iter().map(|newest| newest.name.as_str());
         let names = names.chain(users.iter().map(|user| user.name.as_str()));
         let names = names.chain(stopped.map(ApplicationName::as_str));
@@ -318,8 +318,8 @@ fn number_extras(view: &View<'_>, extras: &mut [Extra<'_>]) {
         let guesses: Vec<u32> = slots.iter().filter_map(|&slot| placements.guess(slot)).collect();
         let names = guesses.iter().map(|&guess| view.names[guess as usize]);
         std::hint::black_box(names.map(|name| name.as_str().len()).sum::<usize>());
-        for extra in some {
-            extra.application = placements.find(extra.name, &view.names);
+        for (extra, slot) in some.iter_mut().zip(slots) {
+            extra.application = placements.find_from(slot, extra.name, &view.names);
         }
     }
 }

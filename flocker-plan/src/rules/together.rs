@@ -31,7 +31,7 @@ pub(super) struct Beside {
     full: Vec<u32>,
 }
 
-impl Rules<'_> {
+impl<'a> Rules<'a> {
     /// Looks at these applications, in order, by rule.
     pub(super) fn apply_all(&mut self, unsettled: &[u32]) {
         let workers = self.view.workers;
@@ -123,7 +123,7 @@ impl Rules<'_> {
     }
 
     /// Adds what was decided of a share to what was decided before.
-    fn append(&mut self, planned: Rules<'_>) {
+    fn append(&mut self, planned: Rules<'a>) {
         let Rules {
             view: _,
             policy: _,

@@ -14,7 +14,6 @@ use crate::fact::Fact;
 use crate::policy::CutOver;
 use crate::policy::NotConverging;
 use crate::replicate::Common;
-use crate::replicate::expected_since;
 use crate::step::Because;
 
 /// What a move still lacks before the application may be stopped for it.
@@ -84,7 +83,15 @@ impl<'a> Rules<'a> {
     }
 
     /// Another round, or the cut-over: as many rounds as bring the pause under the budget, while they shrink.
-    pub(super) fn readiness(&self, move_: &Move<'_>, base: &Common<'_>, delta: ByteSize) -> Readiness {
+    ///
+    /// `delta` was written since the base, of which so much is `expected` to be sent.
+    pub(super) fn readiness(
+        &self,
+        move_: &Move<'_>,
+        base: &Common<'_>,
+        delta: ByteSize,
+        expected: ByteSize,
+    ) -> Readiness {
         let newest = move_.source.snapshots.last();
         let rounds = newest
             .and_then(|snapshot| snapshot.name.warm_round(move_.epoch))
@@ -102,7 +109,6 @@ impl<'a> Rules<'a> {
                 },
             };
         }
-        let expected = expected_since(move_.source, base_of(base), move_.epoch);
         let next = Readiness::Round {
             number: rounds + 1,
             take: true,

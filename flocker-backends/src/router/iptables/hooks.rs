@@ -1,7 +1,7 @@
 //! Single rules in chains that are not ours: asking for them, adding and removing them.
 //!
-//! Each is one run of a program, so this is for the handful of rules that lead
-//! to our own chains. The rules in those are written all at once elsewhere.
+//! Each is one run of a program, so this is for the handful of rules that let our packets pass or
+//! are taken back. What leads to our own chains is written together with them elsewhere.
 
 use std::ffi::OsStr;
 use std::io;
@@ -107,6 +107,7 @@ impl Tool {
     }
 
     /// Adds a rule. Blocks.
+    #[cfg(feature = "nftables")]
     pub(in crate::router) fn add(self, hook: &Hook) -> io::Result<()> {
         let Hook {
             table,

@@ -1,8 +1,7 @@
-//! The text that `iptables-restore` is given. It follows from the routes alone.
+//! The rules by which routes are carried out. They follow from the routes alone.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 
@@ -97,7 +96,7 @@ pub(super) fn read_mark(text: &str) -> Option<Way> {
 }
 
 /// A rule of one of our chains: where it is and all that follows `-A`.
-type Rules = BTreeMap<&'static str, Vec<String>>;
+pub(super) type Rules = BTreeMap<&'static str, Vec<String>>;
 
 /// Returns a rule that is there whatever the routes are. Its name is its mark.
 fn fixed(chain: &str, name: &str, says: &str, target: &str) -> String {
@@ -111,7 +110,7 @@ fn to_link() -> String {
 }
 
 /// Returns the rules that are there whatever the routes are, by table.
-fn fixed_rules(family: Family) -> Rules {
+pub(super) fn fixed_rules(family: Family) -> Rules {
     let led = |way| format!("-m connmark --mark {:#x}/{MARK_BITS:#x}", mark(way));
     let [once, twice] = HOPS;
     let there = led(Way::There);
@@ -290,7 +289,8 @@ pub(super) fn docker_hook() -> (&'static str, Hook) {
     ("forward", hook)
 }
 
-fn rules_of(family: Family, piece: &Piece) -> Vec<(&'static str, String)> {
+/// Returns the rules of which a piece consists, each with its table.
+pub(super) fn rules_of(family: Family, piece: &Piece) -> Vec<(&'static str, String)> {
     match piece {
         Piece::Record { port, part, text } => {
             let rule = format!("-A FLOCKER-RECORDS -m comment --comment {OURS}record:{port}:{part}:{text}");
@@ -361,142 +361,7 @@ fn held(port: ExternalPort) -> (&'static str, String) {
     )
 }
 
-/// Returns the whole content of our chains.
-///
-/// Each table changes in one step, but not all in the same. So what is held
-/// before or after is held from the first step to the last: there is no
-/// instant in which a client would be refused.
-pub(super) fn whole(family: Family, found: &BTreeSet<Piece>, wanted: &BTreeSet<Piece>) -> String {
-    let mut rules = fixed_rules(family);
-    for (table, rule) in wanted.iter().flat_map(|piece| rules_of(family, piece)) {
-        rules.entry(table).or_default().push(rule);
-    }
-    let is_held = |piece: &&Piece| matches!(piece, Piece::Held { .. });
-    let mut released = Rules::new();
-    for (table, rule) in found
-        .difference(wanted)
-        .filter(is_held)
-        .flat_map(|piece| rules_of(family, piece))
-    {
-        released.entry(table).or_default().push(rule);
-    }
-    let mut text = String::new();
-    for (table, chains) in CHAINS {
-        let rules = rules.get(table).into_iter().chain(released.get(table)).flatten();
-        write_table(&mut text, table, chains, rules);
-    }
-    for (table, chains) in CHAINS {
-        if released.contains_key(table) {
-            write_table(&mut text, table, chains, rules.get(table).into_iter().flatten());
-        }
-    }
-    text
-}
-
-fn write_table<'r>(text: &mut String, table: &str, chains: &[&str], rules: impl Iterator<Item = &'r String>) {
-    writeln!(text, "*{table}").unwrap_or_default();
-    for chain in chains {
-        // Said again, a chain is emptied.
-        writeln!(text, ":{chain} - [0:0]").unwrap_or_default();
-    }
-    for rule in rules {
-        writeln!(text, "{rule}").unwrap_or_default();
-    }
-    text.push_str("COMMIT\n");
-}
-
-/// Returns what removes our chains, to which nothing leads any more.
-pub(super) fn removal() -> String {
-    let mut text = String::new();
-    for (table, chains) in CHAINS {
-        writeln!(text, "*{table}").unwrap_or_default();
-        for chain in chains {
-            writeln!(text, ":{chain} - [0:0]").unwrap_or_default();
-        }
-        for chain in chains {
-            writeln!(text, "-X {chain}").unwrap_or_default();
-        }
-        text.push_str("COMMIT\n");
-    }
-    text
-}
-
 /// Reads a target as `iptables-save` prints it.
 pub(super) fn read_target(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn port(text: &str) -> ExternalPort {
-        text.parse().unwrap()
-    }
-
-    fn pieces() -> BTreeSet<Piece> {
-        [
-            Piece::Record {
-                port: port("80"),
-                part: 0,
-                text: "site/8080/alpha=10.0.0.1/".into(),
-            },
-            Piece::End {
-                port: port("80"),
-                to: ([172, 18, 0, 2], 8080).into(),
-                way: Way::Here,
-            },
-            Piece::End {
-                port: port("443"),
-                to: ([10, 0, 0, 2], 443).into(),
-                way: Way::There,
-            },
-            Piece::Held { port: port("25") },
-            Piece::Held { port: port("25/udp") },
-            Piece::End {
-                port: port("443/udp"),
-                to: ([172, 18, 0, 3], 443).into(),
-                way: Way::Here,
-            },
-            Piece::Beside {
-                network: "172.18.0.0/16".parse().unwrap(),
-            },
-        ]
-        .into()
-    }
-
-    #[test]
-    fn all_chains_are_written_as_a_whole() {
-        let text = whole(Family::V4, &pieces(), &pieces());
-        assert_eq!(text, include_str!("../../../tests/data/iptables/whole.rules"));
-    }
-
-    #[test]
-    fn a_port_that_gets_a_home_is_held_until_it_has_one() {
-        let found = [Piece::Held { port: port("25") }].into();
-        let end = Piece::End {
-            port: port("25"),
-            to: ([10, 0, 0, 2], 25).into(),
-            way: Way::There,
-        };
-        let text = whole(Family::V4, &found, &[end].into());
-        let at = |what: &str| text.find(what).unwrap();
-        assert!(at("held:25") < at("end:25"));
-        let last = text.rfind("*raw").unwrap();
-        assert!(at("end:25") < last && !text[last..].contains("held:25"));
-    }
-
-    #[test]
-    fn newer_addresses_are_written_in_brackets() {
-        let to = "[fd00::2]:80".parse().unwrap();
-        let end = Piece::End {
-            port: port("80"),
-            to,
-            way: Way::There,
-        };
-        let text = whole(Family::V6, &BTreeSet::new(), &[end].into());
-        assert!(text.contains("--to-destination [fd00::2]:80\n"), "{text}");
-        assert!(!text.contains("127.0.0.0"), "{text}");
-        assert_eq!(read_target("[fd00::2]:80"), Some(to));
-    }
 }

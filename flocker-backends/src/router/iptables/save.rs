@@ -218,6 +218,7 @@ fn read_rule(words: &[String]) -> Option<Rule> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::text;
     use super::*;
 
     const NFT: &str = include_str!("../../../tests/data/iptables-1.8.9/nft.save");
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let saved = read(Family::V4, NFT);
-        let text = rules::whole(Family::V4, &BTreeSet::new(), &saved.pieces);
+        let text = text::whole(Family::V4, &BTreeSet::new(), &saved.pieces, &[]);
         assert_eq!(read(Family::V4, &text).pieces, saved.pieces);
     }
 

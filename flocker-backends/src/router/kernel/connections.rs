@@ -19,14 +19,20 @@ use flocker_model::Protocol;
 
 use super::neighbours::addresses;
 use super::netlink::Ask;
+use super::netlink::Kept;
 use super::netlink::Nested;
 use super::netlink::Netlink;
 use super::netlink::attribute;
 use super::netlink::attributes;
+use super::netlink::number;
 use crate::links::linked_port;
 
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
+const GET_COUNT: u16 = 1 << 8 | 5;
+
+/// How many connections of this network are remembered.
+const COUNT: u16 = 1;
 
 /// Attributes of a remembered connection.
 const ORIGINAL: u16 = 1;
@@ -67,9 +73,27 @@ struct Remembered {
 }
 
 /// Makes the kernel forget every connection that was led so, and no other. Returns how many there were.
-pub(super) fn end(moved: &BTreeSet<Moved>) -> io::Result<usize> {
+pub(super) fn end(netlink: &Kept, moved: &BTreeSet<Moved>) -> io::Result<usize> {
+    netlink.with(|netlink| {
+        // The kernel looks for them in a place that is as large as there may be connections on the whole machine,
+        // and counts those that are about to be remembered among them.
+        if count(netlink).is_ok_and(|count| count == Some(0)) {
+            return Ok(0);
+        }
+        end_remembered(netlink, moved)
+    })
+}
+
+fn count(netlink: &mut Netlink) -> io::Result<Option<u32>> {
+    let mut count = None;
+    netlink.ask(GET_COUNT, Ask::One, 0, &[], |_, answer| {
+        count = number(answer, COUNT);
+    })?;
+    Ok(count)
+}
+
+fn end_remembered(netlink: &mut Netlink, moved: &BTreeSet<Moved>) -> io::Result<usize> {
     let own = addresses()?;
-    let mut netlink = Netlink::open()?;
     let mut found = Vec::new();
     netlink.ask(GET, Ask::All, 0, &[], |family, answer| {
         if led(answer, &own).is_some_and(|led| moved.contains(&led)) {

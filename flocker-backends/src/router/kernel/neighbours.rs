@@ -47,6 +47,11 @@ impl Network {
         Self::new(address, self.length).is_some_and(|network| network.first == self.first)
     }
 
+    #[cfg(feature = "nftables")]
+    pub(in crate::router) fn begins_at(self, address: IpAddr) -> bool {
+        self.first == address
+    }
+
     pub(in crate::router) fn is_ipv4(self) -> bool {
         self.first.is_ipv4()
     }

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use nix::sys::socket::AddressFamily;
 use nix::sys::socket::MsgFlags;
@@ -31,12 +34,14 @@ const DONE: u16 = 3;
 const REQUEST: u16 = 0x1;
 const ACKNOWLEDGE: u16 = 0x4;
 const ALL: u16 = 0x300;
+/// What is listed has changed meanwhile.
+const INTERRUPTED: u16 = 0x10;
 const NESTED: u16 = 0x8000;
 const KIND_BITS: u16 = 0x3fff;
 
 /// How many of something are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(in crate::router) enum Ask {
     One,
     All,
 }
@@ -45,6 +50,7 @@ pub(super) enum Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::router) struct Message<'a> {
     pub(in crate::router) kind: u16,
+    pub(in crate::router) flags: u16,
     pub(in crate::router) number: u32,
     pub(in crate::router) body: &'a [u8],
 }
@@ -57,12 +63,21 @@ pub(in crate::router) struct Netlink {
 }
 
 impl Netlink {
-    pub(in crate::router) fn open() -> io::Result<Self> {
+    fn open() -> io::Result<Self> {
+        Self::to(SockProtocol::NetlinkNetFilter)
+    }
+
+    /// Opens a connection to what keeps the sockets of the network in which we are.
+    pub(super) fn to_sockets() -> io::Result<Self> {
+        Self::to(SockProtocol::NetlinkSockDiag)
+    }
+
+    fn to(part: SockProtocol) -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
+            part,
         )?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(10, 0))?;
@@ -70,12 +85,26 @@ impl Netlink {
     }
 
     /// Asks, and hands on every answer: the kind of its addresses and its attributes.
-    pub(super) fn ask(
+    ///
+    /// What changes while all of it is listed is an error of the kind `Interrupted`.
+    pub(in crate::router) fn ask(
         &mut self,
         kind: u16,
         ask: Ask,
         family: u8,
         attributes: &[u8],
+        answer: impl FnMut(u8, &[u8]),
+    ) -> io::Result<()> {
+        self.ask_of(kind, ask, [family, 0, 0, 0], attributes, answer)
+    }
+
+    /// The same where more is said before the rest than the kind of addresses.
+    pub(super) fn ask_of(
+        &mut self,
+        kind: u16,
+        ask: Ask,
+        prefix: [u8; PREFIX],
+        rest: &[u8],
         mut answer: impl FnMut(u8, &[u8]),
     ) -> io::Result<()> {
         self.number += 1;
@@ -83,14 +112,23 @@ impl Netlink {
             Ask::One => REQUEST | ACKNOWLEDGE,
             Ask::All => REQUEST | ALL,
         };
-        let message = message(kind, flags, self.number, family, attributes);
+        let message = message(kind, flags, self.number, prefix, rest);
         send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
         let mut buffer = vec![0; 256 << 10];
         loop {
             let n_read = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            for Message { kind, number, body } in messages(buffer.get(..n_read).unwrap_or_default()) {
+            for message in messages(buffer.get(..n_read).unwrap_or_default()) {
+                let Message {
+                    kind,
+                    flags,
+                    number,
+                    body,
+                } = message;
                 if number != self.number {
                     continue;
+                }
+                if flags & INTERRUPTED != 0 {
+                    return Err(io::ErrorKind::Interrupted.into());
                 }
                 match kind {
                     ERROR => return outcome(body),
@@ -135,6 +173,34 @@ impl Netlink {
     }
 }
 
+/// A connection to the packet filter that is kept from one question to the next.
+///
+/// It belongs to the network in which it was first used. To close one after a change takes
+/// longer than the change: the kernel first forgets all that was taken out.
+#[derive(Clone, Debug, Default)]
+pub(in crate::router) struct Kept(Arc<Mutex<Option<Netlink>>>);
+
+impl Kept {
+    /// Asks by it. It is opened where there is none, and closed where anything goes wrong.
+    pub(in crate::router) fn with<T>(
+        &self,
+        ask: impl FnOnce(&mut Netlink) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut netlink = match self.place().take() {
+            Some(netlink) => netlink,
+            None => Netlink::open()?,
+        };
+        let answer = ask(&mut netlink)?;
+        *self.place() = Some(netlink);
+        Ok(answer)
+    }
+
+    /// Never held while something is asked: who comes meanwhile opens another.
+    fn place(&self) -> std::sync::MutexGuard<'_, Option<Netlink>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// An acknowledgement is an error with the number 0.
 fn outcome(body: &[u8]) -> io::Result<()> {
     match body.first_chunk().map(|number| i32::from_ne_bytes(*number)) {
@@ -144,21 +210,21 @@ fn outcome(body: &[u8]) -> io::Result<()> {
     }
 }
 
-fn message(kind: u16, flags: u16, number: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(HEADER + PREFIX + attributes.len()).unwrap_or(u32::MAX);
+fn message(kind: u16, flags: u16, number: u32, prefix: [u8; PREFIX], rest: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER + PREFIX + rest.len()).unwrap_or(u32::MAX);
     let mut message = Vec::new();
     message.extend(length.to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
     message.extend(number.to_ne_bytes());
     message.extend([0; 4]);
-    message.extend([family, 0, 0, 0]);
-    message.extend(attributes);
+    message.extend(prefix);
+    message.extend(rest);
     message
 }
 
 /// Writes an attribute as it is sent.
-pub(super) fn attribute(kind: u16, is_nested: Nested, value: &[u8]) -> Vec<u8> {
+pub(in crate::router) fn attribute(kind: u16, is_nested: Nested, value: &[u8]) -> Vec<u8> {
     let kind = match is_nested {
         Nested::Yes => kind | NESTED,
         Nested::No => kind,
@@ -174,7 +240,7 @@ pub(super) fn attribute(kind: u16, is_nested: Nested, value: &[u8]) -> Vec<u8> {
 
 /// Whether the value of an attribute consists of attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Nested {
+pub(in crate::router) enum Nested {
     Yes,
     No,
 }
@@ -188,6 +254,7 @@ pub(in crate::router) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Message {
             kind: u16::from_ne_bytes(*message.get(4..)?.first_chunk()?),
+            flags: u16::from_ne_bytes(*message.get(6..)?.first_chunk()?),
             number: u32::from_ne_bytes(*message.get(8..)?.first_chunk()?),
             body: message.get(HEADER..)?,
         })
@@ -206,19 +273,58 @@ pub(in crate::router) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, 
     })
 }
 
-/// Returns the number of the packet filter's last change.
-///
-/// While it stays the same, nobody has changed any rule of this network.
+/// Messages of `nf_tables`.
 #[cfg(feature = "nftables")]
-pub(in crate::router) fn generation() -> io::Result<u32> {
-    const GET_GENERATION: u16 = 10 << 8 | 16;
-    const NUMBER: u16 = 1;
-    let mut found = None;
-    Netlink::open()?.ask(GET_GENERATION, Ask::One, 0, &[], |_, answer| {
-        let number = attributes(answer).find(|(kind, _)| *kind == NUMBER);
-        found = number.and_then(|(_, value)| value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)));
-    })?;
-    found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+pub(in crate::router) const GET_TABLE: u16 = 0x0a << 8 | 0x01;
+#[cfg(feature = "nftables")]
+pub(in crate::router) const GET_CHAIN: u16 = 0x0a << 8 | 0x04;
+const GET_GENERATION: u16 = 0x0a << 8 | 0x10;
+/// What is asked for by its name is not there.
+#[cfg(feature = "nftables")]
+const NO_SUCH: i32 = 2;
+
+impl Netlink {
+    /// Returns the number of the packet filter's last change.
+    ///
+    /// While it stays the same, nobody has changed any rule of this network, but for those of the oldest kind.
+    pub(in crate::router) fn generation(&mut self) -> io::Result<u32> {
+        const NUMBER: u16 = 1;
+        let mut found = None;
+        self.ask(GET_GENERATION, Ask::One, 0, &[], |_, answer| {
+            found = number(answer, NUMBER);
+        })?;
+        found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Says whether there is one of what is asked for by its name.
+    #[cfg(feature = "nftables")]
+    pub(in crate::router) fn has(
+        &mut self,
+        kind: u16,
+        family: u8,
+        names: &[(u16, &str)],
+    ) -> io::Result<bool> {
+        match self.ask(kind, Ask::One, family, &named(names), |_, _| {}) {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+}
+
+/// Writes names as attributes. Each ends with a zero.
+#[cfg(feature = "nftables")]
+pub(in crate::router) fn named(names: &[(u16, &str)]) -> Vec<u8> {
+    let one = |(kind, name): &(u16, &str)| {
+        let value: Vec<u8> = name.bytes().chain([0]).collect();
+        attribute(*kind, Nested::No, &value)
+    };
+    names.iter().flat_map(one).collect()
+}
+
+/// Reads the attribute that is a number.
+pub(in crate::router) fn number(bytes: &[u8], kind: u16) -> Option<u32> {
+    let (_, value) = attributes(bytes).find(|(other, _)| *other == kind)?;
+    value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -234,7 +340,7 @@ mod tests {
         let read: Vec<(u16, &[u8])> = attributes(&outer).collect();
         assert_eq!(read, [(1, &*inner), (7, &[])]);
         assert_eq!(attributes(&inner).collect::<Vec<_>>(), [(2, &[1, 2, 3][..])]);
-        let sent = message(5, REQUEST, 9, 2, &outer);
+        let sent = message(5, REQUEST, 9, [2, 0, 0, 0], &outer);
         let twice = [&*sent, &*sent].concat();
         let read: Vec<Message<'_>> = messages(&twice).collect();
         assert_eq!(read.len(), 2);

@@ -51,3 +51,15 @@ pub(in crate::router) fn is_forwarding(placed: &Placed) -> bool {
         .iter()
         .all(|(path, kind)| is_on(Path::new(path)).unwrap_or(false) || !placed.has(*kind))
 }
+
+/// Says whether any of these tables may be there of which `nf_tables` knows nothing, and does not count the changes.
+#[cfg(feature = "iptables")]
+pub(in crate::router) fn has_oldest_tables(tables: &[&str]) -> bool {
+    ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
+        // The network of this thread may be another than that of the process.
+        match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
+            Ok(names) => names.lines().any(|name| tables.contains(&name)),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    })
+}

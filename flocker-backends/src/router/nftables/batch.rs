@@ -8,7 +8,7 @@
 
 use std::io;
 
-use super::super::kernel::netlink::Netlink;
+use super::super::kernel::netlink::Kept;
 use super::element::Element;
 use super::element::Sets;
 use super::element::write_socket;
@@ -21,7 +21,7 @@ const BATCH_END: u16 = 0x11;
 /// The attribute of a beginning.
 const BATCH_GENERATION: u16 = 1;
 /// The number of `nf_tables` among the parts of the packet filter.
-const NF_TABLES: u16 = 10;
+pub(super) const NF_TABLES: u16 = 10;
 const NEW_ELEMENTS: u16 = NF_TABLES << 8 | 0x0c;
 const DELETE_ELEMENTS: u16 = NF_TABLES << 8 | 0x0e;
 
@@ -30,20 +30,20 @@ const ACKNOWLEDGE: u16 = 0x4;
 const CREATE: u16 = 0x400;
 
 /// The kind of tables that are for both kinds of addresses.
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 
 /// Attributes of a list of elements.
-const LIST_TABLE: u16 = 1;
-const LIST_SET: u16 = 2;
-const LIST_ELEMENTS: u16 = 3;
+pub(super) const LIST_TABLE: u16 = 1;
+pub(super) const LIST_SET: u16 = 2;
+pub(super) const LIST_ELEMENTS: u16 = 3;
 /// Attributes of an element, and the one attribute of a value.
-const ELEMENT: u16 = 1;
-const KEY: u16 = 1;
-const DATA: u16 = 2;
-const NOTES: u16 = 6;
-const VALUE: u16 = 1;
+pub(super) const ELEMENT: u16 = 1;
+pub(super) const KEY: u16 = 1;
+pub(super) const DATA: u16 = 2;
+pub(super) const NOTES: u16 = 6;
+pub(super) const VALUE: u16 = 1;
 /// The kind of note that `nft` shows as a comment. It ends with a zero.
-const COMMENT: u8 = 0;
+pub(super) const COMMENT: u8 = 0;
 
 const NESTED: u16 = 0x8000;
 
@@ -118,7 +118,7 @@ impl Batch {
     /// Carries everything out, or nothing of it. Blocks.
     ///
     /// The error is what the kernel said of the first order that it refused.
-    pub(super) fn commit(mut self) -> io::Result<()> {
+    pub(super) fn commit(mut self, netlink: &Kept) -> io::Result<()> {
         let last = self.number;
         // The begin alone changes nothing.
         if last == 1 {
@@ -131,7 +131,12 @@ impl Batch {
         }
         self.begin(BATCH_END, 0, 0, NF_TABLES);
         self.end();
-        Netlink::open()?.carry_out(&self.bytes, last)
+        netlink.with(|netlink| netlink.carry_out(&self.bytes, last))
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     fn begin(&mut self, kind: u16, flags: u16, family: u8, part: u16) {

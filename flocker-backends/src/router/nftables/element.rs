@@ -8,11 +8,13 @@ use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
 use flocker_model::ExternalPort;
+use flocker_model::PortNumber;
 use flocker_model::Protocol;
 
 use super::super::kernel::neighbours::Network;
 use super::super::kernel::piece::Piece;
 use super::super::kernel::piece::Way;
+use super::rules::split_name;
 use crate::links;
 use crate::links::link_address;
 
@@ -172,6 +174,92 @@ impl<'a> Element<'a> {
             Self::Beside { .. } => return None,
         }
         Some(())
+    }
+
+    /// Reads an element of the set that is called so as the kernel has it; nothing where we would not have put it there.
+    ///
+    /// What is one of a range is no element, but half of one.
+    pub(super) fn read(set: &str, key: &[u8], data: &[u8], comment: Option<&'a str>) -> Option<Self> {
+        let (protocol, set) = split_name(set);
+        let external = |key| {
+            let number = PortNumber::new(read_number(key)?)?;
+            Some(ExternalPort { number, protocol })
+        };
+        let has_data = matches!(set, "ends4" | "ends6" | "links");
+        if has_data == data.is_empty() {
+            return None;
+        }
+        let element = match set {
+            "records" => {
+                let (of, part) = key.split_at_checked(4)?;
+                Self::Record {
+                    port: external(of)?,
+                    part: read_number(part)?,
+                    text: comment?,
+                }
+            }
+            "held" => Self::Held { port: external(key)? },
+            "ends4" | "ends6" => Self::End {
+                port: external(key)?,
+                to: read_socket(data)?,
+            },
+            "here4" | "here6" | "there4" | "there6" => {
+                let (port, to) = key.split_at_checked(4)?;
+                Self::Led {
+                    port: external(port)?,
+                    to: read_socket(to)?,
+                    way: if set.starts_with("here") {
+                        Way::Here
+                    } else {
+                        Way::There
+                    },
+                }
+            }
+            "links" => Self::Link {
+                protocol,
+                link: read_v4(key)?,
+                to: read_socket(data)?,
+            },
+            "linkhere" | "linkthere" => {
+                let (link, to) = key.split_at_checked(4)?;
+                Self::Linked {
+                    protocol,
+                    link: read_v4(link)?,
+                    to: read_socket(to)?,
+                    way: if set == "linkhere" { Way::Here } else { Way::There },
+                }
+            }
+            _ => return None,
+        };
+        // What we would have put somewhere else is not ours here.
+        (element.set() == set).then_some(element)
+    }
+}
+
+/// Reads a number that is alone or, among others, filled up to a multiple of four.
+fn read_number(bytes: &[u8]) -> Option<u16> {
+    match *bytes {
+        [high, low] | [high, low, 0, 0] => Some(u16::from_be_bytes([high, low])),
+        _ => None,
+    }
+}
+
+fn read_v4(bytes: &[u8]) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+}
+
+/// Reads what [`write_socket`] writes.
+fn read_socket(bytes: &[u8]) -> Option<SocketAddr> {
+    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+    let port = PortNumber::new(read_number(port)?)?.get();
+    Some(SocketAddr::new(read_address(address)?, port))
+}
+
+/// Reads an address of either kind, which is told by its length.
+pub(super) fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => read_v4(bytes).map(IpAddr::V4),
+        _ => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
     }
 }
 

@@ -3,8 +3,6 @@
 //! What is not exactly as we write it is not understood as something similar:
 //! the table then counts as damaged, and the next change writes it anew.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -16,12 +14,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::kernel::Found;
-use super::super::kernel::piece::Piece;
 use super::super::kernel::piece::Way;
-use super::super::kernel::placed::Placed;
+use super::element::Element;
 use super::rules;
-use crate::links::LINKS;
-use crate::links::link_address;
+use super::there::There;
 use crate::router::RouterError;
 
 #[derive(Deserialize)]
@@ -81,174 +77,114 @@ pub(super) fn has_our_table(text: &[u8]) -> Result<bool, RouterError> {
 
 /// Reads a listing of our table.
 pub(super) fn read(own: IpAddr, text: &[u8]) -> Result<Found, RouterError> {
-    let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut elements = Elements::default();
+    let mut there = There::default();
     for object in parse(text)? {
         if let Some(Named { name }) = object.chain {
-            chains.entry(name).or_default();
+            there.chain(name);
         }
         if let Some(Rule { chain, comment }) = object.rule {
-            chains.entry(chain).or_default().push(comment);
+            there.rule(chain, comment);
         }
         for Set { name, elem } in object.set.into_iter().chain(object.map) {
-            for element in &elem {
-                elements.is_whole &= elements.take(&name, element).is_some();
+            for value in &elem {
+                there.element(element(&name, value));
             }
         }
     }
-    let expected: BTreeMap<String, Vec<String>> = rules::chains(own)
-        .into_iter()
-        .map(|chain| {
-            let names = chain.rules.into_iter().map(|(comment, _)| comment);
-            (chain.name.to_owned(), names.collect())
-        })
-        .collect();
-    let (pieces, are_paired) = elements.pieces();
-    let (placed, are_whole) = Placed::of(own, &pieces);
-    Ok(Found {
-        placed,
-        is_in_force: chains == expected,
-        is_whole: are_paired && are_whole,
-    })
+    Ok(there.found(own))
 }
 
-/// The elements of all sets and maps.
-struct Elements {
-    pieces: BTreeSet<Piece>,
-    ends: BTreeSet<(ExternalPort, SocketAddr)>,
-    led: BTreeSet<(ExternalPort, SocketAddr, Way)>,
-    links: BTreeSet<(Protocol, Ipv4Addr, SocketAddr)>,
-    linked: BTreeSet<(Protocol, Ipv4Addr, SocketAddr, Way)>,
-    is_whole: bool,
-}
-
-impl Default for Elements {
-    fn default() -> Self {
-        Self {
-            pieces: BTreeSet::new(),
-            ends: BTreeSet::new(),
-            led: BTreeSet::new(),
-            links: BTreeSet::new(),
-            linked: BTreeSet::new(),
-            is_whole: true,
+/// Reads an element of a set; nothing where we would not have put it there.
+fn element<'v>(set: &str, element: &'v Value) -> Option<Element<'v>> {
+    let (value, comment) = match element.get("elem") {
+        Some(inner) => (inner.get("val")?, inner.get("comment").and_then(Value::as_str)),
+        None => (element, None),
+    };
+    let (protocol, set) = rules::split_name(set);
+    let external = |value| {
+        let number = number(value)?;
+        Some(ExternalPort { number, protocol })
+    };
+    let element = match set {
+        "records" => {
+            let [of, part] = concatenated(value)? else {
+                return None;
+            };
+            Element::Record {
+                port: external(of)?,
+                part: u16::try_from(part.as_u64()?).ok()?,
+                text: comment?,
+            }
         }
-    }
-}
-
-impl Elements {
-    /// Takes an element of a set; nothing where we would not have put it there.
-    fn take(&mut self, set: &str, element: &Value) -> Option<()> {
-        let (value, comment) = match element.get("elem") {
-            Some(inner) => (inner.get("val")?, inner.get("comment").and_then(Value::as_str)),
-            None => (element, None),
-        };
-        let (protocol, set) = rules::split_name(set);
-        let external = |value| {
-            let number = number(value)?;
-            Some(ExternalPort { number, protocol })
-        };
-        match set {
-            "records" => {
-                let [of, part] = concatenated(value)? else {
-                    return None;
-                };
-                self.pieces.insert(Piece::Record {
-                    port: external(of)?,
-                    part: u16::try_from(part.as_u64()?).ok()?,
-                    text: comment?.to_owned(),
-                });
-            }
-            "held" => drop(self.pieces.insert(Piece::Held {
-                port: external(value)?,
-            })),
-            "beside4" | "beside6" if protocol == Protocol::Tcp => {
-                let network = match value.get("prefix") {
-                    Some(prefix) => {
-                        let (address, length) = (prefix.get("addr")?.as_str()?, prefix.get("len")?.as_u64()?);
-                        format!("{address}/{length}")
-                    }
-                    None => value.as_str()?.to_owned(),
-                };
-                let network = network.parse().ok()?;
-                self.pieces.insert(Piece::Beside { network });
-            }
-            "ends4" | "ends6" => {
-                let [key, to] = value.as_array()?.as_slice() else {
-                    return None;
-                };
-                let [address, at] = concatenated(to)? else {
-                    return None;
-                };
-                self.ends.insert((external(key)?, socket(address, at)?));
-            }
-            "here4" | "here6" | "there4" | "there6" => {
-                let [of, address, at] = concatenated(value)? else {
-                    return None;
-                };
-                let way = if set.starts_with("here") {
-                    Way::Here
-                } else {
-                    Way::There
-                };
-                self.led.insert((external(of)?, socket(address, at)?, way));
-            }
-            "links" => {
-                let [key, to] = value.as_array()?.as_slice() else {
-                    return None;
-                };
-                let [address, at] = concatenated(to)? else {
-                    return None;
-                };
-                self.links.insert((protocol, link(key)?, socket(address, at)?));
-            }
-            "linkhere" | "linkthere" => {
-                let [of, address, at] = concatenated(value)? else {
-                    return None;
-                };
-                let way = if set == "linkhere" { Way::Here } else { Way::There };
-                self.linked
-                    .insert((protocol, link(of)?, socket(address, at)?, way));
-            }
-            _ => return None,
-        }
-        Some(())
-    }
-
-    /// Returns the pieces of which every element is there, and whether there was nothing else.
-    fn pieces(self) -> (BTreeSet<Piece>, bool) {
-        let Self {
-            mut pieces,
-            ends,
-            led,
-            links,
-            linked,
-            is_whole,
-        } = self;
-        let n_ends = ends.len();
-        let n_led = led.len();
-        let (mut n_paired, mut n_linked) = (0, 0);
-        for (port, to) in ends {
-            let ExternalPort { number, protocol } = port;
-            let link = link_address(LINKS.0, number);
-            for way in Way::ALL {
-                if !led.contains(&(port, to, way)) {
-                    continue;
+        "held" => Element::Held {
+            port: external(value)?,
+        },
+        "beside4" | "beside6" if protocol == Protocol::Tcp => {
+            let network = match value.get("prefix") {
+                Some(prefix) => {
+                    let (address, length) = (prefix.get("addr")?.as_str()?, prefix.get("len")?.as_u64()?);
+                    format!("{address}/{length}")
                 }
-                if to.is_ipv4() {
-                    if !links.contains(&(protocol, link, to)) || !linked.contains(&(protocol, link, to, way))
-                    {
-                        continue;
-                    }
-                    n_linked += 1;
-                }
-                n_paired += 1;
-                pieces.insert(Piece::End { port, to, way });
+                None => value.as_str()?.to_owned(),
+            };
+            let network = network.parse().ok()?;
+            Element::Beside { network }
+        }
+        "ends4" | "ends6" => {
+            let [key, to] = value.as_array()?.as_slice() else {
+                return None;
+            };
+            let [address, at] = concatenated(to)? else {
+                return None;
+            };
+            Element::End {
+                port: external(key)?,
+                to: socket(address, at)?,
             }
         }
-        let are_paired = n_paired == n_ends && n_paired == n_led;
-        let are_linked = n_linked == links.len() && n_linked == linked.len();
-        (pieces, is_whole && are_paired && are_linked)
-    }
+        "here4" | "here6" | "there4" | "there6" => {
+            let [of, address, at] = concatenated(value)? else {
+                return None;
+            };
+            let way = if set.starts_with("here") {
+                Way::Here
+            } else {
+                Way::There
+            };
+            Element::Led {
+                port: external(of)?,
+                to: socket(address, at)?,
+                way,
+            }
+        }
+        "links" => {
+            let [key, to] = value.as_array()?.as_slice() else {
+                return None;
+            };
+            let [address, at] = concatenated(to)? else {
+                return None;
+            };
+            Element::Link {
+                protocol,
+                link: link(key)?,
+                to: socket(address, at)?,
+            }
+        }
+        "linkhere" | "linkthere" => {
+            let [of, address, at] = concatenated(value)? else {
+                return None;
+            };
+            let way = if set == "linkhere" { Way::Here } else { Way::There };
+            Element::Linked {
+                protocol,
+                link: link(of)?,
+                to: socket(address, at)?,
+                way,
+            }
+        }
+        _ => return None,
+    };
+    Some(element)
 }
 
 fn concatenated(value: &Value) -> Option<&[Value]> {

@@ -301,7 +301,7 @@ const SETS: [(&str, &str, &str); 11] = [
 ];
 
 /// The same for those of all protocols.
-const SHARED_SETS: [(&str, &str); 2] = [
+pub(super) const SHARED_SETS: [(&str, &str); 2] = [
     ("beside4", "type ipv4_addr; flags interval;"),
     ("beside6", "type ipv6_addr; flags interval;"),
 ];

@@ -2,8 +2,8 @@
 //!
 //! The command line that is sent is a constant but for the hash and the size
 //! of our program. It looks for the program by its hash, takes it from its
-//! input where it is missing or damaged, proves that it has the hash, and
-//! becomes it. Each step is told on a line of its own, so that whatever a
+//! input where it is missing or damaged, proves that it has the hash where that
+//! was not done since it was last changed, and becomes it. Each step is told on a line of its own, so that whatever a
 //! login shell prints before is passed over.
 
 use std::fmt;
@@ -27,19 +27,30 @@ const OUTER: &str = "s=; d=/var/lib/flocker; \
 if [ \"$(id -u)\" = 0 ]; then :; \
 elif sudo -n true 2>/dev/null; then s=\"sudo -n\"; \
 else d=$HOME/.local/state/flocker-node; fi; \
-exec $s /bin/sh -c \"$1\" flocker \"$2\" \"$3\" \"${FLOCKER_NODE_DIR:-$d}\" \"${SSH_CONNECTION:-}\"";
+i=$1; set -- \"$2\" \"$3\" \"${FLOCKER_NODE_DIR:-$d}\" \"${SSH_CONNECTION:-}\"; \
+if [ \"$s\" ]; then exec $s /bin/sh -c \"$i\" flocker \"$@\"; fi; eval \"$i\"";
 
 /// Sees to it that the program is there and whole, and becomes it.
 ///
 /// A copy that is cut off leaves nothing: it goes to a name of its own, which is renamed when it is whole.
-const INNER: &str = "umask 077; d=$3; p=$d/bin/flocker-$1; \
+///
+/// To read the whole program takes longer than everything else here. So what
+/// is written down when it was found whole is which file that was, when it was
+/// last changed as the kernel keeps it (which no program can set), and in which
+/// boot: what was read before a power failure need not be on the disk. While all
+/// of that is the same, and nobody else may enter, it is not read again.
+const INNER: &str = "umask 077; d=$3; p=$d/bin/flocker-$1; n=; \
 whole() { echo \"$1  $2\" | sha256sum -c - >/dev/null 2>&1; }; \
+if [ -O \"$d/bin\" ] && [ -O \"$p\" ] && [ -x \"$p\" ] && read -r n </proc/sys/kernel/random/boot_id; then \
+n=$n,$(stat --printf \"%a:%u:%d:%i:%s:%.9Z,\" \"$d/bin\" \"$p\" 2>/dev/null); fi; \
+case $n in *,700:*,700:*,) n=$1,$n;; *) n=;; esac; \
+if [ \"$n\" ] && [ -f \"$d/proved\" ] && [ -O \"$d/proved\" ] && read -r o <\"$d/proved\" && [ \"$o\" = \"$n\" ]; then :; else \
 echo \"flocker: on $(uname -sm)\"; \
-if [ -x \"$p\" ] && whole \"$1\" \"$p\"; then :; else \
+if [ -x \"$p\" ] && whole \"$1\" \"$p\"; then if [ \"$n\" ]; then { echo \"$n\" >\"$d/proved\"; } 2>/dev/null; fi; else \
 mkdir -p \"$d/bin\" || exit 1; t=$p.$$; trap \"rm -f \\\"\\$t\\\"; exit 1\" HUP INT TERM PIPE; \
 echo \"flocker: wants\"; head -c \"$2\" >\"$t\"; \
 if whole \"$1\" \"$t\" && chmod 700 \"$t\" && mv -f \"$t\" \"$p\"; then trap - HUP INT TERM PIPE; \
-else rm -f \"$t\"; echo \"flocker: damaged\"; exit 1; fi; fi; \
+else rm -f \"$t\"; echo \"flocker: damaged\"; exit 1; fi; fi; fi; \
 echo \"flocker: runs\"; exec \"$p\" node-stdio --directory \"$d\" --connection \"$4\"";
 
 /// How much a login shell may print before our own words.

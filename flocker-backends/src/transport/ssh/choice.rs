@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -98,14 +99,17 @@ impl SshTransport {
     /// Looks a host up in all files of known hosts. A file that cannot be read knows nobody.
     async fn known(&self, effective: &Effective) -> Known {
         let mut known = Known::default();
+        let name = known::name(effective);
         for file in &effective.known_hosts {
+            let file = library::at_home(file, self.variable("HOME").map(std::path::Path::new));
+            match tokio::fs::read(&file).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Ok(content) if known.read(&content, &name) => continue,
+                Ok(_) | Err(_) => {}
+            }
             let asked = Program::new("ssh-keygen")
-                .arguments(["-F".to_owned(), known::name(effective)])
-                .argument("-f")
-                .argument(library::at_home(
-                    file,
-                    self.variable("HOME").map(std::path::Path::new),
-                ))
+                .arguments(["-F", &name, "-f"])
+                .argument(file)
                 .variables(self.options.environment.clone())
                 .run(b"", LONGEST_ANSWER, READING)
                 .await;

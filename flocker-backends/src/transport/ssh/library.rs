@@ -379,10 +379,16 @@ fn wait(
     bell: Option<&UnixStream>,
     lanes: &mut [Lane],
 ) -> io::Result<()> {
-    let mut of_session = PollFlags::IN;
+    // What a host says while no pipe is open is read with the first that is. Until then it would wake
+    // this thread again and again, and that of every other host.
+    let is_idle = lanes.is_empty();
+    let mut of_session = if is_idle { PollFlags::RDHUP } else { PollFlags::IN };
     match session.block_directions() {
-        BlockDirections::Outbound | BlockDirections::Both => of_session |= PollFlags::OUT,
-        BlockDirections::None | BlockDirections::Inbound => {}
+        BlockDirections::Outbound | BlockDirections::Both if !is_idle => of_session |= PollFlags::OUT,
+        BlockDirections::Outbound
+        | BlockDirections::Both
+        | BlockDirections::None
+        | BlockDirections::Inbound => {}
     }
     let waiting: Vec<(UnixStream, PollFlags)> = lanes
         .iter()
@@ -396,6 +402,13 @@ fn wait(
     match poll(&mut descriptors, Some(&NAP)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(errno) => return Err(errno.into()),
+    }
+    let is_over = descriptors.get(waiting.len()).is_some_and(|session| {
+        let over = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        session.revents().intersects(over)
+    });
+    if is_idle && is_over {
+        return Err(io::ErrorKind::ConnectionAborted.into());
     }
     let hung_up: Vec<bool> = descriptors
         .iter()

@@ -1,0 +1,318 @@
+//! Reading our table by messages from the kernel, as `nft` would.
+//!
+//! It is not one instant that is read: whoever reads compares the number of the packet filter's last change before and
+//! after. As in a listing, what is not exactly as we write it counts as damage.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use super::super::kernel::Found;
+use super::super::kernel::neighbours::Network;
+use super::super::kernel::netlink::Ask;
+use super::super::kernel::netlink::GET_CHAIN;
+use super::super::kernel::netlink::GET_TABLE;
+use super::super::kernel::netlink::Kept;
+use super::super::kernel::netlink::Netlink;
+use super::super::kernel::netlink::attributes;
+use super::super::kernel::netlink::named;
+use super::super::kernel::netlink::number;
+use super::batch::COMMENT;
+use super::batch::DATA;
+use super::batch::ELEMENT;
+use super::batch::INET;
+use super::batch::KEY;
+use super::batch::LIST_ELEMENTS;
+use super::batch::LIST_SET;
+use super::batch::LIST_TABLE;
+use super::batch::NF_TABLES;
+use super::batch::NOTES;
+use super::batch::VALUE;
+use super::element::Element;
+use super::element::read_address;
+use super::rules::SHARED_SETS;
+use super::rules::TABLE;
+use super::there::There;
+
+const GET_RULE: u16 = NF_TABLES << 8 | 0x07;
+const GET_SET: u16 = NF_TABLES << 8 | 0x0a;
+const GET_ELEMENTS: u16 = NF_TABLES << 8 | 0x0d;
+
+/// The name of a table, and, of anything that is in one, the name of that table.
+const OF_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const RULE_CHAIN: u16 = 2;
+const RULE_NOTES: u16 = 7;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+/// A set that is part of a rule.
+const ANONYMOUS: u32 = 1;
+const ELEMENT_FLAGS: u16 = 3;
+/// What begins here belongs to no range.
+const RANGE_END: u32 = 1;
+
+fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut found = attributes(bytes).filter(|(other, _)| *other == kind);
+    found.next().map(|(_, value)| value)
+}
+
+/// Reads a name, which ends with a zero.
+fn name(bytes: &[u8], kind: u16) -> Option<&str> {
+    str::from_utf8(get(bytes, kind)?.strip_suffix(b"\0")?).ok()
+}
+
+/// Says whether our table is there.
+pub(super) fn has_our_table(netlink: &mut Netlink) -> io::Result<bool> {
+    netlink.has(GET_TABLE, INET, &[(OF_TABLE, TABLE)])
+}
+
+/// Reads our table. Blocks.
+pub(super) fn read(own: IpAddr, netlink: &Kept) -> io::Result<Found> {
+    netlink.with(|netlink| {
+        // Before the first change there is no table, and looking does not make one.
+        if !has_our_table(netlink)? {
+            return Ok(Found::default());
+        }
+        let mut there = There::default();
+        of_table(netlink, GET_CHAIN, |answer| {
+            if let Some(name) = name(answer, CHAIN_NAME) {
+                there.chain(name.to_owned());
+            }
+        })?;
+        of_table(netlink, GET_RULE, |answer| {
+            let comment = get(answer, RULE_NOTES).and_then(comment).unwrap_or_default();
+            there.rule(
+                name(answer, RULE_CHAIN).unwrap_or_default().to_owned(),
+                comment.to_owned(),
+            );
+        })?;
+        let mut sets = Vec::new();
+        of_table(netlink, GET_SET, |answer| {
+            let is_anonymous = number(answer, SET_FLAGS).is_some_and(|flags| flags & ANONYMOUS != 0);
+            if !is_anonymous {
+                sets.extend(name(answer, SET_NAME).map(str::to_owned));
+            }
+        })?;
+        for set in &sets {
+            read_set(netlink, set, &mut there)?;
+        }
+        Ok(there.found(own))
+    })
+}
+
+/// Asks for everything of a kind that is in our table.
+fn of_table(netlink: &mut Netlink, kind: u16, mut answer: impl FnMut(&[u8])) -> io::Result<()> {
+    let asked = named(&[(OF_TABLE, TABLE)]);
+    netlink.ask(kind, Ask::All, INET, &asked, |_, attributes| {
+        // Not every kind of thing is left out by the kernel that is of another table.
+        if name(attributes, OF_TABLE) == Some(TABLE) {
+            answer(attributes);
+        }
+    })
+}
+
+fn read_set(netlink: &mut Netlink, set: &str, there: &mut There) -> io::Result<()> {
+    let asked = named(&[(LIST_TABLE, TABLE), (LIST_SET, set)]);
+    let is_of_ranges = SHARED_SETS.iter().any(|(name, _)| *name == set);
+    let mut bounds = BTreeSet::new();
+    netlink.ask(GET_ELEMENTS, Ask::All, INET, &asked, |_, answer| {
+        let elements = attributes(get(answer, LIST_ELEMENTS).unwrap_or_default());
+        for (_, element) in elements.filter(|(kind, _)| *kind == ELEMENT) {
+            let value = |kind| get(element, kind).and_then(|value| get(value, VALUE));
+            let key = value(KEY).unwrap_or_default();
+            if is_of_ranges {
+                let is_end = number(element, ELEMENT_FLAGS).is_some_and(|flags| flags & RANGE_END != 0);
+                // Where one range ends and another begins, the end comes first.
+                bounds.insert((key.to_vec(), !is_end));
+            } else {
+                let comment = get(element, NOTES).and_then(comment);
+                there.element(Element::read(set, key, value(DATA).unwrap_or_default(), comment));
+            }
+        }
+    })?;
+    for network in networks(&bounds) {
+        there.element(network.map(|network| Element::Beside { network }));
+    }
+    Ok(())
+}
+
+/// Reads the note that is shown as a comment.
+fn comment(mut notes: &[u8]) -> Option<&str> {
+    loop {
+        let (&kind, rest) = notes.split_first()?;
+        let (&length, rest) = rest.split_first()?;
+        let (value, rest) = rest.split_at_checked(length.into())?;
+        if kind == COMMENT {
+            return str::from_utf8(value.strip_suffix(b"\0")?).ok();
+        }
+        notes = rest;
+    }
+}
+
+/// Puts the bounds of ranges together: each with whether something begins there. Nothing stands for a range that is no network.
+fn networks(bounds: &BTreeSet<(Vec<u8>, bool)>) -> Vec<Option<Network>> {
+    let mut networks = Vec::new();
+    let mut bounds = bounds.iter().peekable();
+    while let Some((first, begins)) = bounds.next() {
+        if *begins {
+            let next = bounds.peek().map(|(next, _)| next.as_slice());
+            networks.push(network(first, next));
+        }
+    }
+    networks
+}
+
+/// Returns the network that begins here and ends before the next bound, or where all addresses end.
+fn network(first: &[u8], next: Option<&[u8]>) -> Option<Network> {
+    let address = read_address(first)?;
+    let width = u8::try_from(first.len() * 8).ok()?;
+    let as_number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |number: u128, byte| number << 8 | u128::from(*byte))
+    };
+    let begin = as_number(first);
+    let last = match next {
+        Some(next) => as_number(next).checked_sub(1)?,
+        None => u128::MAX >> (128 - u32::from(width)),
+    };
+    let differing = 128 - (begin ^ last).leading_zeros();
+    let network = Network::new(address, width.checked_sub(u8::try_from(differing).ok()?)?)?;
+    let is_all_of_it = begin | (u128::MAX.checked_shr(128 - differing).unwrap_or(0)) == last;
+    (network.begins_at(address) && is_all_of_it).then_some(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::kernel::netlink::messages;
+    use super::super::super::kernel::piece::Piece;
+    use super::super::super::kernel::piece::Way;
+    use super::super::batch::Batch;
+    use super::super::batch::Order;
+    use super::super::element::in_sets;
+    use super::*;
+
+    fn bound(text: &str, begins: bool) -> (Vec<u8>, bool) {
+        let bytes = match text.parse().unwrap() {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        (bytes, begins)
+    }
+
+    fn read(bounds: &[(&str, bool)]) -> Vec<Option<String>> {
+        let bounds = bounds.iter().map(|(text, begins)| bound(text, *begins)).collect();
+        let read = networks(&bounds).into_iter();
+        read.map(|network| network.map(|network| network.to_string()))
+            .collect()
+    }
+
+    fn some(networks: &[&str]) -> Vec<Option<String>> {
+        networks
+            .iter()
+            .map(|network| Some((*network).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn ranges_are_read_as_networks() {
+        // As `nft` 1.0.6 was seen to write 0.0.0.0, 10.0.0.0/24, 10.0.1.0/24, 172.18.0.0/16 and 255.0.0.0/8.
+        let four = [
+            ("0.0.0.0", true),
+            ("0.0.0.1", false),
+            ("10.0.0.0", true),
+            ("10.0.1.0", false),
+            ("10.0.1.0", true),
+            ("10.0.2.0", false),
+            ("172.18.0.0", true),
+            ("172.19.0.0", false),
+            ("255.0.0.0", true),
+        ];
+        let expected = [
+            "0.0.0.0/32",
+            "10.0.0.0/24",
+            "10.0.1.0/24",
+            "172.18.0.0/16",
+            "255.0.0.0/8",
+        ];
+        assert_eq!(read(&four), some(&expected));
+        let six = [("::", false), ("fd00::", true), ("fd00:0:0:1::", false)];
+        assert_eq!(read(&six), some(&["fd00::/64"]));
+        assert_eq!(read(&[("::", true)]), some(&["::/0"]));
+        assert_eq!(read(&[("0.0.0.0", true)]), some(&["0.0.0.0/0"]));
+        // What nobody of us would have put there.
+        assert_eq!(read(&[("10.0.0.0", true), ("10.0.0.3", false)]), [None]);
+        assert_eq!(read(&[("10.0.0.1", true), ("10.0.0.3", false)]), [None]);
+    }
+
+    #[test]
+    fn the_comment_is_found_among_notes() {
+        assert_eq!(comment(b"\x01\x02ab\x00\x03xy\0"), Some("xy"));
+        for notes in [&b""[..], b"\0", b"\0\x04xy\0", b"\x01\x01a", b"\0\x02xy"] {
+            assert_eq!(comment(notes), None, "{notes:?}");
+        }
+    }
+
+    fn any_piece() -> impl Strategy<Value = Piece> {
+        let address = prop_oneof![
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            any::<[u8; 16]>().prop_map(IpAddr::from)
+        ];
+        let port = (1..=u16::MAX, any::<bool>()).prop_map(|(number, is_udp)| {
+            let udp = if is_udp { "/udp" } else { "" };
+            format!("{number}{udp}").parse().unwrap()
+        });
+        (port, address, 1..=u16::MAX, 0..4).prop_map(|(port, address, at, kind)| {
+            let to = (address, at).into();
+            match kind {
+                0 => Piece::Held { port },
+                1 => Piece::Record {
+                    port,
+                    part: at,
+                    text: format!("site/{at}//"),
+                },
+                2 => Piece::End {
+                    port,
+                    to,
+                    way: Way::Here,
+                },
+                _ => Piece::End {
+                    port,
+                    to,
+                    way: Way::There,
+                },
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(pieces in prop::collection::btree_set(any_piece(), 0..8), flip in any::<Option<(prop::sample::Index, u8)>>()) {
+            let sets = in_sets(&pieces);
+            let mut batch = Batch::new(None);
+            batch.add(Order::Add, &sets).unwrap();
+            let mut bytes = batch.bytes().to_vec();
+            if let Some((at, with)) = flip {
+                let at = at.index(bytes.len());
+                bytes[at] = with;
+            }
+            let mut read = Vec::new();
+            for message in messages(&bytes).filter(|message| message.number > 1 || flip.is_some()) {
+                let body = message.body.get(4..).unwrap_or_default();
+                let set = name(body, LIST_SET).unwrap_or_default();
+                for (_, element) in attributes(get(body, LIST_ELEMENTS).unwrap_or_default()) {
+                    let value = |kind| get(element, kind).and_then(|value| get(value, VALUE)).unwrap_or_default();
+                    let comment = get(element, NOTES).and_then(comment);
+                    read.push(format!("{:?}", Element::read(set, value(KEY), value(DATA), comment)));
+                }
+            }
+            // What was changed on its way is read as something else, or as nothing.
+            if flip.is_none() {
+                let written = sets.values().flatten().map(|element| format!("{:?}", Some(element)));
+                prop_assert_eq!(read, written.collect::<Vec<_>>());
+            }
+        }
+    }
+}
