@@ -222,9 +222,30 @@ fn an_acquired_copy_keeps_nothing_of_what_was_arriving() {
         assert_eq!(pooled(&filesystem(&beta)).await.is_some(), keeps_partial().await);
         let acquisition = acquisition("warm-2-1", base);
         beta.backend().acquire(&acquisition).await.unwrap();
-        assert_eq!(pooled(&filesystem(&beta)).await, None);
         assert_eq!(partial(&beta).await, None);
+        assert_eq!(pooled(&filesystem(&beta)).await, None);
         beta.write(ID, "new", b"written").await.unwrap();
+    });
+}
+
+#[test]
+fn what_was_arriving_before_it_was_acquired_does_not_keep_its_base() {
+    run(async {
+        let (alpha, beta) = (filled().await, Parent::new().await);
+        let base = both_have_one(&alpha, &beta).await;
+        cut(&alpha, &beta, "handoff-2", Some(base)).await;
+        let acquisition = acquisition("warm-2-1", base);
+        beta.backend().acquire(&acquisition).await.unwrap();
+        // Nobody has looked since, as after a crash.
+        beta.backend().snapshot(ID, &name("warm-2-2")).await.unwrap();
+        let reclaim = Reclaim::Snapshots {
+            dataset: ID,
+            names: vec![name("warm-2-1")],
+        };
+        assert_eq!(beta.backend().reclaim(&reclaim).await.unwrap(), Change::Made);
+        assert_eq!(pooled(&filesystem(&beta)).await, None);
+        let left = seen(&beta).await.unwrap().snapshots;
+        assert_eq!(left.len(), 1);
     });
 }
 

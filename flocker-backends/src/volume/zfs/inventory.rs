@@ -168,7 +168,13 @@ async fn settle_one(shared: &Arc<Shared>, dataset: DatasetId) -> Result<(), Volu
         shared.unmount(ours).await?;
     }
     match seen.here.get(&dataset) {
-        Some(ours) => shared.settle(ours).await,
+        Some(ours) => {
+            shared.settle(ours).await?;
+            if Shared::has_left(ours) {
+                shared.drop_arrival(&seen, dataset).await?;
+            }
+            Ok(())
+        }
         None => Ok(()),
     }
 }

@@ -309,7 +309,10 @@ impl Shared {
             .await?;
         self.set_writable(ours).await?;
         // Whatever was still arriving is of a past that this copy has left. Where it cannot be dropped, it is still seen.
-        if let Err(error) = self.drop_arrival(&seen, *dataset).await {
+        // What the pool keeps of it goes with the next look: the application is not to wait until a transaction is closed.
+        if ours.filesystem.partial.is_none()
+            && let Err(error) = self.drop_arrival(&seen, *dataset).await
+        {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(%dataset, error, "what has begun to arrive stays for now");
         }

@@ -243,14 +243,23 @@ impl Shared {
         }
     }
 
-    /// Says whether [`settle`](Self::settle) would do anything.
+    /// Says whether [`settle`](Self::settle) would do anything, or something is still kept that a primary has left.
     pub(super) fn is_settled(ours: &Ours) -> bool {
         let (read_only, mounted) = match ours.standing.role {
             Role::Primary { .. } => (false, true),
             Role::Released { .. } => (true, true),
             Role::Replica => (true, false),
         };
-        ours.filesystem.is_read_only == read_only && ours.filesystem.is_mounted == mounted
+        ours.filesystem.is_read_only == read_only
+            && ours.filesystem.is_mounted == mounted
+            && !Self::has_left(ours)
+    }
+
+    /// Says whether the pool still keeps, of a primary, what was arriving before it was one.
+    ///
+    /// It is of a past that this copy has left, nobody goes on with it, and its base cannot be destroyed before it is.
+    pub(super) fn has_left(ours: &Ours) -> bool {
+        matches!(ours.standing.role, Role::Primary { .. }) && ours.filesystem.partial.is_some()
     }
 
     /// Shuts writers out. Fails as long as there is one, and then changes nothing.
@@ -360,4 +369,46 @@ impl Shared {
 fn close(spool: &Spool) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&spool.0, std::fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = "1-0-0-00";
+
+    fn ours(role: Role, is_read_only: bool, partial: Option<&str>) -> Ours {
+        let filesystem = super::listing::Filesystem {
+            guid: 1,
+            referenced: 0,
+            available: 0,
+            used_by_snapshots: 0,
+            written: None,
+            is_mounted: !is_read_only,
+            mountpoint: "none".into(),
+            is_read_only,
+            is_mounted_otherwise: false,
+            quota: None,
+            partial: partial.map(Into::into),
+            own: BTreeMap::new(),
+            snapshots: Vec::new(),
+        };
+        Ours {
+            name: "p/a".into(),
+            dataset: DatasetId(uuid::Uuid::from_u128(7)),
+            standing: Standing::new(role, Epoch(2), 5),
+            trashed: None,
+            filesystem,
+        }
+    }
+
+    #[test]
+    fn a_primary_is_not_settled_while_the_pool_keeps_what_was_arriving_before() {
+        let primary = |partial| ours(Role::Primary { epoch: Epoch(2) }, false, partial);
+        assert!(Shared::is_settled(&primary(None)));
+        assert!(!Shared::is_settled(&primary(Some(STREAM))));
+        // A copy is gone on with.
+        let replica = ours(Role::Replica, true, Some(STREAM));
+        assert!(Shared::is_settled(&replica) && !Shared::has_left(&replica));
+    }
 }

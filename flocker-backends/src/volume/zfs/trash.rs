@@ -108,6 +108,10 @@ impl Shared {
         let Some(ours) = seen.here.get(&dataset) else {
             return Ok(Change::AlreadySo);
         };
+        if Self::has_left(ours) {
+            // It hangs on one of its snapshots, perhaps on one of these.
+            self.drop_arrival(&seen, dataset).await?;
+        }
         let newest = ours.snapshots().next_back().map(|(name, _)| name);
         let mut change = Change::AlreadySo;
         for (name, taken) in ours.snapshots() {
