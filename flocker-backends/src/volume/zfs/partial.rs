@@ -16,6 +16,7 @@ use super::seen::Seen;
 use super::shared::Shared;
 use super::spool::Note;
 use super::tool::Context as _;
+use super::tool::broken;
 use crate::change::Change;
 use crate::volume::VolumeError;
 
@@ -113,6 +114,20 @@ impl Rest {
     }
 }
 
+/// Reads of which snapshot a token is from what `zfs send -nvP -t` says, also where it says more than is understood.
+///
+/// Nothing where it does not say, or does not say one and the same.
+fn target(output: &str) -> Option<SnapshotGuid> {
+    let targets = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("\ttoguid = 0x"));
+    let mut targets = targets.map(|guid| u64::from_str_radix(guid, 16).ok());
+    let first = targets.next()??;
+    targets
+        .all(|other| other == Some(first))
+        .then_some(SnapshotGuid(first.into()))
+}
+
 /// Reads how much would be sent from what a dry run says.
 pub(super) fn size(output: &str) -> Option<u64> {
     let mut sizes = output.lines().filter_map(|line| line.strip_prefix("size\t"));
@@ -159,7 +174,8 @@ impl Shared {
     /// Has the pool drop what it has kept of what began to arrive of a dataset. Needs the lock of the dataset's state.
     ///
     /// To be done before the note goes: it says which filesystem is ours that bears no mark yet. Nothing that is
-    /// complete can go this way: the tool takes it from where a stream has stopped, and from nowhere else.
+    /// complete can go this way: the tool takes it from where a stream has stopped, and from nowhere else. Fails where the
+    /// tool does not say whose it is.
     pub(super) async fn drop_pooled(
         &self,
         seen: &Seen,
@@ -171,18 +187,20 @@ impl Shared {
         if let Some(ours) = seen.here.get(&dataset)
             && ours.filesystem.partial.is_some()
         {
-            self.tool.insist(&["receive", "-A", &ours.name]).await.to(what)?;
+            self.tool.abort(&ours.name).await.to(what)?;
             change = Change::Made;
         }
         if let Some(note) = note
             && let Some(InPool { into, token }) = of_note(seen, note)
             && seen.foreign.contains_key(&into)
         {
-            let rest = self.rest_of(&token).await?;
-            let wanted = note.arrival.as_ref().map(|arrival| arrival.guid);
+            let said = self.tool.said_of(&token).await.to(what)?;
+            // Without the note it would be nobody's for ever, so it must not be guessed that it is not ours.
+            let unknown = || broken(what(), "the tool does not say what it is of");
+            let to = target(&said).ok_or_else(unknown)?;
             // A filesystem of that name that somebody else makes just so is not ours all the same.
-            if rest.is_some_and(|rest| Some(rest.to) == wanted) {
-                self.tool.insist(&["receive", "-A", &into]).await.to(what)?;
+            if note.arrival.as_ref().is_some_and(|arrival| arrival.guid == to) {
+                self.tool.abort(&into).await.to(what)?;
                 change = Change::Made;
             }
         }
@@ -255,6 +273,17 @@ mod tests {
         let odd = SAID.replace("0xe0f50", "many");
         for said in [raw, saved, twice, lacks, odd, String::new()] {
             assert_eq!(Rest::parse(&said), None, "{said}");
+        }
+    }
+
+    #[test]
+    fn whose_it_is_is_known_also_where_more_is_said_and_never_guessed() {
+        let own = Some(SnapshotGuid(0x2b11_770d_93b5_2fac));
+        assert_eq!(target(SAID), own);
+        assert_eq!(target(&SAID.replace("embedok", "newok")), own);
+        let other = SAID.replace("a@s2\n\te", "a@s2\n\ttoguid = 0x1\n\te");
+        for said in [&*other, "", "resume token contents:\n", "\ttoguid = 0xmany\n"] {
+            assert_eq!(target(said), None, "{said}");
         }
     }
 

@@ -203,15 +203,34 @@ impl Tool {
     }
 
     /// Asks what a token is of. Nothing where the tool does not say, or says more than we understand.
-    ///
-    /// It says so too where it could not send that, because nothing of it is here.
     pub(super) async fn rest_of(&self, token: &PoolToken) -> Result<Option<Rest>, ProcessError> {
         if !self.able.sends_rests {
             return Ok(None);
         }
+        Ok(Rest::parse(&self.said_of(token).await?))
+    }
+
+    /// Returns what the tool says of a token: nothing where it does not understand it, and an error where it was killed.
+    ///
+    /// It says what it is of too where it could not send that, because nothing of it is here.
+    pub(super) async fn said_of(&self, token: &PoolToken) -> Result<String, ProcessError> {
         let asked = self.program(["send", "-nvP", "-t", token.as_str()]);
         let output = asked.run(&[], LONGEST, PATIENCE).await?;
-        Ok(std::str::from_utf8(&output.stdout).ok().and_then(Rest::parse))
+        let said = if output.status.code().is_some() {
+            output.stdout
+        } else {
+            output.success()?
+        };
+        Ok(String::from_utf8(said).unwrap_or_default())
+    }
+
+    /// Has the pool drop what it keeps of a stream that has stopped, if it still does. Nothing that is complete goes this way.
+    pub(super) async fn abort(&self, filesystem: &str) -> Result<(), ProcessError> {
+        match self.insist(&["receive", "-A", filesystem]).await {
+            // Somebody else was faster.
+            Err(error) if says(&error, "does not have any resumable receive state") => Ok(()),
+            other => other,
+        }
     }
 
     fn start_sending(&self, arguments: &[&str]) -> Result<Child, ProcessError> {

@@ -85,7 +85,7 @@ impl Shared {
         self.unmount(ours).await?;
         if ours.filesystem.partial.is_some() {
             // What it has kept of a stream hangs on one of its snapshots.
-            let dropped = self.tool.insist(&["receive", "-A", &ours.name]).await;
+            let dropped = self.tool.abort(&ours.name).await;
             dropped.to(|| format!("drop what began to arrive in the trash `{entry}`"))?;
         }
         for taken in &ours.filesystem.snapshots {
