@@ -26,6 +26,8 @@ pub(super) struct Able {
     pub(super) sends_rests: bool,
     /// It keeps in the pool, the one that it was asked about, what has arrived of a stream that was cut.
     pub(super) keeps_partial: bool,
+    /// It tells what a pool has kept, and drops it: whatever is known of the pool.
+    pub(super) drops_partial: bool,
 }
 
 /// Blocks that travel as they lie on the disk.
@@ -126,6 +128,7 @@ impl Able {
     pub(super) fn from_usage(send: &str, receive: &str) -> Self {
         let sending = letters(send, "send");
         let receiving = letters(receive, "receive");
+        let drops_partial = usage_lines(receive, "receive").any(|line| line.starts_with(" -A <"));
         Self {
             tells_written: false,
             sends: Blocks::of_letters(&sending),
@@ -135,8 +138,8 @@ impl Able {
             estimates: usage_lines(send, "send").any(tells_beforehand),
             sends_rests: usage_lines(send, "send")
                 .any(|line| tells_beforehand(line) && line.contains(" -t <receive_resume_token>")),
-            keeps_partial: receiving.contains('s')
-                && usage_lines(receive, "receive").any(|line| line.starts_with(" -A <")),
+            keeps_partial: receiving.contains('s') && drops_partial,
+            drops_partial,
         }
     }
 }
@@ -201,6 +204,8 @@ mod tests {
             let mut able = Able::from_usage(OPEN_SEND, OPEN_RECEIVE);
             able.limit_to_pool(properties);
             assert_eq!(able.keeps_partial, keeps, "{properties}");
+            // What an earlier start has kept is seen all the same.
+            assert!(able.drops_partial, "{properties}");
         }
     }
 

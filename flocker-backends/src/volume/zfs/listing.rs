@@ -59,7 +59,7 @@ pub(super) fn properties(able: &Able) -> String {
     if able.tells_written {
         properties.push("written");
     }
-    if able.keeps_partial {
+    if able.drops_partial {
         properties.push(PARTIAL);
     }
     properties.join(",")
@@ -351,6 +351,15 @@ mod tests {
             ("flocker:snapshot", "1", source),
         ];
         written(name, &rows)
+    }
+
+    #[test]
+    fn what_a_pool_has_kept_is_seen_by_whoever_can_drop_it() {
+        let asked = |able: &Able| properties(able).split(',').any(|property| property == PARTIAL);
+        let mut able = Able::default();
+        assert!(!asked(&able));
+        able.drops_partial = true;
+        assert!(asked(&able));
     }
 
     #[test]

@@ -68,7 +68,9 @@ pub(super) struct Rest {
     pub(super) arrived: u64,
     /// The blocks that the rest has as they lie on the sender's disk.
     pub(super) blocks: Blocks,
-    /// How many bytes are left; nothing where this node cannot send them.
+    /// Whether this node can send what is left.
+    pub(super) is_here: bool,
+    /// How many bytes that is, where the tool knows.
     pub(super) size: Option<u64>,
 }
 
@@ -109,6 +111,7 @@ impl Rest {
             name,
             arrived,
             blocks: Blocks::of_letters(&letters),
+            is_here: sizes(output).next().is_some(),
             size: size(output),
         })
     }
@@ -129,9 +132,15 @@ fn target(output: &str) -> Option<SnapshotGuid> {
 }
 
 /// Reads how much would be sent from what a dry run says.
+///
+/// The tool has been seen to count below zero, which comes out as more than there is anywhere.
 pub(super) fn size(output: &str) -> Option<u64> {
-    let mut sizes = output.lines().filter_map(|line| line.strip_prefix("size\t"));
-    sizes.next()?.parse().ok()
+    let size = sizes(output).next()?.parse().ok()?;
+    i64::try_from(size).is_ok().then_some(size)
+}
+
+fn sizes(output: &str) -> impl Iterator<Item = &str> {
+    output.lines().filter_map(|line| line.strip_prefix("size\t"))
 }
 
 /// What is kept of an arrival: in which filesystem, and the pool's token for it.
@@ -249,6 +258,7 @@ mod tests {
             name: "flocker/x/a@s2".into(),
             arrived: 0xe0f50,
             blocks: Blocks::of_letters("ce"),
+            is_here: true,
             size: Some(3_287_584),
         };
         assert_eq!(rest, expected);
@@ -256,6 +266,16 @@ mod tests {
         let (alone, _) = SAID.split_once("incremental").unwrap();
         assert_eq!(
             Rest::parse(alone),
+            Some(Rest {
+                is_here: false,
+                size: None,
+                ..expected.clone()
+            })
+        );
+        // It was counted below zero.
+        let below = SAID.replace("size\t3287584", "size\t18446744073709551000");
+        assert_eq!(
+            Rest::parse(&below),
             Some(Rest {
                 size: None,
                 ..expected

@@ -207,7 +207,8 @@ impl Incoming {
         };
         let bytes = self.read_bytes(n_bytes).await?;
         let digest = self.read_digest().await?;
-        self.n_arrived += n_bytes as u64;
+        // Where it begins is what the peer says.
+        self.n_arrived = self.n_arrived.saturating_add(n_bytes as u64);
         Ok(Piece::Chunk(bytes, digest))
     }
 

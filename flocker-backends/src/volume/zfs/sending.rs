@@ -199,7 +199,7 @@ impl Sending {
             (rest.to, rest.from) == (*guid, *base)
                 && rest.name == self.snapshot
                 && blocks.cover(rest.blocks)
-                && rest.size.is_some()
+                && rest.is_here
         }))
     }
 

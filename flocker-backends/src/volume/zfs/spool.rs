@@ -201,6 +201,11 @@ impl Spool {
         sync(&self.0)
     }
 
+    /// Drops what is kept of the stream of a dataset, of which the note says that nothing is. It may be back after a crash.
+    pub(super) fn remove_stream(&self, dataset: DatasetId) -> io::Result<()> {
+        or_absent(std::fs::remove_file(self.stream(dataset)))
+    }
+
     /// Opens what is kept of the stream of a dataset, in order to read it.
     pub(super) fn open(&self, dataset: DatasetId) -> io::Result<File> {
         File::open(self.stream(dataset))
@@ -296,6 +301,11 @@ mod tests {
         assert_eq!(read(), "onethree");
         spool.write(id, 0, b"one").unwrap();
         assert_eq!(read(), "one", "it begins anew");
+        for _ in 0..2 {
+            spool.remove_stream(id).unwrap();
+            spool.open(id).unwrap_err();
+            assert_eq!(spool.notes().unwrap().read, [Note::new(&dataset(), 5)]);
+        }
     }
 
     #[test]

@@ -82,7 +82,8 @@ pub(super) async fn take(
             "it has blocks that the pool of this node does not take",
         ));
     }
-    if header.begins_anew() && drop_pooled(shared, &seen, dataset).await? == Change::Made {
+    let is_rest = matches!(header.pooling, Pooling::Rest(_));
+    if !is_rest && drop_pooled(shared, &seen, dataset).await? == Change::Made {
         // Nothing else is received where the pool keeps the beginning of a stream.
         seen = shared.look_for(dataset).await?;
     }
@@ -201,11 +202,12 @@ impl<'a> Taking<'a> {
                 let spool = spool.clone();
                 let begins_anew = header.begins_anew();
                 move || {
+                    spool.set_note(&note)?;
                     if begins_anew {
                         // What was kept beside the pool of another is not gone on with.
-                        spool.remove(dataset)?;
+                        spool.remove_stream(dataset)?;
                     }
-                    spool.set_note(&note)
+                    Ok(())
                 }
             })
             .await
@@ -329,7 +331,7 @@ impl<'a> Taking<'a> {
 
     /// Gives the chunk before this one to the pool.
     async fn offer(&mut self, bytes: Vec<u8>) -> Result<(), VolumeError> {
-        self.n_taken += bytes.len() as u64;
+        self.n_taken = self.n_taken.saturating_add(bytes.len() as u64);
         let before = mem::replace(&mut self.held_back, bytes);
         self.give(&before).await
     }
