@@ -145,10 +145,14 @@ struct Sending {
 impl Sending {
     async fn run(mut self, begun: Option<Begun>, outlet: mpsc::Sender<Bytes>) -> io::Result<()> {
         if let Some(begun) = begun {
+            // What a pool has kept is much more, and may be reached the next time.
+            let is_pooled = matches!(begun, Begun::InPool(_));
             match tokio::time::timeout(SKIP, self.go_on(begun)).await {
                 Ok(Ok(Some(source))) => {
                     return source.deliver(&self.header, &self.shared.tool, outlet).await;
                 }
+                Ok(Err(error)) if is_pooled => return Err(error),
+                Err(late) if is_pooled => return Err(late.into()),
                 // What the receiver has is not the beginning of this, or is not reached soon enough: it begins anew.
                 Ok(Ok(None)) | Err(_) => {}
                 Ok(Err(error)) => {

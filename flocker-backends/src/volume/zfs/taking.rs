@@ -24,6 +24,7 @@ use super::frame::Header;
 use super::frame::Pooling;
 use super::keeping::Keeper;
 use super::partial;
+use super::partial::PoolToken;
 use super::receiving::Piece;
 use super::receiving::complete;
 use super::receiving::require_wanted;
@@ -39,6 +40,7 @@ use super::tool::or_no_space;
 use super::tool::says;
 use crate::blocking::blocking;
 use crate::change::Change;
+use crate::process::ProcessError;
 use crate::volume::ReceiveRequest;
 use crate::volume::VolumeError;
 
@@ -149,8 +151,8 @@ struct Taking<'a> {
     /// The newest chunk. The pool gets it when it is known that it is not the last one, or that it is.
     held_back: Vec<u8>,
     receiver: Receiver,
-    /// Whether the tool has said by itself that it takes no more.
-    has_failed: bool,
+    /// Whether the tool has ended by itself and says that it takes no more of this: nobody has killed it, and nothing was busy.
+    has_refused: bool,
     keeping: Keeping,
 }
 
@@ -232,7 +234,7 @@ impl<'a> Taking<'a> {
             n_taken,
             held_back: Vec::new(),
             receiver: Receiver::Awaits(Vec::new()),
-            has_failed: false,
+            has_refused: false,
             keeping,
         })
     }
@@ -360,8 +362,7 @@ impl<'a> Taking<'a> {
             Ok(Ok(())) => Ok(()),
             // It has ended, and says why.
             Ok(Err(_)) => {
-                self.has_failed = true;
-                self.wait().await?;
+                self.wait_for_word().await?;
                 Err(broken(self.what(), "the pool took no more of it"))
             }
             Err(_) => Err(broken(
@@ -396,16 +397,22 @@ impl<'a> Taking<'a> {
         self.give(&last).await?;
         match self.receiver {
             Receiver::Awaits(_) => Err(refused(self.dataset(), "it is shorter than any stream of ZFS")),
-            Receiver::Runs(..) | Receiver::Ended => {
-                let received = self.wait().await;
-                self.has_failed |= received.is_err();
-                received
-            }
+            Receiver::Runs(..) | Receiver::Ended => self.wait_for_word().await,
         }
     }
 
     fn is_rest(&self) -> bool {
         matches!(self.header.pooling, Pooling::Rest(_))
+    }
+
+    /// Waits for the end of a tool that had everything, or wanted no more.
+    async fn wait_for_word(&mut self) -> Result<(), VolumeError> {
+        let ended = self.wait().await;
+        self.has_refused |= match &ended {
+            Err(VolumeError::Io { source, .. }) => is_refusal(source),
+            ended => matches!(ended, Err(VolumeError::Diverged { .. })),
+        };
+        ended
     }
 
     /// Lets the tool see that there is no more, and waits for its end.
@@ -460,9 +467,21 @@ impl<'a> Taking<'a> {
         self.give(&last).await
     }
 
+    /// Says whether this went on from what the pool has kept, and has brought it no further.
+    fn is_as_it_was(&self, seen: &Seen) -> bool {
+        let Pooling::Rest(begun) = self.header.pooling else {
+            return false;
+        };
+        let ours = seen.here.get(&self.dataset()).map(|ours| &ours.filesystem);
+        let into = ours.or_else(|| seen.foreign.get(&self.into));
+        let token = into.and_then(|into| PoolToken::parse(into.partial.as_ref()?));
+        token.is_some_and(|token| token.digest() == begun)
+    }
+
     /// Has the pool take back what it had begun, or keep it, and keeps what can be gone on with.
     async fn give_up(mut self, error: VolumeError) -> Result<Change, VolumeError> {
         let (dataset, n_taken) = (self.dataset(), self.n_taken);
+        let mut is_stuck = self.has_refused;
         if matches!(
             (&self.keeping, &error),
             (Keeping::InPool, VolumeError::Cut { .. })
@@ -480,10 +499,11 @@ impl<'a> Taking<'a> {
             if complete(self.shared, &seen, dataset).await? == Change::Made {
                 return Ok(Change::Made);
             }
+            is_stuck &= self.is_as_it_was(&seen);
         }
         let is_no_use = matches!(&error, VolumeError::Stream { .. })
             || matches!(&error, VolumeError::Io { source, .. } if is_full(source))
-            || (self.has_failed && self.is_rest());
+            || is_stuck;
         let available = self.seen.available;
         let kept = if is_no_use {
             // Going on from here would end here again, or what is kept takes the room of the copy.
@@ -504,6 +524,13 @@ impl<'a> Taking<'a> {
         }
         Err(or_no_space(error, dataset, n_taken, available))
     }
+}
+
+/// Says whether a tool has given its own reason, which may come again each time: it was not killed, and nothing was busy.
+fn is_refusal(error: &io::Error) -> bool {
+    let said = error.get_ref().and_then(|error| error.downcast_ref());
+    error.kind() != io::ErrorKind::ResourceBusy
+        && matches!(said, Some(ProcessError::Failed { status, .. }) if !status.starts_with("signal"))
 }
 
 /// Says whether the tool itself keeps what has arrived: only where the sender's can go on from that.
@@ -537,4 +564,32 @@ fn require_asked_for(record: &[u8; begin::LENGTH], header: &Header) -> Result<()
         return Err("it starts from another snapshot than it says");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_tool_says_itself_is_a_refusal() {
+        let failed = |status: &str, said: &str| {
+            let error = ProcessError::Failed {
+                program: "zfs".into(),
+                status: status.into(),
+                said: said.into(),
+            };
+            match Err::<(), _>(error).to(|| "receive".into()) {
+                Err(VolumeError::Io { source, .. }) => is_refusal(&source),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(failed(
+            "status 1",
+            "cannot receive resume stream: checksum mismatch"
+        ));
+        assert!(!failed("status 1", "cannot receive: dataset is busy"));
+        assert!(!failed("signal 9", ""));
+        assert!(!is_refusal(&io::ErrorKind::InvalidData.into()));
+        assert!(!is_refusal(&io::Error::other("it did not finish")));
+    }
 }
