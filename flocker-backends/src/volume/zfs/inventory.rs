@@ -19,6 +19,7 @@ use super::receiving;
 use super::seen::Ours;
 use super::seen::Seen;
 use super::shared::Shared;
+use super::spool::Arrival;
 use super::spool::Note;
 use super::spool::Notes;
 use super::tool::Context as _;
@@ -70,11 +71,19 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         if seen.unreadable.contains_key(&note.dataset.id) {
             continue;
         }
-        let partial = partial(shared, &seen, &note).await;
+        let dataset = note.dataset.id;
+        let held = shared.locks.try_lock(dataset, Scope::State);
+        let is_arriving = held.to(|| format!("lock dataset {dataset}"))?.is_none();
+        let partial = if is_arriving {
+            // The pool's token is another one with each look, and nobody goes on from it.
+            partial_of_note(&note)
+        } else {
+            partial(shared, &seen, &note).await
+        };
         let manifestation = inventory
             .datasets
-            .entry(note.dataset.id)
-            .or_insert_with(|| beginning(&note, partial.as_deref(), seen.fence_left(note.dataset.id), now));
+            .entry(dataset)
+            .or_insert_with(|| beginning(&note, partial.as_deref(), seen.fence_left(dataset), now));
         manifestation.partial = partial;
     }
     inventory.unreadable = notes.unreadable;
@@ -210,21 +219,32 @@ fn beginning(note: &Note, partial: Option<&PartialReceive>, fence: Epoch, now: i
 /// Tells what a note speaks of, and how its sender goes on.
 async fn partial(shared: &Shared, seen: &Seen, note: &Note) -> Option<Box<PartialReceive>> {
     let arrival = note.arrival.as_ref()?;
-    let (mut received, mut token) = (arrival.kept, arrival.token()?);
     if let Some(pooled) = partial::of_note(seen, note) {
-        match shared.rest_of(&pooled.token).await {
+        let dataset = note.dataset.id;
+        match shared.rest_of(dataset, &pooled.token).await {
             Ok(Some(rest)) if (rest.to, rest.from) == (arrival.guid, arrival.base) => {
-                received = rest.arrived;
-                token.begun = Some(Begun::InPool(pooled.token));
+                return describe_partial(arrival, rest.arrived, Some(Begun::InPool(pooled.token)));
             }
             // It is of no use to the sender, and goes when the copy begins anew.
             Ok(_) => {}
             Err(error) => {
-                let (dataset, error): (_, &dyn std::error::Error) = (note.dataset.id, &error);
+                let error: &dyn std::error::Error = &error;
                 tracing::warn!(%dataset, error, "the pool does not tell what has arrived");
             }
         }
     }
+    partial_of_note(note)
+}
+
+/// Tells what a note alone speaks of: what is kept beside the pool.
+fn partial_of_note(note: &Note) -> Option<Box<PartialReceive>> {
+    let arrival = note.arrival.as_ref()?;
+    describe_partial(arrival, arrival.kept, None)
+}
+
+fn describe_partial(arrival: &Arrival, received: u64, pooled: Option<Begun>) -> Option<Box<PartialReceive>> {
+    let mut token = arrival.token()?;
+    token.begun = pooled.or(token.begun);
     Some(Box::new(PartialReceive {
         snapshot: arrival.snapshot.clone(),
         received: ByteSize(received),

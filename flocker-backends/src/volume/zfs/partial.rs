@@ -168,14 +168,18 @@ pub(super) fn of_note(seen: &Seen, note: &Note) -> Option<InPool> {
 
 impl Shared {
     /// Asks what a token is of, once for each.
-    pub(super) async fn rest_of(&self, token: &PoolToken) -> Result<Option<Rest>, VolumeError> {
-        if let Some(known) = self.rests.known(token) {
+    pub(super) async fn rest_of(
+        &self,
+        dataset: DatasetId,
+        token: &PoolToken,
+    ) -> Result<Option<Rest>, VolumeError> {
+        if let Some(known) = self.rests.known(dataset, token) {
             return Ok(Some(known));
         }
         let asked = self.tool.rest_of(token).await;
         let rest = asked.to(|| "ask what has arrived".into())?;
         if let Some(rest) = &rest {
-            self.rests.keep(token, rest);
+            self.rests.keep(dataset, token, rest);
         }
         Ok(rest)
     }
@@ -217,25 +221,20 @@ impl Shared {
     }
 }
 
-/// What tokens were found to be of, so that one that is looked at often is asked about once.
+/// What the last token of each dataset was found to be of, so that one that is looked at often is asked about once.
 #[derive(Debug, Default)]
-pub(super) struct Rests(Mutex<BTreeMap<PoolToken, Rest>>);
+pub(super) struct Rests(Mutex<BTreeMap<DatasetId, (PoolToken, Rest)>>);
 
 impl Rests {
-    /// While a stream arrives its token is another one every few seconds.
-    const MOST: usize = 64;
-
-    fn known(&self, token: &PoolToken) -> Option<Rest> {
+    fn known(&self, dataset: DatasetId, token: &PoolToken) -> Option<Rest> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(token).cloned()
+        let (of, rest) = known.get(&dataset)?;
+        (of == token).then(|| rest.clone())
     }
 
-    fn keep(&self, token: &PoolToken, rest: &Rest) {
+    fn keep(&self, dataset: DatasetId, token: &PoolToken, rest: &Rest) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= Self::MOST {
-            known.clear();
-        }
-        known.insert(token.clone(), rest.clone());
+        known.insert(dataset, (token.clone(), rest.clone()));
     }
 }
 
@@ -334,15 +333,19 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_remembered_of_tokens_than_is_asked_for_at_a_time() {
+    fn of_each_dataset_just_the_last_token_is_remembered() {
         let rests = Rests::default();
         let rest = Rest::parse(SAID).unwrap();
-        for n in 0..3 * Rests::MOST {
-            let token = PoolToken::parse(&format!("1-{n:x}-1-00")).unwrap();
-            assert_eq!(rests.known(&token), None);
-            rests.keep(&token, &rest);
-            assert_eq!(rests.known(&token), Some(rest.clone()));
+        let tokens = ["1-a-1-00", "1-b-1-00"].map(|text| PoolToken::parse(text).unwrap());
+        for dataset in (0..200).map(|n| DatasetId(uuid::Uuid::from_u128(n))) {
+            for token in &tokens {
+                assert_eq!(rests.known(dataset, token), None);
+                rests.keep(dataset, token, &rest);
+                assert_eq!(rests.known(dataset, token), Some(rest.clone()));
+            }
+            assert_eq!(rests.known(dataset, &tokens[0]), None);
         }
-        assert!(rests.0.lock().unwrap().len() <= Rests::MOST);
+        let first = DatasetId(uuid::Uuid::from_u128(0));
+        assert_eq!(rests.known(first, &tokens[1]), Some(rest));
     }
 }
