@@ -50,6 +50,10 @@ const TELL: Duration = Duration::from_millis(200);
 /// How long whoever is at a door may take to answer and to prove who it is; it is short, because there is another way.
 const KNOCK: Duration = Duration::from_secs(5);
 
+/// From how much on the backend is asked for the exact size. Less is there before anybody reads how much it is, and to ask is
+/// work in the midst of a hand-off.
+const LONG: ByteSize = ByteSize(64 << 20);
+
 /// How long the receiver may take to say why it broke the pipe.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -151,15 +155,19 @@ impl LocalNode {
 
     /// Works out how much there is to send, if that can be told.
     async fn estimate(&self, push: &Push<'_>, request: &SendRequest, total: &OnceLock<ByteSize>) {
-        if let Ok(Some(size)) = self.parts.volumes.size_to_send(request).await {
-            let _ = total.set(size);
-            return;
-        }
         let Ok(Some(seen)) = self.parts.volumes.find(push.dataset).await else {
             return;
         };
-        if let Some(all) = to_send(&seen, push.snapshot, push.base) {
-            let _ = total.set(ByteSize(all.0.saturating_sub(push.ticket.received.0)));
+        let all = to_send(&seen, push.snapshot, push.base);
+        let left = all.map(|all| ByteSize(all.0.saturating_sub(push.ticket.received.0)));
+        let is_short = left.is_some_and(|left| left < LONG);
+        let asked = if is_short {
+            None
+        } else {
+            self.parts.volumes.size_to_send(request).await.ok().flatten()
+        };
+        if let Some(size) = asked.or(left) {
+            let _ = total.set(size);
         }
     }
 
