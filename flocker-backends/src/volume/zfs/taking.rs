@@ -36,11 +36,11 @@ use super::spool::Note;
 use super::spool::Spool;
 use super::tool::Context as _;
 use super::tool::broken;
+use super::tool::is_refusal;
 use super::tool::or_no_space;
 use super::tool::says;
 use crate::blocking::blocking;
 use crate::change::Change;
-use crate::process::ProcessError;
 use crate::volume::ReceiveRequest;
 use crate::volume::VolumeError;
 
@@ -526,13 +526,6 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// Says whether a tool has given its own reason, which may come again each time: it was not killed, and nothing was busy.
-fn is_refusal(error: &io::Error) -> bool {
-    let said = error.get_ref().and_then(|error| error.downcast_ref());
-    error.kind() != io::ErrorKind::ResourceBusy
-        && matches!(said, Some(ProcessError::Failed { status, .. }) if !status.starts_with("signal"))
-}
-
 /// Says whether the tool itself keeps what has arrived: only where the sender's can go on from that.
 fn is_kept_in_pool(shared: &Shared, header: &Header) -> bool {
     match header.pooling {
@@ -564,32 +557,4 @@ fn require_asked_for(record: &[u8; begin::LENGTH], header: &Header) -> Result<()
         return Err("it starts from another snapshot than it says");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_a_tool_says_itself_is_a_refusal() {
-        let failed = |status: &str, said: &str| {
-            let error = ProcessError::Failed {
-                program: "zfs".into(),
-                status: status.into(),
-                said: said.into(),
-            };
-            match Err::<(), _>(error).to(|| "receive".into()) {
-                Err(VolumeError::Io { source, .. }) => is_refusal(&source),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert!(failed(
-            "status 1",
-            "cannot receive resume stream: checksum mismatch"
-        ));
-        assert!(!failed("status 1", "cannot receive: dataset is busy"));
-        assert!(!failed("signal 9", ""));
-        assert!(!is_refusal(&io::ErrorKind::InvalidData.into()));
-        assert!(!is_refusal(&io::Error::other("it did not finish")));
-    }
 }

@@ -298,6 +298,18 @@ pub(super) fn says(error: &ProcessError, words: &str) -> bool {
     matches!(error, ProcessError::Failed { said, .. } if said.contains(words))
 }
 
+/// Says whether a tool has given its own reason, which may come again each time: it was not killed, and nothing was busy.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    let said = error.get_ref().and_then(|error| error.downcast_ref());
+    let Some(ended @ ProcessError::Failed { status, .. }) = said else {
+        return false;
+    };
+    // So it puts it where an earlier receiver is still at what a rest goes on from.
+    let is_busy =
+        error.kind() == io::ErrorKind::ResourceBusy || says(ended, "contains partially-complete state");
+    !is_busy && !status.starts_with("signal")
+}
+
 /// Adds to an error what was to be done.
 pub(super) trait Context<T> {
     /// Says what was to be done, as it goes on after "could not".
@@ -361,4 +373,34 @@ pub(super) fn or_no_space(
         };
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_tool_says_itself_is_a_refusal() {
+        let failed = |status: &str, said: &str| {
+            let error = ProcessError::Failed {
+                program: "zfs".into(),
+                status: status.into(),
+                said: said.into(),
+            };
+            match Err::<(), _>(error).to(|| "receive".into()) {
+                Err(VolumeError::Io { source, .. }) => is_refusal(&source),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(failed(
+            "status 1",
+            "cannot receive resume stream: checksum mismatch"
+        ));
+        assert!(!failed("status 1", "cannot receive: dataset is busy"));
+        let others = "cannot receive resume stream: destination p/a contains partially-complete state from \"zfs receive -s\".";
+        assert!(!failed("status 1", others));
+        assert!(!failed("signal 9", ""));
+        assert!(!is_refusal(&io::ErrorKind::InvalidData.into()));
+        assert!(!is_refusal(&io::Error::other("it did not finish")));
+    }
 }
