@@ -12,6 +12,9 @@ pub mod nftables;
 mod passage;
 pub mod proxy;
 
+#[cfg(any(feature = "nftables", feature = "iptables"))]
+pub use kernel::served::waiting;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;

@@ -9,7 +9,6 @@ mod log;
 mod place;
 mod ports;
 mod serve;
-mod sockets;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -11,7 +11,7 @@ pub(super) mod neighbours;
 pub(super) mod netlink;
 pub(super) mod piece;
 pub(super) mod placed;
-mod served;
+pub(super) mod served;
 pub(super) mod switch;
 
 use std::collections::BTreeMap;

@@ -227,6 +227,11 @@ fn arriving(plan: &Plan, actual: &ClusterState) -> BTreeMap<NodeName, ByteSize> 
                     .fold(seen.unsent, |sum, snapshot| sum.plus(snapshot.written))
             }
         };
+        // What has arrived of it takes room already, or goes when another copy comes.
+        let there = actual.known(to).and_then(|state| state.datasets.get(&dataset.id));
+        let arrived = there.and_then(|copy| copy.partial.as_ref());
+        let arrived = arrived.map_or(0, |partial| partial.received.0);
+        let size = ByteSize(size.0.saturating_sub(arrived));
         let known = largest.entry((to.clone(), dataset.id)).or_insert(ByteSize(0));
         *known = (*known).max(size);
     }

@@ -334,13 +334,21 @@ impl<'a> Rules<'a> {
 
     /// Promises space at the target, or refuses with numbers. Both copies stay, so swaps need room for both.
     pub(super) fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
-        let Some(free) = self.view.node(move_.to).seen.and_then(|state| state.free) else {
+        let Some(state) = self.view.node(move_.to).seen else {
+            return true;
+        };
+        let Some(free) = state.free else {
             return true;
         };
         let promised = &mut self.promised[move_.to as usize];
         let free = ByteSize(free.0.saturating_sub(promised.0));
         let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
-        if needed > free {
+        // The beginning of another copy goes when this one comes.
+        let given_back = || {
+            let partial = state.datasets.get(&move_.dataset.id)?.partial.as_ref()?;
+            Some(partial.received).filter(|_| arrived == ByteSize(0))
+        };
+        if needed > free && needed > free.plus(given_back().unwrap_or_default()) {
             self.note_full(move_.to);
             let application = self.application(move_.application);
             let on = self.node(move_.to);

@@ -1,7 +1,14 @@
-//! Who listens on this node, as the kernel tells.
+//! Who listens on this node, as the kernel answers that question alone.
+//!
+//! Its tables in `/proc` say the same. But to write them it goes through every
+//! place where a connection could be, which takes it milliseconds however few
+//! there are; and every look at a node asks.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 
 use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
@@ -13,11 +20,28 @@ use super::netlink::Netlink;
 /// The kind of message.
 const GET_SOCKETS: u16 = 20;
 /// Both kinds of addresses.
-const FAMILIES: [u8; 2] = [2, 10];
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 /// What TCP does that listens. The kernel finds those without looking through all others.
 const LISTENING: u32 = 1 << 10;
+/// What a socket of UDP does that is for anybody.
+const FOR_ANYBODY: u32 = 1 << 7;
 /// Names no socket.
 const ANY: [u8; 48] = [0; 48];
+
+/// Returns where sockets of this network wait for whoever comes: TCP that listens, and UDP that nobody is connected to.
+///
+/// An error where this kernel does not tell. Blocks for a moment.
+pub fn waiting() -> io::Result<Vec<(IpAddr, ExternalPort)>> {
+    let mut netlink = Netlink::to_sockets()?;
+    let mut found = Vec::new();
+    for (protocol, states) in [(Protocol::Tcp, LISTENING), (Protocol::Udp, FOR_ANYBODY)] {
+        sockets(&mut netlink, protocol, states, |address, port| {
+            found.push((address, port));
+        })?;
+    }
+    Ok(found)
+}
 
 /// Returns those of these ports at which anybody of this network listens, whatever the address; all of them where that is not told.
 pub(super) fn served_of(ports: BTreeSet<ExternalPort>) -> BTreeSet<ExternalPort> {
@@ -33,28 +57,48 @@ pub(super) fn served_of(ports: BTreeSet<ExternalPort>) -> BTreeSet<ExternalPort>
 fn served() -> io::Result<BTreeSet<ExternalPort>> {
     let mut netlink = Netlink::to_sockets()?;
     let mut served = BTreeSet::new();
-    for protocol in Protocol::ALL {
-        let (number, states) = match protocol {
-            Protocol::Tcp => (6, LISTENING),
-            // Every socket has its port to itself.
-            Protocol::Udp => (17, u32::MAX),
-        };
-        for family in FAMILIES {
-            let rest = [&states.to_ne_bytes()[..], &ANY].concat();
-            netlink.ask_of(
-                GET_SOCKETS,
-                Ask::All,
-                [family, number, 0, 0],
-                &rest,
-                |_, answer| {
-                    let port = answer.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
-                    let number = port.and_then(PortNumber::new);
-                    served.extend(number.map(|number| ExternalPort { number, protocol }));
-                },
-            )?;
-        }
+    // Every socket of UDP has its port to itself.
+    for (protocol, states) in [(Protocol::Tcp, LISTENING), (Protocol::Udp, u32::MAX)] {
+        sockets(&mut netlink, protocol, states, |_, port| {
+            served.insert(port);
+        })?;
     }
     Ok(served)
+}
+
+/// Asks for the sockets in these states.
+fn sockets(
+    netlink: &mut Netlink,
+    protocol: Protocol,
+    states: u32,
+    mut found: impl FnMut(IpAddr, ExternalPort),
+) -> io::Result<()> {
+    let number = match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    };
+    let rest = [&states.to_ne_bytes()[..], &ANY].concat();
+    for family in [IPV4, IPV6] {
+        let asked = [family, number, 0, 0];
+        netlink.ask_of(GET_SOCKETS, Ask::All, asked, &rest, |family, answer| {
+            if let Some((address, number)) = place(family, answer) {
+                found(address, ExternalPort { number, protocol });
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Reads the address and the port of a socket, which come as they travel.
+fn place(family: u8, answer: &[u8]) -> Option<(IpAddr, PortNumber)> {
+    let port = PortNumber::new(u16::from_be_bytes(*answer.first_chunk()?))?;
+    let address = answer.get(4..)?;
+    if family == IPV4 {
+        let octets: [u8; 4] = *address.first_chunk()?;
+        return Some((Ipv4Addr::from(octets).into(), port));
+    }
+    let octets: [u8; 16] = *address.first_chunk()?;
+    Some((Ipv6Addr::from(octets).into(), port))
 }
 
 #[cfg(test)]
@@ -82,6 +126,10 @@ mod tests {
         let udp = port(datagrams.local_addr().unwrap(), Protocol::Udp);
         let held = port(silent.local_addr().unwrap(), Protocol::Tcp);
         assert!(served().unwrap().contains(&tcp));
+        let waiting = waiting().unwrap();
+        let here = IpAddr::from([127, 0, 0, 1]);
+        assert!(waiting.contains(&(here, tcp)) && waiting.contains(&(here, udp)));
+        assert!(!waiting.iter().any(|(_, port)| *port == held));
         assert_eq!(served_of([tcp, udp, held].into()), [tcp, udp].into());
     }
 
@@ -93,5 +141,17 @@ mod tests {
         };
         let tcp = port(serving.local_addr().unwrap(), Protocol::Tcp);
         assert_eq!(served_of([tcp].into()), [tcp].into());
+        let here: IpAddr = "::1".parse().unwrap();
+        assert!(waiting().unwrap().contains(&(here, tcp)));
+    }
+
+    #[test]
+    fn an_answer_that_is_too_short_is_no_place() {
+        let answer = [0x1f, 0x90, 0, 0, 127, 0, 0, 11];
+        let port = PortNumber::new(8080).unwrap();
+        assert_eq!(place(IPV4, &answer), Some(([127, 0, 0, 11].into(), port)));
+        assert_eq!(place(IPV6, &answer), None);
+        assert_eq!(place(IPV4, &answer[..7]), None);
+        assert_eq!(place(IPV4, &[0; 8]), None, "no port");
     }
 }
