@@ -76,7 +76,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
         let is_arriving = held.to(|| format!("lock dataset {dataset}"))?.is_none();
         let partial = if is_arriving {
             // The pool's token is another one with each look, and nobody goes on from it.
-            partial_of_note(&note)
+            arriving(shared, &note)
         } else {
             partial(shared, &seen, &note).await
         };
@@ -234,6 +234,14 @@ async fn partial(shared: &Shared, seen: &Seen, note: &Note) -> Option<Box<Partia
         }
     }
     partial_of_note(note)
+}
+
+/// Tells the same of what arrives just now, without asking: at least what the pool had when it was asked last.
+fn arriving(shared: &Shared, note: &Note) -> Option<Box<PartialReceive>> {
+    let arrival = note.arrival.as_ref()?;
+    let rest = shared.rests.last(note.dataset.id);
+    let rest = rest.filter(|rest| (rest.to, rest.from) == (arrival.guid, arrival.base));
+    describe_partial(arrival, rest.map_or(arrival.kept, |rest| rest.arrived), None)
 }
 
 /// Tells what a note alone speaks of: what is kept beside the pool.

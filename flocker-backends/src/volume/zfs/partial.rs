@@ -232,6 +232,12 @@ impl Rests {
         (of == token).then(|| rest.clone())
     }
 
+    /// Returns what the last one was of.
+    pub(super) fn last(&self, dataset: DatasetId) -> Option<Rest> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&dataset).map(|(_, rest)| rest.clone())
+    }
+
     fn keep(&self, dataset: DatasetId, token: &PoolToken, rest: &Rest) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(dataset, (token.clone(), rest.clone()));
@@ -346,6 +352,7 @@ mod tests {
             assert_eq!(rests.known(dataset, &tokens[0]), None);
         }
         let first = DatasetId(uuid::Uuid::from_u128(0));
-        assert_eq!(rests.known(first, &tokens[1]), Some(rest));
+        assert_eq!(rests.known(first, &tokens[1]), Some(rest.clone()));
+        assert_eq!(rests.last(first), Some(rest));
     }
 }
