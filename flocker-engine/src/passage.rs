@@ -17,6 +17,7 @@ use std::sync::PoisonError;
 
 use flocker_backends::Change;
 use flocker_backends::Channel;
+use flocker_backends::transport::direct::KeyPin;
 use flocker_model::ByteSize;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
@@ -196,8 +197,9 @@ impl Carriage<'_> {
             return None;
         }
         let (from, to) = (self.sender.name(), self.receiver.name());
-        let because = match self.knock().await {
-            Ok(because) => because,
+        let (by, because) = match self.knock().await {
+            Ok(Direct::Done(())) => (Carrier::DirectTls, None),
+            Ok(Direct::Not(because)) => (Carrier::Relay, Some(because)),
             Err(error) => {
                 tracing::debug!(%from, %to, error = %one_line(&error), "how bytes get there is not known");
                 return None;
@@ -206,32 +208,46 @@ impl Carriage<'_> {
         Some(Reach {
             from: from.clone(),
             to: to.clone(),
-            by: match because {
-                None => Carrier::DirectTls,
-                Some(_) => Carrier::Relay,
-            },
+            by,
             because,
         })
     }
 
-    /// Has the sender knock at a door of the receiver, and returns why it does not get there.
-    async fn knock(&self) -> Result<Option<String>, NodeError> {
-        let (from, to) = (self.sender.name(), self.receiver.name());
-        if let Some(why) = self.detours.why(from, to) {
-            return Ok(Some(one_line(&why)));
-        }
-        let Some(sender) = self.sender.offer().await? else {
-            return Ok(Some(format!("{from} sends nothing directly")));
+    /// Has the sender knock at a door of the receiver.
+    async fn knock(&self) -> Result<Direct<()>, NodeError> {
+        let to = self.receiver.name();
+        let sender = match self.key_of_sender().await? {
+            Direct::Done(sender) => sender,
+            Direct::Not(because) => return Ok(Direct::Not(because)),
         };
         let Some(door) = self.receiver.admit_knock(sender).await? else {
-            return Ok(Some(format!("{to} lets no transfer in directly")));
+            return Ok(Direct::Not(format!("{to} lets no transfer in directly")));
         };
-        match self.sender.knock(to, &door).await {
+        self.found_out(self.sender.knock(to, &door).await)
+    }
+
+    /// Asks the sender by which key it is known, unless it is known not to get there.
+    async fn key_of_sender(&self) -> Result<Direct<KeyPin>, NodeError> {
+        let (from, to) = (self.sender.name(), self.receiver.name());
+        if let Some(why) = self.detours.why(from, to) {
+            return Ok(Direct::Not(one_line(&why)));
+        }
+        let sender = self.sender.offer().await?;
+        Ok(sender.map_or_else(
+            || Direct::Not(format!("{from} sends nothing directly")),
+            Direct::Done,
+        ))
+    }
+
+    /// Takes note where the sender did not get to the receiver.
+    fn found_out<T>(&self, done: Result<T, NodeError>) -> Result<Direct<T>, NodeError> {
+        match done {
             Err(NodeError::NotDirect { source, .. }) => {
-                self.detours.note(from, to, &source);
-                Ok(Some(one_line(&source)))
+                self.detours
+                    .note(self.sender.name(), self.receiver.name(), &source);
+                Ok(Direct::Not(one_line(&source)))
             }
-            done => done.map(|()| None),
+            done => done.map(Direct::Done),
         }
     }
 
@@ -259,13 +275,11 @@ impl Carriage<'_> {
         cargo: &ImageCargo,
         bandwidth: Option<ByteSize>,
         watcher: &dyn Watcher,
-    ) -> Result<Direct, NodeError> {
-        let (from, to) = (self.sender.name(), self.receiver.name());
-        if let Some(why) = self.detours.why(from, to) {
-            return Ok(Direct::Not(one_line(&why)));
-        }
-        let Some(sender) = self.sender.offer().await? else {
-            return Ok(Direct::Not(format!("{from} sends nothing directly")));
+    ) -> Result<Direct<Change>, NodeError> {
+        let to = self.receiver.name();
+        let sender = match self.key_of_sender().await? {
+            Direct::Done(sender) => sender,
+            Direct::Not(because) => return Ok(Direct::Not(because)),
         };
         let Some(door) = self.receiver.admit_image(cargo, sender).await? else {
             return Ok(Direct::Not(format!("{to} lets nothing in directly")));
@@ -277,13 +291,7 @@ impl Carriage<'_> {
             door,
             bandwidth,
         };
-        match self.sender.push_image(&push, watcher).await {
-            Err(NodeError::NotDirect { source, .. }) => {
-                self.detours.note(from, to, &source);
-                Ok(Direct::Not(one_line(&source)))
-            }
-            done => done.map(Direct::Done),
-        }
+        self.found_out(self.sender.push_image(&push, watcher).await)
     }
 
     fn is_on_one_machine(&self) -> bool {
@@ -303,9 +311,9 @@ impl Carriage<'_> {
 }
 
 /// What became of the direct way.
-enum Direct {
+enum Direct<T> {
     /// It was taken, to the end.
-    Done(Change),
+    Done(T),
     /// There is none, and why.
     Not(String),
 }

@@ -33,9 +33,8 @@ use self::rules::Family;
 use self::save::Saved;
 use super::kernel;
 use super::kernel::Found;
-use super::kernel::connections::Moved;
+use super::kernel::State;
 use super::kernel::neighbours::interfaces_towards;
-use super::kernel::neighbours::networks;
 use super::kernel::netlink::Kept;
 use super::kernel::netlink::Netlink;
 use super::kernel::piece::Piece;
@@ -107,16 +106,7 @@ pub fn read_saved(own: IpAddr, saved: &str) -> RouteTable {
 pub struct IptablesRouter {
     own: IpAddr,
     variant: Variant,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// What was found last, and is so as long as the packet filter does not change.
-    seen: Option<Seen>,
-    /// Connections that are still to be ended.
-    owed: BTreeSet<Moved>,
-    netlink: Kept,
+    state: Mutex<State<Seen>>,
 }
 
 /// What was found in the kernel.
@@ -365,12 +355,9 @@ impl Router for IptablesRouter {
         let mut state = self.state.lock().await;
         let state = &mut *state;
         // What an earlier call was dropped before.
-        kernel::end_moved(&state.netlink, &mut state.owed).await?;
+        state.end_moved().await?;
         let mut seen = self.look(state.seen.take(), &state.netlink).await?;
-        let networks = networks().map_err(|source| RouterError::Io {
-            what: "list the networks of this node".into(),
-            source,
-        })?;
+        let networks = kernel::networks()?;
         let found = &seen.found;
         let wanted = found.placed.changed(self.own, change, local, &networks);
         let is_whole = found.is_whole && found.is_in_force && switch::is_forwarding(&found.placed);
@@ -417,7 +404,7 @@ impl Router for IptablesRouter {
             is_whole: true,
         };
         state.seen = Some(seen);
-        kernel::end_moved(&state.netlink, &mut state.owed).await?;
+        state.end_moved().await?;
         Ok(Change::Made)
     }
 }

@@ -27,6 +27,7 @@ use flocker_model::Protocol;
 use flocker_model::RouteTable;
 
 use self::connections::Moved;
+use self::neighbours::Network;
 use self::netlink::Kept;
 use self::placed::End;
 use self::placed::Placed;
@@ -135,24 +136,52 @@ pub(super) fn refuse_used_ports(own: IpAddr, before: &Placed, after: &Placed) ->
     }
 }
 
-/// Ends the connections that still go where a route led before, and forgets them.
-///
-/// `owed` is what earlier calls have not come to. It is only given up where
-/// all of it was done.
-pub(super) async fn end_moved(netlink: &Kept, owed: &mut BTreeSet<Moved>) -> Result<(), RouterError> {
-    if owed.is_empty() {
-        return Ok(());
+/// What a router keeps from one call to the next.
+#[derive(Debug)]
+pub(super) struct State<S> {
+    /// What was found last, and is so as long as the packet filter does not change; nothing where it was left half changed.
+    pub(super) seen: Option<S>,
+    /// Connections that are still to be ended: what earlier calls have not come to.
+    pub(super) owed: BTreeSet<Moved>,
+    pub(super) netlink: Kept,
+}
+
+impl<S> Default for State<S> {
+    fn default() -> Self {
+        Self {
+            seen: None,
+            owed: BTreeSet::new(),
+            netlink: Kept::default(),
+        }
     }
-    let moved = owed.clone();
-    let netlink = netlink.clone();
-    let n_ended = blocking(
-        "end the connections that lead to where an application was",
-        move || connections::end(&netlink, &moved),
-    )
-    .await?;
-    tracing::debug!(n_ended, "connections to where an application was are ended");
-    owed.clear();
-    Ok(())
+}
+
+impl<S> State<S> {
+    /// Ends the connections that still go where a route led before, and forgets them.
+    ///
+    /// What is owed is only given up where all of it was done.
+    pub(super) async fn end_moved(&mut self) -> Result<(), RouterError> {
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        let (netlink, moved) = (self.netlink.clone(), self.owed.clone());
+        let n_ended = blocking(
+            "end the connections that lead to where an application was",
+            move || connections::end(&netlink, &moved),
+        )
+        .await?;
+        tracing::debug!(n_ended, "connections to where an application was are ended");
+        self.owed.clear();
+        Ok(())
+    }
+}
+
+/// Returns the networks of this node.
+pub(super) fn networks() -> Result<BTreeSet<Network>, RouterError> {
+    neighbours::networks().map_err(|source| RouterError::Io {
+        what: "list the networks of this node".into(),
+        source,
+    })
 }
 
 /// Returns the ports that end somewhere else than before, with where they ended.

@@ -32,9 +32,8 @@ use self::rules::Difference;
 use super::kernel;
 use super::kernel::Found;
 use super::kernel::Local;
-use super::kernel::connections::Moved;
+use super::kernel::State;
 use super::kernel::neighbours::Network;
-use super::kernel::neighbours::networks;
 use super::kernel::netlink::Kept;
 use super::kernel::netlink::Netlink;
 use super::kernel::placed::Placed;
@@ -72,16 +71,7 @@ pub fn read_listing(own: IpAddr, listing: &[u8]) -> Result<RouteTable, RouterErr
 #[derive(Debug)]
 pub struct NftablesRouter {
     own: IpAddr,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// What was found last, unless it was left half changed.
-    seen: Option<Seen>,
-    /// Connections that are still to be ended.
-    owed: BTreeSet<Moved>,
-    netlink: Kept,
+    state: Mutex<State<Seen>>,
 }
 
 /// What was found in the kernel, and what is true as long as that stays so.
@@ -213,17 +203,14 @@ impl NftablesRouter {
     /// Makes a change once, or nothing of it where somebody else has changed any rule since ours were looked at.
     async fn try_to_apply(
         &self,
-        state: &mut State,
+        state: &mut State<Seen>,
         change: &RouteChange,
         local: &Local,
         bound: Bound,
     ) -> Result<Option<Change>, RouterError> {
         let mut seen = self.look(state.seen.take(), &state.netlink).await?;
         let is_open = seen.is_open(&state.netlink).await?;
-        let networks = networks().map_err(|source| RouterError::Io {
-            what: "list the networks of this node".into(),
-            source,
-        })?;
+        let networks = kernel::networks()?;
         let around = Around {
             local: local.clone(),
             networks,
@@ -405,10 +392,10 @@ impl Router for NftablesRouter {
         let mut state = self.state.lock().await;
         let state = &mut *state;
         // What an earlier call was dropped before.
-        kernel::end_moved(&state.netlink, &mut state.owed).await?;
+        state.end_moved().await?;
         for bound in [Bound::ToWhatIsSeen; 4].into_iter().chain([Bound::ToNothing]) {
             if let Some(made) = self.try_to_apply(state, change, local, bound).await? {
-                kernel::end_moved(&state.netlink, &mut state.owed).await?;
+                state.end_moved().await?;
                 return Ok(made);
             }
         }

@@ -130,14 +130,8 @@ fn write_table<'r>(text: &mut String, table: &str, chains: &[&str], rules: impl 
 pub(super) fn removal() -> String {
     let mut text = String::new();
     for (table, chains) in CHAINS {
-        writeln!(text, "*{table}").unwrap_or_default();
-        for chain in chains {
-            writeln!(text, ":{chain} - [0:0]").unwrap_or_default();
-        }
-        for chain in chains {
-            writeln!(text, "-X {chain}").unwrap_or_default();
-        }
-        text.push_str("COMMIT\n");
+        let removed: Vec<String> = chains.iter().map(|chain| format!("-X {chain}")).collect();
+        write_table(&mut text, table, chains, removed.iter());
     }
     text
 }

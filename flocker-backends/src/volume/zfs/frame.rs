@@ -59,12 +59,9 @@ pub(super) enum Pooling {
 }
 
 impl Header {
-    /// Says whether all of the snapshot is to come.
-    pub(super) fn begins_anew(&self) -> bool {
-        match self.pooling {
-            Pooling::Impossible | Pooling::Possible => self.first == 0,
-            Pooling::Rest(_) => false,
-        }
+    /// Says whether it goes on from what a pool has kept.
+    pub(super) fn is_rest(&self) -> bool {
+        matches!(self.pooling, Pooling::Rest(_))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

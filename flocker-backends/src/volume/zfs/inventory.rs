@@ -103,12 +103,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
 pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
     let mut seen = shared.look_for(dataset).await?;
     let now = shared.now()?;
-    let note = match shared.spool(&seen).await? {
-        None => None,
-        Some(spool) => spool
-            .note(dataset)
-            .to(|| format!("find what has arrived of dataset {dataset}"))?,
-    };
+    let note = shared.note(&seen, dataset).await?;
     if note.is_none() && !seen.here.contains_key(&dataset) && !seen.foreign.is_empty() {
         // What was nobody's when it was listed, and is complete now, is in neither.
         seen = shared.look_for(dataset).await?;
@@ -233,7 +228,7 @@ async fn partial(shared: &Shared, seen: &Seen, note: &Note) -> Option<Box<Partia
             }
         }
     }
-    partial_of_note(note)
+    describe_partial(arrival, arrival.kept, None)
 }
 
 /// Tells the same of what arrives just now, without asking: at least what the pool had when it was asked last.
@@ -242,12 +237,6 @@ fn arriving(shared: &Shared, note: &Note) -> Option<Box<PartialReceive>> {
     let rest = shared.rests.last(note.dataset.id);
     let rest = rest.filter(|rest| (rest.to, rest.from) == (arrival.guid, arrival.base));
     describe_partial(arrival, rest.map_or(arrival.kept, |rest| rest.arrived), None)
-}
-
-/// Tells what a note alone speaks of: what is kept beside the pool.
-fn partial_of_note(note: &Note) -> Option<Box<PartialReceive>> {
-    let arrival = note.arrival.as_ref()?;
-    describe_partial(arrival, arrival.kept, None)
 }
 
 fn describe_partial(arrival: &Arrival, received: u64, pooled: Option<Begun>) -> Option<Box<PartialReceive>> {

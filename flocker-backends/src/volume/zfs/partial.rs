@@ -150,20 +150,24 @@ pub(super) struct InPool {
 }
 
 /// Finds what the pool has kept of what a note speaks of.
-///
-/// It is in a copy of ours, or in a filesystem of which nothing else is known yet: one that has a snapshot is none of those.
 pub(super) fn of_note(seen: &Seen, note: &Note) -> Option<InPool> {
     let into = note.arrival.as_ref()?.into.as_ref()?;
-    let ours = seen.here.get(&note.dataset.id).filter(|ours| ours.name == *into);
+    Some(InPool {
+        into: into.clone(),
+        token: token_in(seen, note.dataset.id, into)?,
+    })
+}
+
+/// Finds the token of what the pool has kept of a dataset's stream in a filesystem.
+///
+/// That is a copy of ours, or one of which nothing else is known yet: one that has a snapshot is none of those.
+pub(super) fn token_in(seen: &Seen, dataset: DatasetId, into: &str) -> Option<PoolToken> {
+    let ours = seen.here.get(&dataset).filter(|ours| ours.name == into);
     let filesystem = match ours {
         Some(ours) => &ours.filesystem,
         None => seen.foreign.get(into).filter(|new| new.snapshots.is_empty())?,
     };
-    let token = PoolToken::parse(filesystem.partial.as_ref()?)?;
-    Some(InPool {
-        into: into.clone(),
-        token,
-    })
+    PoolToken::parse(filesystem.partial.as_ref()?)
 }
 
 impl Shared {

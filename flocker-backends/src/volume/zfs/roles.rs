@@ -48,16 +48,11 @@ impl Shared {
             self.settle(ours).await?;
             return Ok(Change::AlreadySo);
         }
-        if let Some(spool) = self.spool(&seen).await? {
-            let note = spool
-                .note(id)
-                .to(|| format!("find what has arrived of dataset {id}"))?;
-            if note.is_some() {
-                return Err(VolumeError::AlreadyHere {
-                    dataset: id,
-                    role: "the beginning of a copy",
-                });
-            }
+        if self.note(&seen, id).await?.is_some() {
+            return Err(VolumeError::AlreadyHere {
+                dataset: id,
+                role: "the beginning of a copy",
+            });
         }
         let fence = seen.fence_left(id);
         if epoch <= fence {
@@ -346,11 +341,7 @@ impl Shared {
         dataset: DatasetId,
         epoch: Epoch,
     ) -> Result<Change, VolumeError> {
-        let what = || format!("find what has arrived of dataset {dataset}");
-        let Some(spool) = self.spool(seen).await? else {
-            return Ok(Change::AlreadySo);
-        };
-        match spool.note(dataset).to(what)? {
+        match self.note(seen, dataset).await? {
             Some(_) => self.raise_fence(seen, dataset, epoch).await,
             None => Ok(Change::AlreadySo),
         }

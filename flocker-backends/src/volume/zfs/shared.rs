@@ -23,6 +23,7 @@ use super::mounts::Mounts;
 use super::partial::Rests;
 use super::seen::Ours;
 use super::seen::Seen;
+use super::spool::Note;
 use super::spool::Spool;
 use super::standing::Standing;
 use super::tool::Context as _;
@@ -329,6 +330,16 @@ impl Shared {
             self.mount_at(name, path.clone()).await?;
         }
         Ok(Some(Spool(path)))
+    }
+
+    /// Returns what is noted of what has begun to arrive of a dataset.
+    pub(super) async fn note(&self, seen: &Seen, dataset: DatasetId) -> Result<Option<Note>, VolumeError> {
+        match self.spool(seen).await? {
+            Some(spool) => spool
+                .note(dataset)
+                .to(|| format!("find what has arrived of dataset {dataset}")),
+            None => Ok(None),
+        }
     }
 
     /// Returns where streams wait, and makes it where it is not here yet.

@@ -24,7 +24,6 @@ use super::frame::Header;
 use super::frame::Pooling;
 use super::keeping::Keeper;
 use super::partial;
-use super::partial::PoolToken;
 use super::receiving::Piece;
 use super::receiving::complete;
 use super::receiving::require_wanted;
@@ -84,26 +83,18 @@ pub(super) async fn take(
             "it has blocks that the pool of this node does not take",
         ));
     }
-    let is_rest = matches!(header.pooling, Pooling::Rest(_));
-    if !is_rest && drop_pooled(shared, &seen, dataset).await? == Change::Made {
-        // Nothing else is received where the pool keeps the beginning of a stream.
-        seen = shared.look_for(dataset).await?;
+    if !header.is_rest() {
+        let note = shared.note(&seen, dataset).await?;
+        if shared.drop_pooled(&seen, dataset, note.as_ref()).await? == Change::Made {
+            // Nothing else is received where the pool keeps the beginning of a stream.
+            seen = shared.look_for(dataset).await?;
+        }
     }
     let mut taking = Taking::begin(shared, request, &seen, header).await?;
     match taking.run(&mut queue, &mut caller).await {
         Ok(()) => taking.finish().await,
         Err(error) => taking.give_up(error).await,
     }
-}
-
-/// Has the pool drop what it has kept of an earlier stream.
-async fn drop_pooled(shared: &Shared, seen: &Seen, dataset: DatasetId) -> Result<Change, VolumeError> {
-    let what = || format!("find what has arrived of dataset {dataset}");
-    let note = match shared.spool(seen).await? {
-        Some(spool) => spool.note(dataset).to(what)?,
-        None => None,
-    };
-    shared.drop_pooled(seen, dataset, note.as_ref()).await
 }
 
 /// Says why a stream is not taken.
@@ -202,10 +193,10 @@ impl<'a> Taking<'a> {
         let keeping = if is_kept_in_pool(shared, &header) {
             blocking({
                 let spool = spool.clone();
-                let begins_anew = header.begins_anew();
+                let is_rest = header.is_rest();
                 move || {
                     spool.set_note(&note)?;
-                    if begins_anew {
+                    if !is_rest {
                         // What was kept beside the pool of another is not gone on with.
                         spool.remove_stream(dataset)?;
                     }
@@ -219,10 +210,7 @@ impl<'a> Taking<'a> {
             let keeper = Keeper::begin(&spool, note, header.first, seen.available);
             Keeping::Beside(keeper.await.to(what)?.into())
         };
-        let n_taken = match header.pooling {
-            Pooling::Rest(_) => header.first,
-            Pooling::Impossible | Pooling::Possible => 0,
-        };
+        let n_taken = if header.is_rest() { header.first } else { 0 };
         Ok(Self {
             shared,
             request,
@@ -303,11 +291,8 @@ impl<'a> Taking<'a> {
     async fn give_what_is_kept(&mut self, caller: &mut oneshot::Receiver<()>) -> Result<(), VolumeError> {
         let dataset = self.dataset();
         let what = || format!("read what has arrived of dataset {dataset}");
-        let mut left = match self.header.pooling {
-            Pooling::Rest(_) => 0,
-            Pooling::Impossible | Pooling::Possible => self.header.first,
-        };
-        if left == 0 {
+        let mut left = self.header.first;
+        if left == 0 || self.header.is_rest() {
             return Ok(());
         }
         let spool = self.spool.clone();
@@ -379,10 +364,10 @@ impl<'a> Taking<'a> {
         if able.receives_unmounted {
             arguments.push("-u");
         }
-        if is_kept_in_pool(self.shared, &self.header) {
+        if matches!(self.keeping, Keeping::InPool) {
             arguments.push("-s");
         }
-        let is_new = !self.seen.here.contains_key(&self.dataset()) && !self.is_rest();
+        let is_new = !self.seen.here.contains_key(&self.dataset()) && !self.header.is_rest();
         if is_new && able.receives_properties {
             arguments.extend(["-o", "canmount=noauto"]);
         }
@@ -399,10 +384,6 @@ impl<'a> Taking<'a> {
             Receiver::Awaits(_) => Err(refused(self.dataset(), "it is shorter than any stream of ZFS")),
             Receiver::Runs(..) | Receiver::Ended => self.wait_for_word().await,
         }
-    }
-
-    fn is_rest(&self) -> bool {
-        matches!(self.header.pooling, Pooling::Rest(_))
     }
 
     /// Waits for the end of a tool that had everything, or wanted no more.
@@ -472,9 +453,7 @@ impl<'a> Taking<'a> {
         let Pooling::Rest(begun) = self.header.pooling else {
             return false;
         };
-        let ours = seen.here.get(&self.dataset()).map(|ours| &ours.filesystem);
-        let into = ours.or_else(|| seen.foreign.get(&self.into));
-        let token = into.and_then(|into| PoolToken::parse(into.partial.as_ref()?));
+        let token = partial::token_in(seen, self.dataset(), &self.into);
         token.is_some_and(|token| token.digest() == begun)
     }
 
@@ -547,7 +526,7 @@ fn is_full(error: &io::Error) -> bool {
 /// Sees that a stream is the one that was asked for; the reason where it is not.
 fn require_asked_for(record: &[u8; begin::LENGTH], header: &Header) -> Result<(), &'static str> {
     let Begin { to, from, is_rest } = Begin::parse(record)?;
-    if is_rest != matches!(header.pooling, Pooling::Rest(_)) {
+    if is_rest != header.is_rest() {
         return Err("it begins elsewhere than it says");
     }
     if header.guid != SnapshotGuid(to.into()) {

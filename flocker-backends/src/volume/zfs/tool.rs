@@ -176,16 +176,14 @@ impl Tool {
         self.start_sending(&arguments)
     }
 
-    /// Returns how much [`send`](Self::send) would send, where the tool says that.
+    /// Returns how much [`send`](Self::send) would send, where the tool says that. It has to be one that
+    /// [estimates](Able::estimates).
     pub(super) async fn size_to_send(
         &self,
         snapshot: &str,
         base: Option<&str>,
         blocks: Blocks,
     ) -> Result<Option<u64>, ProcessError> {
-        if !self.able.estimates {
-            return Ok(None);
-        }
         let option = blocks.option();
         let mut arguments = vec!["send", "-nvP"];
         arguments.extend(option.as_deref());

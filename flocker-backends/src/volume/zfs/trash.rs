@@ -53,9 +53,7 @@ impl Shared {
         if let Some(other) = seen.here.get(&dataset) {
             return Err(already_here(other.standing.role_word()));
         }
-        if let Some(spool) = self.spool(&seen).await?
-            && spool.note(dataset).to(what)?.is_some()
-        {
+        if self.note(&seen, dataset).await?.is_some() {
             return Err(already_here("the beginning of a copy"));
         }
         let fence = seen.fence_left(dataset);
