@@ -64,28 +64,32 @@ impl Workers {
         }
     }
 
-    /// Cuts `n_items`, which are so much work together, into shares that follow each other: one for each thread, and at least one.
+    /// Cuts `n_items`, which are so much work together, into shares that follow each other; at least one.
     pub(crate) fn shares(self, n_items: usize, work: usize) -> Vec<Range<usize>> {
-        self.cut(n_items, work, self.most)
+        cut(n_items, self.n_shares(n_items, work))
     }
 
-    /// Cuts `n_items` into pieces, of which each thread does one after the other; see [`in_turn`].
+    /// Cuts `n_items`, which are so much work together, into pieces for [`in_turn`]: where there are many, several for each thread.
     pub(crate) fn pieces(self, n_items: usize, work: usize) -> Vec<Range<usize>> {
-        let most = if self.most == 1 {
+        let n_threads = self.n_shares(n_items, work);
+        let most = if n_threads == 1 {
             1
         } else {
-            self.most * Self::PIECES
+            n_threads * Self::PIECES
         };
-        self.cut(n_items, work, most)
+        cut(n_items, (n_items / self.smallest_share).min(most).max(n_threads))
     }
 
-    fn cut(self, n_items: usize, work: usize, most: usize) -> Vec<Range<usize>> {
-        let n_shares = (work / self.smallest_share).min(most).min(n_items).max(1);
-        let bound = |share: usize| n_items / n_shares * share + n_items % n_shares * share / n_shares;
-        (0..n_shares)
-            .map(|share| bound(share)..bound(share + 1))
-            .collect()
+    fn n_shares(self, n_items: usize, work: usize) -> usize {
+        (work / self.smallest_share).min(self.most).min(n_items).max(1)
     }
+}
+
+fn cut(n_items: usize, n_shares: usize) -> Vec<Range<usize>> {
+    let bound = |share: usize| n_items / n_shares * share + n_items % n_shares * share / n_shares;
+    (0..n_shares)
+        .map(|share| bound(share)..bound(share + 1))
+        .collect()
 }
 
 /// Does `work` on each share, and returns what it gives in their order.
@@ -176,5 +180,20 @@ mod tests {
             assert_eq!(doubled.concat(), all);
         }
         assert_eq!(Workers::ALONE.shares(1 << 20, 1 << 20).len(), 1);
+        assert_eq!(Workers::ALONE.pieces(1 << 20, 1 << 20).len(), 1);
+    }
+
+    #[test]
+    fn pieces_are_taken_in_their_order_by_any_number_of_threads() {
+        for n_threads in [1, 2, 3, 50] {
+            let mut taken = Vec::new();
+            in_turn(
+                n_threads,
+                (0..40).collect(),
+                |piece| piece * 2,
+                |done| taken.push(done),
+            );
+            assert_eq!(taken, (0..40).map(|piece| piece * 2).collect::<Vec<_>>());
+        }
     }
 }

@@ -162,7 +162,12 @@ impl<'a> Rules<'a> {
             *all = all.plus(more);
         }
         self.beside.wanted.extend(beside.wanted);
-        self.steps.append(&mut steps);
+        // The first share stays where it is.
+        if self.steps.is_empty() {
+            std::mem::swap(&mut self.steps, &mut steps);
+        } else {
+            self.steps.append(&mut steps);
+        }
         self.waiting.extend(waiting);
         self.refused.extend(refused);
         self.kept.extend(kept);
