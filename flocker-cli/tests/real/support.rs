@@ -189,6 +189,11 @@ impl Operator {
         done
     }
 
+    /// Starts the command, to be harmed.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Started {
+        Started(self.command("tester", arguments).spawn().unwrap())
+    }
+
     pub(crate) fn deploy(&self) -> Done {
         self.run(&[
             "deploy",
@@ -278,6 +283,29 @@ impl Operator {
         self.place([&[], &[], &[]]);
         self.deploy().ok();
         self.bed
+    }
+}
+
+/// A command under way.
+pub(crate) struct Started(Child);
+
+impl Started {
+    /// Kills it, so that it has no time for anything.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(self) -> Done {
+        let output = self.0.wait_with_output().unwrap();
+        let done = Done {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        println!("{}{}", done.stdout, done.stderr);
+        done
     }
 }
 
