@@ -50,6 +50,18 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const TAIL: u64 = 16 * 1024;
 const LAST_WORDS: usize = 12;
 
+/// How lines begin that say nothing of why something failed.
+const ROUTINE: [&str; 8] = [
+    "Get:",
+    "Hit:",
+    "Ign:",
+    "Err:",
+    "Reading ",
+    "Building ",
+    "(Reading ",
+    "Preparing to unpack ",
+];
+
 /// What apt says where somebody was faster than us.
 const LOCKED: [&str; 2] = ["Could not get lock", "Unable to lock"];
 
@@ -208,7 +220,9 @@ async fn run_once(command: &[String], log: &Path, tell: &Tell<'_>) -> Result<(),
             if status.success() {
                 return Ok(());
             }
-            let said = said_since(log, began);
+            let mut said = said_since(log, began);
+            said.retain(|line| !ROUTINE.iter().any(|routine| line.starts_with(routine)));
+            said.dedup();
             let last = said.iter().skip(said.len().saturating_sub(LAST_WORDS));
             let last: Vec<&str> = last.map(String::as_str).collect();
             return Err(format!("{}: {}", describe(status), last.join("; ")));
@@ -270,7 +284,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let log = place.path().join("packages.log");
         std::fs::write(&log, "E: of an earlier time\n").unwrap();
-        let script = "seq 30; echo 'E: no such thing' >&2; exit 100";
+        let script = "seq 30; echo 'Get:1 a'; echo 'E: no such thing' >&2; exit 100";
         let (ended, _) = ran(&["sh", "-c", script], &log);
         let why = ended.unwrap_err();
         assert!(why.starts_with("status 100: 20; 21; "), "{why}");
