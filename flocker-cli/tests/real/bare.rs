@@ -1,5 +1,7 @@
 //! A machine on which nothing is installed becomes a node, by its own apt and its own services.
 
+use std::fmt::Write as _;
+
 use crate::ledger::Ledger;
 use crate::support::Done;
 use crate::support::Operator;
@@ -42,7 +44,7 @@ fn place(operator: &Operator, nodes: [&[&str]; 3], fourth: &[&str]) {
     operator.place(nodes);
     let path = operator.path("deployment.yml");
     let mut text = std::fs::read_to_string(&path).unwrap();
-    text.push_str(&format!("  node4: {{applications: [{}]}}\n", fourth.join(", ")));
+    writeln!(text, "  node4: {{applications: [{}]}}", fourth.join(", ")).unwrap();
     std::fs::write(&path, text).unwrap();
 }
 
@@ -167,7 +169,7 @@ fn an_installation_that_fails_or_dies_half_way_is_finished_by_the_next_one() {
         operator.bed.exec(4, &["pkill", "-STOP", "-f", at_work]);
     }
     let mut next = operator.start(&PREPARE);
-    next.says("waits for `/usr/bin/apt-get install --yes");
+    next.says("waits for `apt-get install --yes");
     // As if the machine had lost its power: nobody has the time to leave anything in order.
     operator
         .bed

@@ -40,6 +40,9 @@ pub(super) const TURN: Duration = Duration::from_secs(300);
 /// How long packages may take to come, and to be unpacked and built.
 const PATIENCE: Duration = Duration::from_secs(1500);
 
+/// How much of the command line of somebody else is told.
+const LONGEST_NAME: usize = 40;
+
 /// How often it is looked how far it is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -85,8 +88,7 @@ fn holder_of(path: &Path) -> Option<Holder> {
         Some(process) => {
             let id = process.as_raw_nonzero();
             let words = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            let words = String::from_utf8_lossy(&words).replace('\0', " ");
-            let words: String = words.trim().chars().take(60).collect();
+            let words = called(&String::from_utf8_lossy(&words));
             format!("`{words}` (process {id})")
         }
         None => "somebody".to_owned(),
@@ -95,6 +97,19 @@ fn holder_of(path: &Path) -> Option<Holder> {
         who,
         lock: path.to_owned(),
     })
+}
+
+/// Returns the beginning of a command line as a person would type it.
+fn called(command_line: &str) -> String {
+    let words = command_line.trim_end_matches('\0').replace('\0', " ");
+    let path_ends = words.split(' ').next().unwrap_or_default().rfind('/');
+    let words = &words[path_ends.map_or(0, |at| at + 1)..];
+    let short: String = words.chars().take(LONGEST_NAME).collect();
+    if short.len() < words.len() {
+        format!("{short}…")
+    } else {
+        short
+    }
 }
 
 /// Waits until nobody else is at work on packages, for so long. Returns as the error who still is.
@@ -342,6 +357,15 @@ mod tests {
             waited(usize::MAX, Duration::ZERO),
             Err("waited 0 s for `apt-get upgrade` (process 7), who is still at work on packages and holds `/var/lib/dpkg/lock`".into())
         );
+    }
+
+    #[test]
+    fn somebody_is_called_by_what_was_typed() {
+        assert_eq!(called("/usr/bin/apt-get\0install\0vim\0"), "apt-get install vim");
+        assert_eq!(called("apt\0-y\0/a/b\0"), "apt -y /a/b");
+        assert_eq!(called(""), "");
+        let long = called(&format!("/bin/dpkg\0{}", "x".repeat(90)));
+        assert_eq!(long, format!("dpkg {}…", "x".repeat(35)));
     }
 
     #[test]

@@ -175,7 +175,10 @@ impl Look {
             );
             deeds.push(Deed::new("turn", State::Planned, said));
         }
-        deeds.extend(self.commands().into_iter().map(|(subject, said, command)| {
+        let mut commands = self.commands();
+        // What somebody is at work on is half done, and not left so.
+        commands.retain(|(subject, _, _)| deeds.is_empty() || *subject != "interrupted");
+        deeds.extend(commands.into_iter().map(|(subject, said, command)| {
             let mut deed = Deed::new(subject, State::Planned, said);
             deed.command = command;
             deed
