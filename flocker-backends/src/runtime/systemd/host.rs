@@ -40,6 +40,9 @@ use crate::volume::ByteStream;
 const LOOKS: u32 = 250;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether an application has ended whose output is followed.
+const END_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Runs applications as containers of the Docker engine, each by a unit of systemd.
 ///
 /// All is as with [`DockerRuntime`](crate::runtime::docker::DockerRuntime),
@@ -47,8 +50,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// `flocker-NAME.service` does, also at boot, where it waits for the volume
 /// to be mounted. A unit of that name that is not marked as ours is never
 /// touched; the application is refused instead. What an application says is
-/// in the journal, for as long as the journal keeps it; a follower of it is
-/// never told an end.
+/// in the journal, for as long as the journal keeps it.
 ///
 /// A unit is enabled when its application is started and disabled when it is
 /// stopped. An application that has ended by itself is run once more at boot.
@@ -169,6 +171,21 @@ impl SystemdRuntime {
         self.engine.options.margin.saturating_mul(6)
     }
 
+    /// Waits until an application has ended, and will not start again by itself.
+    async fn wait_for_end(&self, application: &ApplicationName) {
+        loop {
+            match self.see(application).await {
+                Ok(Some(seen)) if seen.is_alive() => {}
+                Ok(_) => return,
+                Err(error) => {
+                    let error: &dyn Error = &error;
+                    tracing::debug!(%application, error, "whether it has ended is not known");
+                }
+            }
+            tokio::time::sleep(END_INTERVAL).await;
+        }
+    }
+
     /// Joins what the engine and what the unit says of a container.
     async fn join(&self, mut seen: Seen) -> Result<Option<Seen>, RuntimeError> {
         let application = seen.labels.application.clone();
@@ -278,13 +295,21 @@ impl ContainerRuntime for SystemdRuntime {
     ) -> Result<ByteStream, RuntimeError> {
         let (unit, name) = (self.unit(application), self.name(application));
         let what = || format!("read what the journal has of `{application}`");
-        let is_here = self.engine.look_at_ours(application).await?.is_some();
-        if !is_here && !self.journal.has_any(&unit, &name).await.map_err(failed(what))? {
+        let seen = self.see(application).await?;
+        if seen.is_none() && !self.journal.has_any(&unit, &name).await.map_err(failed(what))? {
             return Err(RuntimeError::NotHere {
                 application: application.clone(),
             });
         }
-        self.journal.open(&unit, &name, request).map_err(failed(what))
+        let LogRequest { tail, follow } = request;
+        let opened = if follow && seen.is_some_and(|seen| seen.is_alive()) {
+            let (runtime, application) = (self.clone(), application.clone());
+            let end = async move { runtime.wait_for_end(&application).await };
+            self.journal.follow(&unit, &name, tail, end)
+        } else {
+            self.journal.open(&unit, &name, tail)
+        };
+        opened.map_err(failed(what))
     }
 
     fn images(&self) -> Option<&dyn ImageStore> {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
 use flocker_model::DatasetId;
@@ -26,6 +27,7 @@ use super::seen::Seen;
 use super::spool::Note;
 use super::spool::Spool;
 use super::standing::Standing;
+use super::tool::BUSY_STEP;
 use super::tool::Context as _;
 use super::tool::Tool;
 use super::tool::broken;
@@ -33,6 +35,10 @@ use super::tool::says;
 use crate::blocking::blocking;
 use crate::change::Change;
 use crate::volume::VolumeError;
+
+/// How long a file may stay open for writing before that counts as a writer: whoever starts a program shares its files
+/// with it for a moment, and FUSE closes a little after the one who wrote has ended.
+const LAST_WRITER: Duration = Duration::from_secs(1);
 
 /// What all calls share.
 #[derive(Debug)]
@@ -263,10 +269,21 @@ impl Shared {
         matches!(ours.standing.role, Role::Primary { .. }) && ours.filesystem.partial.is_some()
     }
 
-    /// Shuts writers out. Fails as long as there is one, and then changes nothing.
+    /// Shuts writers out. Fails where there is one and stays, and then changes nothing.
     pub(super) async fn set_read_only(&self, ours: &Ours) -> Result<(), VolumeError> {
         // First the kernel: it looks for writers only where a filesystem is writable yet.
-        self.follow(ours, true).await?;
+        let deadline = crate::deadline::after(LAST_WRITER);
+        loop {
+            match self.follow(ours, true).await {
+                Err(VolumeError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::ResourceBusy
+                        && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(BUSY_STEP).await;
+                }
+                other => break other?,
+            }
+        }
         let set = self.tool.set("readonly", "on", &ours.name).await;
         set.to(|| format!("make dataset {} read-only", ours.dataset))
     }

@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const BUSY: Duration = Duration::from_secs(5);
 
 /// How often something busy is tried again.
-const BUSY_STEP: Duration = Duration::from_millis(50);
+pub(super) const BUSY_STEP: Duration = Duration::from_millis(50);
 
 /// How much of what a program says of its errors is kept.
 const KEPT_ERRORS: u64 = 64 * 1024;
