@@ -116,14 +116,14 @@ pub(crate) fn in_turn<I: Send, T: Send>(
     let n_pieces = pieces.len();
     let pieces = Mutex::new(pieces.into_iter().enumerate());
     let next = || pieces.lock().ok()?.next();
-    let (giver, given) = channel();
+    let (sender, given) = channel();
     scope(|scope| {
         for _ in 1..n_threads.min(n_pieces) {
-            let giver = giver.clone();
+            let sender = sender.clone();
             let (next, work) = (&next, &work);
             let thread = Builder::new().spawn_scoped(scope, move || {
                 while let Some((place, piece)) = next() {
-                    if giver.send((place, work(piece))).is_err() {
+                    if sender.send((place, work(piece))).is_err() {
                         break;
                     }
                 }
@@ -131,7 +131,7 @@ pub(crate) fn in_turn<I: Send, T: Send>(
             // Where no thread can be had, those that there are do more.
             drop(thread);
         }
-        drop(giver);
+        drop(sender);
         let mut early = BTreeMap::new();
         for place in 0..n_pieces {
             let done = loop {

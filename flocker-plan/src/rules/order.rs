@@ -62,11 +62,11 @@ impl Rules<'_> {
         }
         // So that they come in order of step.
         waits.sort_by_key(|&(user, _)| user);
-        let users: Vec<&[(u32, u32)]> = waits.chunk_by(|(one, _), (other, _)| one == other).collect();
-        let shares = rules.view.workers.shares(users.len(), waits.len());
+        let waiting: Vec<&[(u32, u32)]> = waits.chunk_by(|(one, _), (other, _)| one == other).collect();
+        let shares = rules.view.workers.shares(waiting.len(), waits.len());
         let needs = each(&shares, |share| {
             let mut needs = Vec::with_capacity(share.len());
-            for &(user, used) in users[share].iter().copied().flatten() {
+            for &(user, used) in waiting[share].iter().copied().flatten() {
                 let makers = starts_of(used).iter().map(|&(_, maker)| Fact::Healthy {
                     application: rules.application(used),
                     on: rules.steps[maker].actor.clone(),
