@@ -4,7 +4,8 @@
 //! every block of its files. Increments carry the blocks that differ. The
 //! directory knows nothing of atomic snapshots, so one that is taken while the
 //! application writes is blurred: good as a base for the next, never for a
-//! hand-off. The one that a release takes is exact, or the release fails.
+//! hand-off. The one that a release takes is exact, or the release fails; and
+//! nobody may still have anything of the data open for writing then.
 //!
 //! What it cannot do: keep the application itself within the dataset's
 //! maximum size, for which a filesystem needs quotas, and quotas root. The
@@ -27,6 +28,7 @@ mod effects;
 mod fences;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod holders;
 mod home;
 mod incoming;
 mod inventory;

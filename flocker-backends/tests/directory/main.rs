@@ -5,6 +5,7 @@
 mod by_hand;
 mod confinement;
 mod content;
+mod holders;
 mod hostile;
 mod increments;
 mod interruption;

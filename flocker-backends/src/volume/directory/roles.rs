@@ -1,6 +1,7 @@
 //! Who may write: taking snapshots, letting go, taking over.
 
 use std::io;
+use std::time::Duration;
 
 use flocker_model::Epoch;
 use flocker_model::Role;
@@ -10,6 +11,7 @@ use super::Shared;
 use super::context::Context as _;
 use super::difference::travelling;
 use super::dir::Dir;
+use super::holders;
 use super::home::Home;
 use super::record::Record;
 use super::scan;
@@ -21,6 +23,13 @@ use crate::change::Change;
 use crate::volume::Acquisition;
 use crate::volume::Handoff;
 use crate::volume::VolumeError;
+
+/// How often holders of a dataset are looked for before they count: what a program had that has just ended is closed
+/// a little later, and whoever starts another shares its files with it for a moment.
+const LOOKS: u32 = 20;
+
+/// How long until they are looked for again.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// Takes a blurred snapshot of a primary.
 pub(super) fn snapshot(shared: &Shared, home: &Home, name: &SnapshotName) -> Result<Change, VolumeError> {
@@ -109,12 +118,41 @@ fn take_last(
     };
     let taken = moved()
         .to(|| format!("take dataset {} out of use", home.dataset))
-        .and_then(|data| take_last_of(shared, home, &data, last));
+        .and_then(|data| {
+            // Nobody reaches it by its path any more. Who reached it before would write on.
+            require_unheld(&data).to(|| format!("let go of dataset {}", home.dataset))?;
+            take_last_of(shared, home, &data, last)
+        });
     if taken.is_err() {
         // It stays primary, and its application may want to go on. Failing that, settling does it.
         home.put_in_place(record)?;
     }
     taken
+}
+
+/// Fails where anybody has something of the data in use so that he can change it, and goes on having it.
+fn require_unheld(data: &Dir) -> io::Result<()> {
+    const MOST_NAMED: usize = 3;
+    let mut holders = holders::of(data)?;
+    for _ in 1..LOOKS {
+        if holders.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        holders = holders::of(data)?;
+    }
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let mut named: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+    if holders.len() > MOST_NAMED {
+        named.push(format!("{} more", holders.len() - MOST_NAMED));
+    }
+    let what = format!(
+        "{}: end it, or have it close that, and try again",
+        named.join("; ")
+    );
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, what))
 }
 
 fn take_last_of(
