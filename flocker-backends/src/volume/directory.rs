@@ -45,6 +45,7 @@ mod stat;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod trash;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -294,7 +295,7 @@ impl VolumeBackend for DirectoryVolumes {
                 let Some((entry, dataset, _)) = inventory::parse_trash(entry.as_bytes()) else {
                     return Ok(Change::AlreadySo);
                 };
-                self.change(dataset, move |shared, _| shared.drop_trash(&entry))
+                self.change(dataset, move |shared, _| shared.drop_trash(dataset, &entry))
                     .await
             }
         }
@@ -524,36 +525,6 @@ impl Shared {
             change = Change::Made;
         }
         Ok(change)
-    }
-
-    fn drop_partial(&self, dataset: DatasetId) -> Result<Change, VolumeError> {
-        let Some(home) = Home::open(&self.datasets, dataset)? else {
-            return Ok(Change::AlreadySo);
-        };
-        let record = self.settle(&home)?;
-        let what = || format!("drop what has arrived of dataset {dataset}");
-        if incoming::label(&home.dir).to(what)?.is_none() {
-            return Ok(Change::AlreadySo);
-        }
-        let only_that = home.snapshots()?.is_empty() && record.fence <= self.fences.of(dataset)?;
-        if only_that && record.role == Role::Replica {
-            // Nothing else was ever here, so nothing else has to be remembered.
-            self.remove(&self.datasets, &dataset.to_string()).to(what)?;
-        } else {
-            incoming::discard(&home.dir).to(what)?;
-        }
-        Ok(Change::Made)
-    }
-
-    fn drop_trash(&self, entry: &str) -> Result<Change, VolumeError> {
-        let what = || format!("empty the trash `{entry}`");
-        if self.trash.stat(entry.as_bytes()).to(what)?.is_none() {
-            // A crash may have left the rest of it.
-            self.staging.remove_all(entry.as_bytes()).to(what)?;
-            return Ok(Change::AlreadySo);
-        }
-        self.remove(&self.trash, entry).to(what)?;
-        Ok(Change::Made)
     }
 
     /// Removes a dataset's directory; in one step as far as anybody can see.

@@ -12,3 +12,4 @@ mod interruption;
 mod limits;
 mod node;
 mod roles;
+mod trash;

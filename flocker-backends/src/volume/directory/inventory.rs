@@ -210,6 +210,11 @@ fn partial(home: &Home) -> std::io::Result<Option<Box<PartialReceive>>> {
     })))
 }
 
+/// Says whether there is data of a dataset, in either of its places.
+pub(super) fn has_data(home: &Dir) -> std::io::Result<bool> {
+    Ok(home.stat(b"data")?.is_some() || home.stat(b"copy")?.is_some())
+}
+
 /// How much the data of a dataset is, and how much of it is not in its newest snapshot.
 pub(super) fn measure(home: &Dir, newest: Option<&Scanned>) -> std::io::Result<(u64, u64)> {
     for place in [&b"data"[..], b"copy"] {

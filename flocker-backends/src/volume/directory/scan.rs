@@ -178,7 +178,7 @@ impl Scanned {
         Some((entry.kind.clone(), metadata, *stat))
     }
 
-    fn is_as_seen(&self, at: usize, stat: &Stat) -> bool {
+    pub(super) fn is_as_seen(&self, at: usize, stat: &Stat) -> bool {
         self.sight
             .entries
             .get(at)
