@@ -342,3 +342,30 @@ async fn a_dataset_that_was_taken_from_its_place_is_never_an_absence() {
         assert!(seen.unreadable.is_empty() && seen.datasets.contains_key(&ID));
     }
 }
+
+async fn assert_missed(node: &Node, place: &Path) {
+    let aside = node.root.path().join("aside");
+    std::fs::rename(place, &aside).unwrap();
+    let seen = node.volumes.inventory().await.unwrap();
+    assert!(seen.datasets.is_empty());
+    let said = &seen.unreadable[&ID];
+    let missing = format!("`{}` is missing", place.display());
+    assert!(said.contains(&missing), "{said}");
+    // Whoever looks at this dataset alone is told the same.
+    node.volumes.find(ID).await.unwrap_err();
+    std::fs::rename(&aside, place).unwrap();
+    let seen = node.volumes.inventory().await.unwrap();
+    assert!(seen.unreadable.is_empty() && seen.datasets.contains_key(&ID));
+}
+
+#[tokio::test]
+async fn data_that_was_taken_from_its_place_is_never_nothing() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("file", b"content");
+    alpha.snapshot("warm-2-1").await;
+    alpha.push(&beta, "warm-2-1", None).await;
+    assert_missed(&alpha, &alpha.data()).await;
+    assert_missed(&beta, &beta.copy()).await;
+    alpha.release(2).await.unwrap();
+    assert_missed(&alpha, &alpha.copy()).await;
+}

@@ -9,11 +9,13 @@ use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Manifestation;
 use flocker_model::PartialReceive;
+use flocker_model::Role;
 use flocker_model::Snapshot;
 use flocker_model::Trashed;
 
 use super::Shared;
 use super::context::Context as _;
+use super::context::broken;
 use super::dir::Dir;
 use super::home::Home;
 use super::incoming;
@@ -171,6 +173,7 @@ fn look(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, Vo
 
 fn describe(shared: &Shared, home: &Home, record: &Record) -> Result<Manifestation, VolumeError> {
     let dataset = home.dataset;
+    require_data(shared, home, record)?;
     let snapshots: Vec<Snapshot> = home
         .snapshots()?
         .into_iter()
@@ -195,6 +198,29 @@ fn describe(shared: &Shared, home: &Home, record: &Record) -> Result<Manifestati
         fence: record.fence,
         age: shared.since(record.since)?,
     })
+}
+
+/// Fails where the data of a dataset is not where it has to be: nothing to be seen is not the same as nothing.
+///
+/// A replica of which nothing has arrived whole has none yet.
+fn require_data(shared: &Shared, home: &Home, record: &Record) -> Result<(), VolumeError> {
+    let dataset = home.dataset;
+    let what = || format!("find the data of dataset {dataset}");
+    let has_some = match record.role {
+        Role::Primary { .. } | Role::Released { .. } => true,
+        Role::Replica => !home.snapshots()?.is_empty(),
+    };
+    if !has_some || has_data(&home.dir).to(what)? {
+        return Ok(());
+    }
+    let place = std::str::from_utf8(record.place()).unwrap_or("data");
+    let path = shared.path.join("datasets").join(dataset.to_string()).join(place);
+    let reason = format!(
+        "`{}` is missing, and it is {} here: put it back where it was",
+        path.display(),
+        record.role_word()
+    );
+    Err(broken(what(), reason))
 }
 
 fn partial(home: &Home) -> std::io::Result<Option<Box<PartialReceive>>> {
