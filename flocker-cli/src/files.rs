@@ -8,6 +8,7 @@ use std::io::IsTerminal as _;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ use serde::Serialize;
 
 use flocker_plan::CutOver;
 use flocker_plan::Policy;
+use flocker_plan::SavedPlan;
+use flocker_plan::SavedPlanError;
 
 use crate::cli;
 use crate::error::Failure;
@@ -99,6 +102,37 @@ fn read_within(path: &Path, limit: ByteSize) -> io::Result<String> {
 /// Writes a file that was named on the command line, whole or not at all.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     write_for(0o666, path, text)
+}
+
+/// Refuses a file that a plan is not to be written to: one that it is made from, and any other that is there and is no
+/// saved plan.
+pub(crate) fn may_become_a_plan(path: &Path, inputs: &[&Path]) -> Result<(), Failure> {
+    let Ok(there) = std::fs::metadata(path) else {
+        // Nothing is there that could be lost; whether it can be written is found out when it is.
+        return Ok(());
+    };
+    let refuse = |why: &str| {
+        Failure::usage(format!("the plan is not written to `{}`: {why}", path.display()))
+            .hint("`--out` takes a new file, or one that has a saved plan")
+    };
+    let is_it = |input: &&Path| {
+        let input = std::fs::metadata(input);
+        input.is_ok_and(|input| (input.dev(), input.ino()) == (there.dev(), there.ino()))
+    };
+    if inputs.iter().any(|input| is_it(input)) {
+        return Err(refuse("it is one of the files that the plan is made from"));
+    }
+    if !there.is_file() {
+        return Err(refuse("it is not a file"));
+    }
+    let text = read_within(path, LARGE);
+    match text.map(|text| SavedPlan::read(&text)) {
+        // Of another version or not, it was written by `--out`.
+        Ok(Ok(_) | Err(SavedPlanError::Version { .. })) => Ok(()),
+        Ok(Err(_)) | Err(_) if there.len() > 0 => Err(refuse("it is there already, and is no saved plan")),
+        // `mktemp` makes them.
+        Ok(Err(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Writes a file for those whom a mode, less what the operator's mask takes away, lets read it.
@@ -317,6 +351,37 @@ mod tests {
         for device in ["/dev/zero", "/dev/null"] {
             let failure = text(Path::new(device), "the report").unwrap_err();
             assert_eq!(failure.causes, ["it is a device, not a file"], "{device}");
+        }
+    }
+
+    #[test]
+    fn a_plan_takes_the_place_of_nothing_but_a_plan() {
+        let directory = tempfile::tempdir().unwrap();
+        let [input, link, notes, newer, empty, new] =
+            ["input", "link", "notes", "newer", "empty", "new"].map(|name| directory.path().join(name));
+        let newer_plan = include_str!("../tests/files/newer-plan.json");
+        for (path, text) in [
+            (&input, newer_plan),
+            (&notes, "mine"),
+            (&newer, newer_plan),
+            (&empty, ""),
+        ] {
+            std::fs::write(path, text).unwrap();
+        }
+        std::fs::hard_link(&input, &link).unwrap();
+        let why = |path: &Path| may_become_a_plan(path, &[&input]).map_err(|failure| failure.message);
+        for path in [&input, &link] {
+            let message = why(path).unwrap_err();
+            assert!(message.ends_with("one of the files that the plan is made from"), "{message}");
+        }
+        let message = why(&notes).unwrap_err();
+        assert!(message.ends_with("it is there already, and is no saved plan"), "{message}");
+        for path in [directory.path(), Path::new("/dev/null")] {
+            let message = why(path).unwrap_err();
+            assert!(message.ends_with("it is not a file"), "{message}");
+        }
+        for path in [&newer, &empty, &new] {
+            why(path).unwrap();
         }
     }
 
