@@ -1,5 +1,6 @@
 //! What people are told, and what they can do with it.
 
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -256,6 +257,20 @@ fn of_two_owners_the_older_can_be_the_one_that_counts() {
     machine
         .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
         .ended_with(0);
+    // What alpha had is not lost, and does not come back beside beta's.
+    for on in [&[][..], &["--on", "alpha"]] {
+        let undone = machine
+            .flocker(&[&["undo", "ledger", "--yes"], on].concat())
+            .ended_with(1);
+        let talk = &undone.talk;
+        assert!(talk.contains("while beta owns the data"), "{talk}");
+        assert!(talk.contains("in the trash of alpha for"), "{talk}");
+        let place = talk
+            .split('`')
+            .find(|word| word.contains("/volumes/trash/"))
+            .unwrap();
+        assert!(Path::new(place).join("data/records").exists(), "{place}");
+    }
     machine
         .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
         .ended_with(0);
