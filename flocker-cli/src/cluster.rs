@@ -99,7 +99,7 @@ fn with_those_that_are_gone(
 /// Gets at every local node and every node of the last deploy, for commands that need no files.
 pub(crate) async fn connect_all(global: &Global) -> Result<Cluster, Failure> {
     let known = local::known(&global.state_dir())?;
-    let members = match files::last_used(&global.state_dir()) {
+    let members = match files::last_used(&global.state_dir())? {
         Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
         None => Deployment::default(),
     };
@@ -115,7 +115,7 @@ pub(crate) fn connect_for_doctor(
     global: &Global,
 ) -> Result<Cluster, Failure> {
     let known = local::known(&global.state_dir())?;
-    let desired = match named(paths, global) {
+    let desired = match named(paths, global)? {
         Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
         None => Deployment::default(),
     };
@@ -158,9 +158,11 @@ fn nobody(known: &BTreeMap<NodeName, NodeAddress>, members: &Deployment) -> Resu
 }
 
 /// Returns the files that were named, or those of the last deploy.
-fn named(paths: Option<[&Path; 2]>, global: &Global) -> Option<[PathBuf; 2]> {
-    let named = paths.map(|paths| paths.map(Path::to_path_buf));
-    named.or_else(|| files::last_used(&global.state_dir()))
+fn named(paths: Option<[&Path; 2]>, global: &Global) -> Result<Option<[PathBuf; 2]>, Failure> {
+    match paths {
+        Some(paths) => Ok(Some(paths.map(Path::to_path_buf))),
+        None => files::last_used(&global.state_dir()),
+    }
 }
 
 /// Gets at the nodes of the files, or of the files of the last deploy.
@@ -171,7 +173,7 @@ pub(crate) async fn connect_with(
     paths: Option<[&Path; 2]>,
     global: &Global,
 ) -> Result<(Cluster, Option<Configuration>), Failure> {
-    match named(paths, global) {
+    match named(paths, global)? {
         Some(paths) => {
             let configuration = files::read([&paths[0], &paths[1]])?;
             let known = configuration.resolve_what_can_be()?;
@@ -211,7 +213,7 @@ pub(crate) fn sight(
             Ok((cluster.desired, actual, files.is_some(), unknown))
         })?
     } else {
-        let desired = match named(paths, global) {
+        let desired = match named(paths, global)? {
             Some(paths) => Some(files::read([&paths[0], &paths[1]])?.without_secrets()?),
             None => None,
         };

@@ -270,7 +270,10 @@ pub(crate) fn stopped_at_once() -> Failure {
 
 /// Says why a push did not take place.
 fn refused(error: &PushError) -> Failure {
-    let failure = Failure::failed("nothing more is done").because(error);
+    let mut failure = Failure::failed(format!("{error}; nothing more is done"));
+    if let Some(cause) = std::error::Error::source(error) {
+        failure = failure.because(cause);
+    }
     match error {
         PushError::Held { since, .. } => {
             let ago = Duration::from_secs(clock::time_of_day().saturating_sub(*since));

@@ -39,11 +39,6 @@ pub(crate) struct Promote {
 
 impl Promote {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let once = match (self.yes, ui.can_ask()) {
-            (true, _) => Once::Go,
-            (false, true) => Once::Ask,
-            (false, false) => return Err(nobody_to_ask()),
-        };
         runtime::block_on(async {
             let (cluster, _) = cluster::connect_with(self.files.paths(), global).await?;
             let dataset = dataset(&self.what, &cluster.desired)?;
@@ -51,6 +46,11 @@ impl Promote {
                 return Err(Failure::usage(format!("there is no node `{}`", self.on))
                     .hint("`flocker status` lists the nodes that there are"));
             }
+            let once = match (self.yes, ui.can_ask()) {
+                (true, _) => Once::Go,
+                (false, true) => Once::Ask,
+                (false, false) => return Err(nobody_to_ask()),
+            };
             let policy = Policy::default();
             let has_steps = std::cell::Cell::new(false);
             let ending = carry_out_once(

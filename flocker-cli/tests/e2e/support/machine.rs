@@ -107,6 +107,10 @@ impl Running {
         Some(format!("{} {}", event["event"], event["step"]))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         processes::signal(i32::try_from(self.child.id()).unwrap(), signal);
     }
