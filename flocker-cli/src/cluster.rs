@@ -33,6 +33,7 @@ use crate::local;
 use crate::real::Wanted;
 use crate::real::Ways;
 use crate::state_file;
+use crate::ui;
 
 /// What to do about nodes of the files that do not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub(crate) struct Cluster {
     withheld: BTreeSet<ApplicationName>,
     addresses: BTreeMap<NodeName, NodeAddress>,
     ways: Arc<Ways>,
+    /// Whether nobody is to be told what takes long.
+    is_json: bool,
 }
 
 /// Gets at the nodes of a deployment.
@@ -278,6 +281,7 @@ fn reached(
         withheld: BTreeSet::new(),
         addresses,
         ways,
+        is_json: global.json,
     })
 }
 
@@ -298,7 +302,13 @@ fn ssh(global: &Global) -> Result<SshTransport, Failure> {
 impl Cluster {
     /// Looks at all nodes.
     pub(crate) async fn observe(&self) -> ClusterState {
-        let mut actual = flocker_engine::observe(&self.desired, &self.handles, &self.looking).await;
+        let late = |nodes: Vec<NodeName>| {
+            if !self.is_json {
+                ui::aside(&awaited(&nodes, &self.addresses));
+            }
+        };
+        let mut actual =
+            flocker_engine::observe_telling(&self.desired, &self.handles, &self.looking, late).await;
         state_file::assume_definitions(&mut actual, &self.desired, &self.withheld);
         actual
     }
@@ -338,6 +348,26 @@ impl Cluster {
                 .hint("`flocker status` lists the nodes that there are")
         })
     }
+}
+
+/// Says for whose answers we wait, and what can be done about a process of this machine that gives none.
+pub(crate) fn awaited(nodes: &[NodeName], addresses: &BTreeMap<NodeName, NodeAddress>) -> String {
+    let lines = nodes.iter().map(|name| {
+        let waiting = format!("waiting for an answer of {name}");
+        let Some(NodeAddress::Local { directory }) = addresses.get(name) else {
+            return waiting;
+        };
+        match local::serving(directory) {
+            Some((process, local::Pulse::Halted)) => format!(
+                "{waiting}: its process {process} was halted by a signal; `kill -CONT {process}` lets it go on"
+            ),
+            Some((process, local::Pulse::Beats)) => format!(
+                "{waiting}: its process {process} is there; if it hangs, `kill -KILL {process}` ends it, and `flocker local up {name}` starts it anew"
+            ),
+            None => waiting,
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the deployment as the configuration that the next deploy would make of it: newer than all that was seen.

@@ -106,7 +106,8 @@ pub(crate) fn nobody_to_ask() -> Failure {
 pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result<Ending, Failure> {
     let (stopper, stop) = stopper();
     let options = options(wish, stop);
-    let progress = Arc::new(Progress::new(ui.clone(), &cluster.desired, wish.loudness));
+    let progress = Progress::new(ui.clone(), &cluster.desired, wish.loudness);
+    let progress = Arc::new(progress.with_addresses(cluster.addresses()));
     let asking = Asking::new(ui, cluster, wish, &progress);
     let push = flocker_engine::push(
         &cluster.desired,
