@@ -111,6 +111,12 @@ impl Progress {
         seen.forecast = ahead.map(|application| application.downtime).max();
     }
 
+    /// Says whether a step is about the data of an application.
+    pub(crate) fn is_about(&self, step: &StepId, application: &ApplicationName) -> bool {
+        let mut data = self.names.iter().filter(|(_, name)| *name == application);
+        data.any(|(dataset, _)| step.0.contains(dataset.as_str()))
+    }
+
     /// Writes a step as people read it: `alpha push mongodb@warm-8-1 to beta`.
     pub(crate) fn readable(&self, step: &StepId) -> String {
         readable(step, &self.names)
