@@ -101,7 +101,7 @@ impl Plan {
         if !ui.is_json() {
             ui.diagnostics(configuration.warnings(), configuration.sources());
         }
-        let policy = self.allowed.policy();
+        let policy = self.allowed.policy()?;
         if self.state.is_empty() {
             let desired = configuration.resolve()?;
             let (cluster, seen) = runtime::block_on(async {
