@@ -260,6 +260,21 @@ impl Program {
             })
     }
 
+    /// Starts it as a child that runs on when the returned handle is dropped, and when we end.
+    ///
+    /// For what is worse off killed half way than left alone. It is not to
+    /// have a pipe to us, which would break. Call it inside a tokio runtime.
+    pub fn spawn_lasting(self) -> Result<Child, ProcessError> {
+        let (name, command) = self.command()?;
+        tokio::process::Command::from(command)
+            .kill_on_drop(false)
+            .spawn()
+            .map_err(|source| ProcessError::Start {
+                program: name,
+                source,
+            })
+    }
+
     /// Starts it as a background process that outlives us.
     ///
     /// While we live, the tokio runtime collects its exit status. It shares

@@ -337,19 +337,16 @@ async fn limits_are_those_of_the_program() {
     eventually("it has told", || !world.written("nice").is_empty()).await;
     assert_eq!(world.written("memory").trim(), (512 * 1024).to_string());
     let nice: i32 = world.written("nice").trim().parse().unwrap();
-    assert_eq!(nice, (own_niceness() + 4).min(19));
-}
-
-/// What the tests were started with: a program's share is less than that, not than nothing.
-fn own_niceness() -> i32 {
+    // What the tests were started with: a program's share is less than that, not than nothing.
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let (_, after_the_name) = stat.rsplit_once(')').unwrap();
-    after_the_name
+    let own: i32 = after_the_name
         .split_ascii_whitespace()
         .nth(16)
         .unwrap()
         .parse()
-        .unwrap()
+        .unwrap();
+    assert_eq!(nice, (own + 4).min(19));
 }
 
 #[tokio::test]

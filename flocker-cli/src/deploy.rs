@@ -30,9 +30,9 @@ use flocker_engine::Stopper;
 use flocker_engine::clock;
 use flocker_engine::one_line;
 use flocker_engine::stopper;
+use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::ClusterState;
-use flocker_model::ContainerStatus;
 use flocker_model::Deployment;
 use flocker_plan::Action;
 use flocker_plan::CutOver;
@@ -123,9 +123,9 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
     };
     ui.clear_status();
     asking.way_is_clear()?;
-    not_settled_while_it_keeps_ending(&mut outcome);
     // A file that was refused or declined is not what anybody asked for.
     let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty() || is_only_held(&outcome.end);
+    not_settled_where_somebody_is_not_served(&mut outcome, &cluster.desired);
     if let Some((state_dir, [one, other])) = wish.remember.as_ref().filter(|_| was_obeyed) {
         files::remember(state_dir, [one, other], wish.left_held, failures(&outcome));
     }
@@ -179,35 +179,42 @@ fn failures(outcome: &Outcome) -> BTreeMap<String, String> {
     failures
 }
 
-/// Takes it back that all is as it is to be where what was started keeps ending: its restart policy starts it again
-/// and again, so there is nothing to plan, and yet nobody is served.
-fn not_settled_while_it_keeps_ending(outcome: &mut Outcome) {
+/// Takes it back that all is as it is to be where there is nothing to plan and yet something is not: what serves nobody,
+/// and who was not seen.
+fn not_settled_where_somebody_is_not_served(outcome: &mut Outcome, desired: &Deployment) {
     if outcome.end != End::Settled {
         return;
     }
-    let mut starts: BTreeMap<StepId, Option<NodeError>> = BTreeMap::new();
+    let mut waiting = shown::unserved(desired, &outcome.actual);
+    let mut failed = BTreeMap::new();
     for report in outcome.reports.iter().flat_map(|report| &report.steps) {
         let Action::Start { application, .. } = &report.step.action else {
             continue;
         };
-        let there = outcome.actual.known(&report.step.actor);
-        let container = there.and_then(|state| state.containers.get(application));
-        let is_restarting =
-            container.is_some_and(|container| container.status == ContainerStatus::Restarting);
-        let failure = match &report.ending {
-            Failed(error) if is_restarting => Some(error.clone()),
-            Failed(_) | Done(_) | Skipped { .. } | Interrupted | Left => None,
-        };
-        // What counts is how it ended the last time.
-        starts.insert(report.step.id(), failure);
+        let is_meant = |waiting: &Waiting| waiting.application() == Some(application);
+        match &report.ending {
+            Failed(error) if waiting.iter().any(is_meant) => {
+                failed.insert(report.step.id(), (application, error.clone()));
+            }
+            // What counts is how it ended the last time.
+            Failed(_) | Done(_) | Skipped { .. } | Interrupted | Left => {
+                failed.remove(&report.step.id());
+            }
+        }
     }
-    let failed: BTreeMap<StepId, NodeError> = starts
+    // Why it could not be started says more than that nobody is served.
+    waiting.retain(|waiting| {
+        let is_told = |application: &ApplicationName| waiting.application() == Some(application);
+        !failed.values().any(|(application, _)| is_told(application))
+    });
+    let failed: BTreeMap<StepId, NodeError> = failed
         .into_iter()
-        .filter_map(|(step, failure)| Some((step, failure?)))
+        .map(|(step, (_, error))| (step, error))
         .collect();
-    if !failed.is_empty() {
+    waiting.extend(shown::unseen(desired, &outcome.actual));
+    if !(waiting.is_empty() && failed.is_empty()) {
         outcome.end = End::Partly {
-            waiting: Vec::new(),
+            waiting,
             refused: Vec::new(),
             failed,
         };

@@ -40,6 +40,7 @@ pub(crate) use examine::Weight;
 pub(crate) use prepare::Asked as AskedToPrepare;
 pub(crate) use prepare::Deed;
 pub(crate) use prepare::NewPool;
+pub(crate) use prepare::Progress;
 pub(crate) use prepare::State;
 pub(crate) use process::serve;
 pub(crate) use relay::relay;

@@ -3,9 +3,12 @@
 use std::fmt::Write as _;
 
 use flocker_engine::Reach;
+use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
+use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::Health;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Observed;
@@ -109,6 +112,43 @@ pub(crate) fn silent(actual: &ClusterState) -> impl Iterator<Item = (&NodeName, 
     actual.nodes.iter().filter_map(|(node, look)| match look {
         Observed::Known(_) => None,
         Observed::Unknown(silence) => Some((node, silence)),
+    })
+}
+
+/// Returns what serves nobody although it runs where it is to, because it is not healthy or ends again and again. No step
+/// mends that, so no plan has it.
+pub(crate) fn unserved(desired: &Deployment, actual: &ClusterState) -> Vec<Waiting> {
+    let serves_nobody = |application: &ApplicationName, node: &NodeName| {
+        let container = actual
+            .known(node)
+            .and_then(|state| state.containers.get(application));
+        container.is_some_and(|container| match (container.status, container.health) {
+            (ContainerStatus::Restarting, _) | (ContainerStatus::Running, Health::Unhealthy) => true,
+            (ContainerStatus::Running, Health::Healthy | Health::NotChecked)
+            | (ContainerStatus::Prepared | ContainerStatus::Exited { .. }, _) => false,
+        })
+    };
+    let all = desired.applications().keys().filter_map(|application| {
+        let homes = desired.homes(application);
+        let on: Vec<NodeName> = homes
+            .filter(|node| serves_nobody(application, node))
+            .cloned()
+            .collect();
+        let application = application.clone();
+        (!on.is_empty()).then_some(Waiting::ForHealth { application, on })
+    });
+    all.collect()
+}
+
+/// Returns the wait for nodes of the files that were not seen, if there are any: their routes are as old as they are.
+pub(crate) fn unseen(desired: &Deployment, actual: &ClusterState) -> Option<Waiting> {
+    let is_awaited = |node: &&NodeName| desired.members().contains_key(*node) && !actual.is_forgotten(node);
+    let silent = silent(actual).map(|(node, _)| node).filter(is_awaited);
+    let nodes: Vec<NodeName> = silent.cloned().collect();
+    (!nodes.is_empty()).then_some(Waiting::ForSight {
+        application: None,
+        dataset: None,
+        nodes,
     })
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// What is in the folder and is no program.
-const NO_PROGRAMS: [&str; 2] = ["README.md", "settings.bash"];
+const NO_PROGRAMS: [&str; 3] = ["README.md", "furnish.bash", "settings.bash"];
 
 fn bed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/bed")

@@ -31,7 +31,7 @@ pub enum Waiting {
         /// The silent nodes.
         nodes: Vec<NodeName>,
     },
-    /// An application runs where it is to run, and nobody is served by it; where it was, it goes on.
+    /// An application runs where it is to run, and nobody is served by it; where else it runs, it goes on.
     ForHealth {
         /// The application.
         application: ApplicationName,
@@ -145,7 +145,7 @@ impl fmt::Display for Waiting {
             }
             Self::ForHealth { application, on } => write!(
                 f,
-                "{application} stays where it was until it is healthy on {}",
+                "{application} serves nobody on {}: it keeps ending, or is not healthy; where else it runs, it goes on",
                 list(on)
             ),
             Self::PreCopy {

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use flocker_engine::clock;
 use flocker_engine::one_line;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use flocker_model::PoolName;
 use serde::Serialize;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::checkup::write_line;
 use crate::cli::FilesOption;
@@ -23,6 +26,7 @@ use crate::error::Failure;
 use crate::real::AskedToPrepare;
 use crate::real::Deed;
 use crate::real::NewPool;
+use crate::real::Progress;
 use crate::real::State;
 use crate::runtime;
 use crate::ui::Ui;
@@ -75,7 +79,7 @@ impl Prepare {
         }
         runtime::block_on(async {
             let cluster = cluster::connect_for_doctor(self.files.paths(), &self.nodes, global)?;
-            let mut body = self.all(&cluster, false).await?;
+            let mut body = self.all(&cluster, false, ui).await?;
             let has_work = body.has(State::Planned);
             let goes = has_work && !self.plan && {
                 if !ui.is_json() {
@@ -84,7 +88,7 @@ impl Prepare {
                 self.yes || ui.confirm("do this?")
             };
             if goes {
-                body = self.all(&cluster, true).await?;
+                body = self.all(&cluster, true, ui).await?;
             }
             if ui.is_json() {
                 ui.document(&body)?;
@@ -102,7 +106,7 @@ impl Prepare {
     }
 
     /// Goes to all machines at the same time.
-    async fn all(&self, cluster: &Cluster, go: bool) -> Result<Body, Failure> {
+    async fn all(&self, cluster: &Cluster, go: bool, ui: &Ui) -> Result<Body, Failure> {
         let asked = AskedToPrepare {
             go,
             install: self.install,
@@ -126,16 +130,23 @@ impl Prepare {
                 }
             }
             let (ways, asked) = (cluster.ways(), asked.clone());
+            let mut talk = Talk::new(&name, ui);
             looks.spawn(async move {
-                let deeds = match ways.prepare(&address, &asked).await {
+                let deeds = match ways
+                    .prepare(&address, &asked, |progress| talk.tell(progress))
+                    .await
+                {
                     Ok(deeds) => deeds,
-                    Err(error) => vec![Deed {
-                        subject: "ssh".into(),
-                        state: State::Failed,
-                        said: one_line(&error),
-                        command: Vec::new(),
-                        hint: error.hint(),
-                    }],
+                    Err(error) => {
+                        let goes_on = || "what was begun there goes on; ask again".to_owned();
+                        vec![Deed {
+                            subject: "ssh".into(),
+                            state: State::Failed,
+                            said: one_line(&error),
+                            command: Vec::new(),
+                            hint: error.hint().or_else(|| talk.has_begun().then(goes_on)),
+                        }]
+                    }
                 };
                 (name, deeds)
             });
@@ -152,6 +163,52 @@ impl Prepare {
         Ok(Body {
             nodes: nodes.collect(),
         })
+    }
+}
+
+/// Where nobody sees a line that is written over and over, another one is said this often.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// Tells a person how far a machine is.
+struct Talk {
+    node: NodeName,
+    ui: Ui,
+    began: Instant,
+    /// When a line was last said.
+    told: Option<Instant>,
+}
+
+impl Talk {
+    fn new(node: &NodeName, ui: &Ui) -> Self {
+        Self {
+            node: node.clone(),
+            ui: ui.clone(),
+            began: clock::now(),
+            told: None,
+        }
+    }
+
+    fn tell(&mut self, progress: &Progress) {
+        let Progress { subject, said } = progress;
+        let now = clock::now();
+        let is_due = self.told.is_none_or(|told| now - told >= BETWEEN_LINES);
+        if is_due {
+            self.told = Some(now);
+        }
+        if self.ui.is_json() {
+            return;
+        }
+        let seconds = (now - self.began).as_secs();
+        let line = format!("{} {subject}: {said} ({seconds} s)", self.node);
+        if Ui::is_live() {
+            self.ui.status(&line);
+        } else if is_due {
+            self.ui.say(&line);
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.told.is_some()
     }
 }
 

@@ -141,9 +141,7 @@ fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<End
     } = sight;
     let plan = has_files.then(|| flocker_plan::plan(desired, actual, policy));
     let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
-    let keeps_ending: Vec<ApplicationRow<'_>> = all_applications(actual)
-        .filter(|row| row.container.status == ContainerStatus::Restarting)
-        .collect();
+    let unserved = shown::unserved(desired, actual);
     // Of a node that was declared lost for ever nothing is awaited.
     let is_silent = shown::silent(actual).any(|(node, _)| !actual.is_forgotten(node));
     let body = Body {
@@ -166,16 +164,11 @@ fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<End
     if ui.is_json() {
         ui.document(&body)?;
     } else {
-        let mut text = text(&body, plan.as_ref(), keeps_ending.is_empty());
-        for ApplicationRow {
-            application, node, ..
-        } in &keeps_ending
-        {
-            writeln!(
-                text,
-                "{application} on {node} has ended, and is about to be started again\n   hint: `flocker logs {application} --on {node}` shows why"
-            )
-            .unwrap_or_default();
+        let mut text = text(&body, plan.as_ref(), unserved.is_empty() && !is_silent);
+        let is_told =
+            |waiting: &&Waiting| !plan.as_ref().is_some_and(|plan| plan.waiting().contains(waiting));
+        for waiting in unserved.iter().filter(is_told) {
+            writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
         }
         ui.data(&text);
         for unknown in unknown {
@@ -186,13 +179,11 @@ fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<End
         }
     }
     let is_damaged = !body.unreadable.is_empty();
-    Ok(
-        if is_blocked || is_silent || is_damaged || !keeps_ending.is_empty() {
-            Ending::Blocked
-        } else {
-            Ending::Done
-        },
-    )
+    Ok(if is_blocked || is_silent || is_damaged || !unserved.is_empty() {
+        Ending::Blocked
+    } else {
+        Ending::Done
+    })
 }
 
 fn node_row<'a>(

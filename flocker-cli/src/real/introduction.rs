@@ -1,7 +1,8 @@
 //! The first words of a command to a node on a real machine, and the answer.
 //!
 //! Both sides are the same program, so there is one version of this. Each
-//! says one line; what comes after that is another conversation.
+//! says one line, or tells in several how far it is; what comes after that is
+//! another conversation.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -11,6 +12,7 @@ use super::examine::Examination;
 use super::examine::Request;
 use super::prepare::Deed;
 use super::prepare::Preparation;
+use super::prepare::Progress;
 use super::settings::Wanted;
 use crate::error::Failure;
 
@@ -37,6 +39,8 @@ pub(super) enum Answer {
     Ready,
     /// What was found.
     Examined(Examination),
+    /// What is being done just now; more lines follow.
+    Preparing(Progress),
     /// What was done, or would be.
     Prepared(Vec<Deed>),
     /// It cannot be.

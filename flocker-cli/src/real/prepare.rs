@@ -5,6 +5,7 @@
 //! person: packages are installed only where that is asked for, and a device
 //! on which anything at all is found is refused, never cleared.
 
+mod apt;
 mod device;
 mod packages;
 
@@ -13,6 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flocker_engine::clock;
 use flocker_model::PoolName;
 use flocker_model::RouterKind;
 use flocker_model::RuntimeKind;
@@ -32,6 +34,13 @@ use crate::runtime::block_on;
 
 /// How long a pool may take to be made, and a service to start.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long ZFS may take to answer once it is started, and how often it is asked.
+const UNTIL_ZFS_ANSWERS: Duration = Duration::from_secs(15);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Where all is kept that was said while packages were installed.
+const PACKAGES_LOG: &str = "packages.log";
 
 /// Where it is written that packets are passed on after the next start, too.
 const FORWARDING_FILE: &str = "/etc/sysctl.d/60-flocker.conf";
@@ -66,6 +75,17 @@ pub(super) struct Preparation {
     pub(super) wanted: Option<Wanted>,
     pub(super) asked: Asked,
 }
+
+/// What is being done just now, for whoever waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
+    pub(crate) subject: String,
+    pub(crate) said: String,
+}
+
+/// Tells how far a deed is.
+type Tell<'a> = dyn Fn(&str) + 'a;
 
 /// How far a deed is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,8 +140,13 @@ impl Deed {
     }
 }
 
-/// Makes this machine ready, or tells what that would take.
-pub(super) fn prepare(directory: &Path, preparation: &Preparation, reached_at: Option<IpAddr>) -> Vec<Deed> {
+/// Makes this machine ready, or tells what that would take. How far it is, is told meanwhile.
+pub(super) fn prepare(
+    directory: &Path,
+    preparation: &Preparation,
+    reached_at: Option<IpAddr>,
+    tell: &dyn Fn(Progress),
+) -> Vec<Deed> {
     let Preparation { wanted, asked } = preparation;
     let before = match Settings::load(directory) {
         Ok(before) => before,
@@ -147,8 +172,24 @@ pub(super) fn prepare(directory: &Path, preparation: &Preparation, reached_at: O
     }
     let prepared = block_on(async {
         let mut deeds = vec![Deed::new("privileges", State::AlreadySo, privileges.said)];
-        deeds.push(packages::install(&node, asked).await);
+        let about = |subject: &'static str| {
+            move |said: &str| {
+                tell(Progress {
+                    subject: subject.to_owned(),
+                    said: said.to_owned(),
+                });
+            }
+        };
+        let log = directory.join(PACKAGES_LOG);
+        let installed = packages::install(&node, asked, &log, &about("packages")).await;
+        let are_open = asked.go && installed.iter().any(Deed::is_open);
+        deeds.extend(installed);
+        if are_open {
+            // What comes after would only say once more what is missing.
+            return Ok(deeds);
+        }
         if node.volumes == VolumeKind::Zfs {
+            deeds.extend(zfs(asked).await);
             deeds.push(pool(&node.pool, asked).await);
         }
         match node.runtime {
@@ -207,28 +248,57 @@ async fn run(subject: &str, said: &str, asked: &Asked, command: &[&str], patienc
     deed
 }
 
+/// Sees to it that ZFS answers, where it is installed.
+async fn zfs(asked: &Asked) -> Option<Deed> {
+    let answers = async || ask("zpool", &["list", "-H"]).await.is_ok();
+    if !has("zpool") || answers().await {
+        return None;
+    }
+    let command: &[&str] = if has("zfs-fuse") {
+        &["systemctl", "enable", "--now", "zfs-fuse"]
+    } else {
+        &["modprobe", "zfs"]
+    };
+    let deed = run(
+        "zfs",
+        "it does not answer; it is started",
+        asked,
+        command,
+        PATIENCE,
+    )
+    .await;
+    if deed.state == State::Done {
+        let end = clock::now() + UNTIL_ZFS_ANSWERS;
+        while !answers().await && clock::now() < end {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+    Some(deed)
+}
+
 /// Sees to the pool.
 async fn pool(wanted: &str, asked: &Asked) -> Deed {
     let subject = "pool";
     let name = wanted.split('/').next().unwrap_or(wanted);
-    if !has("zpool") {
-        return if asked.install && !asked.go {
-            Deed::new(
-                subject,
-                State::Planned,
-                format!("`{name}` can be seen to once ZFS is installed"),
-            )
-        } else {
-            Deed::new(subject, State::Refused, "`zpool` is not installed")
-        };
+    if has("zpool") {
+        if let Ok(free) = ask("zfs", &["list", "-H", "-o", "avail", name]).await {
+            return Deed::new(subject, State::AlreadySo, format!("`{name}`, {free} free"));
+        }
+        match ask("zpool", &["list", "-H"]).await {
+            Ok(_) => {}
+            Err(_) if !asked.go => {
+                let said = format!("`{name}` can be seen to once ZFS answers");
+                return Deed::new(subject, State::Planned, said);
+            }
+            Err(why) => {
+                return Deed::new(subject, State::Refused, format!("ZFS does not answer: {why}"))
+                    .hint("`modprobe zfs`, or `systemctl start zfs-fuse`, there");
+            }
+        }
+    } else if !asked.install || asked.go {
+        return Deed::new(subject, State::Refused, "`zpool` is not installed");
     }
-    if let Ok(free) = ask("zfs", &["list", "-H", "-o", "avail", name]).await {
-        return Deed::new(subject, State::AlreadySo, format!("`{name}`, {free} free"));
-    }
-    if let Err(why) = ask("zpool", &["list", "-H"]).await {
-        return Deed::new(subject, State::Refused, format!("ZFS does not answer: {why}"))
-            .hint("`modprobe zfs`, or `systemctl start zfs-fuse`, there");
-    }
+    // Where ZFS is still to come, there is no pool.
     let Some(new) = &asked.pool else {
         return Deed::new(subject, State::Refused, format!("there is no pool `{name}`")).hint(format!(
             "`--pool {name} --device PATH` makes one of a device that holds nothing"
@@ -293,7 +363,8 @@ fn forwarding(asked: &Asked, file: &Path, switch: &Path) -> Deed {
     if !asked.go {
         return Deed::new(subject, State::Planned, said);
     }
-    let turned = std::fs::write(file, "# Written by flocker: a node leads connections to where applications are.\nnet.ipv4.ip_forward = 1\n")
+    // A machine with little on it may lack even the directory.
+    let turned = file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(file, "# Written by flocker: a node leads connections to where applications are.\nnet.ipv4.ip_forward = 1\n"))
         .and_then(|()| std::fs::write(switch, "1\n"));
     match turned {
         Ok(()) => Deed::new(subject, State::Done, said),

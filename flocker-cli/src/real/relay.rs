@@ -1,5 +1,6 @@
 //! The node's end of an SSH pipe: what comes in goes to the one process that is the node, and back.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -20,6 +21,7 @@ use super::introduction;
 use super::introduction::Answer;
 use super::introduction::Introduction;
 use super::prepare;
+use super::prepare::Progress;
 use super::process;
 use super::settings::Settings;
 use super::settings::Wanted;
@@ -63,7 +65,10 @@ pub(crate) fn relay(directory: &Path, connection: &str) -> Result<Ending, Failur
             return Ok(Ending::Done);
         }
         Introduction::Prepare(preparation) => {
-            let deeds = prepare::prepare(directory, &preparation, reached_at(connection));
+            let (told, out) = (&answer, RefCell::new(&mut output));
+            // Whoever asked may be gone; what was begun is brought to its end all the same.
+            let tell = |progress: Progress| drop(told(&mut out.borrow_mut(), &Answer::Preparing(progress)));
+            let deeds = prepare::prepare(directory, &preparation, reached_at(connection), &tell);
             answer(&mut output, &Answer::Prepared(deeds)).map_err(failed)?;
             return Ok(Ending::Done);
         }

@@ -30,13 +30,17 @@ use super::introduction::Introduction;
 use super::prepare::Asked;
 use super::prepare::Deed;
 use super::prepare::Preparation;
+use super::prepare::Progress;
 use super::settings::Wanted;
 
 /// How long a node may take to be put together and to answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// How long it may take to install what a node needs.
-const INSTALLATION: Duration = Duration::from_secs(1800);
+/// How long it may take to install what a node needs, with waiting for who installs something else.
+const INSTALLATION: Duration = Duration::from_secs(2400);
+
+/// How long a node that is being made ready may say nothing.
+const SILENCE: Duration = Duration::from_secs(150);
 
 /// How long a pipe that was opened ahead, or the reason why none could be, is good for.
 const FRESH: Duration = Duration::from_secs(8);
@@ -105,25 +109,38 @@ impl Ways {
         let (answer, _) = self.introduce(node, introduction, ANSWER).await?;
         match answer {
             Answer::Examined(examination) => Ok(examination),
-            Answer::Ready | Answer::Prepared(_) | Answer::Failed { .. } => Err(refused(node, answer)),
+            Answer::Ready | Answer::Preparing(_) | Answer::Prepared(_) | Answer::Failed { .. } => {
+                Err(refused(node, answer))
+            }
         }
     }
 
-    /// Makes a machine ready to be a node, or finds out what that would take.
+    /// Makes a machine ready to be a node, or finds out what that would take. How far it is, is told meanwhile.
+    ///
+    /// Given up half way, the machine goes on with what was asked of it.
     pub(crate) async fn prepare(
         &self,
         node: &NodeAddress,
         asked: &Asked,
+        mut tell: impl FnMut(&Progress),
     ) -> Result<Vec<Deed>, TransportError> {
         let preparation = Preparation {
             wanted: self.wanted.get(node).cloned(),
             asked: asked.clone(),
         };
         let introduction = Introduction::Prepare(preparation);
-        let (answer, _) = self.introduce(node, introduction, INSTALLATION).await?;
-        match answer {
-            Answer::Prepared(deeds) => Ok(deeds),
-            Answer::Ready | Answer::Examined(_) | Answer::Failed { .. } => Err(refused(node, answer)),
+        let (mut answer, mut channel) = self.introduce(node, introduction, SILENCE).await?;
+        let end = clock::now() + INSTALLATION;
+        loop {
+            match answer {
+                Answer::Preparing(progress) => tell(&progress),
+                Answer::Prepared(deeds) => return Ok(deeds),
+                Answer::Ready | Answer::Examined(_) | Answer::Failed { .. } => {
+                    return Err(refused(node, answer));
+                }
+            }
+            let left = end.saturating_duration_since(clock::now());
+            answer = in_time(node, left.min(SILENCE), next_answer(&mut channel)).await?;
         }
     }
 
@@ -132,7 +149,9 @@ impl Ways {
         let (answer, channel) = self.introduce(node, Introduction::Talk(wanted), ANSWER).await?;
         match answer {
             Answer::Ready => Ok(channel),
-            Answer::Examined(_) | Answer::Prepared(_) | Answer::Failed { .. } => Err(refused(node, answer)),
+            Answer::Examined(_) | Answer::Preparing(_) | Answer::Prepared(_) | Answer::Failed { .. } => {
+                Err(refused(node, answer))
+            }
         }
     }
 
@@ -143,41 +162,55 @@ impl Ways {
         patience: Duration,
     ) -> Result<(Answer, Channel), TransportError> {
         let mut channel = self.ssh.open(node, Purpose::Control).await?;
-        let greeted = tokio::time::timeout(patience, async {
+        let greeted = in_time(node, patience, async {
             let line = introduction::written(&introduction)?;
             channel.write_all(&line).await?;
             channel.flush().await?;
-            let mut line = Vec::new();
-            loop {
-                // What follows the line is the node's, and not for us.
-                match channel.read_u8().await? {
-                    b'\n' => break,
-                    byte => line.push(byte),
-                }
-                if line.len() > introduction::LONGEST {
-                    return Err(io::Error::other("it says too much"));
-                }
-            }
-            Ok(introduction::read::<Answer>(&line)?)
+            next_answer(&mut channel).await
         });
-        match greeted.await {
-            Ok(Ok(answer)) => Ok((answer, channel)),
-            Ok(Err(source)) => Err(TransportError::Unreachable {
-                address: format!("`{}`", host(node)),
-                source,
-            }),
-            Err(_) => Err(TransportError::Late {
-                host: host(node),
-                what: "the answer",
-                after: patience,
-            }),
-        }
+        let answer = greeted.await?;
+        Ok((answer, channel))
     }
 
     fn opened_ahead(&self, node: &NodeAddress) -> Option<Result<Channel, TransportError>> {
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let (when, opened) = ahead.remove(node)?;
         (when.elapsed() < FRESH).then_some(opened)
+    }
+}
+
+/// Reads one answer. What follows its line is the node's, and not for us.
+async fn next_answer(channel: &mut Channel) -> io::Result<Answer> {
+    let mut line = Vec::new();
+    loop {
+        match channel.read_u8().await? {
+            b'\n' => break,
+            byte => line.push(byte),
+        }
+        if line.len() > introduction::LONGEST {
+            return Err(io::Error::other("it says too much"));
+        }
+    }
+    Ok(introduction::read::<Answer>(&line)?)
+}
+
+/// Waits for what a node says, for so long.
+async fn in_time(
+    node: &NodeAddress,
+    patience: Duration,
+    said: impl Future<Output = io::Result<Answer>>,
+) -> Result<Answer, TransportError> {
+    match tokio::time::timeout(patience, said).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(TransportError::Unreachable {
+            address: format!("`{}`", host(node)),
+            source,
+        }),
+        Err(_) => Err(TransportError::Late {
+            host: host(node),
+            what: "the answer",
+            after: patience,
+        }),
     }
 }
 
@@ -191,7 +224,7 @@ pub(crate) fn host(node: &NodeAddress) -> String {
 
 fn refused(node: &NodeAddress, answer: Answer) -> TransportError {
     let said = match answer {
-        Answer::Ready | Answer::Examined(_) | Answer::Prepared(_) => {
+        Answer::Ready | Answer::Examined(_) | Answer::Preparing(_) | Answer::Prepared(_) => {
             "it answers something else than was asked".to_owned()
         }
         Answer::Failed {

@@ -170,6 +170,60 @@ applications:
 }
 
 #[test]
+fn nobody_is_told_that_all_is_well_where_somebody_is_not_served() {
+    let machine = Machine::new(88);
+    machine.write(
+        "app.yml",
+        "version: 1
+applications:
+  ledger:
+    image: /bin/sleep
+    command_line: ['1000']
+    health_check: {tcp: 7000, interval: 50ms, timeout: 200ms, retries: 2}
+    ports: [{internal: 7000, external: 7000}]
+",
+    );
+    // It runs, so from the second time on there is nothing to start.
+    for _ in 0..2 {
+        let unhealthy = machine
+            .flocker(&["deploy", "--yes", "alpha.yml", "app.yml"])
+            .ended_with(1);
+        assert!(
+            !unhealthy.talk.contains("everything is as it is to be"),
+            "{}",
+            unhealthy.talk
+        );
+    }
+    let why = "ledger serves nobody on alpha";
+    for asked in [&["status"][..], &["why", "ledger"]] {
+        let told = machine.flocker(asked).data;
+        assert!(
+            told.contains(why) && told.contains("`flocker logs ledger --on alpha`"),
+            "{told}"
+        );
+        assert!(
+            !told.contains("everything is as it is to be") && !told.contains("nothing is to be done"),
+            "{told}"
+        );
+    }
+    machine.flocker(&["status"]).ended_with(1);
+    // What a node that is not seen leads elsewhere, nobody knows.
+    machine.write("app.yml", "version: 1\napplications: {}\n");
+    machine.write("none.yml", "version: 1\nnodes: {alpha: [], beta: []}\n");
+    let deploy = ["deploy", "--yes", "--allow-stop-all", "none.yml", "app.yml"];
+    machine.flocker(&deploy).ended_with(0);
+    machine.flocker(&["local", "down", "beta"]).ended_with(0);
+    let silent = machine.flocker(&deploy).ended_with(1);
+    assert!(
+        silent.talk.contains("waiting to see beta") && silent.talk.contains("bring beta back"),
+        "{}",
+        silent.talk
+    );
+    machine.flocker(&["local", "up", "beta"]).ended_with(0);
+    machine.flocker(&deploy).ended_with(0);
+}
+
+#[test]
 fn output_is_one_document_to_a_line_and_there_is_one_where_there_is_none() {
     let machine = Machine::new(87);
     let documents = |arguments: &[&str]| {

@@ -86,6 +86,17 @@ impl Bed {
         self.program("load", &["database"]).ok();
     }
 
+    /// Starts a fourth machine, on which nothing is installed, in the place of one that may be left of an earlier test.
+    pub(crate) fn bare(&self) {
+        self.no_fourth();
+        self.program("up", &["--bare", "4"]).ok();
+    }
+
+    /// Takes the fourth machine away with what is on its disks.
+    pub(crate) fn no_fourth(&self) {
+        self.program("down", &["4"]).ok();
+    }
+
     /// Says by which name this bed is told from others.
     #[expect(clippy::unused_self, reason = "who has no bed has no name of one")]
     pub(crate) fn name(&self) -> String {
@@ -159,7 +170,7 @@ impl Bed {
         format!("{}.{}", self.net, 10 + node)
     }
 
-    /// Returns a configuration of SSH by which the nodes are reached as node1, node2 and node3.
+    /// Returns a configuration of SSH by which the nodes are reached as node1, node2 and node3, and a fourth one where there is any.
     pub(crate) fn ssh_config(&self) -> String {
         let home = PathBuf::from(setting("FLOCKER_BED_HOME"));
         let name = self.name();
@@ -169,7 +180,7 @@ impl Bed {
             known.exists(),
             "the bed is not up: run flocker-cli/tests/real/run"
         );
-        let hosts = (1..=3).map(|node| {
+        let hosts = (1..=4).map(|node| {
             format!(
                 "Host node{node}\n  HostName {}\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
                  UserKnownHostsFile {}\n  GlobalKnownHostsFile /dev/null\n",

@@ -8,7 +8,9 @@
 use std::fmt::Write as _;
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::io::Read as _;
 use std::process::Child;
+use std::process::ChildStderr;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::mpsc;
@@ -189,6 +191,14 @@ impl Operator {
         done
     }
 
+    /// Starts the command, to be harmed.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Started {
+        let mut child = self.command("tester", arguments).spawn().unwrap();
+        let talk = BufReader::new(child.stderr.take().unwrap());
+        let said = String::new();
+        Started { child, talk, said }
+    }
+
     pub(crate) fn deploy(&self) -> Done {
         self.run(&[
             "deploy",
@@ -278,6 +288,54 @@ impl Operator {
         self.place([&[], &[], &[]]);
         self.deploy().ok();
         self.bed
+    }
+}
+
+/// A command under way.
+pub(crate) struct Started {
+    child: Child,
+    talk: BufReader<ChildStderr>,
+    /// What it has said so far.
+    said: String,
+}
+
+impl Started {
+    /// Reads on until it says this.
+    #[track_caller]
+    pub(crate) fn says(&mut self, text: &str) {
+        while !self.said.contains(text) {
+            let n_read = self.talk.read_line(&mut self.said).unwrap();
+            assert!(n_read > 0, "it never said {text}: {}", self.said);
+        }
+    }
+
+    /// Kills it, so that it has no time for anything.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(mut self) -> Done {
+        self.talk.read_to_string(&mut self.said).unwrap();
+        let mut stdout = String::new();
+        let out = self.child.stdout.as_mut().unwrap();
+        out.read_to_string(&mut stdout).unwrap();
+        let done = Done {
+            code: self.child.wait().unwrap().code(),
+            stdout,
+            stderr: std::mem::take(&mut self.said),
+        };
+        println!("{}{}", done.stdout, done.stderr);
+        done
+    }
+}
+
+impl Drop for Started {
+    /// A test that fails leaves no command behind.
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

@@ -10,6 +10,7 @@ use super::Rules;
 use super::need;
 use crate::fact::Fact;
 use crate::shares::each;
+use crate::shares::each_of;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -59,10 +60,13 @@ impl Rules<'_> {
                 waits.push((user, used));
             });
         }
-        let shares = rules.view.workers.shares(waits.len(), waits.len());
+        // So that they come in order of step.
+        waits.sort_by_key(|&(user, _)| user);
+        let waiting: Vec<&[(u32, u32)]> = waits.chunk_by(|(one, _), (other, _)| one == other).collect();
+        let shares = rules.view.workers.shares(waiting.len(), waits.len());
         let needs = each(&shares, |share| {
             let mut needs = Vec::with_capacity(share.len());
-            for &(user, used) in &waits[share] {
+            for &(user, used) in waiting[share].iter().copied().flatten() {
                 let makers = starts_of(used).iter().map(|&(_, maker)| Fact::Healthy {
                     application: rules.application(used),
                     on: rules.steps[maker].actor.clone(),
@@ -75,9 +79,19 @@ impl Rules<'_> {
             }
             needs
         });
-        for (position, need) in needs.into_iter().flatten() {
-            self.steps[position].needs.push(need);
+        let mut rest = self.steps.as_mut_slice();
+        let mut shares = Vec::with_capacity(needs.len());
+        for needs in needs.into_iter().rev() {
+            let first = needs.first().map_or(rest.len(), |(position, _)| *position);
+            let (before, own) = rest.split_at_mut(first);
+            shares.push((first, own, needs));
+            rest = before;
         }
+        each_of(shares, |(first, steps, needs)| {
+            for (position, need) in needs {
+                steps[position - first].needs.push(need);
+            }
+        });
     }
 
     /// Returns where the steps that start an application begin in `started`, by its number; one more than there are applications.

@@ -97,13 +97,15 @@ impl<'a> Rules<'a> {
         let unsettled = each(&shares, |share| {
             let share = number(share.start)..number(share.end);
             let unsettled = share.filter(|&application| !found.is_settled(application, view));
-            unsettled
-                .map(|application| (application, view.dataset(application)))
-                .collect::<Vec<_>>()
+            let unsettled: Vec<u32> = unsettled.collect();
+            let datasets = unsettled
+                .iter()
+                .filter_map(|&application| view.dataset(application));
+            let datasets: Vec<DatasetId> = datasets.collect();
+            (unsettled, datasets)
         });
-        let (unsettled, datasets): (Vec<u32>, Vec<Option<DatasetId>>) =
-            unsettled.into_iter().flatten().unzip();
-        let datasets: Vec<DatasetId> = datasets.into_iter().flatten().collect();
+        let (unsettled, datasets): (Vec<Vec<u32>>, Vec<Vec<DatasetId>>) = unsettled.into_iter().unzip();
+        let (unsettled, datasets) = (unsettled.concat(), datasets.concat());
         if let Some(view) = Arc::get_mut(&mut self.view) {
             view.seek(datasets.into_iter());
         }

@@ -7,26 +7,28 @@
 //! and it is planned again after the shares before it. The plan is the
 //! same as if one thread had made all of it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::Mutex;
 
 use flocker_model::ApplicationName;
 
 use super::Rules;
 use super::settled::BLOCK;
-use crate::shares::beside;
+use crate::shares::in_turn;
+use crate::step::Step;
 
 /// How much more there is to do for an application by rule than to look at it.
 const BY_RULE: usize = 8;
-
-/// How many applications are looked at by rule while what was decided of one is put together with the rest, and copied.
-const PUT_TOGETHER: usize = 10;
 
 /// What one share may have in common with another.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
     /// What was stopped, or was to be, by the rules of an application of another name, and where.
     stopped: Vec<(u32, ApplicationName)>,
+    /// The numbers of those of them that are wanted.
+    wanted: BTreeSet<u32>,
     /// Nodes that had no room for something.
     full: Vec<u32>,
 }
@@ -35,38 +37,39 @@ impl<'a> Rules<'a> {
     /// Looks at these applications, in order, by rule.
     pub(super) fn apply_all(&mut self, unsettled: &[u32]) {
         let workers = self.view.workers;
-        // As if that many came first: who looks at the first share has also to put together what the others give.
-        let putting_together = unsettled.len() / PUT_TOGETHER;
-        let all = workers.shares(unsettled.len() + putting_together, unsettled.len() * BY_RULE);
-        let position = |bound: usize| bound.saturating_sub(putting_together);
-        let shares = all.iter().map(|share| position(share.start)..position(share.end));
-        let shares: Vec<Range<usize>> = shares.collect();
-        let Some((first, others)) = shares.split_first() else {
-            return;
-        };
-        if others.is_empty() {
+        let pieces = workers.pieces(unsettled.len(), unsettled.len() * BY_RULE);
+        if let [_] = pieces.as_slice() {
             return self.apply_some(unsettled);
         }
         self.view.find_all_users();
         let (view, policy, found) = (Arc::clone(&self.view), self.policy, Arc::clone(&self.found));
-        let ((), planned) = beside(
-            || self.apply_some(&unsettled[first.clone()]),
-            others,
-            |share| {
-                let mut rules = Rules::with(Arc::clone(&view), policy, Arc::clone(&found));
-                rules.apply_some(&unsettled[share]);
-                rules
-            },
-        );
-        for (share, planned) in others.iter().zip(planned) {
-            let share = &unsettled[share.clone()];
-            if self.holds_after_this(&planned, share) {
-                self.append(planned);
+        // Room for steps goes round: memory that nobody has used yet takes longer than to plan what stands in it.
+        let spare: Mutex<Vec<Vec<Step>>> = Mutex::default();
+        let plan_some = |piece: Range<usize>| {
+            let mut rules = Rules::with(Arc::clone(&view), policy, Arc::clone(&found));
+            rules.steps = spare
+                .lock()
+                .ok()
+                .and_then(|mut spare| spare.pop())
+                .unwrap_or_default();
+            let some = &unsettled[piece];
+            rules.apply_some(some);
+            (some, rules)
+        };
+        in_turn(workers.most(), pieces, plan_some, |(some, mut planned)| {
+            let mut room = if self.holds_after_this(&planned, some) {
+                self.append(planned)
             } else {
+                let room = std::mem::take(&mut planned.steps);
                 drop(planned);
-                self.apply_some(share);
+                self.apply_some(some);
+                room
+            };
+            room.clear();
+            if let Ok(mut spare) = spare.lock() {
+                spare.push(room);
             }
-        }
+        });
     }
 
     fn apply_some(&mut self, applications: &[u32]) {
@@ -89,6 +92,8 @@ impl<'a> Rules<'a> {
             && self.view.names[own as usize] != name
         {
             self.beside.stopped.push((node, name.clone()));
+            let wanted = self.view.desired.placements().find(name, &self.view.names);
+            self.beside.wanted.extend(wanted);
         }
     }
 
@@ -107,11 +112,10 @@ impl<'a> Rules<'a> {
             let sum = before.0.checked_add(more.0);
             sum.zip(free).is_some_and(|(sum, free)| sum <= free.0)
         });
-        let placements = self.view.desired.placements();
-        let is_in_share = |name: &ApplicationName| {
-            let number = placements.find(name, &self.view.names);
-            number.is_some_and(|number| share.binary_search(&number).is_ok())
-        };
+        let bounds = share.first().zip(share.last());
+        let mut between = bounds
+            .into_iter()
+            .flat_map(|(first, last)| self.beside.wanted.range(first..=last));
         has_room
             && planned.beside.full.iter().all(is_free)
             && planned
@@ -119,16 +123,16 @@ impl<'a> Rules<'a> {
                 .stopped
                 .iter()
                 .all(|(node, name)| !self.is_stopped(name, *node))
-            && self.beside.stopped.iter().all(|(_, name)| !is_in_share(name))
+            && between.all(|wanted| share.binary_search(wanted).is_err())
     }
 
-    /// Adds what was decided of a share to what was decided before.
-    fn append(&mut self, planned: Rules<'a>) {
+    /// Adds what was decided of a share to what was decided before, and returns the room where its steps were.
+    fn append(&mut self, planned: Rules<'a>) -> Vec<Step> {
         let Rules {
             view: _,
             policy: _,
             found: _,
-            mut serving,
+            serving,
             started,
             uses_others,
             stopped,
@@ -145,7 +149,7 @@ impl<'a> Rules<'a> {
         } = planned;
         let n_before = self.steps.len();
         let later = |(application, position): (u32, usize)| (application, n_before + position);
-        self.serving.append(&mut serving);
+        self.serving.extend(serving);
         self.started.extend(started.into_iter().map(later));
         self.uses_others.extend(uses_others);
         for (all, more) in self.stopped.iter_mut().zip(stopped) {
@@ -157,11 +161,16 @@ impl<'a> Rules<'a> {
         for (all, more) in self.promised.iter_mut().zip(promised) {
             *all = all.plus(more);
         }
-        self.beside.stopped.extend(beside.stopped);
-        self.beside.full.extend(beside.full);
-        self.steps.append(&mut steps);
+        self.beside.wanted.extend(beside.wanted);
+        // The first share stays where it is.
+        if self.steps.is_empty() {
+            std::mem::swap(&mut self.steps, &mut steps);
+        } else {
+            self.steps.append(&mut steps);
+        }
         self.waiting.extend(waiting);
         self.refused.extend(refused);
         self.kept.extend(kept);
+        steps
     }
 }

@@ -151,22 +151,22 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_the_journal_shows_late_comes_before_the_end() {
         let (mut journal, output) = tokio::io::duplex(64);
         let (into, mut followed) = tokio::io::duplex(64);
         let (end, ended) = oneshot::channel::<()>();
         let passing = tokio::spawn(pass_on(output, into, async { drop(ended.await) }));
         journal.write_all(b"one ").await.unwrap();
-        tokio::time::sleep(QUIET * 5).await;
+        let mut text = vec![0; 4];
+        followed.read_exact(&mut text).await.unwrap();
         end.send(()).unwrap();
-        for late in [b"two ", b"three"].map(Vec::from) {
-            tokio::time::sleep(QUIET / 2).await;
-            journal.write_all(&late).await.unwrap();
+        for late in ["two ", "three"] {
+            tokio::time::sleep(QUIET / 20).await;
+            journal.write_all(late.as_bytes()).await.unwrap();
         }
-        let mut text = String::new();
-        followed.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "one two three");
+        followed.read_to_end(&mut text).await.unwrap();
+        assert_eq!(text, b"one two three");
         passing.await.unwrap().unwrap();
     }
 }

@@ -29,6 +29,7 @@ use crate::commands::status::role;
 use crate::commands::status::status;
 use crate::commands::validate::counted;
 use crate::error::Failure;
+use crate::shown;
 
 /// What is wanted and what is seen, and the plan that follows.
 #[derive(Debug)]
@@ -441,7 +442,11 @@ impl<'a> View<'a> {
     }
 
     fn held(&self, is_meant: impl Fn(Option<&ApplicationName>) -> bool) -> Vec<Held> {
-        let waiting = self.plan.waiting().iter();
+        let unserved = shown::unserved(self.desired, self.actual);
+        let unplanned = unserved
+            .iter()
+            .filter(|waiting| !self.plan.waiting().contains(waiting));
+        let waiting = self.plan.waiting().iter().chain(unplanned);
         let waiting = waiting.filter(|waiting| is_meant(waiting.application()));
         let refused = self.plan.refused().iter();
         let refused = refused.filter(|refused| is_meant(refused.application()));

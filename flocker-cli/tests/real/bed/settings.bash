@@ -23,6 +23,7 @@ fi
 export FLOCKER_BED_BIND
 
 image=$FLOCKER_BED_HOME/image            # rootfs/, node.tar, id_ed25519, apps/*.tar
+bare=$FLOCKER_BED_HOME/bare              # rootfs/ of nodes on which nothing is installed, see build-bare
 run=$FLOCKER_BED_HOME/run-$FLOCKER_BED_NAME
 switch=$FLOCKER_BED_NAME-switch
 cgroups=/sys/fs/cgroup
@@ -62,6 +63,8 @@ hierarchies() {
   done
 }
 
+# The node may have been started bare, see build-bare.
+is_bare() { [ -e "$(node_home "$1")/bare" ]; }
 # The node may be a virtual machine, see ../vm; then there is no way into it but its network.
 is_machine() { [ -d "$run/machine$1" ]; }
 machines() {
