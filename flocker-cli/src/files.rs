@@ -160,7 +160,7 @@ pub(crate) fn may_become_a_plan(path: &Path, inputs: &[&Path]) -> Result<(), Fai
         let input = std::fs::metadata(input);
         input.is_ok_and(|input| is_same(&input, &there))
     };
-    if inputs.iter().any(|input| is_it(input)) {
+    if inputs.iter().any(is_it) {
         return Err(refuse("it is one of the files that the plan is made from"));
     }
     if !there.is_file() {

@@ -1,5 +1,6 @@
 //! How a deploy went: what it forecast and what it cost, what is left and what to do about it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -137,23 +138,8 @@ impl<'a> Aftermath<'a> {
                 failed,
             } => {
                 aftermath.ending = Word::Partly;
-                let is_stuck = |waiting: &Waiting| {
-                    let copies = matches!(waiting, Waiting::PreCopy { .. });
-                    let mut failed = failed.iter().filter(|(_, error)| !may_pass(error));
-                    let application = waiting.application().filter(|_| copies);
-                    application.is_some_and(|waits| failed.any(|(step, _)| progress.is_about(step, waits)))
-                };
-                aftermath.waiting = waiting
-                    .iter()
-                    .map(|waiting| {
-                        let told = Blocked::waiting(waiting);
-                        if is_stuck(waiting) {
-                            told.with_hint(STUCK)
-                        } else {
-                            told
-                        }
-                    })
-                    .collect();
+                let told = |waiting| waits(waiting, failed, progress);
+                aftermath.waiting = waiting.iter().map(told).collect();
                 aftermath.refused = refused.iter().map(Blocked::refused).collect();
                 let told = aftermath.waiting.iter();
                 let told = told
@@ -232,6 +218,28 @@ impl<'a> Moved<'a> {
 /// What to do about a cut-over that waits for a copy which cannot be made.
 const STUCK: &str = "the copy that it waits for cannot be made as things are: see what failed";
 
+/// Says what is waited for. A copy that cannot be made does not come by waiting.
+fn waits<'a>(
+    waiting: &'a Waiting,
+    failed: &BTreeMap<StepId, NodeError>,
+    progress: &Progress,
+) -> Blocked<&'a Waiting> {
+    let told = Blocked::waiting(waiting);
+    let copied = match waiting {
+        Waiting::PreCopy { application, .. } => application,
+        Waiting::ForSight { .. }
+        | Waiting::ForHealth { .. }
+        | Waiting::Held { .. }
+        | Waiting::NotConverging { .. } => return told,
+    };
+    let mut failed = failed.iter().filter(|(_, error)| !may_pass(error));
+    if failed.any(|(step, _)| progress.is_about(step, copied)) {
+        told.with_hint(STUCK)
+    } else {
+        told
+    }
+}
+
 /// Says whether trying once more may help.
 fn may_pass(error: &NodeError) -> bool {
     error.class() == ErrorClass::Transient
@@ -288,8 +296,6 @@ fn was_given_up(moved: &Move, outcome: &Outcome) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use flocker_engine::Fault;
     use flocker_model::ClusterState;
     use flocker_model::Deployment;
