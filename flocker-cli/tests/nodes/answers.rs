@@ -65,6 +65,11 @@ fn what_needs_no_secret_does_without_and_a_node_that_is_gone_hides_no_other() {
         .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
         .ended_with(1);
     assert!(promoted.data.contains("alpha owns the data"), "{promoted:?}");
+    // Nobody is asked to agree to a name that nobody knows.
+    let unknown = machine
+        .flocker(&["promote", "ledgre", "--on", "beta"])
+        .ended_with(2);
+    assert!(unknown.talk.contains("know of `ledgre`"), "{unknown:?}");
     machine.flocker(&["undo", "ledger", "--yes"]).ended_with(0);
     // What starts something needs it.
     let deploy = machine
