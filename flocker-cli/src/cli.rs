@@ -284,7 +284,7 @@ pub(crate) fn variable_os(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Returns who types: for people who wait for a deploy lock.
+/// Returns who types, where, and as which process: for people who wait for a deploy lock.
 pub(crate) fn person() -> String {
     let named = |name| {
         variable_os(name)
@@ -292,7 +292,13 @@ pub(crate) fn person() -> String {
             .map(|value| value.to_string_lossy().into_owned())
     };
     let user = named("USER").or_else(|| named("LOGNAME"));
-    user.unwrap_or_else(|| "somebody".into())
+    let user = user.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let on = match host.trim() {
+        "" => String::new(),
+        host => format!(" on {host}"),
+    };
+    format!("{user}{on}, process {}", std::process::id())
 }
 
 /// Which program this was called as.

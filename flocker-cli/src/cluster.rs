@@ -33,6 +33,7 @@ use crate::local;
 use crate::real::Wanted;
 use crate::real::Ways;
 use crate::state_file;
+use crate::ui;
 
 /// What to do about nodes of the files that do not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub(crate) struct Cluster {
     withheld: BTreeSet<ApplicationName>,
     addresses: BTreeMap<NodeName, NodeAddress>,
     ways: Arc<Ways>,
+    /// Whether nobody is to be told what takes long.
+    is_json: bool,
 }
 
 /// Gets at the nodes of a deployment.
@@ -99,7 +102,7 @@ fn with_those_that_are_gone(
 /// Gets at every local node and every node of the last deploy, for commands that need no files.
 pub(crate) async fn connect_all(global: &Global) -> Result<Cluster, Failure> {
     let known = local::known(&global.state_dir())?;
-    let members = match files::last_used(&global.state_dir()) {
+    let members = match files::last_used(&global.state_dir())? {
         Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
         None => Deployment::default(),
     };
@@ -115,7 +118,7 @@ pub(crate) fn connect_for_doctor(
     global: &Global,
 ) -> Result<Cluster, Failure> {
     let known = local::known(&global.state_dir())?;
-    let desired = match named(paths, global) {
+    let desired = match named(paths, global)? {
         Some(paths) => files::read([&paths[0], &paths[1]])?.without_secrets()?,
         None => Deployment::default(),
     };
@@ -158,9 +161,11 @@ fn nobody(known: &BTreeMap<NodeName, NodeAddress>, members: &Deployment) -> Resu
 }
 
 /// Returns the files that were named, or those of the last deploy.
-fn named(paths: Option<[&Path; 2]>, global: &Global) -> Option<[PathBuf; 2]> {
-    let named = paths.map(|paths| paths.map(Path::to_path_buf));
-    named.or_else(|| files::last_used(&global.state_dir()))
+fn named(paths: Option<[&Path; 2]>, global: &Global) -> Result<Option<[PathBuf; 2]>, Failure> {
+    match paths {
+        Some(paths) => Ok(Some(paths.map(Path::to_path_buf))),
+        None => files::last_used(&global.state_dir()),
+    }
 }
 
 /// Gets at the nodes of the files, or of the files of the last deploy.
@@ -171,7 +176,7 @@ pub(crate) async fn connect_with(
     paths: Option<[&Path; 2]>,
     global: &Global,
 ) -> Result<(Cluster, Option<Configuration>), Failure> {
-    match named(paths, global) {
+    match named(paths, global)? {
         Some(paths) => {
             let configuration = files::read([&paths[0], &paths[1]])?;
             let known = configuration.resolve_what_can_be()?;
@@ -211,7 +216,7 @@ pub(crate) fn sight(
             Ok((cluster.desired, actual, files.is_some(), unknown))
         })?
     } else {
-        let desired = match named(paths, global) {
+        let desired = match named(paths, global)? {
             Some(paths) => Some(files::read([&paths[0], &paths[1]])?.without_secrets()?),
             None => None,
         };
@@ -276,6 +281,7 @@ fn reached(
         withheld: BTreeSet::new(),
         addresses,
         ways,
+        is_json: global.json,
     })
 }
 
@@ -296,7 +302,13 @@ fn ssh(global: &Global) -> Result<SshTransport, Failure> {
 impl Cluster {
     /// Looks at all nodes.
     pub(crate) async fn observe(&self) -> ClusterState {
-        let mut actual = flocker_engine::observe(&self.desired, &self.handles, &self.looking).await;
+        let late = |nodes: Vec<NodeName>| {
+            if !self.is_json {
+                ui::aside(&awaited(&nodes, &self.addresses));
+            }
+        };
+        let mut actual =
+            flocker_engine::observe_telling(&self.desired, &self.handles, &self.looking, late).await;
         state_file::assume_definitions(&mut actual, &self.desired, &self.withheld);
         actual
     }
@@ -336,6 +348,26 @@ impl Cluster {
                 .hint("`flocker status` lists the nodes that there are")
         })
     }
+}
+
+/// Says for whose answers we wait, and what can be done about a process of this machine that gives none.
+pub(crate) fn awaited(nodes: &[NodeName], addresses: &BTreeMap<NodeName, NodeAddress>) -> String {
+    let lines = nodes.iter().map(|name| {
+        let waiting = format!("waiting for an answer of {name}");
+        let Some(NodeAddress::Local { directory }) = addresses.get(name) else {
+            return waiting;
+        };
+        match local::serving(directory) {
+            Some((process, local::Pulse::Halted)) => format!(
+                "{waiting}: its process {process} was halted by a signal; `kill -CONT {process}` lets it go on"
+            ),
+            Some((process, local::Pulse::Beats)) => format!(
+                "{waiting}: its process {process} is there; if it hangs, `kill -KILL {process}` ends it, and `flocker local up {name}` starts it anew"
+            ),
+            None => waiting,
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the deployment as the configuration that the next deploy would make of it: newer than all that was seen.

@@ -106,7 +106,8 @@ pub(crate) fn nobody_to_ask() -> Failure {
 pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result<Ending, Failure> {
     let (stopper, stop) = stopper();
     let options = options(wish, stop);
-    let progress = Arc::new(Progress::new(ui.clone(), &cluster.desired, wish.loudness));
+    let progress = Progress::new(ui.clone(), &cluster.desired, wish.loudness);
+    let progress = Arc::new(progress.with_addresses(cluster.addresses()));
     let asking = Asking::new(ui, cluster, wish, &progress);
     let push = flocker_engine::push(
         &cluster.desired,
@@ -277,7 +278,10 @@ pub(crate) fn stopped_at_once() -> Failure {
 
 /// Says why a push did not take place.
 fn refused(error: &PushError) -> Failure {
-    let failure = Failure::failed("nothing more is done").because(error);
+    let mut failure = Failure::failed(format!("{error}; nothing more is done"));
+    if let Some(cause) = std::error::Error::source(error) {
+        failure = failure.because(cause);
+    }
     match error {
         PushError::Held { since, .. } => {
             let ago = Duration::from_secs(clock::time_of_day().saturating_sub(*since));

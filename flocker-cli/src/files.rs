@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fs::Metadata;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::IsTerminal as _;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -24,15 +29,21 @@ use serde::Serialize;
 
 use flocker_plan::CutOver;
 use flocker_plan::Policy;
+use flocker_plan::SavedPlan;
+use flocker_plan::SavedPlanError;
 
 use crate::cli;
 use crate::error::Failure;
+use crate::ui;
 
 /// How large a configuration file or a file with a secret may be. The reader of configurations refuses somewhat less.
 const SMALL: ByteSize = ByteSize(4 << 20);
 
 /// How large a report of nodes or a saved plan may be.
 const LARGE: ByteSize = ByteSize(256 << 20);
+
+/// After how long people want to know what is waited for.
+const UNTIL_A_WAIT_IS_TOLD: Duration = Duration::from_secs(2);
 
 /// Both configuration files, read and without errors; its secrets are still to be fetched.
 #[derive(Debug)]
@@ -43,7 +54,7 @@ pub(crate) struct Configuration {
 
 /// Reads both files, given in either order.
 pub(crate) fn read(paths: [&Path; 2]) -> Result<Configuration, Failure> {
-    if paths[0] == paths[1] {
+    if paths[0] == paths[1] || is_one_file(paths) {
         return Err(
             Failure::usage(format!("`{}` was named twice", paths[0].display()))
                 .hint("name the deployment file and the application file"),
@@ -51,6 +62,16 @@ pub(crate) fn read(paths: [&Path; 2]) -> Result<Configuration, Failure> {
     }
     let [one, other] = paths.map(source);
     load([one?, other?])
+}
+
+/// Says whether two paths lead to the same file. A pipe that is read for the one has nothing left for the other.
+fn is_one_file(paths: [&Path; 2]) -> bool {
+    let [one, other] = paths.map(std::fs::metadata);
+    one.is_ok_and(|one| other.is_ok_and(|other| is_same(&one, &other)))
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Takes the texts of both files, in either order.
@@ -72,8 +93,31 @@ pub(crate) fn text(path: &Path, what: &str) -> Result<String, Failure> {
 }
 
 fn text_within(path: &Path, what: &str, limit: ByteSize) -> Result<String, Failure> {
-    read_within(path, limit).map_err(|error| {
+    let read = telling_of_a_wait(path, || read_within(path, limit));
+    read.map_err(|error| {
         Failure::usage(format!("could not read {what} `{}`", path.display())).because(&error)
+    })
+}
+
+/// Does what may wait for whoever writes into a pipe, and says so where that takes long.
+fn telling_of_a_wait<T>(path: &Path, read: impl FnOnce() -> T) -> T {
+    let is_pipe = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
+    if !is_pipe {
+        return read();
+    }
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if is_done.recv_timeout(UNTIL_A_WAIT_IS_TOLD) == Err(RecvTimeoutError::Timeout) {
+                let path = path.display();
+                ui::aside(&format!(
+                    "waiting for somebody to write into the pipe `{path}`, and to close it"
+                ));
+            }
+        });
+        let read = read();
+        drop(done);
+        read
     })
 }
 
@@ -99,6 +143,37 @@ fn read_within(path: &Path, limit: ByteSize) -> io::Result<String> {
 /// Writes a file that was named on the command line, whole or not at all.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     write_for(0o666, path, text)
+}
+
+/// Refuses a file that a plan is not to be written to: one that it is made from, and any other that is there and is no
+/// saved plan.
+pub(crate) fn may_become_a_plan(path: &Path, inputs: &[&Path]) -> Result<(), Failure> {
+    let Ok(there) = std::fs::metadata(path) else {
+        // Nothing is there that could be lost; whether it can be written is found out when it is.
+        return Ok(());
+    };
+    let refuse = |why: &str| {
+        Failure::usage(format!("the plan is not written to `{}`: {why}", path.display()))
+            .hint("`--out` takes a new file, or one that has a saved plan")
+    };
+    let is_it = |input: &&Path| {
+        let input = std::fs::metadata(input);
+        input.is_ok_and(|input| is_same(&input, &there))
+    };
+    if inputs.iter().any(is_it) {
+        return Err(refuse("it is one of the files that the plan is made from"));
+    }
+    if !there.is_file() {
+        return Err(refuse("it is not a file"));
+    }
+    let text = read_within(path, LARGE);
+    match text.map(|text| SavedPlan::read(&text)) {
+        // Of another version or not, it was written by `--out`.
+        Ok(Ok(_) | Err(SavedPlanError::Version { .. })) => Ok(()),
+        Ok(Err(_)) | Err(_) if there.len() > 0 => Err(refuse("it is there already, and is no saved plan")),
+        // `mktemp` makes them.
+        Ok(Err(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Writes a file for those whom a mode, less what the operator's mask takes away, lets read it.
@@ -250,8 +325,10 @@ pub(crate) fn remember(
 }
 
 /// Returns the files of the last deploy, where there was one and they still exist.
-pub(crate) fn last_used(state_dir: &Path) -> Option<[PathBuf; 2]> {
-    last(state_dir).map(|last| last.files)
+///
+/// What cannot be read is no sign that there was none.
+pub(crate) fn last_used(state_dir: &Path) -> Result<Option<[PathBuf; 2]>, Failure> {
+    Ok(read_last(state_dir)?.map(|last| last.files))
 }
 
 /// Returns what the last deploy could not do and why, by step, or by application where its move was given up.
@@ -281,18 +358,38 @@ pub(crate) fn last_policy(state_dir: &Path, paths: Option<[&Path; 2]>) -> Policy
 
 /// Returns the files that were named, or else those of the last deploy.
 pub(crate) fn named_or_last(state_dir: &Path, named: Option<[&Path; 2]>) -> Result<[PathBuf; 2], Failure> {
-    let named = named.map(|paths| paths.map(Path::to_path_buf));
-    named.or_else(|| last_used(state_dir)).ok_or_else(|| {
+    if let Some(paths) = named {
+        return Ok(paths.map(Path::to_path_buf));
+    }
+    last_used(state_dir)?.ok_or_else(|| {
         Failure::usage("no files were named, and there is no last deploy whose files could be meant")
             .hint("name the deployment file and the application file")
     })
 }
 
+/// Returns what is known of the last deploy, for what can be said without it as well.
 fn last(state_dir: &Path) -> Option<LastUsed> {
-    let text = read_within(&state_dir.join(LAST_USED), SMALL).ok()?;
-    let last: LastUsed = serde_json::from_str(&text).ok()?;
+    read_last(state_dir).ok().flatten()
+}
+
+fn read_last(state_dir: &Path) -> Result<Option<LastUsed>, Failure> {
+    let path = state_dir.join(LAST_USED);
+    let unreadable = || {
+        let path = path.display();
+        Failure::failed(format!(
+            "could not read `{path}`, which says what was deployed last"
+        ))
+        .hint(format!(
+            "`rm {path}` forgets it; a deploy with both files named writes it anew"
+        ))
+    };
+    let text = match read_within(&path, SMALL) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|error| unreadable().because(&error))?,
+    };
+    let last: LastUsed = serde_json::from_str(&text).map_err(|error| unreadable().because(&error))?;
     let usable = last.version == 1 && last.files.iter().all(|path| path.exists());
-    usable.then_some(last)
+    Ok(usable.then_some(last))
 }
 
 #[cfg(test)]
@@ -317,6 +414,76 @@ mod tests {
         for device in ["/dev/zero", "/dev/null"] {
             let failure = text(Path::new(device), "the report").unwrap_err();
             assert_eq!(failure.causes, ["it is a device, not a file"], "{device}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_no_last_deploy() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(last_used(directory.path()).unwrap(), None);
+        std::fs::write(directory.path().join(LAST_USED), "{\"version\": 1, \"fil").unwrap();
+        let failure = last_used(directory.path()).unwrap_err();
+        assert!(
+            failure.message.contains("which says what was deployed last"),
+            "{failure}"
+        );
+        assert!(named_or_last(directory.path(), None).is_err());
+        let named = [Path::new("a"), Path::new("b")];
+        assert!(named_or_last(directory.path(), Some(named)).is_ok());
+    }
+
+    #[test]
+    fn one_file_is_not_both() {
+        let directory = tempfile::tempdir().unwrap();
+        let [pipe, other] = ["pipe", "other"].map(|name| directory.path().join(name));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        std::fs::hard_link(&pipe, &other).unwrap();
+        // Without a look at what they are, this would wait for ever.
+        let failure = read([&pipe, &other]).unwrap_err();
+        assert!(failure.message.ends_with("was named twice"), "{failure}");
+    }
+
+    #[test]
+    fn a_plan_takes_the_place_of_nothing_but_a_plan() {
+        let directory = tempfile::tempdir().unwrap();
+        let [input, link, notes, newer, empty, new] =
+            ["input", "link", "notes", "newer", "empty", "new"].map(|name| directory.path().join(name));
+        let newer_plan = include_str!("../tests/files/newer-plan.json");
+        for (path, text) in [
+            (&input, newer_plan),
+            (&notes, "mine"),
+            (&newer, newer_plan),
+            (&empty, ""),
+        ] {
+            std::fs::write(path, text).unwrap();
+        }
+        std::fs::hard_link(&input, &link).unwrap();
+        let why = |path: &Path| may_become_a_plan(path, &[&input]).map_err(|failure| failure.message);
+        for path in [&input, &link] {
+            let message = why(path).unwrap_err();
+            assert!(
+                message.ends_with("one of the files that the plan is made from"),
+                "{message}"
+            );
+        }
+        let message = why(&notes).unwrap_err();
+        assert!(
+            message.ends_with("it is there already, and is no saved plan"),
+            "{message}"
+        );
+        for path in [directory.path(), Path::new("/dev/null")] {
+            let message = why(path).unwrap_err();
+            assert!(message.ends_with("it is not a file"), "{message}");
+        }
+        for path in [&newer, &empty, &new] {
+            why(path).unwrap();
         }
     }
 

@@ -40,6 +40,7 @@ use place::Root;
 
 pub(crate) use address::FIRST;
 pub(crate) use live::Live;
+pub(crate) use live::Pulse;
 pub(crate) use log::NodeLog;
 pub(crate) use log::open as open_log;
 pub(crate) use place::Place;
@@ -96,6 +97,12 @@ pub(crate) fn transport() -> Arc<dyn Transport> {
 /// Returns where a node would be reached if it were made.
 pub(crate) fn would_be_at(state_dir: &Path, name: &NodeName) -> Result<NodeAddress, Failure> {
     Ok(Root::of(state_dir)?.would_be(name))
+}
+
+/// Returns the process that has the socket of a node open, whether it answers or not, and what the kernel says of it.
+pub(crate) fn serving(directory: &Path) -> Option<(u32, Pulse)> {
+    let process = serving_process(directory).ok().flatten()?;
+    Some((process, Pulse::of(process)))
 }
 
 /// Returns where a node is, if it was made.

@@ -19,11 +19,13 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use flocker_plan::Estimate;
 use flocker_plan::StepId;
 use flocker_plan::blocked::seconds;
 
+use crate::cluster::awaited;
 use crate::ui::Ui;
 
 /// How often a line that is written over is written.
@@ -47,6 +49,8 @@ pub(crate) struct Progress {
     loudness: Loudness,
     /// People know data by who uses it.
     names: BTreeMap<String, ApplicationName>,
+    /// Where nodes are, as far as that was said.
+    addresses: BTreeMap<NodeName, NodeAddress>,
     seen: Mutex<Seen>,
 }
 
@@ -59,6 +63,8 @@ struct Seen {
     told: Option<Duration>,
     /// What was said last of nodes that are silent.
     silent: Vec<(NodeName, String)>,
+    /// Whose answers were said last to be waited for.
+    awaited: Vec<NodeName>,
     /// How long an application is expected to be away once the copies that it waits for are made.
     forecast: Option<Duration>,
     epoch: Option<tokio::time::Instant>,
@@ -87,8 +93,14 @@ impl Progress {
             ui,
             loudness,
             names: names.collect(),
+            addresses: BTreeMap::new(),
             seen: Mutex::default(),
         }
+    }
+
+    /// Takes note of where nodes are, for what can be said of one that does not answer.
+    pub(crate) fn with_addresses(self, addresses: BTreeMap<NodeName, NodeAddress>) -> Self {
+        Self { addresses, ..self }
     }
 
     /// Takes note of the forecast of the plan that is about to be carried out.
@@ -97,6 +109,12 @@ impl Progress {
         let ahead = ahead.filter(|application| application.last_round_is_guessed);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.forecast = ahead.map(|application| application.downtime).max();
+    }
+
+    /// Says whether a step is about the data of an application.
+    pub(crate) fn is_about(&self, step: &StepId, application: &ApplicationName) -> bool {
+        let mut data = self.names.iter().filter(|(_, name)| *name == application);
+        data.any(|(dataset, _)| step.0.contains(dataset.as_str()))
     }
 
     /// Writes a step as people read it: `alpha push mongodb@warm-8-1 to beta`.
@@ -136,7 +154,8 @@ impl Listener for Progress {
         let epoch = *seen.epoch.get_or_insert_with(clock::now);
         let now = clock::now().saturating_duration_since(epoch);
         let is_progress = matches!(event, Event::StepProgress { .. });
-        let is_known = matches!(event, Event::Observed { silent, .. } if *silent == seen.silent);
+        let is_known = matches!(event, Event::Observed { silent, .. } if *silent == seen.silent)
+            || matches!(event, Event::Awaited { nodes } if *nodes == seen.awaited);
         seen.note(event, now);
         let pause = if Ui::is_live() && !self.ui.is_json() {
             LIVE
@@ -198,6 +217,7 @@ impl Progress {
                     .collect();
                 said.join("\n")
             }
+            Event::Awaited { nodes } => awaited(nodes, &self.addresses),
             Event::LockAwaited { node, holder } => {
                 format!("waiting for the deploy lock of {node}, which {holder} holds")
             }
@@ -268,6 +288,7 @@ impl Seen {
                 self.running.clear();
             }
             Event::Observed { silent, .. } => self.silent.clone_from(silent),
+            Event::Awaited { nodes } => self.awaited.clone_from(nodes),
             Event::StepStarted { step, .. } => {
                 let copy = Copy {
                     since: now,

@@ -232,6 +232,24 @@ pub(crate) struct Blocked<T> {
     hint: String,
 }
 
+impl<T> Blocked<T> {
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn hint(&self) -> &str {
+        &self.hint
+    }
+
+    /// Says something else about what can be done, where more is known than the plan knows.
+    pub(crate) fn with_hint(self, hint: &str) -> Self {
+        Self {
+            hint: hint.into(),
+            ..self
+        }
+    }
+}
+
 impl<'a> Blocked<&'a Waiting> {
     pub(crate) fn waiting(what: &'a Waiting) -> Self {
         Self {

@@ -260,6 +260,12 @@ pub(crate) fn clap_talk(error: &clap::Error) {
     unheard(write!(err, "{}", error.render().ansi()));
 }
 
+/// Says something about what takes long, where nothing stands on the line that is written over and over.
+pub(crate) fn aside(text: &str) {
+    let mut err = anstream::stderr().lock();
+    unheard(writeln!(err, "{text}"));
+}
+
 /// Says that this program has broken down. It is called where nothing else can be relied on.
 pub(crate) fn breakdown(what: &str, place: &str) {
     let mut err = anstream::stderr().lock();

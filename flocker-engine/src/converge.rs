@@ -39,7 +39,7 @@ use crate::handles::Handles;
 use crate::node::LockToken;
 use crate::node_error::NodeError;
 use crate::observe::Looking;
-use crate::observe::observe;
+use crate::observe::observe_telling;
 use crate::report::Report;
 use crate::stop::Stop;
 
@@ -370,7 +370,9 @@ impl Push<'_> {
     }
 
     async fn look(&mut self) {
-        self.actual = observe(&self.desired, self.handles, &self.looking).await;
+        let listener = &self.listener;
+        let late = |nodes| listener.on(&Event::Awaited { nodes });
+        self.actual = observe_telling(&self.desired, self.handles, &self.looking, late).await;
         self.course.see(&self.actual, clock::now());
         let mut silent = Vec::new();
         for (name, look) in &self.actual.nodes {

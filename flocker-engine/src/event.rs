@@ -20,6 +20,11 @@ use crate::passage::Carrier;
 #[serde(rename_all = "snake_case", tag = "event")]
 #[non_exhaustive]
 pub enum Event {
+    /// Nodes are looked at, and these have not answered for a while; they have time still.
+    Awaited {
+        /// Those that have not answered.
+        nodes: Vec<NodeName>,
+    },
     /// The nodes were looked at.
     Observed {
         /// Those that were seen.

@@ -47,7 +47,7 @@ pub use node::{
     Ticket, Transfer, Unwatched,
 };
 pub use node_error::NodeError;
-pub use observe::{Looking, observe};
+pub use observe::{Looking, observe, observe_telling};
 pub use passage::Carrier;
 pub use passage::Reach;
 pub use passage::explore;

@@ -22,6 +22,9 @@ use crate::handles::Handles;
 use crate::node::NodeHandle;
 use crate::node_error::NodeError;
 
+/// After how long people want to know for whom they wait.
+const LATE: Duration = Duration::from_secs(2);
+
 /// What is known before anybody looks.
 #[derive(Clone, Debug)]
 pub struct Looking {
@@ -42,6 +45,18 @@ pub struct Looking {
 /// is not seen: what it has says nothing of what is meant by its name. The
 /// files go before what is remembered where they say who a node is.
 pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking) -> ClusterState {
+    observe_telling(desired, handles, looking, |_| {}).await
+}
+
+/// Looks as [`observe()`] does, and tells which nodes have not answered while there is still time for them.
+///
+/// That is told at most once for each round of nodes that are asked together.
+pub async fn observe_telling(
+    desired: &Deployment,
+    handles: &Handles,
+    looking: &Looking,
+    mut late: impl FnMut(Vec<NodeName>),
+) -> ClusterState {
     let mut state = ClusterState::default();
     let mut next: BTreeMap<NodeName, Option<NodeAddress>> = desired
         .members()
@@ -50,18 +65,37 @@ pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking)
         .collect();
     while !next.is_empty() {
         let mut looks = JoinSet::new();
+        let mut unanswered = BTreeSet::new();
         for (name, address) in std::mem::take(&mut next) {
             let handle = handles.reach(&name, address.as_ref());
             let deadline = looking.deadline;
             let expected = pinned(desired, &name).or_else(|| looking.known.get(&name).copied());
+            unanswered.insert(name.clone());
             // On the heap before it is handed over: it is large, and would be moved from hand to hand.
             looks.spawn(Box::pin(async move {
                 let look = look(handle, deadline, expected).await;
                 (name, look)
             }));
         }
-        while let Some(look) = looks.join_next().await {
+        let since = clock::now();
+        let mut is_told = false;
+        loop {
+            let next = if is_told {
+                looks.join_next().await
+            } else {
+                let left = LATE.saturating_sub(clock::now().saturating_duration_since(since));
+                let Ok(next) = clock::timeout(left, looks.join_next()).await else {
+                    is_told = true;
+                    late(unanswered.iter().cloned().collect());
+                    continue;
+                };
+                next
+            };
+            let Some(look) = next else {
+                break;
+            };
             if let Ok((name, look)) = look {
+                unanswered.remove(&name);
                 state.nodes.insert(name, look);
             }
         }

@@ -58,11 +58,13 @@ impl Cutover {
             left_held: files::last_policy(&global.state_dir(), Some([&one, &other])).cut_over,
             remember: Some((global.state_dir(), [one, other])),
         };
+        // Whether it is in the files takes no secret, and a wrong name is worth no question.
+        let named = configuration.without_secrets()?;
+        if named.application(&self.application).is_none() {
+            return Err(unknown(&self.application, &named));
+        }
         wish.check(ui)?;
         let desired = configuration.resolve()?;
-        if desired.application(&self.application).is_none() {
-            return Err(unknown(&self.application, &desired));
-        }
         runtime::block_on(async {
             let mut cluster = cluster::connect(desired, global, Start::Nothing).await?;
             let actual = cluster.observe().await;

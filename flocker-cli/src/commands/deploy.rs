@@ -98,7 +98,7 @@ impl Deploy {
     }
 
     fn wish(&self) -> Result<Wish, Failure> {
-        let mut policy = self.allowed.policy();
+        let mut policy = self.allowed.policy()?;
         let mut consent = self.locking.consent();
         if let Some(path) = &self.plan {
             let text = files::text(path, "the saved plan")?;

@@ -4,6 +4,7 @@ use clap::Args;
 use flocker_backends::LogRequest;
 use flocker_model::ApplicationName;
 use flocker_model::NodeName;
+use flocker_plan::blocked::list;
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
@@ -12,6 +13,7 @@ use crate::cluster;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::runtime;
+use crate::shown;
 use crate::ui::Ui;
 
 /// Print what an application has printed, wherever it runs
@@ -147,17 +149,27 @@ impl Logs {
         let nodes: Vec<NodeName> = has.map(|(node, _)| node.clone()).collect();
         match nodes.as_slice() {
             [only] => Ok(only.clone()),
-            [] => Err(
-                Failure::usage(format!("no seen node runs `{}`", self.application)).hint(
+            [] => {
+                let unseen: Vec<NodeName> = shown::silent(actual)
+                    .map(|(node, _)| node.clone())
+                    .filter(|node| !actual.is_forgotten(node))
+                    .collect();
+                if !unseen.is_empty() {
+                    let unseen = list(&unseen);
+                    return Err(Failure::failed(format!(
+                        "no node that was seen runs `{}`, and {unseen} was not seen",
+                        self.application
+                    ))
+                    .hint("`flocker status` says why a node was not seen; `--on NODE` asks that one alone"));
+                }
+                Err(Failure::usage(format!("no seen node runs `{}`", self.application)).hint(
                     "`flocker status` shows what runs where; `--on NODE` prints what it printed there before it was stopped",
-                ),
+                ))
+            }
+            several => Err(
+                Failure::usage(format!("`{}` runs on {}", self.application, list(several)))
+                    .hint("`--on NODE` says which is meant"),
             ),
-            several => Err(Failure::usage(format!(
-                "`{}` runs on {}",
-                self.application,
-                flocker_plan::blocked::list(several)
-            ))
-            .hint("`--on NODE` says which is meant")),
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::ui::Ui;
 pub(crate) struct Plan {
     #[command(flatten)]
     files: OptionalFiles,
-    /// Save the plan, for `flocker deploy --plan FILE`
+    /// Save the plan, for `flocker deploy --plan FILE`; of files that are there, only a saved plan is replaced
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// End with status 3 if there is something to do, and with 1 if all of it is blocked
@@ -94,11 +94,14 @@ impl Plan {
         // Reports are much longer than what is kept of them: they are read, and their texts given back, before all else.
         let reports = state_file::read_reports(&self.state);
         let paths = self.files.named_or_last(global)?;
+        if let Some(out) = &self.out {
+            files::may_become_a_plan(out, &[&paths[0], &paths[1]])?;
+        }
         let configuration = files::read([&paths[0], &paths[1]])?;
         if !ui.is_json() {
             ui.diagnostics(configuration.warnings(), configuration.sources());
         }
-        let policy = self.allowed.policy();
+        let policy = self.allowed.policy()?;
         if self.state.is_empty() {
             let desired = configuration.resolve()?;
             let (cluster, seen) = runtime::block_on(async {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use flocker_model::ApplicationName;
+use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::NodeName;
@@ -39,18 +40,26 @@ pub(crate) struct Promote {
 
 impl Promote {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        let once = match (self.yes, ui.can_ask()) {
-            (true, _) => Once::Go,
-            (false, true) => Once::Ask,
-            (false, false) => return Err(nobody_to_ask()),
-        };
         runtime::block_on(async {
             let (cluster, _) = cluster::connect_with(self.files.paths(), global).await?;
             let dataset = dataset(&self.what, &cluster.desired)?;
-            if !cluster.observe().await.nodes.contains_key(&self.on) {
+            let actual = cluster.observe().await;
+            if !is_known(dataset, &cluster.desired, &actual) {
+                return Err(Failure::usage(format!(
+                    "neither the files nor any node that was seen know of `{}`",
+                    self.what
+                ))
+                .hint("`flocker status` lists what there is"));
+            }
+            if !actual.nodes.contains_key(&self.on) {
                 return Err(Failure::usage(format!("there is no node `{}`", self.on))
                     .hint("`flocker status` lists the nodes that there are"));
             }
+            let once = match (self.yes, ui.can_ask()) {
+                (true, _) => Once::Go,
+                (false, true) => Once::Ask,
+                (false, false) => return Err(nobody_to_ask()),
+            };
             let policy = Policy::default();
             let has_steps = std::cell::Cell::new(false);
             let ending = carry_out_once(
@@ -88,6 +97,20 @@ fn dataset(what: &str, desired: &Deployment) -> Result<DatasetId, Failure> {
         Failure::usage(format!("`{what}` is neither a dataset nor an application")).because(&error)
     })?;
     dataset_of(&name, desired)
+}
+
+/// Says whether the files use a dataset, or any seen node has a trace of it.
+fn is_known(dataset: DatasetId, desired: &Deployment, actual: &ClusterState) -> bool {
+    let mut volumes = desired
+        .applications()
+        .values()
+        .filter_map(|used| used.volume.as_ref());
+    volumes.any(|volume| volume.dataset == dataset)
+        || actual.all_known().any(|(_, state)| {
+            state.datasets.contains_key(&dataset)
+                || state.fences.contains_key(&dataset)
+                || state.trash.iter().any(|piece| piece.dataset == dataset)
+        })
 }
 
 /// Returns the dataset of an application.

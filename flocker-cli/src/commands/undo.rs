@@ -1,15 +1,20 @@
 //! `flocker undo`: takes the last thing that happened to an application's data back.
 
+use std::time::Duration;
+
 use clap::Args;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
+use flocker_model::NodeAddress;
 use flocker_model::NodeName;
+use flocker_model::Role;
 use flocker_plan::CutOver;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Undo as Way;
 use flocker_plan::blocked::list;
+use flocker_plan::blocked::seconds;
 
 use crate::cli::FilesOption;
 use crate::cli::Global;
@@ -32,7 +37,8 @@ use crate::ui::Ui;
 /// Take the last thing that happened to an application's data back
 ///
 /// A move: it goes back where it came from, with everything that was written since. A deletion: it comes back from the
-/// trash, as it was; only the copy that counted last, where several are there.
+/// trash, as it was; only the copy that counted last, where several are there. What was set aside for another copy that
+/// counts by now stays in the trash: where it lies is said.
 #[derive(Debug, Args)]
 pub(crate) struct Undo {
     /// The application; may be left out where only one has something to undo
@@ -59,7 +65,6 @@ impl Undo {
             loudness: Loudness::All,
             remember: None,
         };
-        wish.check(ui)?;
         runtime::block_on(async {
             let (cluster, files) = cluster::connect_with(self.files.paths(), global).await?;
             let actual = cluster.observe().await;
@@ -72,7 +77,14 @@ impl Undo {
                 return Err(Failure::usage(format!("there is no application `{application}`"))
                     .hint("`flocker status` lists what there is; `--files DEPLOYMENT APPLICATION` names files that define it"));
             }
-            match way(&cluster, &actual, &application, self.on.as_ref()) {
+            let way = way(&cluster, &actual, &application, self.on.as_ref());
+            if let Some(refusal) = self.refusal(&way, &application, &cluster, &actual) {
+                return Err(refusal);
+            }
+            if way != Way::Nothing {
+                wish.check(ui)?;
+            }
+            match way {
                 Way::Nothing => {
                     ui.say(&format!(
                         "there is nothing to undo for {application}: no copy of its data is left where it was before, and none is in the trash"
@@ -103,6 +115,28 @@ impl Undo {
         })
     }
 
+    /// Says why what is there to be undone is not.
+    fn refusal(
+        &self,
+        way: &Way,
+        application: &ApplicationName,
+        cluster: &Cluster,
+        actual: &ClusterState,
+    ) -> Option<Failure> {
+        match (way, &self.on) {
+            (Way::Nothing, _) => stays_in_trash(application, cluster, actual),
+            (Way::MoveBack { to, .. }, Some(on)) if on != to => {
+                let stays = stays_in_trash(application, cluster, actual);
+                Some(stays.unwrap_or_else(|| {
+                    Failure::failed(format!("nothing of {application} is in the trash of {on}")).hint(
+                        format!("`flocker undo {application}` moves it back to {to}, where it came from"),
+                    )
+                }))
+            }
+            (Way::MoveBack { .. } | Way::Restore { .. }, _) => None,
+        }
+    }
+
     fn which(&self, cluster: &Cluster, actual: &ClusterState) -> Result<ApplicationName, Failure> {
         if let Some(application) = &self.application {
             return Ok(application.clone());
@@ -123,6 +157,76 @@ impl Undo {
                     .hint(format!("`flocker undo APP` names one of {}", names.join(", "))))
             }
         }
+    }
+}
+
+/// Says what of an application's data is in which trash, where it does not come back because the data has an owner.
+///
+/// A second owner beside it is what must never be; which of both counts is for whoever looks into them to say.
+fn stays_in_trash(
+    application: &ApplicationName,
+    cluster: &Cluster,
+    actual: &ClusterState,
+) -> Option<Failure> {
+    let dataset = match cluster.desired.application(application) {
+        Some(definition) => definition.volume.as_ref()?.dataset,
+        None => DatasetId::derived(application),
+    };
+    let addresses = cluster.addresses();
+    let mut lies = Vec::new();
+    let mut owners = Vec::new();
+    for (node, state) in actual.all_known() {
+        let copy = state.datasets.get(&dataset);
+        if copy.is_some_and(|copy| matches!(copy.role, Role::Primary { .. })) {
+            owners.push(node.clone());
+        }
+        for piece in state.trash.iter().filter(|piece| piece.dataset == dataset) {
+            let place = match addresses.get(node) {
+                Some(NodeAddress::Local { directory }) => {
+                    let place = directory.join("volumes/trash").join(&piece.entry);
+                    format!("`{}`", place.display())
+                }
+                Some(NodeAddress::Ssh { .. }) | None => format!("`{}`", piece.entry),
+            };
+            let grace = Policy::default().grace;
+            let stays = if piece.age < grace {
+                format!(
+                    "only `flocker gc` drops it, in {} at the earliest",
+                    days(grace.saturating_sub(piece.age))
+                )
+            } else {
+                "the next `flocker gc` drops it".into()
+            };
+            lies.push(format!(
+                "{} have been in the trash of {node} for {}, as {place}; {stays}",
+                piece.used,
+                days(piece.age)
+            ));
+        }
+    }
+    if lies.is_empty() {
+        return None;
+    }
+    let why = if owners.is_empty() {
+        "as things stand".to_owned()
+    } else {
+        format!("while {} owns the data", list(&owners))
+    };
+    let mut failure = Failure::failed(format!(
+        "what is in the trash of {application} does not come back {why}: it would be a second owner"
+    ))
+    .hint(format!(
+        "copy what you need of it by hand, as reading does it no harm; `flocker undo {application} --on NODE` brings it back once nobody has the data any more, and `flocker why {application}` shows who has"
+    ));
+    failure.causes = lies;
+    Some(failure)
+}
+
+/// Writes a duration that may be long: `6 days`, or as [`seconds`] does.
+fn days(duration: Duration) -> String {
+    match duration.as_secs() / (24 * 60 * 60) {
+        0 | 1 => seconds(duration),
+        days => format!("{days} days"),
     }
 }
 

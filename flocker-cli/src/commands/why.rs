@@ -51,7 +51,8 @@ impl Why {
     /// Returns the deploy that these files belong to, as it is typed.
     fn deploy(&self, global: &Global) -> String {
         let given = self.files.paths().map(|paths| paths.map(Path::to_path_buf));
-        let paths: Option<[PathBuf; 2]> = given.or_else(|| files::last_used(&global.state_dir()));
+        let paths: Option<[PathBuf; 2]> =
+            given.or_else(|| files::last_used(&global.state_dir()).ok().flatten());
         match paths {
             Some([one, other]) => format!("flocker deploy {} {}", one.display(), other.display()),
             None => "flocker deploy DEPLOYMENT APPLICATION".into(),

@@ -1,11 +1,15 @@
 //! How a deploy went: what it forecast and what it cost, what is left and what to do about it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use flocker_backends::Classify as _;
+use flocker_backends::ErrorClass;
 use flocker_engine::Carrier;
 use flocker_engine::End;
 use flocker_engine::Move;
+use flocker_engine::NodeError;
 use flocker_engine::Outcome;
 use flocker_engine::one_line;
 use flocker_model::ApplicationName;
@@ -134,20 +138,26 @@ impl<'a> Aftermath<'a> {
                 failed,
             } => {
                 aftermath.ending = Word::Partly;
-                aftermath.waiting = waiting.iter().map(Blocked::waiting).collect();
+                let told = |waiting| waits(waiting, failed, progress);
+                aftermath.waiting = waiting.iter().map(told).collect();
                 aftermath.refused = refused.iter().map(Blocked::refused).collect();
-                for waiting in waiting {
-                    let line = format!("waiting: {waiting}\n   hint: {}", waiting.hint());
-                    aftermath.lines.push(line);
-                }
+                let told = aftermath.waiting.iter();
+                let told = told
+                    .map(|waiting| format!("waiting: {}\n   hint: {}", waiting.message(), waiting.hint()));
+                aftermath.lines.extend(told);
                 for refusal in refused {
                     let line = format!("refused: {refusal}\n   hint: {}", refusal.hint());
                     aftermath.lines.push(line);
                 }
                 for (step, error) in failed {
+                    let next = if may_pass(error) {
+                        "deploying again goes on from here"
+                    } else {
+                        "it does not pass by itself: once the cause is put right, deploying again goes on from here"
+                    };
                     let error = one_line(error);
                     let line = format!(
-                        "failed: {}: {error}\n   hint: `flocker why {step}` shows what it needs; deploying again goes on from here",
+                        "failed: {}: {error}\n   hint: `flocker why {step}` shows what it needs; {next}",
                         progress.readable(step)
                     );
                     aftermath.lines.push(line);
@@ -205,6 +215,36 @@ impl<'a> Moved<'a> {
     }
 }
 
+/// What to do about a cut-over that waits for a copy which cannot be made.
+const STUCK: &str = "the copy that it waits for cannot be made as things are: see what failed";
+
+/// Says what is waited for. A copy that cannot be made does not come by waiting.
+fn waits<'a>(
+    waiting: &'a Waiting,
+    failed: &BTreeMap<StepId, NodeError>,
+    progress: &Progress,
+) -> Blocked<&'a Waiting> {
+    let told = Blocked::waiting(waiting);
+    let copied = match waiting {
+        Waiting::PreCopy { application, .. } => application,
+        Waiting::ForSight { .. }
+        | Waiting::ForHealth { .. }
+        | Waiting::Held { .. }
+        | Waiting::NotConverging { .. } => return told,
+    };
+    let mut failed = failed.iter().filter(|(_, error)| !may_pass(error));
+    if failed.any(|(step, _)| progress.is_about(step, copied)) {
+        told.with_hint(STUCK)
+    } else {
+        told
+    }
+}
+
+/// Says whether trying once more may help.
+fn may_pass(error: &NodeError) -> bool {
+    error.class() == ErrorClass::Transient
+}
+
 /// Says what a move cost, if it got so far.
 fn told(moved: &Move, is_settled: bool) -> Option<String> {
     let Move {
@@ -251,15 +291,12 @@ fn told(moved: &Move, is_settled: bool) -> Option<String> {
 /// Says whether an application was on its way and turned round.
 fn was_given_up(moved: &Move, outcome: &Outcome) -> bool {
     let mut given_up = outcome.rolled_back.iter();
-    moved.downtime.is_none()
-        && given_up.any(|back| back.application == moved.application && back.from == moved.to)
+    given_up.any(|back| back.application == moved.application && back.from == moved.to)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use flocker_engine::NodeError;
+    use flocker_engine::Fault;
     use flocker_model::ClusterState;
     use flocker_model::Deployment;
     use flocker_model::Generation;
@@ -319,7 +356,8 @@ mod tests {
     #[test]
     fn what_was_moved_back_is_not_said_to_be_on_its_way() {
         let mut outcome = outcome(End::Settled);
-        outcome.moves[0].downtime = None;
+        // Until it served at its old home again it was away, or the target served for a moment: it did not move.
+        assert!(outcome.moves[0].downtime.is_some());
         let Move {
             application,
             from,
@@ -363,6 +401,45 @@ mod tests {
             "{}",
             lines[1]
         );
+    }
+
+    #[test]
+    fn what_does_not_pass_by_itself_is_not_said_to() {
+        let step = |id: &str| StepId(id.into());
+        let device = Fault::new("dev: devices are not data; remove it", ErrorClass::Permanent);
+        let end = |application: &str| End::Partly {
+            waiting: vec![Waiting::PreCopy {
+                application: application.parse().unwrap(),
+                from: "alpha".parse().unwrap(),
+                to: "beta".parse().unwrap(),
+                round: 1,
+                bytes: ByteSize(1),
+            }],
+            refused: Vec::new(),
+            failed: BTreeMap::from([(
+                step("alpha/take/e83b21be-2d1a-4bd5-bee3-43dfa025f6e8@warm-2-1"),
+                NodeError::Backend(device.clone()),
+            )]),
+        };
+        let names = "version: 1\napplications: {mongodb: {image: m, volume: {mountpoint: /data, dataset_id: e83b21be-2d1a-4bd5-bee3-43dfa025f6e8}}}\n";
+        let source = |name: &str, text: &str| flocker_model::config::Source::new(name, text);
+        let nodes = source("d", "version: 1\nnodes: {alpha: [mongodb]}\n");
+        let desired = crate::files::load([source("a", names), nodes])
+            .unwrap()
+            .without_secrets()
+            .unwrap();
+        let ui = Ui::new("deploy", false, crate::cli::Colour::Never);
+        let progress = Progress::new(ui, &desired, Loudness::All);
+        let lines = |application| {
+            let mut outcome = outcome(end(application));
+            outcome.moves.clear();
+            Aftermath::new(&outcome, &progress).lines
+        };
+        let [waiting, failed] = lines("mongodb").try_into().unwrap();
+        assert!(waiting.ends_with(STUCK), "{waiting}");
+        assert!(failed.contains("remove it\n"), "{failed}");
+        assert!(failed.contains("it does not pass by itself"), "{failed}");
+        assert!(lines("other")[0].contains("the cut-over follows"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flocker_engine::Claim;
 use flocker_engine::Execution;
@@ -18,6 +19,7 @@ use flocker_model::Deployment;
 use flocker_model::NodeName;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
+use flocker_plan::blocked::seconds;
 use serde::Serialize;
 
 use crate::cli;
@@ -194,10 +196,14 @@ async fn lock(cluster: &Cluster, actual: &ClusterState, token: LockToken) -> Res
         let locked = cluster.handle(name)?.lock(&claim).await;
         if let Err(error) = locked {
             unlock(cluster, actual, token).await;
-            let hint = if matches!(error, NodeError::Held { .. }) {
-                "wait for that deploy to end; if it is gone, `flocker deploy --break-lock` takes its lock away"
+            let hint = if let NodeError::Held { since, .. } = error {
+                let ago = Duration::from_secs(clock::time_of_day().saturating_sub(since));
+                format!(
+                    "it has been held for {}; wait for that deploy to end; if it is gone, `flocker deploy --break-lock` takes its lock away",
+                    seconds(ago)
+                )
             } else {
-                "`flocker status` shows which nodes answer"
+                "`flocker status` shows which nodes answer".into()
             };
             return Err(
                 Failure::failed(format!("could not take the deploy lock of {name}"))

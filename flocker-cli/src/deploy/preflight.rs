@@ -38,6 +38,8 @@ const ROOM: &str = "room";
 #[derive(Debug, Default)]
 pub(super) struct Preflight {
     found: Vec<(NodeName, Finding)>,
+    /// The nodes that are processes of this machine: nothing has to be made ready for them.
+    local: BTreeSet<NodeName>,
 }
 
 /// Looks at every node that a plan touches. Changes nothing.
@@ -84,7 +86,12 @@ pub(super) async fn look(cluster: &Cluster, plan: &Plan, actual: &ClusterState) 
     while let Some(look) = looks.join_next().await {
         seen.extend(look.ok());
     }
-    let mut preflight = Preflight::default();
+    let addresses = cluster.addresses().into_iter();
+    let local = addresses.filter(|(_, address)| matches!(address, NodeAddress::Local { .. }));
+    let mut preflight = Preflight {
+        found: Vec::new(),
+        local: local.map(|(name, _)| name).collect(),
+    };
     for (name, (findings, examination)) in &seen {
         if !touched.contains(name) {
             continue;
@@ -103,10 +110,13 @@ pub(super) async fn look(cluster: &Cluster, plan: &Plan, actual: &ClusterState) 
         );
     }
     for (name, needed) in arriving(plan, actual) {
-        preflight.add(
-            &name,
-            room(needed, actual.known(&name).and_then(|state| state.free)),
-        );
+        let free = actual.known(&name).and_then(|state| state.free);
+        let more = if preflight.local.contains(&name) {
+            "make room in the file system of the state directory"
+        } else {
+            "add a device to the pool"
+        };
+        preflight.add(&name, room(needed, free, more));
     }
     preflight
 }
@@ -133,9 +143,22 @@ impl Preflight {
         let n_problems = problems.len();
         let what = if n_problems == 1 { "thing is" } else { "things are" };
         let mut failure = Failure::failed(format!("{n_problems} {what} in the way, and nothing was changed"))
-            .hint("`flocker doctor` looks again; `flocker node prepare NODE` sees to what is missing");
+            .hint(self.next());
         failure.causes = problems;
         Err(failure)
+    }
+
+    /// Says what helps beside the hints of the problems themselves.
+    fn next(&self) -> &'static str {
+        let mut problems = self
+            .found
+            .iter()
+            .filter(|(_, finding)| finding.weight == Weight::Problem);
+        if problems.all(|(node, _)| self.local.contains(node)) {
+            "`flocker doctor` looks again"
+        } else {
+            "`flocker doctor` looks again; `flocker node prepare NODE` sees to what is missing"
+        }
     }
 
     fn of(&self, weight: Weight) -> Vec<String> {
@@ -243,14 +266,17 @@ fn arriving(plan: &Plan, actual: &ClusterState) -> BTreeMap<NodeName, ByteSize> 
     arriving
 }
 
-/// Says where less is free than what arrives needs. Where it is not known, nothing is said.
-fn room(arriving: ByteSize, free: Option<ByteSize>) -> Option<Finding> {
+/// Says where less is free than what arrives needs, and where `more` can be had. Where it is not known, nothing is said.
+fn room(arriving: ByteSize, free: Option<ByteSize>, more: &str) -> Option<Finding> {
     let free = free?;
     let needed = arriving.plus(ByteSize(SLACK));
     (arriving > ByteSize(0) && free < needed).then(|| {
-        let said = format!("{free} are free for data, and {arriving} arrive");
-        Finding::new(ROOM, Weight::Problem, said)
-            .hint("`flocker gc` there gives back what is in the trash; or add a device to the pool")
+        let said = format!(
+            "{free} are free for data, and {needed} are needed: {arriving} arrive, and {} are kept free for snapshots and for the file system itself",
+            ByteSize(SLACK)
+        );
+        let hint = format!("`flocker gc` gives back what has been in the trash for long; or {more}");
+        Finding::new(ROOM, Weight::Problem, said).hint(hint)
     })
 }
 
@@ -262,10 +288,19 @@ mod tests {
     fn what_does_not_fit_is_told_before_it_is_sent() {
         let free = |n_mib: u64| Some(ByteSize(n_mib << 20));
         let arriving = ByteSize(100 << 20);
+        let room = |arriving, free| room(arriving, free, "buy some");
         assert_eq!(room(arriving, None), None);
         assert_eq!(room(arriving, free(164)), None);
         assert_eq!(room(ByteSize(0), free(1)), None);
-        assert_eq!(room(arriving, free(163)).unwrap().weight, Weight::Problem);
+        let found = room(arriving, free(163)).unwrap();
+        assert_eq!(found.weight, Weight::Problem);
+        // It would fit, if nothing were kept free: that is part of the sum.
+        assert!(
+            found
+                .said
+                .contains("164.0 MiB are needed: 100.0 MiB arrive, and 64.0 MiB are kept free"),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -299,5 +334,10 @@ mod tests {
             failure.causes,
             ["alpha: ports: 80 (stop it)", "alpha: room: full"]
         );
+        assert!(failure.hint.unwrap().contains("node prepare"));
+        // Nothing is made ready of what is a process of this machine.
+        preflight.local.insert(node);
+        let failure = preflight.verdict().unwrap_err();
+        assert_eq!(failure.hint.unwrap(), "`flocker doctor` looks again");
     }
 }

@@ -18,6 +18,28 @@ use rustix::process::Signal;
 
 use super::LOOK_INTERVAL;
 
+/// Whether a process can do anything at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pulse {
+    /// As far as the kernel is concerned, it can.
+    Beats,
+    /// A signal, or a debugger, keeps it from it.
+    Halted,
+}
+
+impl Pulse {
+    /// Asks the kernel; of one that has ended meanwhile, no harm is assumed.
+    pub(super) fn of(process: u32) -> Self {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // What it is called comes before, in parentheses, and may have any in it.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        match state {
+            Some('T' | 't') => Self::Halted,
+            Some(_) | None => Self::Beats,
+        }
+    }
+}
+
 /// A process that lived when it was found.
 #[derive(Debug)]
 pub(crate) struct Live {

@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 
+use rustix::process::Signal;
+
 use crate::support::Machine;
 use crate::support::Writer;
 use crate::support::append;
@@ -60,5 +62,41 @@ fn a_target_whose_port_is_taken_is_refused_before_anything_stops() {
     drop(foreign);
     machine.deploy().ok();
     assert_eq!(append(machine.address("beta"), "me", 3).unwrap(), 3);
+    machine.finish();
+}
+
+#[test]
+fn a_node_that_hangs_is_named_while_it_is_waited_for() {
+    let machine = Machine::with_nodes(&["alpha", "beta"]);
+    machine.write_files(&["alpha", "beta"], "alpha", &machine.ledger(0));
+    machine.deploy().ok();
+    let process = machine.signal_node("alpha", Signal::STOP);
+    let way_out = format!(
+        "waiting for an answer of alpha: its process {process} was halted by a signal; `kill -CONT {process}`"
+    );
+    let commands: [&[&str]; 5] = [
+        &["logs", "ledger"],
+        &["deploy", "--yes"],
+        &["plan"],
+        &["status"],
+        &["status", "--json"],
+    ];
+    let running = commands.map(|arguments| (arguments, machine.spawn(arguments)));
+    for (arguments, command) in running {
+        let done = command.wait();
+        // Whoever reads JSON reads nothing else.
+        let is_said = !arguments.contains(&"--json");
+        assert_eq!(
+            done.stderr.matches(&way_out).count(),
+            usize::from(is_said),
+            "{arguments:?}: {done:?}"
+        );
+        if arguments[0] == "logs" {
+            assert!(done.stderr.contains("and alpha was not seen"), "{done:?}");
+            done.code(1);
+        }
+    }
+    machine.signal_node("alpha", Signal::CONT);
+    machine.run(&["logs", "ledger"]).ok();
     machine.finish();
 }

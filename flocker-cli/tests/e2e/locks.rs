@@ -25,8 +25,16 @@ fn of_two_deploys_one_is_told_who_deploys_and_one_may_wait() {
     let first = slow_move(&machine);
     let files = ["deployment.yml", "application.yml"];
     let second = machine.run(&["deploy", "--yes", files[0], files[1]]);
-    assert!(second.stderr.contains("tester"), "{second:?}");
-    assert!(second.stderr.contains("lock"), "{second:?}");
+    // Who it is comes first, and which process of which machine.
+    assert!(
+        second.stderr.contains("error: could not take the deploy lock of"),
+        "{second:?}"
+    );
+    let process = format!("process {} holds it", first.id());
+    assert!(
+        second.stderr.contains("tester on ") && second.stderr.contains(&process),
+        "{second:?}"
+    );
     second.code(1);
     let third = machine.deploy();
     assert!(third.stderr.contains("waiting for the deploy lock"), "{third:?}");

@@ -1,5 +1,6 @@
 //! What people are told, and what they can do with it.
 
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -64,6 +65,11 @@ fn what_needs_no_secret_does_without_and_a_node_that_is_gone_hides_no_other() {
         .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
         .ended_with(1);
     assert!(promoted.data.contains("alpha owns the data"), "{promoted:?}");
+    // Nobody is asked to agree to a name that nobody knows.
+    let unknown = machine
+        .flocker(&["promote", "ledgre", "--on", "beta"])
+        .ended_with(2);
+    assert!(unknown.talk.contains("know of `ledgre`"), "{unknown:?}");
     machine.flocker(&["undo", "ledger", "--yes"]).ended_with(0);
     // What starts something needs it.
     let deploy = machine
@@ -310,6 +316,20 @@ fn of_two_owners_the_older_can_be_the_one_that_counts() {
     machine
         .flocker(&["promote", "ledger", "--on", "beta", "--yes"])
         .ended_with(0);
+    // What alpha had is not lost, and does not come back beside beta's.
+    for on in [&[][..], &["--on", "alpha"]] {
+        let undone = machine
+            .flocker(&[&["undo", "ledger", "--yes"], on].concat())
+            .ended_with(1);
+        let talk = &undone.talk;
+        assert!(talk.contains("while beta owns the data"), "{talk}");
+        assert!(talk.contains("in the trash of alpha for"), "{talk}");
+        let place = talk
+            .split('`')
+            .find(|word| word.contains("/volumes/trash/"))
+            .unwrap();
+        assert!(Path::new(place).join("data/records").exists(), "{place}");
+    }
     machine
         .flocker(&["deploy", "--yes", "beta.yml", "app.yml"])
         .ended_with(0);

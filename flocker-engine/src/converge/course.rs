@@ -222,7 +222,8 @@ impl Track {
             }
             Action::Push { dataset, .. } if Some(dataset.id) == self.dataset && is_done => {
                 self.seen.carrier = report.carrier;
-                if self.stopped.is_some() {
+                // What never ran here is not stopped, and lets go all the same.
+                if self.stopped.is_some() || self.has_let_go {
                     self.seen.last_round = Some(report.sent);
                 } else {
                     self.seen.rounds.push(report.sent);
@@ -307,5 +308,74 @@ impl Track {
             self.n_failures = 0;
             self.cause = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flocker_backends::Change;
+    use flocker_model::Dataset;
+    use flocker_model::Epoch;
+    use flocker_model::SnapshotName;
+    use flocker_plan::Step;
+
+    use super::*;
+
+    #[test]
+    fn what_is_copied_of_an_application_that_never_ran_is_not_copied_while_it_ran() {
+        let [alpha, beta]: [NodeName; 2] = ["alpha", "beta"].map(|name| name.parse().unwrap());
+        let application: ApplicationName = "ledger".parse().unwrap();
+        let dataset = DatasetId::derived(&application);
+        let epoch = Epoch::FIRST;
+        let release = Action::Release {
+            dataset,
+            epoch,
+            to: beta.clone(),
+            last: SnapshotName::handoff(epoch),
+        };
+        let push = Action::Push {
+            dataset: Dataset {
+                id: dataset,
+                owner: application.clone(),
+                maximum_size: None,
+            },
+            snapshot: SnapshotName::handoff(epoch),
+            base: None,
+            to: beta.clone(),
+        };
+        let reason = Arc::new(Reason::Moves {
+            application: application.clone(),
+            from: alpha.clone(),
+            to: beta,
+        });
+        let done = |action, sent| StepReport {
+            step: Step {
+                actor: alpha.clone(),
+                action,
+                reason: Arc::clone(&reason),
+                needs: flocker_plan::Needs::default(),
+            },
+            ending: Ending::Done(Change::Made),
+            began: None,
+            ended: None,
+            sent: ByteSize(sent),
+            carrier: None,
+        };
+        let mut course = Course::new(None);
+        let report = Report {
+            steps: vec![done(release, 0), done(push, 9)],
+            was_interrupted: false,
+        };
+        for step in &report.steps {
+            course.begin(step);
+        }
+        let track = course.tracks.get_mut(&application).unwrap();
+        for step in &report.steps {
+            track.follow(&application, step);
+        }
+        assert_eq!(track.seen.rounds, []);
+        assert_eq!(track.seen.last_round, Some(ByteSize(9)));
     }
 }

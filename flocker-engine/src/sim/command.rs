@@ -302,6 +302,7 @@ fn tell(event: &Event) -> Option<String> {
         Event::StepFailed { step, error, .. } => Some(format!("failed {step}: {error}")),
         Event::RolledBack { application, to, .. } => Some(format!("{application} goes back to {to}")),
         Event::Observed { .. }
+        | Event::Awaited { .. }
         | Event::LockTaken { .. }
         | Event::LockAwaited { .. }
         | Event::StepStarted { .. }

@@ -57,6 +57,7 @@ impl Following {
                 Ok(())
             }
             Event::Observed { .. }
+            | Event::Awaited { .. }
             | Event::LockTaken { .. }
             | Event::LockAwaited { .. }
             | Event::PlanMade { .. }

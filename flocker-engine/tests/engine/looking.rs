@@ -11,6 +11,7 @@ use flocker_engine::Looking;
 use flocker_engine::NodeHandle;
 use flocker_engine::Peer;
 use flocker_engine::observe;
+use flocker_engine::observe_telling;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::NodeId;
@@ -107,9 +108,13 @@ async fn one_slow_node_does_not_delay_the_others_beyond_the_deadline() {
         slow,
     }));
     let began = tokio::time::Instant::now();
-    let state = observe(&cluster.deployment("alpha"), &handles, &looking()).await;
+    let mut told = Vec::new();
+    let late = |nodes| told.push((began.elapsed().as_secs(), nodes));
+    let state = observe_telling(&cluster.deployment("alpha"), &handles, &looking(), late).await;
     assert!(began.elapsed() < Duration::from_secs(11));
     assert_eq!(state.all_known().count(), 2);
+    // Long before the deadline, and once.
+    assert_eq!(told, [(2, vec![name("beta")])]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -377,7 +377,7 @@ fn examine(dir: &Dir, path: &[u8], stat: Stat) -> io::Result<(Kind, Metadata, St
         FileKind::Fifo => Ok((Kind::Fifo, metadata_of(&stat), stat)),
         FileKind::Socket | FileKind::Other => Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "devices are not data and are not copied",
+            "devices are not data and are not copied; remove it, or keep it outside of the volume",
         )),
     }
 }

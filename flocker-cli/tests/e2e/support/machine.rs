@@ -107,6 +107,10 @@ impl Running {
         Some(format!("{} {}", event["event"], event["step"]))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         processes::signal(i32::try_from(self.child.id()).unwrap(), signal);
     }
@@ -310,12 +314,24 @@ applications:
         self.node(node)["address"].as_str().unwrap().parse().unwrap()
     }
 
-    /// Kills the process of a node and returns when it is gone.
-    pub(crate) fn kill_node(&self, name: &str) {
+    /// Returns the process of a node.
+    fn node_process(&self, name: &str) -> i32 {
         let directory = self.path("state").join("nodes").join(name);
         let all = processes_about(&directory).into_iter();
         let mut serving = all.filter(|(_, command_line)| command_line.contains(" node-serve "));
-        let (id, _) = serving.next().unwrap();
+        serving.next().unwrap().0
+    }
+
+    /// Sends a signal to the process of a node, and returns which that is.
+    pub(crate) fn signal_node(&self, name: &str, signal: Signal) -> i32 {
+        let id = self.node_process(name);
+        processes::signal(id, signal);
+        id
+    }
+
+    /// Kills the process of a node and returns when it is gone.
+    pub(crate) fn kill_node(&self, name: &str) {
+        let id = self.node_process(name);
         processes::kill(id);
         until("a killed node is gone", || processes::is_gone(id).then_some(()));
     }
