@@ -250,14 +250,7 @@ impl Program {
     ///
     /// Call it inside a tokio runtime.
     pub fn spawn(self) -> Result<Child, ProcessError> {
-        let (name, command) = self.command()?;
-        tokio::process::Command::from(command)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| ProcessError::Start {
-                program: name,
-                source,
-            })
+        self.spawn_and(true)
     }
 
     /// Starts it as a child that runs on when the returned handle is dropped, and when we end.
@@ -265,14 +258,7 @@ impl Program {
     /// For what is worse off killed half way than left alone. It is not to
     /// have a pipe to us, which would break. Call it inside a tokio runtime.
     pub fn spawn_lasting(self) -> Result<Child, ProcessError> {
-        let (name, command) = self.command()?;
-        tokio::process::Command::from(command)
-            .kill_on_drop(false)
-            .spawn()
-            .map_err(|source| ProcessError::Start {
-                program: name,
-                source,
-            })
+        self.spawn_and(false)
     }
 
     /// Starts it as a background process that outlives us.
@@ -280,18 +266,22 @@ impl Program {
     /// While we live, the tokio runtime collects its exit status. It shares
     /// our session until it calls `setsid` for itself, as ours do.
     pub fn spawn_detached(self) -> Result<Detached, ProcessError> {
-        let (name, command) = self.command()?;
-        let mut child = tokio::process::Command::from(command)
-            .kill_on_drop(false)
-            .spawn()
-            .map_err(|source| ProcessError::Start {
-                program: name,
-                source,
-            })?;
+        let mut child = self.spawn_lasting()?;
         Ok(Detached {
             id: child.id(),
             stdin: child.stdin.take(),
         })
+    }
+
+    fn spawn_and(self, kill_on_drop: bool) -> Result<Child, ProcessError> {
+        let (name, command) = self.command()?;
+        tokio::process::Command::from(command)
+            .kill_on_drop(kill_on_drop)
+            .spawn()
+            .map_err(|source| ProcessError::Start {
+                program: name,
+                source,
+            })
     }
 
     /// Starts it as a child whose exit status the caller collects, with that of all its other children.

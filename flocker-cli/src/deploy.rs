@@ -185,7 +185,7 @@ fn not_settled_where_somebody_is_not_served(outcome: &mut Outcome, desired: &Dep
     if outcome.end != End::Settled {
         return;
     }
-    let mut waiting = shown::unserved(desired, &outcome.actual);
+    let mut waiting = shown::unserved(&outcome.actual, None);
     let mut failed = BTreeMap::new();
     for report in outcome.reports.iter().flat_map(|report| &report.steps) {
         let Action::Start { application, .. } = &report.step.action else {

@@ -1,5 +1,6 @@
 //! A plan as it is shown: as text, and as the body of a JSON document.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use flocker_engine::Reach;
@@ -115,29 +116,28 @@ pub(crate) fn silent(actual: &ClusterState) -> impl Iterator<Item = (&NodeName, 
     })
 }
 
-/// Returns what serves nobody although it runs where it is to, because it is not healthy or ends again and again. No step
-/// mends that, so no plan has it.
-pub(crate) fn unserved(desired: &Deployment, actual: &ClusterState) -> Vec<Waiting> {
-    let serves_nobody = |application: &ApplicationName, node: &NodeName| {
-        let container = actual
-            .known(node)
-            .and_then(|state| state.containers.get(application));
-        container.is_some_and(|container| match (container.status, container.health) {
-            (ContainerStatus::Restarting, _) | (ContainerStatus::Running, Health::Unhealthy) => true,
-            (ContainerStatus::Running, Health::Healthy | Health::NotChecked)
-            | (ContainerStatus::Prepared | ContainerStatus::Exited { .. }, _) => false,
-        })
-    };
-    let all = desired.applications().keys().filter_map(|application| {
-        let homes = desired.homes(application);
-        let on: Vec<NodeName> = homes
-            .filter(|node| serves_nobody(application, node))
-            .cloned()
-            .collect();
-        let application = application.clone();
-        (!on.is_empty()).then_some(Waiting::ForHealth { application, on })
+/// Returns what serves nobody although it runs, because it is not healthy or ends again and again, and is not said in the
+/// plan: no step mends that.
+pub(crate) fn unserved(actual: &ClusterState, plan: Option<&Plan>) -> Vec<Waiting> {
+    let mut all: BTreeMap<&ApplicationName, Vec<NodeName>> = BTreeMap::new();
+    for (node, state) in actual.all_known() {
+        for (application, container) in &state.containers {
+            match (container.status, container.health) {
+                (ContainerStatus::Restarting, _) | (ContainerStatus::Running, Health::Unhealthy) => {
+                    all.entry(application).or_default().push(node.clone());
+                }
+                (ContainerStatus::Running, Health::Healthy | Health::NotChecked)
+                | (ContainerStatus::Prepared | ContainerStatus::Exited { .. }, _) => {}
+            }
+        }
+    }
+    let waiting = all.into_iter().map(|(application, on)| Waiting::ForHealth {
+        application: application.clone(),
+        on,
     });
-    all.collect()
+    waiting
+        .filter(|waiting| !plan.is_some_and(|plan| plan.waiting().contains(waiting)))
+        .collect()
 }
 
 /// Returns the wait for nodes of the files that were not seen, if there are any: their routes are as old as they are.

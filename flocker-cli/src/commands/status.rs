@@ -141,7 +141,7 @@ fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<End
     } = sight;
     let plan = has_files.then(|| flocker_plan::plan(desired, actual, policy));
     let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
-    let unserved = shown::unserved(desired, actual);
+    let unserved = shown::unserved(actual, plan.as_ref());
     // Of a node that was declared lost for ever nothing is awaited.
     let is_silent = shown::silent(actual).any(|(node, _)| !actual.is_forgotten(node));
     let body = Body {
@@ -165,9 +165,7 @@ fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<End
         ui.document(&body)?;
     } else {
         let mut text = text(&body, plan.as_ref(), unserved.is_empty() && !is_silent);
-        let is_told =
-            |waiting: &&Waiting| !plan.as_ref().is_some_and(|plan| plan.waiting().contains(waiting));
-        for waiting in unserved.iter().filter(is_told) {
+        for waiting in &unserved {
             writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
         }
         ui.data(&text);

@@ -295,14 +295,15 @@ impl ContainerRuntime for SystemdRuntime {
     ) -> Result<ByteStream, RuntimeError> {
         let (unit, name) = (self.unit(application), self.name(application));
         let what = || format!("read what the journal has of `{application}`");
-        let seen = self.see(application).await?;
-        if seen.is_none() && !self.journal.has_any(&unit, &name).await.map_err(failed(what))? {
+        let is_here = self.engine.look_at_ours(application).await?.is_some();
+        if !is_here && !self.journal.has_any(&unit, &name).await.map_err(failed(what))? {
             return Err(RuntimeError::NotHere {
                 application: application.clone(),
             });
         }
         let LogRequest { tail, follow } = request;
-        let opened = if follow && seen.is_some_and(|seen| seen.is_alive()) {
+        let goes_on = follow && self.see(application).await?.is_some_and(|seen| seen.is_alive());
+        let opened = if goes_on {
             let (runtime, application) = (self.clone(), application.clone());
             let end = async move { runtime.wait_for_end(&application).await };
             self.journal.follow(&unit, &name, tail, end)

@@ -27,11 +27,11 @@ use super::seen::Seen;
 use super::spool::Note;
 use super::spool::Spool;
 use super::standing::Standing;
-use super::tool::BUSY_STEP;
 use super::tool::Context as _;
 use super::tool::Tool;
 use super::tool::broken;
 use super::tool::says;
+use super::tool::while_busy;
 use crate::blocking::blocking;
 use crate::change::Change;
 use crate::volume::VolumeError;
@@ -272,18 +272,8 @@ impl Shared {
     /// Shuts writers out. Fails where there is one and stays, and then changes nothing.
     pub(super) async fn set_read_only(&self, ours: &Ours) -> Result<(), VolumeError> {
         // First the kernel: it looks for writers only where a filesystem is writable yet.
-        let deadline = crate::deadline::after(LAST_WRITER);
-        loop {
-            match self.follow(ours, true).await {
-                Err(VolumeError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::ResourceBusy
-                        && tokio::time::Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(BUSY_STEP).await;
-                }
-                other => break other?,
-            }
-        }
+        let is_busy = |error: &VolumeError| matches!(error, VolumeError::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy);
+        while_busy(LAST_WRITER, is_busy, || self.follow(ours, true)).await?;
         let set = self.tool.set("readonly", "on", &ours.name).await;
         set.to(|| format!("make dataset {} read-only", ours.dataset))
     }

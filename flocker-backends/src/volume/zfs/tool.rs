@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const BUSY: Duration = Duration::from_secs(5);
 
 /// How often something busy is tried again.
-pub(super) const BUSY_STEP: Duration = Duration::from_millis(50);
+const BUSY_STEP: Duration = Duration::from_millis(50);
 
 /// How much of what a program says of its errors is kept.
 const KEPT_ERRORS: u64 = 64 * 1024;
@@ -102,15 +102,9 @@ impl Tool {
 
     /// Runs it again while what it is about is busy.
     pub(super) async fn insist(&self, arguments: &[&str]) -> Result<(), ProcessError> {
-        let deadline = crate::deadline::after(BUSY);
-        loop {
-            match self.run(arguments.iter().copied()).await {
-                Err(error) if says(&error, "busy") && tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(BUSY_STEP).await;
-                }
-                other => return other.map(drop),
-            }
-        }
+        let is_busy = |error: &ProcessError| says(error, "busy");
+        let run = || async { self.run(arguments.iter().copied()).await.map(drop) };
+        while_busy(BUSY, is_busy, run).await
     }
 
     /// Sets one property.
@@ -281,6 +275,23 @@ impl Tool {
             status: crate::process::describe(status),
             said: String::from_utf8_lossy(&said).trim().to_owned(),
         })
+    }
+}
+
+/// Tries again while something is busy, for so long.
+pub(super) async fn while_busy<E, F: Future<Output = Result<(), E>>>(
+    patience: Duration,
+    is_busy: impl Fn(&E) -> bool,
+    attempt: impl Fn() -> F,
+) -> Result<(), E> {
+    let deadline = crate::deadline::after(patience);
+    loop {
+        match attempt().await {
+            Err(error) if is_busy(&error) && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(BUSY_STEP).await;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -442,11 +442,8 @@ impl<'a> View<'a> {
     }
 
     fn held(&self, is_meant: impl Fn(Option<&ApplicationName>) -> bool) -> Vec<Held> {
-        let unserved = shown::unserved(self.desired, self.actual);
-        let unplanned = unserved
-            .iter()
-            .filter(|waiting| !self.plan.waiting().contains(waiting));
-        let waiting = self.plan.waiting().iter().chain(unplanned);
+        let unserved = shown::unserved(self.actual, Some(&self.plan));
+        let waiting = self.plan.waiting().iter().chain(&unserved);
         let waiting = waiting.filter(|waiting| is_meant(waiting.application()));
         let refused = self.plan.refused().iter();
         let refused = refused.filter(|refused| is_meant(refused.application()));
