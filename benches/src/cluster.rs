@@ -211,6 +211,7 @@ impl Shape {
             maximum_size: None,
             used: ByteSize(u64::from(application) << 12),
             unsent: ByteSize(4096),
+            round: Duration::ZERO,
             partial: None,
             fence: Epoch(1),
             age: Duration::from_secs(3600),

@@ -77,6 +77,21 @@ pub enum Waiting {
         /// How long it may be.
         budget: Duration,
     },
+    /// To look at all its files takes longer than it may be away, however little of them has changed.
+    TooManyFiles {
+        /// The application that moves.
+        application: ApplicationName,
+        /// From where.
+        from: NodeName,
+        /// To where.
+        to: NodeName,
+        /// How long a round takes at least.
+        round: Duration,
+        /// How long it would be away at least.
+        downtime: Duration,
+        /// How long it may be.
+        budget: Duration,
+    },
 }
 
 impl Waiting {
@@ -92,7 +107,8 @@ impl Waiting {
             Self::ForHealth { application, .. }
             | Self::PreCopy { application, .. }
             | Self::Held { application, .. }
-            | Self::NotConverging { application, .. } => Some(application),
+            | Self::NotConverging { application, .. }
+            | Self::TooManyFiles { application, .. } => Some(application),
         }
     }
 
@@ -119,6 +135,14 @@ impl Waiting {
             Self::Held { application, .. } => format!("`flocker cutover {application}` makes the cut-over"),
             Self::NotConverging { application, .. } => format!(
                 "`flocker cutover {application}` takes the longer pause; or let it write less, or allow more with `--max-downtime`"
+            ),
+            Self::TooManyFiles {
+                application,
+                downtime,
+                ..
+            } => format!(
+                "`flocker cutover {application}` takes the longer pause, and `--max-downtime {}s` allows it; fewer, larger files take less",
+                downtime.as_secs().saturating_add(1)
             ),
         }
     }
@@ -178,6 +202,20 @@ impl fmt::Display for Waiting {
             } => write!(
                 f,
                 "{application} writes faster than it is copied from {from} to {to}: after {rounds} rounds it would be away for about {}, and may for {}",
+                seconds(*downtime),
+                seconds(*budget)
+            ),
+            Self::TooManyFiles {
+                application,
+                from,
+                to,
+                round,
+                downtime,
+                budget,
+            } => write!(
+                f,
+                "{application} has too many files to move from {from} to {to} in so short a pause: to look at them takes about {}, however few have changed, so it would be away for about {}, and may for {}",
+                seconds(*round),
                 seconds(*downtime),
                 seconds(*budget)
             ),

@@ -397,6 +397,7 @@ fn empty(role: Role, fence: Epoch, maximum_size: Option<ByteSize>) -> Manifestat
         maximum_size,
         used: ByteSize(0),
         unsent: ByteSize(0),
+        round: Duration::ZERO,
         partial: None,
         fence,
         age: Duration::ZERO,

@@ -96,6 +96,7 @@ fn actual(snapshots: &[Snapshot], unsent: u64) -> ClusterState {
         maximum_size: None,
         used: ByteSize(GIB),
         unsent: ByteSize(unsent),
+        round: Duration::ZERO,
         partial: None,
         fence: Epoch(7),
         age: Duration::ZERO,

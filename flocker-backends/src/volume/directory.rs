@@ -22,6 +22,7 @@ mod apply;
 mod clock;
 mod codec;
 mod context;
+mod counted;
 mod difference;
 mod dir;
 mod effects;
@@ -58,12 +59,14 @@ use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Manifestation;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
 use nix::sys::statfs;
 
 use self::clock::Clock;
 use self::context::Context as _;
+use self::counted::Counted;
 use self::dir::Dir;
 use self::effects::Effects;
 use self::fences::Fences;
@@ -127,6 +130,7 @@ struct Shared {
     fences: Fences,
     options: DirectoryOptions,
     foreign: inventory::Foreign,
+    counted: Counted,
     /// Whether a file that was written always has another time than before.
     trusts_times: bool,
 }
@@ -178,6 +182,11 @@ impl VolumeBackend for DirectoryVolumes {
     async fn inventory(&self) -> Result<Inventory, VolumeError> {
         let shared = Arc::clone(&self.shared);
         on_a_thread(move || inventory::take(&shared)).await
+    }
+
+    async fn find(&self, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+        let shared = Arc::clone(&self.shared);
+        on_a_thread(move || inventory::find(&shared, dataset)).await
     }
 
     fn path(&self, dataset: DatasetId) -> PathBuf {
@@ -347,6 +356,7 @@ impl Shared {
             fences: Fences::new(fences),
             options: options.clone(),
             foreign: inventory::Foreign::default(),
+            counted: Counted::default(),
             trusts_times,
         })
     }

@@ -26,6 +26,7 @@ use crate::needs::Needs;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::expected_since;
+use crate::replicate::least_round;
 use crate::replicate::written_since;
 use crate::step::Because;
 use crate::step::Need;
@@ -85,9 +86,10 @@ impl<'a> Rules<'a> {
         let runs = self.is_in_use(id, from);
         let delta = written_since(source, base_of(&base));
         let expected = expected_since(source, base_of(&base), epoch);
-        let rates = &self.policy.rates;
+        let round = least_round(source, target);
+        let downtime = self.policy.rates.downtime(expected, round);
         match if runs {
-            self.readiness(&move_, &base, delta, expected)
+            self.readiness(&move_, &base, delta, expected, round)
         } else {
             Readiness::Ready
         } {
@@ -98,7 +100,7 @@ impl<'a> Rules<'a> {
                     application: name,
                     from,
                     to,
-                    downtime: rates.downtime(expected),
+                    downtime,
                 });
                 self.stays(application);
             }
@@ -108,7 +110,18 @@ impl<'a> Rules<'a> {
                     from: self.node(from),
                     to: self.node(to),
                     rounds,
-                    downtime: rates.downtime(expected),
+                    downtime,
+                    budget: self.policy.max_downtime,
+                });
+                self.stays(application);
+            }
+            Readiness::TooManyFiles => {
+                self.waiting.push(Waiting::TooManyFiles {
+                    application: name,
+                    from: self.node(from),
+                    to: self.node(to),
+                    round,
+                    downtime: self.policy.rates.downtime(ByteSize(0), round),
                     budget: self.policy.max_downtime,
                 });
                 self.stays(application);

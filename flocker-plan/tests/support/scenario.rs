@@ -278,6 +278,7 @@ fn manifestation(words: &[&str]) -> Manifestation {
         maximum_size: None,
         used: ByteSize(1 << 20),
         unsent: ByteSize(0),
+        round: Duration::ZERO,
         partial: None,
         fence,
         age: Duration::ZERO,
@@ -288,6 +289,7 @@ fn manifestation(words: &[&str]) -> Manifestation {
             "max" => copy.maximum_size = Some(size(text)),
             "used" => copy.used = size(text),
             "unsent" => copy.unsent = size(text),
+            "round" => copy.round = Duration::from_millis(value(text)),
             "age" => copy.age = Duration::from_secs(value(text)),
             "fence" => copy.fence = Epoch(value(text)),
             "partial" => {

@@ -19,7 +19,6 @@ use super::apply::SET_ID;
 use super::codec::show;
 use super::dir::Dir;
 use super::dir::join;
-use super::dir::split;
 use super::manifest::BLOCK;
 use super::manifest::Block;
 use super::manifest::Contents;
@@ -91,7 +90,7 @@ pub(super) fn scan(
     let mut names: BTreeMap<u64, usize> = BTreeMap::new();
     for (path, stat) in &found {
         // A directory may have vanished after what is in it was listed.
-        if !path.is_empty() && !scanned.manifest.has_directory(split(path).0) {
+        if !path.is_empty() && !scanned.manifest.has_parent_of(path) {
             continue;
         }
         if stat.kind == FileKind::Socket {
