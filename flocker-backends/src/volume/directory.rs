@@ -87,6 +87,10 @@ use super::SendRequest;
 use super::VolumeBackend;
 use super::VolumeError;
 use crate::change::Change;
+use crate::reserve::Reserve;
+
+/// How much room is kept for the list of a snapshot before one was written: some eight thousand files, or three gigabytes.
+const LIST: u64 = 1 << 20;
 
 /// How directories are used as volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +135,7 @@ struct Shared {
     options: DirectoryOptions,
     foreign: inventory::Foreign,
     counted: Counted,
+    reserve: Arc<Reserve>,
     /// Whether a file that was written always has another time than before.
     trusts_times: bool,
 }
@@ -333,6 +338,12 @@ impl Shared {
             }
             top.dir(name)
         };
+        // Room for what a move off a full disk writes down: the records, and the lists of two snapshots, or of as large
+        // ones as there were.
+        below(b"reserve")?;
+        let reserve = Arc::new(Reserve::new(path.join("reserve"), LIST));
+        reserve.make();
+        let below = |name: &[u8]| Ok::<_, std::io::Error>(below(name)?.with_reserve(Arc::clone(&reserve)));
         let datasets = below(b"datasets")?;
         let trash = below(b"trash")?;
         let staging = below(b"staging")?;
@@ -357,6 +368,7 @@ impl Shared {
             options: options.clone(),
             foreign: inventory::Foreign::default(),
             counted: Counted::default(),
+            reserve: Arc::clone(&reserve),
             trusts_times,
         })
     }

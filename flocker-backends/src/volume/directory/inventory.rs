@@ -59,6 +59,8 @@ const TRIES: u32 = 5;
 /// What is named so is ours, and where it cannot be read that is said of it, and of nothing else: it may be somebody's
 /// only copy, and all the others are as they were.
 pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
+    // What was given up is kept again once there is room.
+    shared.reserve.make();
     let mut inventory = Inventory {
         free: Some(ByteSize(shared.free()?)),
         ..Inventory::default()
