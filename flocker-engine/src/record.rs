@@ -363,6 +363,39 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
+    /// Has the next write of a record find a disk without room, and only that one: what is moved over the link is a file.
+    fn fill_disk(store: &FileRecord) {
+        let new = store.directory.join("node.json.new");
+        drop(fs::remove_file(&new));
+        std::os::unix::fs::symlink("/dev/full", new).unwrap();
+    }
+
+    #[test]
+    fn on_a_full_disk_a_record_is_written_into_the_room_that_is_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let store = FileRecord::new(place.path());
+        let mut record = NodeRecord::random().unwrap();
+        store.save(&record).unwrap();
+        record.generation = Generation(7);
+        fill_disk(&store);
+        store.save(&record).unwrap();
+        assert_eq!(store.load().unwrap(), Some(record.clone()));
+        assert!(fs::symlink_metadata(store.file()).unwrap().is_file());
+
+        // Without that the old one stays whole, and there is no new one.
+        for number in 0..4 {
+            fs::remove_file(place.path().join(format!("record-{number}"))).unwrap();
+        }
+        fill_disk(&store);
+        let newer = NodeRecord {
+            generation: Generation(8),
+            ..record.clone()
+        };
+        let error = store.save(&newer).unwrap_err();
+        assert!(is_full(&error.source), "{error:?}");
+        assert_eq!(store.load().unwrap(), Some(record));
+    }
+
     #[test]
     fn a_damaged_record_is_an_error_and_never_a_new_identity() {
         let place = tempfile::tempdir().unwrap();

@@ -398,6 +398,7 @@ fn empty(role: Role, fence: Epoch, maximum_size: Option<ByteSize>) -> Manifestat
         used: ByteSize(0),
         unsent: ByteSize(0),
         round: Duration::ZERO,
+        altered: None,
         partial: None,
         fence,
         age: Duration::ZERO,

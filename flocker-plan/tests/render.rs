@@ -97,6 +97,7 @@ fn actual(snapshots: &[Snapshot], unsent: u64) -> ClusterState {
         used: ByteSize(GIB),
         unsent: ByteSize(unsent),
         round: Duration::ZERO,
+        altered: None,
         partial: None,
         fence: Epoch(7),
         age: Duration::ZERO,

@@ -165,6 +165,7 @@ impl Held {
             used: ByteSize(self.live.size()),
             unsent: ByteSize(self.unsent()),
             round,
+            altered: None,
             partial,
             fence: self.fence,
             age: now.saturating_sub(self.since),

@@ -465,6 +465,7 @@ mod tests {
             used: ByteSize(5000),
             unsent: ByteSize(0),
             round: Duration::ZERO,
+            altered: None,
             partial: None,
             fence: Epoch(2),
             age: Duration::ZERO,

@@ -79,7 +79,11 @@ impl<'a> Rules<'a> {
             reason,
         };
         let target = self.view.copy_on(id, to);
-        let base = common(source, target);
+        let base = match target {
+            // Its node would refuse the last round, with the application away.
+            Some(copy) if copy.altered.is_some() => Common::Diverged,
+            _ => common(source, target),
+        };
         if base == Common::Diverged && self.clear_target(&move_) {
             return self.stays(application);
         }

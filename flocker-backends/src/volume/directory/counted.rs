@@ -12,12 +12,14 @@ use std::time::Duration;
 use flocker_model::DatasetId;
 
 /// What was counted of one dataset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     /// How much it holds.
     pub(super) used: u64,
     /// How much of that is not in its newest snapshot.
     pub(super) unsent: u64,
+    /// What of a copy that nobody writes is not as its snapshot says.
+    pub(super) altered: Option<Box<str>>,
     /// How long it took to look at every entry.
     pub(super) took: Duration,
 }
@@ -51,7 +53,7 @@ impl Counted {
     /// Returns the last count of a dataset, if it was counted since we began.
     pub(super) fn of(&self, dataset: DatasetId) -> Option<Count> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.get(&dataset).copied()
+        counts.get(&dataset).cloned()
     }
 
     /// Remembers a count.

@@ -101,6 +101,14 @@ impl Dir {
         self
     }
 
+    /// Leaves that room alone: it is for what leaves, not for what arrives.
+    pub(super) fn without_reserve(&self) -> Self {
+        Self {
+            reserve: None,
+            ..self.clone()
+        }
+    }
+
     /// Does without the kernel's confinement from here on.
     #[cfg(test)]
     pub(super) fn stepwise(mut self) -> Self {

@@ -21,6 +21,7 @@ use super::counted::Count;
 use super::dir::Dir;
 use super::home::Home;
 use super::incoming;
+use super::lock::Held;
 use super::lock::Scope;
 use super::record::Record;
 use super::scan;
@@ -189,7 +190,7 @@ fn look(
             Some(_) => shared.settle(&home),
             None => home.record(),
         }
-        .and_then(|record| describe(shared, &home, &record, counted));
+        .and_then(|record| describe(shared, &home, &record, counted.clone(), state.as_ref()));
         tries += 1;
         match seen {
             // Somebody changes it just now; what we read may have been between two steps.
@@ -204,6 +205,7 @@ fn describe(
     home: &Home,
     record: &Record,
     counted: Option<Count>,
+    state: Option<&Held>,
 ) -> Result<Manifestation, VolumeError> {
     let dataset = home.dataset;
     require_data(shared, home, record)?;
@@ -218,7 +220,7 @@ fn describe(
         .collect();
     let count = match counted {
         Some(count) => count,
-        None => count(shared, home, record)?,
+        None => count(shared, home, record, state)?,
     };
     let partial = partial(home).to(|| format!("find what has arrived of dataset {dataset}"))?;
     Ok(Manifestation {
@@ -228,6 +230,7 @@ fn describe(
         used: ByteSize(count.used),
         unsent: ByteSize(if record.is_primary() { count.unsent } else { 0 }),
         round: count.round(),
+        altered: count.altered,
         partial,
         fence: record.fence,
         age: shared.since(record.since)?,
@@ -235,19 +238,27 @@ fn describe(
 }
 
 /// Counts what a dataset holds, and remembers that.
-fn count(shared: &Shared, home: &Home, record: &Record) -> Result<Count, VolumeError> {
+fn count(shared: &Shared, home: &Home, record: &Record, state: Option<&Held>) -> Result<Count, VolumeError> {
     let dataset = home.dataset;
+    let what = || format!("measure the data of dataset {dataset}");
     let begun = Instant::now();
-    let newest = if record.is_primary() { home.newest()? } else { None };
-    let newest = newest.map(|(_, stored)| stored.scanned);
-    let (used, unsent) =
-        measure(&home.dir, newest.as_ref()).to(|| format!("measure the data of dataset {dataset}"))?;
+    let newest = home.newest()?.map(|(_, stored)| stored.scanned);
+    let (used, unsent) = measure(&home.dir, newest.as_ref()).to(what)?;
+    let took = begun.elapsed();
+    let mut altered = None;
+    // Without the lock it may be half way to its next snapshot.
+    if let (Some(newest), Some(_), false) = (&newest, state, record.is_primary()) {
+        let keep_set_id = shared.options.keep_set_id;
+        let copy = home.data(record)?;
+        altered = scan::verify(&copy, newest, scan::Reading::OfModified, keep_set_id).to(what)?;
+    }
     let count = Count {
         used,
         unsent,
-        took: begun.elapsed(),
+        altered: altered.map(String::into_boxed_str),
+        took,
     };
-    shared.counted.set(dataset, count);
+    shared.counted.set(dataset, count.clone());
     Ok(count)
 }
 

@@ -194,10 +194,24 @@ impl From<&Stat> for Seen {
     }
 }
 
+/// Of which files the content is read that the filesystem says something else of than when the copy was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Of all.
+    OfAll,
+    /// Of those that were modified at another time, which is what a person leaves behind: for who looks often.
+    OfModified,
+}
+
 /// Says what is in a place where a copy should be: nothing where it is that copy, else the first difference.
 ///
 /// Looks closer only at what the filesystem says something else of than when the copy was made.
-pub(super) fn verify(dir: &Dir, expected: &Scanned, keep_set_id: bool) -> io::Result<Option<String>> {
+pub(super) fn verify(
+    dir: &Dir,
+    expected: &Scanned,
+    reading: Reading,
+    keep_set_id: bool,
+) -> io::Result<Option<String>> {
     let found: Vec<_> = walk(dir, Stillness::Blurred)?
         .into_iter()
         .filter(|(_, stat)| stat.kind != FileKind::Socket)
@@ -226,6 +240,8 @@ pub(super) fn verify(dir: &Dir, expected: &Scanned, keep_set_id: bool) -> io::Re
                 stat.kind == FileKind::File
                     && stat.size == contents.size
                     && (expected.is_as_seen(at, stat)
+                        || (reading == Reading::OfModified
+                            && manifest.entries[at].metadata.modified == stat.modified)
                         || digest(&dir.read(path)?, contents.size).map_err(|error| about(path, &error))?
                             == contents.blocks)
             }
