@@ -130,7 +130,7 @@ async fn what_was_changed_and_changed_back_is_what_it_was() {
 async fn whoever_looks_is_told_what_was_changed_in_a_copy() {
     let (alpha, beta) = (Node::primary().await, Node::new());
     alpha.write("file", b"content");
-    alpha.write("other", b"content");
+    alpha.write("another", b"content");
     let last = alpha.release(2).await.unwrap();
     alpha.push(&beta, "handoff-2", None).await;
     let altered = async |node: &Node| node.manifestation().await.altered.map(String::from);
@@ -138,26 +138,26 @@ async fn whoever_looks_is_told_what_was_changed_in_a_copy() {
     let harms: [(fn(&Path), &str); 4] = [
         (
             |copy| std::fs::write(copy.join("new"), b"").unwrap(),
-            "new was added",
+            "`new` was added",
         ),
         (
             |copy| std::fs::write(copy.join("file"), b"CONTENT").unwrap(),
-            "file was changed",
+            "`file` was changed",
         ),
         (
             |copy| set_mode(&copy.join("file"), 0o600),
-            "the mode of file was changed",
+            "the mode of `file` was changed",
         ),
         (
-            |copy| std::fs::remove_file(copy.join("other")).unwrap(),
-            "other is missing",
+            |copy| std::fs::remove_file(copy.join("another")).unwrap(),
+            "`another` is missing",
         ),
     ];
     let mend = |copy: &Path| {
         drop(std::fs::remove_file(copy.join("new")));
         std::fs::write(copy.join("file"), b"content").unwrap();
         set_mode(&copy.join("file"), 0o644);
-        std::fs::write(copy.join("other"), b"content").unwrap();
+        std::fs::write(copy.join("another"), b"content").unwrap();
     };
     // What was let go of, and what only follows its owner.
     for node in [&alpha, &beta] {

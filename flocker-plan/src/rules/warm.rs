@@ -105,8 +105,8 @@ impl<'a> Rules<'a> {
             not_converging,
             ..
         } = self.policy;
-        let least = rates.downtime(ByteSize(0), round);
-        let is_beyond = !round.is_zero() && least > *max_downtime;
+        let shortest = rates.downtime(ByteSize(0), round);
+        let is_beyond = !round.is_zero() && shortest > *max_downtime;
         if is_beyond && (*cut_over, *not_converging) == (CutOver::WhenReady, NotConverging::Ask) {
             // Copies would be made in vain.
             return Readiness::TooManyFiles;
@@ -137,7 +137,7 @@ impl<'a> Rules<'a> {
             return next;
         }
         // Who decides for himself is not kept from it by what no round can change.
-        let budget = if is_beyond { least } else { *max_downtime };
+        let budget = if is_beyond { shortest } else { *max_downtime };
         let fits = rates.downtime(expected, round) <= budget;
         let mut made = move_.source.snapshots.iter().rev().take(rounds as usize);
         let shrank = |from: ByteSize, to: ByteSize| u128::from(to.0) * 4 <= u128::from(from.0) * 3;

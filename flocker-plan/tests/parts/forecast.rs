@@ -47,8 +47,8 @@ fn a_round_takes_what_both_ends_take_and_is_counted_where_it_is_forecast() {
         let moved = forecast.applications.into_iter().find(|cost| cost.from.is_some());
         moved.map(|cost| (cost.round, cost.downtime)).unwrap()
     };
-    let (none, least) = forecast(&actual);
-    assert_eq!(none, seconds(0));
+    let (without, shortest) = forecast(&actual);
+    assert_eq!(without, seconds(0));
     for seen in actual.nodes.values_mut() {
         let Observed::Known(node) = seen else { continue };
         for copy in node.datasets.values_mut() {
@@ -56,7 +56,7 @@ fn a_round_takes_what_both_ends_take_and_is_counted_where_it_is_forecast() {
         }
     }
     // Nothing complete is there yet: what it takes there is taken to be what it takes here.
-    assert_eq!(forecast(&actual), (seconds(4), least + seconds(4)));
+    assert_eq!(forecast(&actual), (seconds(4), shortest + seconds(4)));
     let source = copy(Role::Primary { epoch: Epoch(1) }, 1, vec![warm(1, 10)]);
     let (source, arrived) = (
         Manifestation {

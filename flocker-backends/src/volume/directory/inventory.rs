@@ -156,7 +156,7 @@ fn is_accounted_for(shared: &Shared, dataset: DatasetId) -> Result<bool, VolumeE
 
 /// Looks at one dataset, and does not count again what it holds where that was counted before.
 pub(super) fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
-    let found = look(shared, dataset, shared.counted.of(dataset))?;
+    let found = look(shared, dataset, shared.counted.of(dataset).as_ref())?;
     if found.is_some() {
         return Ok(found);
     }
@@ -175,7 +175,7 @@ pub(super) fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifes
 fn look(
     shared: &Shared,
     dataset: DatasetId,
-    counted: Option<Count>,
+    counted: Option<&Count>,
 ) -> Result<Option<Manifestation>, VolumeError> {
     let mut tries = 0;
     loop {
@@ -190,7 +190,7 @@ fn look(
             Some(_) => shared.settle(&home),
             None => home.record(),
         }
-        .and_then(|record| describe(shared, &home, &record, counted.clone(), state.as_ref()));
+        .and_then(|record| describe(shared, &home, &record, counted, state.as_ref()));
         tries += 1;
         match seen {
             // Somebody changes it just now; what we read may have been between two steps.
@@ -204,7 +204,7 @@ fn describe(
     shared: &Shared,
     home: &Home,
     record: &Record,
-    counted: Option<Count>,
+    counted: Option<&Count>,
     state: Option<&Held>,
 ) -> Result<Manifestation, VolumeError> {
     let dataset = home.dataset;
@@ -219,7 +219,7 @@ fn describe(
         })
         .collect();
     let count = match counted {
-        Some(count) => count,
+        Some(count) => count.clone(),
         None => count(shared, home, record, state)?,
     };
     let partial = partial(home).to(|| format!("find what has arrived of dataset {dataset}"))?;
