@@ -135,7 +135,7 @@ async fn whoever_looks_is_told_what_was_changed_in_a_copy() {
     alpha.push(&beta, "handoff-2", None).await;
     let altered = async |node: &Node| node.manifestation().await.altered.map(String::from);
     assert_eq!((altered(&alpha).await, altered(&beta).await), (None, None));
-    let harms: [(fn(&Path), &str); 4] = [
+    let harms: [Harm; 4] = [
         (
             |copy| std::fs::write(copy.join("new"), b"").unwrap(),
             "`new` was added",

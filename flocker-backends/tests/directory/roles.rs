@@ -373,10 +373,10 @@ async fn data_that_was_taken_from_its_place_is_never_nothing() {
 #[tokio::test]
 async fn who_asks_for_one_dataset_is_told_sizes_of_the_last_look_at_all() {
     let alpha = Node::primary().await;
-    alpha.write("file", &[1; 1000]);
+    alpha.write("file", noise(1, 1000));
     // Nobody has looked yet: it is counted.
     let found = alpha.volumes.find(ID).await.unwrap().unwrap();
-    alpha.write("file", &[1; 100_000]);
+    alpha.write("file", noise(2, 100_000));
     // An application may be away meanwhile: its files are not all looked at again.
     let again = alpha.volumes.find(ID).await.unwrap().unwrap();
     assert_eq!(again.used, found.used);
