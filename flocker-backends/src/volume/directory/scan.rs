@@ -227,8 +227,11 @@ pub(super) fn verify(
             return Ok(Some(format!("{} {what}", show(odd))));
         }
     }
-    if manifest.entries.len() != found.len() {
-        return Ok(Some("its entries are not those of the snapshot".into()));
+    if let Some(entry) = manifest.entries.get(found.len()) {
+        return Ok(Some(format!("{} is missing", show(&entry.path))));
+    }
+    if let Some((path, _)) = found.get(manifest.entries.len()) {
+        return Ok(Some(format!("{} was added", show(path))));
     }
     for (at, (path, stat)) in found.iter().enumerate() {
         let same = match &manifest.entries[at].kind {
