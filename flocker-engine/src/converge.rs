@@ -335,6 +335,16 @@ impl Push<'_> {
             if turn == 1 && confirm.confirm(&plan, &self.actual).await == Answer::Decline {
                 return Ok(End::Declined);
             }
+            let announced = self
+                .locks
+                .announce(generation, &self.actual, self.handles, self.options);
+            if !announced.await {
+                // Nothing of it may be done before all that are planned with know of it.
+                idle_turns += 1;
+                self.pause(idle_turns).await;
+                self.look().await;
+                continue;
+            }
             let forecast = flocker_plan::estimate(&plan, &self.actual, &self.policy);
             let report = execute(&plan, &self.desired, self.handles, &self.execution()).await;
             self.course.follow(&forecast, &report);

@@ -280,6 +280,21 @@ impl NodeHandle for Way {
         self.answer(taken)
     }
 
+    async fn obey(&self, generation: Generation, lock: LockToken) -> Result<Option<Change>, NodeError> {
+        let obeyed = match self.end()? {
+            End::There(remote) => remote.obey(generation, lock).await,
+            End::Here(local, until) => {
+                let session = *self.session();
+                tokio::select! {
+                    biased;
+                    () = until.asked() => Err(self.lost()),
+                    obeyed = local.obey_over(session, generation, lock) => obeyed.map(Some),
+                }
+            }
+        };
+        self.answer(obeyed)
+    }
+
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {
         let given_back = self.end()?.node().unlock(token).await;
         if given_back.is_ok() && self.cluster.holders().get(&self.name) == Some(&token) {
