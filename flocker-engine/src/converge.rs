@@ -39,6 +39,7 @@ use crate::handles::Handles;
 use crate::node::LockToken;
 use crate::node_error::NodeError;
 use crate::observe::Looking;
+use crate::observe::leave_out_older_owners;
 use crate::observe::observe_telling;
 use crate::report::Report;
 use crate::stop::Stop;
@@ -383,6 +384,7 @@ impl Push<'_> {
         let listener = &self.listener;
         let late = |nodes| listener.on(&Event::Awaited { nodes });
         self.actual = observe_telling(&self.desired, self.handles, &self.looking, late).await;
+        leave_out_older_owners(&mut self.actual);
         self.course.see(&self.actual, clock::now());
         let mut silent = Vec::new();
         for (name, look) in &self.actual.nodes {

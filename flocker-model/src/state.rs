@@ -81,13 +81,13 @@ pub enum Silence {
         /// Which nodes remember whom under this name.
         remembered: BTreeMap<NodeName, NodeId>,
     },
-    /// It says less than others know of it: it was put back from an older copy, and who has taken over from it may be silent.
+    /// It says less than others know of it: it was put back from an older copy, and what it owned may be another's by now.
     PutBack {
         /// The generation that it says it obeys.
         obeys: Generation,
         /// Which nodes remember it to have obeyed which newer one.
         remembered: BTreeMap<NodeName, Generation>,
-        /// The nodes that are silent, any of which may have what it had.
+        /// The nodes that are silent, any of which may have what it had; none where one that has it is seen.
         silent: BTreeSet<NodeName>,
     },
     /// A person has declared it lost for ever, so nobody asks it.
@@ -111,13 +111,16 @@ impl Silence {
                     who = who.join(" and ")
                 ))
             }
+            Self::PutBack { silent, .. } if silent.is_empty() => Some(format!(
+                "`flocker plan` shows what more than one node says it owns, and `flocker promote` decides which copy counts; {node} counts again then"
+            )),
             Self::PutBack { silent, .. } => {
                 let forget: Vec<String> = silent
                     .iter()
                     .map(|silent| format!("`flocker node forget {silent}`"))
                     .collect();
                 Some(format!(
-                    "bring {} back, and {node} counts again; what is lost for ever is given up by {}, and what {node} has may then be older than what was lost",
+                    "bring {} back, and {node} counts again; what is lost for ever is given up by {}, and then what {node} has counts, however old it is",
                     listed(silent),
                     forget.join(" and ")
                 ))
@@ -173,11 +176,18 @@ impl fmt::Display for Silence {
                 let newest = remembered.values().max().copied().unwrap_or_default();
                 write!(
                     f,
-                    "it was put back from an older copy: it says that it obeys generation {}, and {} {} that it obeyed {}; while {} {} silent, it may say that it has what it has handed over since",
+                    "it was put back from an older copy: it says that it obeys generation {}, and {} {} that it obeyed {}; ",
                     obeys,
                     listed(&who),
                     if who.len() == 1 { "remembers" } else { "remember" },
                     newest,
+                )?;
+                if silent.is_empty() {
+                    return f.write_str("it says that it owns what was taken over from it since");
+                }
+                write!(
+                    f,
+                    "while {} {} silent, nobody can tell what was taken over from it since",
                     listed(silent),
                     if silent.len() == 1 { "is" } else { "are" },
                 )

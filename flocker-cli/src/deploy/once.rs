@@ -13,6 +13,7 @@ use flocker_engine::Report;
 use flocker_engine::StepReport;
 use flocker_engine::announce;
 use flocker_engine::clock;
+use flocker_engine::leave_out_older_owners;
 use flocker_engine::one_line;
 use flocker_engine::stopper;
 use flocker_model::ClusterState;
@@ -48,6 +49,15 @@ pub(crate) enum Once {
     Go,
 }
 
+/// What becomes of nodes that were put back and say that they own what was taken over from them since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OlderOwners {
+    /// The plan decides on them.
+    Decided,
+    /// They are told nothing: it would hide that they were put back.
+    LeftOut,
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(flatten)]
@@ -65,21 +75,31 @@ struct Failed {
 
 /// Makes a plan of what is seen under the deploy locks, shows it, and carries it out if that is wanted.
 ///
+/// Who was put back and owns what is another's by now is planned with only where that is what the plan decides.
 /// Just to show it, no lock is taken. `nothing` is what to say where there is nothing in it.
 pub(crate) async fn carry_out_once(
     cluster: &Cluster,
     once: Once,
+    older_owners: OlderOwners,
     make: impl Fn(&Deployment, &ClusterState) -> Plan,
     nothing: &str,
     ui: &Ui,
 ) -> Result<Ending, Failure> {
     let policy = Policy::default();
-    let mut actual = cluster.observe().await;
+    let observe = async || {
+        let mut actual = cluster.observe().await;
+        match older_owners {
+            OlderOwners::Decided => {}
+            OlderOwners::LeftOut => leave_out_older_owners(&mut actual),
+        }
+        actual
+    };
+    let mut actual = observe().await;
     let token = LockToken::random();
     let is_locked = matches!(once, Once::Ask | Once::Go);
     if is_locked {
         lock(cluster, &actual, token).await?;
-        actual = cluster.observe().await;
+        actual = observe().await;
     }
     let desired = at_next_generation(cluster.desired.clone(), &actual);
     let plan = make(&desired, &actual);

@@ -34,6 +34,7 @@ use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::Observed;
 use flocker_model::Silence;
+use flocker_plan::Policy;
 use flocker_plan::Refusal;
 use flocker_plan::Waiting;
 use uuid::Uuid;
@@ -177,18 +178,41 @@ async fn while_the_new_owner_is_silent_the_old_one_that_was_put_back_is_not_beli
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_the_new_owner_in_sight_both_are_compared() {
+async fn with_the_new_owner_in_sight_the_old_one_is_told_nothing_that_would_hide_what_it_is() {
     let (mut cluster, before) = moved_away().await;
+    let newest = obeyed(&cluster, "alpha");
     put_back(&mut cluster, &before);
     let outcome = push_to(&cluster, "beta").await;
-    let End::Partly { refused, .. } = &outcome.end else {
-        panic!("{outcome:#?}");
-    };
-    assert!(
-        matches!(&refused[..], [Refusal::SplitOwnership { owners, .. }] if owners.len() == 2),
-        "{refused:?}"
-    );
+    let who = [(name("beta"), newest), (name("gamma"), newest)].into();
+    let older = (before.record.generation, who, BTreeSet::new());
+    assert_eq!(doubt(&outcome.actual, "alpha"), Some(older));
     assert!(runs(&cluster, "beta") && !runs(&cluster, "alpha"));
+    let record = cluster.machine("alpha").record.load().unwrap();
+    assert_eq!(record.as_ref(), Some(&before.record));
+    // Who looks sees both owners, and can decide.
+    let desired = cluster.deployment("beta").at(newest.next());
+    let plan = flocker_plan::plan(&desired, &look(&cluster).await, &Policy::default());
+    assert!(
+        matches!(plan.refused(), [Refusal::SplitOwnership { owners, .. }] if owners.len() == 2),
+        "{plan:?}"
+    );
+    // And is doubted still when the newer one falls silent after that.
+    silence(&cluster, "beta");
+    push_to(&cluster, "alpha").await;
+    assert!(runs(&cluster, "beta") && !runs(&cluster, "alpha"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_put_back_and_contradicts_nobody_is_believed_with_all_in_sight() {
+    let mut cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    push_to(&cluster, "alpha").await;
+    let [alpha, gamma] = ["alpha", "gamma"].map(|node| copy(&mut cluster, node));
+    push_to(&cluster, "alpha").await;
+    put_back(&mut cluster, &alpha);
+    put_back(&mut cluster, &gamma);
+    let outcome = push_to(&cluster, "alpha").await;
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    assert!(runs(&cluster, "alpha"));
 }
 
 #[tokio::test(start_paused = true)]
