@@ -1,6 +1,8 @@
 //! `flocker plan`: what would be done, and why.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 use clap::Args;
 use flocker_engine::Reach;
@@ -91,13 +93,18 @@ const SECRETS: &str = "whether its secrets have changed";
 
 impl Plan {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
-        // Reports are much longer than what is kept of them: they are read, and their texts given back, before all else.
-        let reports = state_file::read_reports(&self.state);
         let paths = self.files.named_or_last(global)?;
         if let Some(out) = &self.out {
             files::may_become_a_plan(out, &[&paths[0], &paths[1]])?;
         }
-        let configuration = files::read([&paths[0], &paths[1]])?;
+        // Each takes its time where there is much of it.
+        let (configuration, reports) = thread::scope(|scope| {
+            let reports = scope.spawn(|| state_file::read_reports(&self.state));
+            let configuration = files::read([&paths[0], &paths[1]]);
+            let reports = reports.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (configuration, reports)
+        });
+        let configuration = configuration?;
         if !ui.is_json() {
             ui.diagnostics(configuration.warnings(), configuration.sources());
         }

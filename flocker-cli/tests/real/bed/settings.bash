@@ -12,6 +12,7 @@ BED=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${FLOCKER_BED_NET6:=fd00:218:7}"    # /64: the machine itself is ::1, node N is ::(10+N)
 : "${FLOCKER_BED_POOL:=flocker}"       # the pool in each node,
 : "${FLOCKER_BED_POOL_MB:=2048}"       # and how large the sparse file behind it is
+: "${FLOCKER_BED_DISKS:=}"             # another directory for the disks of the nodes than the one where all of theirs is
 : "${FLOCKER_BED_IPTABLES:=nft}"       # nft or legacy: which iptables the nodes use
 : "${FLOCKER_BED_SUITE:=bookworm}"     # the Debian of the nodes
 : "${FLOCKER_BED_BIND:=}"              # "FROM:TO ...": directories of this machine that nodes see, read-only
