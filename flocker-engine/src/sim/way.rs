@@ -224,7 +224,7 @@ impl NodeHandle for Way {
         let is_call = matches!(end, End::Here(..));
         let state = self.answer(end.node().observe().await)?;
         if is_call {
-            self.cluster.check_answer(&self.name, state.generation);
+            self.cluster.check_answer(&self.name, &state);
         }
         self.cluster.looks().keep(&self.name, &state);
         Ok(state)
