@@ -79,15 +79,27 @@ fn drop_all(change: &RouteChange) -> RouteChange {
     }
 }
 
-/// Times `iptables-restore --noflush`, with three rules for each route.
-fn restore(n_routes: u16) -> io::Result<f64> {
+/// Times `iptables-restore --noflush`, and takes away what it has written.
+fn restore(rules: &str) -> io::Result<f64> {
     let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), three_rules_each(n_routes))?;
+    std::fs::write(file.path(), rules)?;
     let start = Instant::now();
     child::call(&format!("iptables-restore --noflush {}", file.path().display()))?;
     let seconds = start.elapsed().as_secs_f64();
     child::call("iptables -w -t nat -F")?;
     Ok(seconds)
+}
+
+/// Returns what `iptables-restore` reads for the rules that are in our chains now: all that routes have are in this table.
+fn rules_of_ours() -> io::Result<String> {
+    let words = ["-t", "nat"].map(String::from);
+    let output = child::output(Path::new("iptables-save"), &words, Path::new("."))?;
+    let saved = String::from_utf8_lossy(&output.stdout);
+    let ours = saved
+        .lines()
+        .filter(|line| line.starts_with(":FLOCKER-") || line.starts_with("-A FLOCKER-"));
+    let lines: Vec<&str> = ["*nat"].into_iter().chain(ours).chain(["COMMIT\n"]).collect();
+    Ok(lines.join("\n"))
 }
 
 async fn measure(name: &str, n_routes: u16, measured: &mut Vec<Measured>) -> io::Result<()> {
@@ -96,12 +108,16 @@ async fn measure(name: &str, n_routes: u16, measured: &mut Vec<Measured>) -> io:
     let all = change(1..=n_routes, 2);
     let none = drop_all(&all);
     let router = make(name);
-    let (mut from_nothing, mut restored) = (Vec::new(), Vec::new());
+    let (mut from_nothing, mut restored, mut same) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
-        // In turn, so that what else the machine does falls on both.
-        restored.push(restore(n_routes)?);
+        // In turn, so that what else the machine does falls on all.
+        restored.push(restore(&three_rules_each(n_routes))?);
         from_nothing.push(timed(router.apply(&all, &local)).await?);
+        let rules = rules_of_ours()?;
         timed(router.apply(&none, &local)).await?;
+        if name == "iptables" {
+            same.push(restore(&rules)?);
+        }
     }
     timed(router.apply(&all, &local)).await?;
     let restored = Measured::seconds(
@@ -111,6 +127,13 @@ async fn measure(name: &str, n_routes: u16, measured: &mut Vec<Measured>) -> io:
     let mut from_nothing = Measured::seconds(call("from nothing"), from_nothing);
     if name == "nft" && n_routes == 10_000 {
         from_nothing = from_nothing.at_most(restored.median() / 10.0);
+    }
+    if name == "iptables" {
+        let same = Measured::seconds(call("`iptables-restore` of the same rules, for"), same);
+        if n_routes == 10_000 {
+            from_nothing = from_nothing.at_most(same.median());
+        }
+        measured.push(same);
     }
     let mut one = Vec::new();
     for n in 0..30 {

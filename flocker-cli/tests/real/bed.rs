@@ -83,7 +83,9 @@ impl Bed {
     pub(crate) fn renew(&self) {
         self.program("down", &[]).ok();
         self.up();
-        self.program("load", &["database"]).ok();
+        for image in ["busybox", "database"] {
+            self.program("load", &[image]).ok();
+        }
     }
 
     /// Starts a fourth machine, on which nothing is installed, in the place of one that may be left of an earlier test.

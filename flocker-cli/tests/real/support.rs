@@ -44,12 +44,19 @@ pub(crate) struct App {
 }
 
 /// PostgreSQL from Debian's packages, with everything in its volume.
+///
+/// It renames a file of its checkpoints after an `fsync` by way of a
+/// descriptor that was opened anew. ZFS by way of FUSE keeps nothing by that:
+/// after a power cut the file may be zeros, and PostgreSQL refuses to start.
+/// Without the file it starts.
 pub(crate) fn postgres(name: &'static str, port: u16, maximum_size: &str) -> App {
     let start = "set -e; cd /data; chown postgres:postgres .; \
                  if [ ! -e db/PG_VERSION ]; then rm -rf new; \
                  setpriv --reuid=postgres --regid=postgres --clear-groups \
                  /usr/lib/postgresql/15/bin/initdb -D /data/new -A trust >/dev/null; \
                  echo 'host all all 0.0.0.0/0 trust' >> new/pg_hba.conf; sync; mv new db; fi; \
+                 origins=db/pg_logical/replorigin_checkpoint; \
+                 if [ -e $origins ] && [ -z \"$(head -c 4 $origins | tr -d '\\0')\" ]; then rm $origins; fi; \
                  exec setpriv --reuid=postgres --regid=postgres --clear-groups \
                  /usr/lib/postgresql/15/bin/postgres -D /data/db -c listen_addresses='*' \
                  -c unix_socket_directories=/tmp";
