@@ -357,17 +357,25 @@ pub(crate) fn awaited(nodes: &[NodeName], addresses: &BTreeMap<NodeName, NodeAdd
         let Some(NodeAddress::Local { directory }) = addresses.get(name) else {
             return waiting;
         };
-        match local::serving(directory) {
-            Some((process, local::Pulse::Halted)) => format!(
-                "{waiting}: its process {process} was halted by a signal; `kill -CONT {process}` lets it go on"
-            ),
-            Some((process, local::Pulse::Beats)) => format!(
-                "{waiting}: its process {process} is there; if it hangs, `kill -KILL {process}` ends it, and `flocker local up {name}` starts it anew"
-            ),
+        match hung(name, directory) {
+            Some(hung) => format!("{waiting}: {hung}"),
             None => waiting,
         }
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Says what can be done about a local node that gives no answer although its process is there.
+pub(crate) fn hung(name: &NodeName, directory: &Path) -> Option<String> {
+    let (process, pulse) = local::serving(directory)?;
+    Some(match pulse {
+        local::Pulse::Halted => {
+            format!("its process {process} was halted by a signal; `kill -CONT {process}` lets it go on")
+        }
+        local::Pulse::Beats => format!(
+            "its process {process} is there; if it hangs, `kill -KILL {process}` ends it, and `flocker local up {name}` starts it anew"
+        ),
+    })
 }
 
 /// Returns the deployment as the configuration that the next deploy would make of it: newer than all that was seen.

@@ -57,6 +57,7 @@ use crate::shown;
 use crate::shown::Shown;
 use crate::ui::Ui;
 
+pub(crate) use once::OlderOwners;
 pub(crate) use once::Once;
 pub(crate) use once::carry_out_once;
 

@@ -39,6 +39,7 @@ use crate::handles::Handles;
 use crate::node::LockToken;
 use crate::node_error::NodeError;
 use crate::observe::Looking;
+use crate::observe::leave_out_older_owners;
 use crate::observe::observe_telling;
 use crate::report::Report;
 use crate::stop::Stop;
@@ -335,6 +336,16 @@ impl Push<'_> {
             if turn == 1 && confirm.confirm(&plan, &self.actual).await == Answer::Decline {
                 return Ok(End::Declined);
             }
+            let announced = self
+                .locks
+                .announce(generation, &self.actual, self.handles, self.options);
+            if !announced.await {
+                // Nothing of it may be done before all that are planned with know of it.
+                idle_turns += 1;
+                self.pause(idle_turns).await;
+                self.look().await;
+                continue;
+            }
             let forecast = flocker_plan::estimate(&plan, &self.actual, &self.policy);
             let report = execute(&plan, &self.desired, self.handles, &self.execution()).await;
             self.course.follow(&forecast, &report);
@@ -373,6 +384,7 @@ impl Push<'_> {
         let listener = &self.listener;
         let late = |nodes| listener.on(&Event::Awaited { nodes });
         self.actual = observe_telling(&self.desired, self.handles, &self.looking, late).await;
+        leave_out_older_owners(&mut self.actual);
         self.course.see(&self.actual, clock::now());
         let mut silent = Vec::new();
         for (name, look) in &self.actual.nodes {

@@ -6,6 +6,7 @@
 //! until nothing is left to do. Nothing here decides what is to be done: that
 //! is the planner's.
 
+pub mod announce;
 pub mod clock;
 pub mod converge;
 pub mod delivery;
@@ -32,6 +33,7 @@ pub mod stop;
 mod sync;
 pub mod wire;
 
+pub use announce::announce;
 pub use clock::Deadlines;
 pub use converge::{
     AgentTurn, Answer, Confirm, End, Go, IfHeld, Move, Outcome, PushError, PushOptions, RolledBack,
@@ -47,7 +49,7 @@ pub use node::{
     Ticket, Transfer, Unwatched,
 };
 pub use node_error::NodeError;
-pub use observe::{Looking, observe, observe_telling};
+pub use observe::{Looking, leave_out_older_owners, observe, observe_telling};
 pub use passage::Carrier;
 pub use passage::Reach;
 pub use passage::explore;

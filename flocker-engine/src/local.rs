@@ -249,10 +249,7 @@ impl LocalNode {
         }
         let told = self.record(|record| {
             for (name, peer) in &claim.peers {
-                let known = record.peers.entry(name.clone()).or_insert_with(|| peer.clone());
-                known.address = peer.address.clone();
-                // Whoever answered first stays who is expected, until the node is forgotten.
-                known.id = known.id.or(peer.id);
+                record.learn(name, peer);
             }
         });
         if let Err(error) = told {
@@ -260,6 +257,24 @@ impl LocalNode {
             return Err(error);
         }
         Ok(change)
+    }
+
+    /// Obeys a generation from now on, for who holds the deploy lock over this connection.
+    pub(crate) async fn obey_over(
+        &self,
+        session: Session,
+        generation: Generation,
+        lock: LockToken,
+    ) -> Result<Change, NodeError> {
+        self.lock.check(session, Some(lock))?;
+        let before = self.gate.obeyed();
+        let _entry = self.enter(generation).await?;
+        self.lock.check(session, Some(lock))?;
+        Ok(if before < generation {
+            Change::Made
+        } else {
+            Change::AlreadySo
+        })
     }
 
     /// Gives back what was taken over a connection that has ended.
@@ -398,6 +413,10 @@ impl NodeHandle for LocalNode {
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
         self.lock_over(Session::HERE, claim).await
+    }
+
+    async fn obey(&self, generation: Generation, lock: LockToken) -> Result<Option<Change>, NodeError> {
+        self.obey_over(Session::HERE, generation, lock).await.map(Some)
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {

@@ -87,6 +87,11 @@ pub trait NodeHandle: fmt::Debug + Send + Sync {
     /// one it moves there, and orders that come by the first are refused.
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError>;
 
+    /// Obeys a generation from now on, durably, before any order of it; refused unless the claim holds the deploy lock.
+    ///
+    /// Returns nothing, and nothing has changed, where the node's program is too old to be told that.
+    async fn obey(&self, generation: Generation, lock: LockToken) -> Result<Option<Change>, NodeError>;
+
     /// Gives the deploy lock back. `AlreadySo` where the claim does not hold it.
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError>;
 
@@ -329,6 +334,15 @@ pub struct Claim {
     pub since: u64,
     /// The other nodes that there are.
     pub peers: BTreeMap<NodeName, Peer>,
+}
+
+impl Claim {
+    /// Leaves out what a program that is too old to know of it would refuse.
+    pub(crate) fn keep_generations_out(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.generation = Generation::default();
+        }
+    }
 }
 
 /// Who is told how far a long action is.

@@ -1,5 +1,7 @@
 //! Looking: at every node at once, and at those that they know of.
 
+mod put_back;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use crate::fault::one_line;
 use crate::handles::Handles;
 use crate::node::NodeHandle;
 use crate::node_error::NodeError;
+
+pub use put_back::leave_out_older_owners;
 
 /// After how long people want to know for whom they wait.
 const LATE: Duration = Duration::from_secs(2);
@@ -44,6 +48,9 @@ pub struct Looking {
 /// A node that answers with another identity than any of the others remembers
 /// is not seen: what it has says nothing of what is meant by its name. The
 /// files go before what is remembered where they say who a node is.
+///
+/// A node that says less than others remember of it was put back from an older
+/// copy. It is not seen either, as long as any other node is silent.
 pub async fn observe(desired: &Deployment, handles: &Handles, looking: &Looking) -> ClusterState {
     observe_telling(desired, handles, looking, |_| {}).await
 }
@@ -122,6 +129,7 @@ pub async fn observe_telling(
     }
     set_doubles_apart(desired, &mut state.nodes);
     doubt_impostors(desired, &mut state);
+    put_back::doubt_put_back(&mut state);
     state
 }
 

@@ -66,6 +66,24 @@ impl NodeRecord {
         })
     }
 
+    /// Takes note of another node. Whoever answered first stays who is expected, until the node is forgotten.
+    pub(crate) fn learn(&mut self, name: &NodeName, peer: &Peer) {
+        let Peer {
+            address,
+            id,
+            generation,
+        } = peer;
+        let known = self.peers.entry(name.clone()).or_insert_with(|| Peer {
+            generation: Generation::default(),
+            ..peer.clone()
+        });
+        known.address = address.clone();
+        known.id = known.id.or(*id);
+        if known.id.is_some() && known.id == *id {
+            known.generation = known.generation.max(*generation);
+        }
+    }
+
     /// Gives up who is remembered under a name, for who answers under it by now or for nobody.
     pub(crate) fn forget(&mut self, node: &NodeName, instead: Option<NodeId>) {
         let mut peer = self.peers.get_mut(node);
@@ -75,6 +93,9 @@ impl NodeRecord {
             self.forgotten.entry(node.clone()).or_default().extend(lost);
         }
         if let Some(peer) = &mut peer {
+            if peer.id != instead {
+                peer.generation = Generation::default();
+            }
             peer.id = instead;
         }
         let Some(instead) = instead else {
@@ -355,6 +376,7 @@ mod tests {
                     directory: "/tmp/beta".into(),
                 },
                 id: Some(NodeId(Uuid::new_v4())),
+                generation: Generation(6),
             },
         );
         store.save(&record).unwrap();

@@ -47,6 +47,7 @@ use crate::node::no_images;
 use crate::node_error::NodeError;
 use crate::wire;
 use crate::wire::Ask;
+use crate::wire::GENERATIONS;
 use crate::wire::IMAGES;
 use crate::wire::KNOCKS;
 use crate::wire::PASSAGES;
@@ -328,7 +329,20 @@ impl NodeHandle for RemoteNode {
     }
 
     async fn lock(&self, claim: &Claim) -> Result<Change, NodeError> {
-        self.ask_change("the deploy lock", Ask::Lock(claim.clone())).await
+        let mut claim = claim.clone();
+        if self.connection().await?.version() < GENERATIONS {
+            claim.keep_generations_out();
+        }
+        self.ask_change("the deploy lock", Ask::Lock(claim)).await
+    }
+
+    async fn obey(&self, generation: Generation, lock: LockToken) -> Result<Option<Change>, NodeError> {
+        if self.connection().await?.version() < GENERATIONS {
+            return Ok(None);
+        }
+        let what = format!("generation {} to be obeyed", generation.0);
+        let ask = Ask::Obey { generation, lock };
+        self.ask_change(&what, ask).await.map(Some)
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {

@@ -26,9 +26,9 @@ use crate::wire::WireError;
 /// and are dropped then; after that, what it held of the deploy lock is given
 /// back. Whatever comes in, only this connection can end by it.
 pub async fn serve(channel: Channel, node: Arc<LocalNode>) -> Result<(), WireError> {
-    let (reader, writer, greeting) = greet(channel, &node).await?;
+    let (reader, writer, greeting, version) = greet(channel, &node).await?;
     match greeting {
-        Some(Greeting::Control) => control::serve(reader, writer, node).await,
+        Some(Greeting::Control) => control::serve(reader, writer, node, version).await,
         Some(Greeting::Transfer) => node.arrive(reader, writer, None).await,
         Some(Greeting::Relay) => node.take_pipe(reader, writer).await,
         Some(Greeting::Image) => node.take_image(reader, writer, None).await,
@@ -42,7 +42,7 @@ pub(crate) async fn serve_sender(
     node: Arc<LocalNode>,
     guest: Guest,
 ) -> Result<(), WireError> {
-    let (reader, writer, greeting) = greet(channel, &node).await?;
+    let (reader, writer, greeting, _) = greet(channel, &node).await?;
     match (greeting, guest) {
         (Some(Greeting::Transfer), Guest::Transfer(pass)) => node.arrive(reader, writer, Some(pass)).await,
         (Some(Greeting::Image), Guest::Image(cargo)) => node.take_image(reader, writer, Some(&cargo)).await,
@@ -58,9 +58,10 @@ type Greeted = (
     FrameReader<ReadHalf<Channel>>,
     FrameWriter<WriteHalf<Channel>>,
     Option<Greeting>,
+    u32,
 );
 
-/// Introduces this node, and returns what the connection is for.
+/// Introduces this node, and returns what the connection is for and which version of the protocol is spoken on it.
 async fn greet(channel: Channel, node: &LocalNode) -> Result<Greeted, WireError> {
     let (reader, writer) = tokio::io::split(channel);
     let mut reader = FrameReader::new(reader);
@@ -77,6 +78,6 @@ async fn greet(channel: Channel, node: &LocalNode) -> Result<Greeted, WireError>
         }
     });
     let theirs = greeted.await.map_err(|_| WireError::Silent(limit))??;
-    wire::check_hello(&theirs)?;
-    Ok((reader, writer, theirs.greeting))
+    let version = wire::check_hello(&theirs)?;
+    Ok((reader, writer, theirs.greeting, version))
 }

@@ -66,6 +66,8 @@
 //!    ticket; packed chunks. Nothing of it is said to who speaks version 1.
 //! 3. Images. Nothing of it is said to who speaks version 2.
 //! 4. Knocks. Nothing of it is said to who speaks version 3.
+//! 5. [`Ask::Obey`], and which generation other nodes have obeyed, in claims and in reports. Nothing of it is said to who
+//!    speaks version 4.
 
 mod definition;
 mod frame;
@@ -91,7 +93,7 @@ pub(crate) use message::{check_hello, our_hello};
 pub use state::WrittenState;
 
 /// The versions of the protocol that this program speaks, oldest and newest.
-pub const PROTOCOL: (u32, u32) = (1, 4);
+pub const PROTOCOL: (u32, u32) = (1, 5);
 
 /// The first version in which transfers need not go by the sender's own transport.
 pub(crate) const PASSAGES: u32 = 2;
@@ -101,6 +103,9 @@ pub(crate) const IMAGES: u32 = 3;
 
 /// The first version in which a node finds out beforehand whether it gets to another.
 pub(crate) const KNOCKS: u32 = 4;
+
+/// The first version in which nodes are told which generation they and others obey.
+pub(crate) const GENERATIONS: u32 = 5;
 
 /// Why what came in was not understood.
 #[derive(Debug, Error)]

@@ -73,6 +73,12 @@ impl Generation {
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
+
+    /// Says whether it is the one before the first: no configuration at all.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0 == 0
+    }
 }
 
 /// Which ownership of a dataset is meant. It grows by one with each hand-off, and never shrinks.

@@ -81,6 +81,15 @@ pub enum Silence {
         /// Which nodes remember whom under this name.
         remembered: BTreeMap<NodeName, NodeId>,
     },
+    /// It says less than others know of it: it was put back from an older copy, and what it owned may be another's by now.
+    PutBack {
+        /// The generation that it says it obeys.
+        obeys: Generation,
+        /// Which nodes remember it to have obeyed which newer one.
+        remembered: BTreeMap<NodeName, Generation>,
+        /// The nodes that are silent, any of which may have what it had; none where one that has it is seen.
+        silent: BTreeSet<NodeName>,
+    },
     /// A person has declared it lost for ever, so nobody asks it.
     Forgotten,
 }
@@ -100,6 +109,20 @@ impl Silence {
                 Some(format!(
                     "if the {node} that {who} knew is lost for ever, `flocker node forget {node}` says so, and lets in the one that answers; if it is {who} who is wrong, `id: {found}` at {node} in the deployment file says who is right; else bring the old one back under this name",
                     who = who.join(" and ")
+                ))
+            }
+            Self::PutBack { silent, .. } if silent.is_empty() => Some(format!(
+                "`flocker plan` shows what more than one node says it owns, and `flocker promote` decides which copy counts; {node} counts again then"
+            )),
+            Self::PutBack { silent, .. } => {
+                let forget: Vec<String> = silent
+                    .iter()
+                    .map(|silent| format!("`flocker node forget {silent}`"))
+                    .collect();
+                Some(format!(
+                    "bring {} back, and {node} counts again; what is lost for ever is given up by {}, and then what {node} has counts, however old it is",
+                    listed(silent),
+                    forget.join(" and ")
                 ))
             }
             Self::NotAsked
@@ -144,9 +167,39 @@ impl fmt::Display for Silence {
                 }
                 Ok(())
             }
+            Self::PutBack {
+                obeys,
+                remembered,
+                silent,
+            } => {
+                let who: BTreeSet<NodeName> = remembered.keys().cloned().collect();
+                let newest = remembered.values().max().copied().unwrap_or_default();
+                write!(
+                    f,
+                    "it was put back from an older copy: it says that it obeys generation {}, and {} {} that it obeyed {}; ",
+                    obeys,
+                    listed(&who),
+                    if who.len() == 1 { "remembers" } else { "remember" },
+                    newest,
+                )?;
+                if silent.is_empty() {
+                    return f.write_str("it says that it owns what was taken over from it since");
+                }
+                write!(
+                    f,
+                    "while {} {} silent, nobody can tell what was taken over from it since",
+                    listed(silent),
+                    if silent.len() == 1 { "is" } else { "are" },
+                )
+            }
             Self::Forgotten => f.write_str("it was declared lost for ever"),
         }
     }
+}
+
+fn listed(nodes: &BTreeSet<NodeName>) -> String {
+    let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+    nodes.join(" and ")
 }
 
 /// Everything that was seen of a cluster.
@@ -280,6 +333,10 @@ pub struct Peer {
     pub address: NodeAddress,
     /// Who answered there first. It stays until the node is forgotten.
     pub id: Option<NodeId>,
+    /// The newest generation that just this machine is known to have obeyed. It says of no other one anything.
+    // Left out where there is none: who does not know of it would refuse the whole.
+    #[serde(default, skip_serializing_if = "Generation::is_none")]
+    pub generation: Generation,
 }
 
 /// A dataset's presence on a node.

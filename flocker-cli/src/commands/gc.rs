@@ -10,6 +10,7 @@ use crate::cli;
 use crate::cli::FilesOption;
 use crate::cli::Global;
 use crate::cluster;
+use crate::deploy::OlderOwners;
 use crate::deploy::Once;
 use crate::deploy::carry_out_once;
 use crate::error::Ending;
@@ -54,6 +55,7 @@ impl Gc {
             carry_out_once(
                 &cluster,
                 once,
+                OlderOwners::LeftOut,
                 |desired, actual| flocker_plan::reclaim(desired, actual, &policy),
                 &format!("nothing to drop: no spare copy and no trash that is seen is older than {age}"),
                 ui,

@@ -11,6 +11,7 @@ use flocker_plan::Policy;
 use crate::cli::FilesOption;
 use crate::cli::Global;
 use crate::cluster;
+use crate::deploy::OlderOwners;
 use crate::deploy::Once;
 use crate::deploy::carry_out_once;
 use crate::deploy::nobody_to_ask;
@@ -65,6 +66,7 @@ impl Promote {
             let ending = carry_out_once(
                 &cluster,
                 once,
+                OlderOwners::Decided,
                 |desired, actual| {
                     let plan = flocker_plan::promote(desired, actual, &policy, dataset, &self.on);
                     has_steps.set(!plan.is_settled());

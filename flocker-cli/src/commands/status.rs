@@ -197,9 +197,9 @@ fn node_row<'a>(
         None | Some(NodeAddress::Local { .. }) => local.is_some(),
         Some(NodeAddress::Ssh { .. }) => false,
     };
-    let other_program = match local.and_then(|local| local.get(node)).filter(|_| is_local) {
-        Some(NodeAddress::Local { directory }) => local::is_other_program(directory),
-        None | Some(NodeAddress::Ssh { .. }) => false,
+    let directory = match local.and_then(|local| local.get(node)).filter(|_| is_local) {
+        Some(NodeAddress::Local { directory }) => Some(directory),
+        None | Some(NodeAddress::Ssh { .. }) => None,
     };
     NodeRow {
         node,
@@ -211,16 +211,20 @@ fn node_row<'a>(
         },
         hint: match look {
             Observed::Known(_) => None,
-            Observed::Unknown(silence) => silence.hint(node).or_else(|| {
-                (is_local && !is_forgotten)
-                    .then(|| format!("`flocker local up {node}` starts it, or makes it where there is none"))
-            }),
+            Observed::Unknown(silence) => silence
+                .hint(node)
+                .or_else(|| cluster::hung(node, directory?))
+                .or_else(|| {
+                    (is_local && !is_forgotten).then(|| {
+                        format!("`flocker local up {node}` starts it, or makes it where there is none")
+                    })
+                }),
         },
         id: known.map(|state| state.id),
         address: known.map(|state| state.address),
         generation: known.map(|state| state.generation.0),
         free: known.and_then(|state| state.free),
-        other_program,
+        other_program: directory.is_some_and(|directory| local::is_other_program(directory)),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::commands::cutover::all_others_stay;
 use crate::commands::deploy::Locking;
 use crate::deploy;
 use crate::deploy::Consent;
+use crate::deploy::OlderOwners;
 use crate::deploy::Once;
 use crate::deploy::Wish;
 use crate::deploy::carry_out_once;
@@ -267,6 +268,7 @@ async fn restore(
     let ending = carry_out_once(
         cluster,
         once,
+        OlderOwners::LeftOut,
         |desired, actual| match flocker_plan::undo(desired, actual, &policy, application, on) {
             Way::Restore { plan, left } => {
                 stays.replace(left);

@@ -11,11 +11,14 @@ use flocker_engine::NodeError;
 use flocker_engine::Peer;
 use flocker_engine::Report;
 use flocker_engine::StepReport;
+use flocker_engine::announce;
 use flocker_engine::clock;
+use flocker_engine::leave_out_older_owners;
 use flocker_engine::one_line;
 use flocker_engine::stopper;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
+use flocker_model::Generation;
 use flocker_model::NodeName;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
@@ -46,6 +49,15 @@ pub(crate) enum Once {
     Go,
 }
 
+/// What becomes of nodes that were put back and say that they own what was taken over from them since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OlderOwners {
+    /// The plan decides on them.
+    Decided,
+    /// They are told nothing: it would hide that they were put back.
+    LeftOut,
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(flatten)]
@@ -63,21 +75,31 @@ struct Failed {
 
 /// Makes a plan of what is seen under the deploy locks, shows it, and carries it out if that is wanted.
 ///
+/// Who was put back and owns what is another's by now is planned with only where that is what the plan decides.
 /// Just to show it, no lock is taken. `nothing` is what to say where there is nothing in it.
 pub(crate) async fn carry_out_once(
     cluster: &Cluster,
     once: Once,
+    older_owners: OlderOwners,
     make: impl Fn(&Deployment, &ClusterState) -> Plan,
     nothing: &str,
     ui: &Ui,
 ) -> Result<Ending, Failure> {
     let policy = Policy::default();
-    let mut actual = cluster.observe().await;
+    let observe = async || {
+        let mut actual = cluster.observe().await;
+        match older_owners {
+            OlderOwners::Decided => {}
+            OlderOwners::LeftOut => leave_out_older_owners(&mut actual),
+        }
+        actual
+    };
+    let mut actual = observe().await;
     let token = LockToken::random();
     let is_locked = matches!(once, Once::Ask | Once::Go);
     if is_locked {
         lock(cluster, &actual, token).await?;
-        actual = cluster.observe().await;
+        actual = observe().await;
     }
     let desired = at_next_generation(cluster.desired.clone(), &actual);
     let plan = make(&desired, &actual);
@@ -109,7 +131,10 @@ pub(crate) async fn carry_out_once(
             Once::Go => true,
         };
     let report = if is_wanted {
-        execute(cluster, &plan, &desired, &actual, token, ui).await
+        match begin(cluster, &actual, token, desired.generation()).await {
+            Ok(()) => execute(cluster, &plan, &desired, &actual, token, ui).await,
+            Err(failure) => Err(failure),
+        }
     } else {
         Ok(Report::default())
     };
@@ -184,16 +209,11 @@ async fn execute(
 
 /// Takes the deploy lock of every seen node, in order of name; where one is held, gives the others back.
 async fn lock(cluster: &Cluster, actual: &ClusterState, token: LockToken) -> Result<(), Failure> {
-    let claim = Claim {
-        token,
-        holder: cli::person(),
-        since: clock::time_of_day(),
-        peers: BTreeMap::new(),
-    };
     for (name, _) in actual.all_known() {
-        let mut claim = claim.clone();
-        claim.peers = peers(cluster, actual, name);
-        let locked = cluster.handle(name)?.lock(&claim).await;
+        let locked = cluster
+            .handle(name)?
+            .lock(&claim(cluster, actual, name, token))
+            .await;
         if let Err(error) = locked {
             unlock(cluster, actual, token).await;
             let hint = if let NodeError::Held { since, .. } = error {
@@ -215,12 +235,44 @@ async fn lock(cluster: &Cluster, actual: &ClusterState, token: LockToken) -> Res
     Ok(())
 }
 
+/// Tells every seen node that a generation begins, as every command does before the first order of it.
+async fn begin(
+    cluster: &Cluster,
+    actual: &ClusterState,
+    token: LockToken,
+    generation: Generation,
+) -> Result<(), Failure> {
+    let mut held = Vec::new();
+    for (name, _) in actual.all_known() {
+        held.push((cluster.handle(name)?, claim(cluster, actual, name, token)));
+    }
+    let failed = announce(generation, &held).await;
+    let Some((node, error)) = failed.first_key_value() else {
+        return Ok(());
+    };
+    Err(Failure::failed(format!(
+        "could not tell {node} what is to be done; nothing was done"
+    ))
+    .because(error)
+    .hint("`flocker status` shows which nodes answer"))
+}
+
+fn claim(cluster: &Cluster, actual: &ClusterState, node: &NodeName, token: LockToken) -> Claim {
+    Claim {
+        token,
+        holder: cli::person(),
+        since: clock::time_of_day(),
+        peers: peers(cluster, actual, node),
+    }
+}
+
 fn peers(cluster: &Cluster, actual: &ClusterState, of: &NodeName) -> BTreeMap<NodeName, Peer> {
     let others = actual.all_known().filter(|(name, _)| *name != of);
     let others = others.filter_map(|(name, state)| {
         let peer = Peer {
             address: cluster.handles.get(name)?.address().clone(),
             id: Some(state.id),
+            generation: Generation::default(),
         };
         Some((name.clone(), peer))
     });

@@ -91,9 +91,19 @@ fn a_node_that_hangs_is_named_while_it_is_waited_for() {
             usize::from(is_said),
             "{arguments:?}: {done:?}"
         );
-        if arguments[0] == "logs" {
-            assert!(done.stderr.contains("and alpha was not seen"), "{done:?}");
-            done.code(1);
+        match arguments[0] {
+            "logs" => {
+                assert!(done.stderr.contains("and alpha was not seen"), "{done:?}");
+                done.code(1);
+            }
+            "status" => {
+                assert!(
+                    done.stdout.contains(&format!("`kill -CONT {process}`")),
+                    "{done:?}"
+                );
+                assert!(!done.stdout.contains("local up alpha"), "{done:?}");
+            }
+            _ => {}
         }
     }
     machine.signal_node("alpha", Signal::CONT);

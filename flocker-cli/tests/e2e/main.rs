@@ -12,5 +12,6 @@ mod kill_command;
 mod kill_nodes;
 mod life;
 mod locks;
+mod put_back;
 mod secrets;
 mod support;

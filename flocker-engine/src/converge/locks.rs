@@ -1,9 +1,11 @@
 //! The deploy locks of a push.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flocker_model::ClusterState;
+use flocker_model::Generation;
 use flocker_model::NodeName;
 use flocker_model::Observed;
 use flocker_model::Silence;
@@ -13,9 +15,11 @@ use tokio::time::Instant;
 use super::IfHeld;
 use super::PushError;
 use super::PushOptions;
+use crate::announce::announce;
 use crate::clock;
 use crate::event::Event;
 use crate::event::Listener;
+use crate::fault::one_line;
 use crate::handles::Handles;
 use crate::node::Claim;
 use crate::node::LockToken;
@@ -28,6 +32,9 @@ use crate::report::Report;
 /// How long to wait before a lock that is held is asked for again.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// How often a node may fail to be told of the generation before it is left out.
+const MAX_UNTOLD: u32 = 2;
+
 /// The deploy locks that a push holds, as far as it knows.
 #[derive(Debug)]
 pub(super) struct Locks {
@@ -35,6 +42,10 @@ pub(super) struct Locks {
     held: BTreeSet<NodeName>,
     /// The nodes whose lock was taken at any time: one that fell out of sight may still hold it for this push.
     taken: BTreeSet<NodeName>,
+    /// The generation that was announced last, and the nodes all of which obey it and know that of each other.
+    announced: (Generation, BTreeSet<NodeName>),
+    /// How often in a row a node could not be told of the generation, and why.
+    untold: BTreeMap<NodeName, (u32, NodeError)>,
 }
 
 impl Locks {
@@ -43,6 +54,8 @@ impl Locks {
             token,
             held: BTreeSet::new(),
             taken: BTreeSet::new(),
+            announced: (Generation::default(), BTreeSet::new()),
+            untold: BTreeMap::new(),
         }
     }
 
@@ -67,14 +80,15 @@ impl Locks {
         self.held.retain(|name| seen.contains(name));
         let end = options.lock_wait.map(|wait| clock::now() + wait);
         let mut took_one = false;
+        let peers = all_peers(actual, handles);
         for name in seen {
-            if self.held.contains(&name) {
+            if self.held.contains(&name) || self.is_left_out(&name).is_some() {
                 continue;
             }
             let Some(handle) = handles.get(&name) else {
                 continue;
             };
-            let claim = self.claim(&name, actual, handles, options);
+            let claim = self.claim(&name, &peers, options);
             took_one |= self.take_one(&*handle, &claim, end, options, listener).await?;
         }
         Ok(took_one)
@@ -95,6 +109,8 @@ impl Locks {
             match handle.lock(claim).await {
                 Ok(_) => {
                     listener.on(&Event::LockTaken { node: node.clone() });
+                    // Whatever it was told before, it may have been put back since.
+                    self.announced.1.remove(&node);
                     self.taken.insert(node.clone());
                     self.held.insert(node);
                     return Ok(true);
@@ -130,29 +146,58 @@ impl Locks {
         }
     }
 
-    fn claim(
-        &self,
-        node: &NodeName,
-        actual: &ClusterState,
-        handles: &Handles,
-        options: &PushOptions,
-    ) -> Claim {
-        let others = actual.nodes.keys().filter(|name| *name != node);
-        let peers = others
-            .filter(|name| !actual.is_forgotten(name))
-            .filter_map(|name| {
-                let peer = Peer {
-                    address: handles.get(name)?.address().clone(),
-                    id: actual.known(name).map(|state| state.id),
-                };
-                Some((name.clone(), peer))
-            });
+    fn claim(&self, node: &NodeName, all: &BTreeMap<NodeName, Peer>, options: &PushOptions) -> Claim {
+        let mut peers = all.clone();
+        peers.remove(node);
         Claim {
             token: self.token,
             holder: options.holder.clone(),
             since: options.since,
-            peers: peers.collect(),
+            peers,
         }
+    }
+
+    /// Tells every node whose lock is held that a generation begins, where that is not so yet; says whether all know it.
+    ///
+    /// The lock of a node that could not be told is doubted; one that cannot
+    /// be told again and again is left out.
+    pub(super) async fn announce(
+        &mut self,
+        generation: Generation,
+        actual: &ClusterState,
+        handles: &Handles,
+        options: &PushOptions,
+    ) -> bool {
+        let (announced, told) = &self.announced;
+        if *announced == generation && self.held.is_subset(told) {
+            return true;
+        }
+        let peers = all_peers(actual, handles);
+        let held = self
+            .held
+            .iter()
+            .filter_map(|name| Some((handles.get(name)?, self.claim(name, &peers, options))));
+        let held: Vec<_> = held.collect();
+        let failed = announce(generation, &held).await;
+        self.untold
+            .retain(|node, (n_times, _)| *n_times >= MAX_UNTOLD || failed.contains_key(node));
+        let is_known = failed.is_empty();
+        for (node, error) in failed {
+            tracing::warn!(%node, %error, "could not say that a generation begins");
+            self.held.remove(&node);
+            let n_before = self.untold.get(&node).map_or(0, |(n_times, _)| *n_times);
+            self.untold.insert(node, (n_before + 1, error));
+        }
+        if is_known {
+            self.announced = (generation, self.held.clone());
+        }
+        is_known
+    }
+
+    /// Returns why a node is left out, if it is.
+    fn is_left_out(&self, node: &NodeName) -> Option<&NodeError> {
+        let (n_times, error) = self.untold.get(node)?;
+        (*n_times >= MAX_UNTOLD).then_some(error)
     }
 
     /// Takes the nodes whose lock is not held as not seen, and returns which these are.
@@ -160,9 +205,11 @@ impl Locks {
         let seen = actual.all_known().map(|(name, _)| name.clone());
         let unlocked: Vec<NodeName> = seen.filter(|name| !self.held.contains(name)).collect();
         for name in &unlocked {
-            let silence = Silence::Unreachable {
-                reason: "its deploy lock could not be taken".into(),
+            let reason = match self.is_left_out(name) {
+                Some(error) => format!("it could not be told what is deployed: {}", one_line(error)),
+                None => "its deploy lock could not be taken".into(),
             };
+            let silence = Silence::Unreachable { reason };
             actual.nodes.insert(name.clone(), Observed::Unknown(silence));
         }
         unlocked
@@ -194,4 +241,19 @@ impl Locks {
             tracing::debug!("not every deploy lock could be given back");
         }
     }
+}
+
+/// Returns every node that is not lost for ever, as the others are told of it.
+fn all_peers(actual: &ClusterState, handles: &Handles) -> BTreeMap<NodeName, Peer> {
+    let forgotten = actual.forgotten();
+    let counted = actual.nodes.keys().filter(|name| !forgotten.contains(name));
+    let peers = counted.filter_map(|name| {
+        let peer = Peer {
+            address: handles.get(name)?.address().clone(),
+            id: actual.known(name).map(|state| state.id),
+            generation: Generation::default(),
+        };
+        Some((name.clone(), peer))
+    });
+    peers.collect()
 }

@@ -155,6 +155,10 @@ impl NodeHandle for Node {
         Err(failure())
     }
 
+    async fn obey(&self, _: Generation, _: LockToken) -> Result<Option<Change>, NodeError> {
+        Err(failure())
+    }
+
     async fn unlock(&self, _: LockToken) -> Result<Change, NodeError> {
         Err(failure())
     }

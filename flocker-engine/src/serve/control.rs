@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use flocker_backends::ByteStream;
 use flocker_backends::Channel;
 use flocker_model::ByteSize;
+use flocker_model::Generation;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
@@ -29,6 +30,7 @@ use crate::wire::Ask;
 use crate::wire::Frame;
 use crate::wire::FrameReader;
 use crate::wire::FrameWriter;
+use crate::wire::GENERATIONS;
 use crate::wire::Incoming;
 use crate::wire::MAX_CHUNK;
 use crate::wire::Reply;
@@ -53,6 +55,7 @@ pub(super) async fn serve(
     mut reader: FrameReader<ReadHalf<Channel>>,
     writer: FrameWriter<WriteHalf<Channel>>,
     node: Arc<LocalNode>,
+    version: u32,
 ) -> Result<(), WireError> {
     let session = Session::new();
     let _ending = Ending {
@@ -63,6 +66,7 @@ pub(super) async fn serve(
     let mut requests = Requests {
         node: Arc::clone(&node),
         session,
+        version,
         replies,
         tasks: JoinSet::new(),
         running: BTreeMap::new(),
@@ -117,6 +121,8 @@ impl Drop for Ending {
 struct Requests {
     node: Arc<LocalNode>,
     session: Session,
+    /// The version of the protocol that is spoken on this connection.
+    version: u32,
     replies: mpsc::Sender<Outgoing>,
     tasks: JoinSet<()>,
     running: BTreeMap<u64, AbortHandle>,
@@ -159,7 +165,7 @@ impl Requests {
         }
         let work = answer(
             Arc::clone(&self.node),
-            self.session,
+            (self.session, self.version),
             id,
             ask,
             self.replies.clone(),
@@ -171,8 +177,14 @@ impl Requests {
     }
 }
 
-async fn answer(node: Arc<LocalNode>, session: Session, id: u64, ask: Ask, replies: mpsc::Sender<Outgoing>) {
-    let say = match reply(&node, session, id, ask, &replies).await {
+async fn answer(
+    node: Arc<LocalNode>,
+    over: (Session, u32),
+    id: u64,
+    ask: Ask,
+    replies: mpsc::Sender<Outgoing>,
+) {
+    let say = match reply(&node, over, id, ask, &replies).await {
         Ok(say) => say,
         Err(error) => Say::Failed(error),
     };
@@ -182,14 +194,23 @@ async fn answer(node: Arc<LocalNode>, session: Session, id: u64, ask: Ask, repli
 
 async fn reply(
     node: &LocalNode,
-    session: Session,
+    (session, version): (Session, u32),
     id: u64,
     ask: Ask,
     replies: &mpsc::Sender<Outgoing>,
 ) -> Result<Say, NodeError> {
     Ok(match ask {
         Ask::Ping | Ask::Cancel => Say::Pong,
-        Ask::Observe => Say::State(Box::new(node.observe().await?.into())),
+        Ask::Observe => {
+            let mut state = node.observe().await?;
+            if version < GENERATIONS {
+                // Who does not know of them would refuse the whole report.
+                for peer in state.peers.values_mut() {
+                    peer.generation = Generation::default();
+                }
+            }
+            Say::State(Box::new(state.into()))
+        }
         Ask::Offer => Say::Offered(node.offer().await?),
         Ask::Admit { transfer, generation } => {
             Say::Admitted((&node.admit(&transfer, generation).await?).into())
@@ -203,6 +224,7 @@ async fn reply(
             Say::Changed(change)
         }
         Ask::Lock(claim) => Say::Changed(node.lock_over(session, &claim).await?),
+        Ask::Obey { generation, lock } => Say::Changed(node.obey_over(session, generation, lock).await?),
         Ask::Unlock(token) => Say::Changed(node.unlock(token).await?),
         Ask::BreakLock => Say::Changed(node.break_lock().await?),
         Ask::Forget { node: name, instead } => Say::Changed(node.forget(&name, instead).await?),

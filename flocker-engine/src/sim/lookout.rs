@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
-use flocker_model::Generation;
 use flocker_model::NodeName;
+use flocker_model::NodeState;
 use flocker_plan::Action;
 use flocker_plan::Frontier;
 use flocker_plan::Outcome;
@@ -20,6 +20,7 @@ use super::dice::Dice;
 use crate::event::Event;
 use crate::node::LockToken;
 use crate::node::Order;
+use crate::record::RecordStore as _;
 
 /// Follows the plan that a command carries out.
 #[derive(Debug)]
@@ -176,8 +177,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// I4: what a node says that it obeys only grows, whatever happens to it.
-    pub(super) fn check_answer(&self, name: &NodeName, obeyed: Generation) {
+    /// I4: what a node says that it obeys only grows, whatever happens to it, and nobody remembers more of it.
+    pub(super) fn check_answer(&self, name: &NodeName, state: &NodeState) {
+        for (other, peer) in &state.peers {
+            let machine = self.machines.get(other);
+            let Some(record) = machine.and_then(|machine| machine.record.load().ok().flatten()) else {
+                continue;
+            };
+            if peer.id == Some(record.id) && peer.generation > record.generation {
+                self.break_by(format!(
+                    "I4: {name} remembers that {other} obeyed generation {}, and {other} has written down {}",
+                    peer.generation, record.generation
+                ));
+            }
+        }
+        let obeyed = state.generation;
         let before = {
             let mut notes = self.notes();
             let answered = notes.answered.entry(name.clone()).or_default();

@@ -224,7 +224,7 @@ impl NodeHandle for Way {
         let is_call = matches!(end, End::Here(..));
         let state = self.answer(end.node().observe().await)?;
         if is_call {
-            self.cluster.check_answer(&self.name, state.generation);
+            self.cluster.check_answer(&self.name, &state);
         }
         self.cluster.looks().keep(&self.name, &state);
         Ok(state)
@@ -278,6 +278,21 @@ impl NodeHandle for Way {
             }
         };
         self.answer(taken)
+    }
+
+    async fn obey(&self, generation: Generation, lock: LockToken) -> Result<Option<Change>, NodeError> {
+        let obeyed = match self.end()? {
+            End::There(remote) => remote.obey(generation, lock).await,
+            End::Here(local, until) => {
+                let session = *self.session();
+                tokio::select! {
+                    biased;
+                    () = until.asked() => Err(self.lost()),
+                    obeyed = local.obey_over(session, generation, lock) => obeyed.map(Some),
+                }
+            }
+        };
+        self.answer(obeyed)
     }
 
     async fn unlock(&self, token: LockToken) -> Result<Change, NodeError> {

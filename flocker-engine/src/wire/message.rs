@@ -117,6 +117,13 @@ pub enum Ask {
     Perform(Box<WrittenOrder>),
     /// For its deploy lock.
     Lock(Claim),
+    /// To obey a generation from now on, for who holds its deploy lock. From version 5.
+    Obey {
+        /// The generation.
+        generation: Generation,
+        /// By whose lock.
+        lock: LockToken,
+    },
     /// To take its deploy lock back.
     Unlock(LockToken),
     /// To take its deploy lock away from whoever holds it.

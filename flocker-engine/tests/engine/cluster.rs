@@ -184,9 +184,15 @@ impl Cluster {
 
     /// Starts a node's program anew, on the same disks and with the same record.
     pub(crate) fn restart(&mut self, node: &str) {
+        let record = Arc::clone(&self.machine(node).record);
+        self.restart_with(node, record);
+    }
+
+    /// Starts a node's program anew, on the same disks and with another record.
+    pub(crate) fn restart_with(&mut self, node: &str, record: Arc<dyn RecordStore>) {
         let old = self.machines.remove(node).unwrap();
         old.memory.restart();
-        let (memory, record) = (old.memory.clone(), Arc::clone(&old.record));
+        let memory = old.memory.clone();
         drop(old);
         let machine = Machine::new(&self.network, memory, record, deadlines());
         self.machines.insert(name(node), machine);
@@ -351,6 +357,14 @@ impl NodeHandle for Slow {
 
     async fn lock(&self, claim: &flocker_engine::Claim) -> Result<Change, flocker_engine::NodeError> {
         self.node.lock(claim).await
+    }
+
+    async fn obey(
+        &self,
+        generation: Generation,
+        lock: flocker_engine::LockToken,
+    ) -> Result<Option<Change>, flocker_engine::NodeError> {
+        self.node.obey(generation, lock).await
     }
 
     async fn unlock(&self, token: flocker_engine::LockToken) -> Result<Change, flocker_engine::NodeError> {

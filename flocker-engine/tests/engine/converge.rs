@@ -46,7 +46,7 @@ fn options() -> PushOptions {
     PushOptions::new("ann@laptop", 0, Stop::never())
 }
 
-async fn push_to(cluster: &Cluster, home: &str) -> Outcome {
+pub(crate) async fn push_to(cluster: &Cluster, home: &str) -> Outcome {
     push_with(cluster, home, &options(), &Recorder::default())
         .await
         .unwrap()
@@ -69,7 +69,7 @@ async fn push_with(
     .await
 }
 
-fn runs(cluster: &Cluster, node: &str) -> bool {
+pub(crate) fn runs(cluster: &Cluster, node: &str) -> bool {
     cluster.machine(node).memory.runtime().is_running(&app("mongodb"))
 }
 

@@ -195,6 +195,7 @@ async fn a_node_remembers_whom_it_was_told_of_and_who_answered_first() {
     let peer = |id| Peer {
         address: address("beta"),
         id,
+        generation: Generation::default(),
     };
     told.peers.insert(name("beta"), peer(Some(first)));
     cluster.remote("alpha").lock(&told).await.unwrap();
@@ -224,6 +225,7 @@ async fn who_answers_by_now_is_remembered_instead_of_who_is_forgotten() {
     let peer = |id| Peer {
         address: address("beta"),
         id,
+        generation: Generation::default(),
     };
     let mut told = claim("ann");
     told.peers.insert(name("beta"), peer(Some(old)));

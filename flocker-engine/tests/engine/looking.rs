@@ -14,6 +14,7 @@ use flocker_engine::observe;
 use flocker_engine::observe_telling;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
+use flocker_model::Generation;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_model::Observed;
@@ -52,6 +53,7 @@ async fn tell_who(cluster: &Cluster, node: &str, others: &[(&str, Option<NodeId>
         let peer = Peer {
             address: address(other),
             id: *id,
+            generation: Generation::default(),
         };
         (name(other), peer)
     };
@@ -162,6 +164,7 @@ async fn one_machine_under_two_names_is_seen_once() {
             Peer {
                 address: address("alpha"),
                 id: None,
+                generation: Generation::default(),
             },
         )]),
     };

@@ -22,4 +22,5 @@ mod machines;
 mod orders;
 mod passages;
 mod protocol;
+mod put_back;
 mod transfer;

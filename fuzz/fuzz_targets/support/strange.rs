@@ -164,6 +164,7 @@ fn change(dice: &mut Dice, n_nodes: usize, seen: &mut NodeState) {
                     directory: "/".into(),
                 },
                 id: dice.once_in(2).then(|| node(dice.roll(n_nodes)).id),
+                generation: Generation::default(),
             };
             seen.peers.insert(node_name(dice.roll(n_nodes + 1)), peer);
         }

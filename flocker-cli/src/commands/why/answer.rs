@@ -378,15 +378,18 @@ impl<'a> View<'a> {
             known.push("it was declared lost for ever".into());
             next.push(format!("flocker node remember {node}"));
         } else if let Some(Observed::Unknown(silence)) = self.actual.nodes.get(&node) {
-            next.push(match silence {
-                Silence::Impostor { .. } => format!("flocker node forget {node}"),
+            match silence {
+                Silence::Impostor { .. } => next.push(format!("flocker node forget {node}")),
+                Silence::PutBack { silent, .. } => {
+                    next.extend(silent.iter().map(|silent| format!("flocker why {silent}")));
+                }
                 Silence::NotAsked
                 | Silence::Unreachable { .. }
                 | Silence::Unreadable { .. }
                 | Silence::WrongNode { .. }
                 | Silence::SameNode { .. }
-                | Silence::Forgotten => format!("flocker local up {node}"),
-            });
+                | Silence::Forgotten => next.push(format!("flocker local up {node}")),
+            }
         }
         let steps = self.steps_of(|step| step.actor == node);
         self.add_deploy(&steps, &mut next);

@@ -1,0 +1,124 @@
+//! Nodes that were put back from an older copy of their disk.
+//!
+//! What such a node says was so once. It may say that it owns what it has
+//! handed over since, and whoever took that over may be the one that is
+//! silent. Others remember which generation it has obeyed
+//! ([`announce()`](crate::announce())).
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use flocker_model::ClusterState;
+use flocker_model::DatasetId;
+use flocker_model::Epoch;
+use flocker_model::Generation;
+use flocker_model::NodeName;
+use flocker_model::NodeState;
+use flocker_model::Observed;
+use flocker_model::Role;
+use flocker_model::Silence;
+
+/// Takes every node as silent that says less than others remember of it, as long as any other is silent.
+///
+/// Where all others are seen, or lost for ever, it is believed: what it says
+/// can be compared with what everybody says. All are judged by what was seen
+/// of all, so that two that were put back are witnesses of each other: what a
+/// node remembers was so, however old it is. Who was declared lost is no
+/// witness, and is not judged; whoever is judged has no say in who is lost.
+pub(super) fn doubt_put_back(state: &mut ClusterState) {
+    let doubtful = all_doubtful(state);
+    if doubtful.is_empty() {
+        return;
+    }
+    let judged = |name: &NodeName| doubtful.contains_key(name);
+    let nodes = state.nodes.iter().filter(|(name, _)| !judged(name));
+    let others = ClusterState {
+        nodes: nodes.map(|(name, look)| (name.clone(), look.clone())).collect(),
+    };
+    let is_silent = |(name, look): &(&NodeName, &Observed<NodeState>)| {
+        look.known().is_none() && !others.is_forgotten(name)
+    };
+    let silent = others.nodes.iter().filter(is_silent);
+    let silent: BTreeSet<NodeName> = silent.map(|(name, _)| name.clone()).collect();
+    if silent.is_empty() {
+        return;
+    }
+    for (name, mut doubt) in doubtful {
+        doubt
+            .remembered
+            .retain(|witness, _| !others.is_forgotten(witness));
+        if !doubt.remembered.is_empty() && !others.is_forgotten(&name) {
+            let silence = doubt.silence(silent.clone());
+            state.nodes.insert(name, Observed::Unknown(silence));
+        }
+    }
+}
+
+/// Takes every node as silent that was put back and says that it owns what was taken over from it, for others to see.
+///
+/// Whoever deploys does without it. What it is told would hide that it was put
+/// back, and it would be believed as soon as the newer owner is silent. A
+/// person decides which copy counts; until then, to look and to decide, both
+/// owners have to be seen, so [`observe()`](super::observe()) leaves it.
+pub fn leave_out_older_owners(state: &mut ClusterState) {
+    let mut older = Vec::new();
+    for (name, doubt) in all_doubtful(state) {
+        let owned = state.known(&name).into_iter().flat_map(|seen| &seen.datasets);
+        let mut owned = owned.filter_map(|(dataset, copy)| match copy.role {
+            Role::Primary { epoch } => Some((*dataset, epoch)),
+            Role::Released { .. } | Role::Replica => None,
+        });
+        if owned.any(|(dataset, epoch)| state.all_known().any(|(_, seen)| knows(seen, dataset) > epoch)) {
+            older.push((name, Observed::Unknown(doubt.silence(BTreeSet::new()))));
+        }
+    }
+    state.nodes.extend(older);
+}
+
+/// Returns the newest ownership of a dataset that a node knows of.
+fn knows(seen: &NodeState, dataset: DatasetId) -> Epoch {
+    let of_copy = seen.datasets.get(&dataset).map(|copy| match copy.role {
+        Role::Primary { epoch } | Role::Released { epoch, .. } => epoch.max(copy.fence),
+        Role::Replica => copy.fence,
+    });
+    of_copy
+        .max(seen.fences.get(&dataset).copied())
+        .unwrap_or_default()
+}
+
+/// What a node says that it obeys, and who remembers which newer generation of it.
+struct Doubt {
+    obeys: Generation,
+    remembered: BTreeMap<NodeName, Generation>,
+}
+
+impl Doubt {
+    fn silence(self, silent: BTreeSet<NodeName>) -> Silence {
+        let Self { obeys, remembered } = self;
+        Silence::PutBack {
+            obeys,
+            remembered,
+            silent,
+        }
+    }
+}
+
+/// Returns every seen node that says less than any other remembers of it.
+fn all_doubtful(state: &ClusterState) -> BTreeMap<NodeName, Doubt> {
+    let mut doubtful: BTreeMap<NodeName, Doubt> = BTreeMap::new();
+    for (witness, saying) in state.all_known() {
+        for (name, peer) in &saying.peers {
+            if let Some(seen) = state.known(name)
+                && peer.id == Some(seen.id)
+                && peer.generation > seen.generation
+            {
+                let doubt = doubtful.entry(name.clone()).or_insert_with(|| Doubt {
+                    obeys: seen.generation,
+                    remembered: BTreeMap::new(),
+                });
+                doubt.remembered.insert(witness.clone(), peer.generation);
+            }
+        }
+    }
+    doubtful
+}
