@@ -82,6 +82,8 @@ fn main() -> Outcome {
         maximum_size: None,
         used: ByteSize(1 << 30),
         unsent: ByteSize(3 << 20),
+        round: Duration::ZERO,
+        altered: None,
         partial: None,
         fence: Epoch(1),
         age: Duration::from_secs(3600),

@@ -211,6 +211,8 @@ impl Shape {
             maximum_size: None,
             used: ByteSize(u64::from(application) << 12),
             unsent: ByteSize(4096),
+            round: Duration::ZERO,
+            altered: None,
             partial: None,
             fence: Epoch(1),
             age: Duration::from_secs(3600),

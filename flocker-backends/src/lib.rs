@@ -16,6 +16,7 @@ mod deadline;
 mod links;
 pub mod memory;
 pub mod process;
+pub mod reserve;
 pub mod router;
 pub mod runtime;
 pub mod transport;

@@ -57,7 +57,7 @@ impl Allowed {
 
 /// Refuses a pause in which nothing can move, however little there is to copy: copies would be made in vain.
 fn check(downtime: Duration, rates: &Rates) -> Result<(), Failure> {
-    let least = rates.downtime(ByteSize(0));
+    let least = rates.downtime(ByteSize(0), Duration::ZERO);
     if downtime >= least {
         return Ok(());
     }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_pause_in_which_nothing_can_move_is_refused_with_what_it_is_made_of() {
         let rates = Policy::default().rates;
-        let least = rates.downtime(ByteSize(0));
+        let least = rates.downtime(ByteSize(0), Duration::ZERO);
         check(least, &rates).unwrap();
         for too_short in [Duration::ZERO, least.saturating_sub(Duration::from_millis(1))] {
             let failure = check(too_short, &rates).unwrap_err();

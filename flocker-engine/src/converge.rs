@@ -454,6 +454,7 @@ impl Push<'_> {
             Waiting::PreCopy { .. }
             | Waiting::Held { .. }
             | Waiting::NotConverging { .. }
+            | Waiting::TooManyFiles { .. }
             | Waiting::ForHealth { .. } => false,
         })
     }

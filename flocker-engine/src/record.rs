@@ -17,6 +17,8 @@ use std::sync::PoisonError;
 
 use flocker_backends::Classify;
 use flocker_backends::ErrorClass;
+use flocker_backends::reserve::Reserve;
+use flocker_backends::reserve::is_full;
 use flocker_model::BootId;
 use flocker_model::DefinitionKey;
 use flocker_model::Generation;
@@ -171,15 +173,17 @@ impl RecordStore for MemoryRecord {
 #[derive(Debug)]
 pub struct FileRecord {
     directory: PathBuf,
+    /// A node that cannot write down what it obeys lets nothing go either, and people move off full disks.
+    reserve: Reserve,
 }
 
 impl FileRecord {
     /// Takes the directory; it is made, for its owner alone, where it is missing.
     #[must_use]
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-        }
+        let directory = directory.into();
+        let reserve = Reserve::new(directory.clone(), 0);
+        Self { directory, reserve }
     }
 
     fn file(&self) -> PathBuf {
@@ -192,16 +196,33 @@ impl FileRecord {
             .mode(0o700)
             .create(&self.directory)?;
         let new = self.directory.join("node.json.new");
+        match Self::write_new(&new, text) {
+            Err(error) if is_full(&error) => {
+                let room = |kept: &Path| fs::rename(kept, &new);
+                if !self.reserve.give(text.len() as u64, room)? {
+                    return Err(error);
+                }
+                Self::write_new(&new, text)?;
+            }
+            other => other?,
+        }
+        fs::rename(&new, self.file())?;
+        fs::File::open(&self.directory)?.sync_all()?;
+        self.reserve.make();
+        Ok(())
+    }
+
+    /// Writes over what has this name, into the room that it has.
+    fn write_new(new: &Path, text: &str) -> io::Result<()> {
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(true)
+            .truncate(false)
             .mode(0o600)
-            .open(&new)?;
+            .open(new)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, self.file())?;
-        fs::File::open(&self.directory)?.sync_all()
+        file.set_len(text.len() as u64)?;
+        file.sync_all()
     }
 }
 
@@ -217,6 +238,7 @@ impl RecordStore for FileRecord {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
+            self.reserve.make();
             let written: Written = serde_json::from_str(&text)?;
             NodeRecord::try_from(written)
                 .map(Some)
@@ -361,6 +383,39 @@ mod tests {
         assert_eq!(store.load().unwrap(), Some(record));
         let mode = fs::metadata(store.file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    /// Has the next write of a record find a disk without room, and only that one: what is moved over the link is a file.
+    fn fill_disk(store: &FileRecord) {
+        let new = store.directory.join("node.json.new");
+        drop(fs::remove_file(&new));
+        std::os::unix::fs::symlink("/dev/full", new).unwrap();
+    }
+
+    #[test]
+    fn on_a_full_disk_a_record_is_written_into_the_room_that_is_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let store = FileRecord::new(place.path());
+        let mut record = NodeRecord::random().unwrap();
+        store.save(&record).unwrap();
+        record.generation = Generation(7);
+        fill_disk(&store);
+        store.save(&record).unwrap();
+        assert_eq!(store.load().unwrap(), Some(record.clone()));
+        assert!(fs::symlink_metadata(store.file()).unwrap().is_file());
+
+        // Without that the old one stays whole, and there is no new one.
+        for number in 0..4 {
+            fs::remove_file(place.path().join(format!("record-{number}"))).unwrap();
+        }
+        fill_disk(&store);
+        let newer = NodeRecord {
+            generation: Generation(8),
+            ..record.clone()
+        };
+        let error = store.save(&newer).unwrap_err();
+        assert!(is_full(&error.source), "{error:?}");
+        assert_eq!(store.load().unwrap(), Some(record));
     }
 
     #[test]

@@ -352,6 +352,13 @@ pub struct Manifestation {
     pub used: ByteSize,
     /// How much was written since the newest snapshot; an estimate.
     pub unsent: ByteSize,
+    /// How long this end of a round of copying takes at least, however little was written: zero where that is next to
+    /// nothing. Seen from how long it took to look at the dataset; what older versions say has none.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub round: Duration,
+    /// What somebody has changed in this copy by hand, where that was seen: no increment fits it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altered: Option<Box<str>>,
     /// A copy that has begun to arrive and is not complete.
     pub partial: Option<Box<PartialReceive>>,
     /// The newest ownership that this node knows of or has renounced: it may never take this one or an older one.

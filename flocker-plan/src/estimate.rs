@@ -17,6 +17,7 @@ use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::policy::Rates;
 use crate::replicate::expected_since;
+use crate::replicate::least_round;
 use crate::step::Reason;
 
 /// What a plan is expected to cost.
@@ -47,6 +48,9 @@ pub struct ApplicationEstimate {
     pub last_round: ByteSize,
     /// Whether the last round is a guess, because it lies behind copies that are not made yet.
     pub last_round_is_guessed: bool,
+    /// How long the last round takes whatever is copied, because every file is looked at.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub round: Duration,
     /// How long it is away.
     pub downtime: Duration,
 }
@@ -76,9 +80,9 @@ pub fn estimate(plan: &Plan, actual: &ClusterState, policy: &Policy) -> Estimate
                 let source = actual
                     .known(&step.actor)
                     .and_then(|node| node.datasets.get(&dataset.id));
-                let arrived = actual
-                    .known(to)
-                    .and_then(|node| node.datasets.get(&dataset.id)?.partial.as_ref())
+                let target = actual.known(to).and_then(|node| node.datasets.get(&dataset.id));
+                let arrived = target
+                    .and_then(|copy| copy.partial.as_ref())
                     .filter(|partial| partial.snapshot == *snapshot)
                     .map_or(0, |partial| partial.received.0);
                 let epoch = snapshot.epoch().unwrap_or_default();
@@ -91,6 +95,7 @@ pub fn estimate(plan: &Plan, actual: &ClusterState, policy: &Policy) -> Estimate
                     .any(|waiting| waiting.application() == Some(application));
                 // What is written while the copies are made is not known before they are.
                 let last_round = if is_ahead { ByteSize(0) } else { bytes };
+                let round = source.map_or(Duration::ZERO, |source| least_round(source, target));
                 made.applications.push(ApplicationEstimate {
                     application: application.clone(),
                     from: Some(from.clone()),
@@ -98,7 +103,8 @@ pub fn estimate(plan: &Plan, actual: &ClusterState, policy: &Policy) -> Estimate
                     ahead: if is_ahead { bytes } else { ByteSize(0) },
                     last_round,
                     last_round_is_guessed: is_ahead,
-                    downtime: policy.rates.downtime(last_round),
+                    round,
+                    downtime: policy.rates.downtime(last_round, round),
                 });
             }
             (Action::Start { application, .. }, Reason::Restarts { on, .. }) => {
@@ -109,6 +115,7 @@ pub fn estimate(plan: &Plan, actual: &ClusterState, policy: &Policy) -> Estimate
                     ahead: ByteSize(0),
                     last_round: ByteSize(0),
                     last_round_is_guessed: false,
+                    round: Duration::ZERO,
                     downtime: policy.rates.stop.saturating_add(policy.rates.start),
                 });
             }

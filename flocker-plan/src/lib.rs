@@ -26,6 +26,7 @@ pub mod saved;
 mod shares;
 pub mod step;
 mod view;
+mod waiting;
 
 pub use action::Action;
 pub use blocked::{Kept, Refusal, Waiting};

@@ -80,9 +80,11 @@ impl Rates {
     }
 
     /// Returns how long an application is away when so much is left to copy after its stop.
+    ///
+    /// A `round` takes so long whatever is copied.
     #[must_use]
-    pub fn downtime(&self, last_round: ByteSize) -> Duration {
-        [self.stop, self.hand_off, self.start, self.route]
+    pub fn downtime(&self, last_round: ByteSize, round: Duration) -> Duration {
+        [self.stop, self.hand_off, self.start, self.route, round]
             .iter()
             .fold(self.copying(last_round), |sum, part| sum.saturating_add(*part))
     }

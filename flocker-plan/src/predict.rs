@@ -397,6 +397,8 @@ fn empty(role: Role, fence: Epoch, maximum_size: Option<ByteSize>) -> Manifestat
         maximum_size,
         used: ByteSize(0),
         unsent: ByteSize(0),
+        round: Duration::ZERO,
+        altered: None,
         partial: None,
         fence,
         age: Duration::ZERO,

@@ -1,5 +1,7 @@
 //! What two copies of a dataset have in common, by identity and never by name or time.
 
+use std::time::Duration;
+
 use flocker_model::ByteSize;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
@@ -67,4 +69,14 @@ pub fn expected_since(source: &Manifestation, base: Option<&Snapshot>, epoch: Ep
         }
         (_, _) => written,
     }
+}
+
+/// Returns how long a round takes at least, however little is sent: at both ends, one after the other.
+///
+/// Where there is nothing yet it is taken to be as at the source, where the same files are.
+#[must_use]
+pub fn least_round(source: &Manifestation, copy: Option<&Manifestation>) -> Duration {
+    let there = copy.filter(|copy| !copy.snapshots.is_empty());
+    let at_copy = there.map_or(source.round, |copy| copy.round);
+    source.round.saturating_add(at_copy)
 }

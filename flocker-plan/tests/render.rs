@@ -96,6 +96,8 @@ fn actual(snapshots: &[Snapshot], unsent: u64) -> ClusterState {
         maximum_size: None,
         used: ByteSize(GIB),
         unsent: ByteSize(unsent),
+        round: Duration::ZERO,
+        altered: None,
         partial: None,
         fence: Epoch(7),
         age: Duration::ZERO,

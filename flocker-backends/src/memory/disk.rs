@@ -44,6 +44,8 @@ pub(super) struct Disk {
     n_destroyed: u64,
     pub(super) n_arrivals: u64,
     pub(super) capacity: Option<ByteSize>,
+    /// How long this end of a round is said to take at least.
+    pub(super) round: Duration,
     /// Whether snapshots of what is written meanwhile are blurred.
     pub(super) blurs: bool,
 }
@@ -60,6 +62,7 @@ impl Disk {
             n_destroyed: 0,
             n_arrivals: 0,
             capacity: None,
+            round: Duration::ZERO,
             blurs: false,
         }
     }
@@ -118,7 +121,7 @@ impl Disk {
             datasets: self
                 .datasets
                 .iter()
-                .map(|(id, held)| (*id, held.report(self.now)))
+                .map(|(id, held)| (*id, held.report(self.now, self.round)))
                 .collect(),
             trash: trash.collect(),
             fences: self

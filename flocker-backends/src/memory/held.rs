@@ -150,7 +150,7 @@ impl Held {
         guid
     }
 
-    pub(super) fn report(&self, now: Duration) -> Manifestation {
+    pub(super) fn report(&self, now: Duration, round: Duration) -> Manifestation {
         let partial = self.arrival.as_ref().map(|arrival| {
             Box::new(PartialReceive {
                 snapshot: arrival.header.snapshot.clone(),
@@ -164,6 +164,8 @@ impl Held {
             maximum_size: self.maximum_size,
             used: ByteSize(self.live.size()),
             unsent: ByteSize(self.unsent()),
+            round,
+            altered: None,
             partial,
             fence: self.fence,
             age: now.saturating_sub(self.since),

@@ -367,6 +367,11 @@ impl MemoryNode {
         self.machine.lock().disk.capacity = capacity;
     }
 
+    /// Sets how long its end of a round of copying is said to take at least, as on a backend that looks at every file.
+    pub fn set_round(&self, round: Duration) {
+        self.machine.lock().disk.round = round;
+    }
+
     /// Sets whether snapshots that are taken while a container is started on the dataset are blurred,
     /// as on a backend without atomic snapshots.
     pub fn set_blurred_snapshots(&self, blurred: bool) {

@@ -22,6 +22,7 @@ mod apply;
 mod clock;
 mod codec;
 mod context;
+mod counted;
 mod difference;
 mod dir;
 mod effects;
@@ -58,12 +59,14 @@ use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Manifestation;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
 use nix::sys::statfs;
 
 use self::clock::Clock;
 use self::context::Context as _;
+use self::counted::Counted;
 use self::dir::Dir;
 use self::effects::Effects;
 use self::fences::Fences;
@@ -84,6 +87,10 @@ use super::SendRequest;
 use super::VolumeBackend;
 use super::VolumeError;
 use crate::change::Change;
+use crate::reserve::Reserve;
+
+/// How much room is kept for the list of a snapshot before one was written: some eight thousand files, or three gigabytes.
+const LIST: u64 = 1 << 20;
 
 /// How directories are used as volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +134,8 @@ struct Shared {
     fences: Fences,
     options: DirectoryOptions,
     foreign: inventory::Foreign,
+    counted: Counted,
+    reserve: Arc<Reserve>,
     /// Whether a file that was written always has another time than before.
     trusts_times: bool,
 }
@@ -178,6 +187,11 @@ impl VolumeBackend for DirectoryVolumes {
     async fn inventory(&self) -> Result<Inventory, VolumeError> {
         let shared = Arc::clone(&self.shared);
         on_a_thread(move || inventory::take(&shared)).await
+    }
+
+    async fn find(&self, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+        let shared = Arc::clone(&self.shared);
+        on_a_thread(move || inventory::find(&shared, dataset)).await
     }
 
     fn path(&self, dataset: DatasetId) -> PathBuf {
@@ -324,6 +338,12 @@ impl Shared {
             }
             top.dir(name)
         };
+        // Room for what a move off a full disk writes down: the records, and the lists of two snapshots, or of as large
+        // ones as there were.
+        below(b"reserve")?;
+        let reserve = Arc::new(Reserve::new(path.join("reserve"), LIST));
+        reserve.make();
+        let below = |name: &[u8]| Ok::<_, std::io::Error>(below(name)?.with_reserve(Arc::clone(&reserve)));
         let datasets = below(b"datasets")?;
         let trash = below(b"trash")?;
         let staging = below(b"staging")?;
@@ -347,6 +367,8 @@ impl Shared {
             fences: Fences::new(fences),
             options: options.clone(),
             foreign: inventory::Foreign::default(),
+            counted: Counted::default(),
+            reserve: Arc::clone(&reserve),
             trusts_times,
         })
     }

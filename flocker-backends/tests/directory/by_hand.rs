@@ -125,3 +125,56 @@ async fn what_was_changed_and_changed_back_is_what_it_was() {
     let inside = beta.data().join("dir/inside").metadata().unwrap();
     assert_eq!(inside.permissions().mode() & 0o7777, 0o755);
 }
+
+#[tokio::test]
+async fn whoever_looks_is_told_what_was_changed_in_a_copy() {
+    let (alpha, beta) = (Node::primary().await, Node::new());
+    alpha.write("file", b"content");
+    alpha.write("another", b"content");
+    let last = alpha.release(2).await.unwrap();
+    alpha.push(&beta, "handoff-2", None).await;
+    let altered = async |node: &Node| node.manifestation().await.altered.map(String::from);
+    assert_eq!((altered(&alpha).await, altered(&beta).await), (None, None));
+    let harms: [Harm; 4] = [
+        (
+            |copy| std::fs::write(copy.join("new"), b"").unwrap(),
+            "`new` was added",
+        ),
+        (
+            |copy| std::fs::write(copy.join("file"), b"CONTENT").unwrap(),
+            "`file` was changed",
+        ),
+        (
+            |copy| set_mode(&copy.join("file"), 0o600),
+            "the mode of `file` was changed",
+        ),
+        (
+            |copy| std::fs::remove_file(copy.join("another")).unwrap(),
+            "`another` is missing",
+        ),
+    ];
+    let mend = |copy: &Path| {
+        drop(std::fs::remove_file(copy.join("new")));
+        std::fs::write(copy.join("file"), b"content").unwrap();
+        set_mode(&copy.join("file"), 0o644);
+        std::fs::write(copy.join("another"), b"content").unwrap();
+    };
+    // What was let go of, and what only follows its owner.
+    for node in [&alpha, &beta] {
+        mend(&node.copy());
+        for (harm, what) in harms {
+            harm(&node.copy());
+            let found = altered(node).await;
+            assert!(
+                found.as_deref().is_some_and(|found| found.contains(what)),
+                "{found:?}"
+            );
+            mend(&node.copy());
+            assert_eq!(altered(node).await, None, "after {what}");
+        }
+    }
+    // An owner's data is there to be changed.
+    beta.acquire(2, last).await.unwrap();
+    beta.write("file", b"CONTENT");
+    assert_eq!(altered(&beta).await, None);
+}

@@ -5,6 +5,7 @@
 mod by_hand;
 mod confinement;
 mod content;
+mod full_disk;
 mod holders;
 mod hostile;
 mod increments;

@@ -45,14 +45,24 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// A node with a root below a place, as on a disk of its own.
+    pub(crate) fn below(place: &Path) -> Self {
+        let root = tempfile::tempdir_in(place).unwrap();
         let volumes = DirectoryVolumes::open(root.path(), &DirectoryOptions::cautious()).unwrap();
         Self { root, volumes }
     }
 
     /// A node that is the primary of the dataset, in epoch 1.
     pub(crate) async fn primary() -> Self {
-        let node = Self::new();
+        Self::new().create().await
+    }
+
+    /// The same node as the primary of the dataset, in epoch 1.
+    pub(crate) async fn create(self) -> Self {
+        let node = self;
         let change = node.volumes.create(&dataset(), Epoch::FIRST).await.unwrap();
         assert_eq!(change, Change::Made);
         node

@@ -369,3 +369,28 @@ async fn data_that_was_taken_from_its_place_is_never_nothing() {
     alpha.release(2).await.unwrap();
     assert_missed(&alpha, &alpha.copy()).await;
 }
+
+#[tokio::test]
+async fn who_asks_for_one_dataset_is_told_sizes_of_the_last_look_at_all() {
+    let alpha = Node::primary().await;
+    alpha.write("file", noise(1, 1000));
+    // Nobody has looked yet: it is counted.
+    let found = alpha.volumes.find(ID).await.unwrap().unwrap();
+    alpha.write("file", noise(2, 100_000));
+    // An application may be away meanwhile: its files are not all looked at again.
+    let again = alpha.volumes.find(ID).await.unwrap().unwrap();
+    assert_eq!(again.used, found.used);
+    let listed = alpha.manifestation().await;
+    assert!(listed.used > found.used);
+    let again = alpha.volumes.find(ID).await.unwrap().unwrap();
+    assert_eq!(again.used, listed.used);
+}
+
+#[tokio::test]
+async fn one_dataset_that_is_not_in_its_place_is_not_nowhere() {
+    let alpha = Node::primary().await;
+    let home = alpha.data().parent().unwrap().to_owned();
+    std::fs::rename(&home, home.with_file_name("aside")).unwrap();
+    let error = alpha.volumes.find(ID).await.unwrap_err();
+    assert!(error.to_string().contains("find dataset"), "{error}");
+}

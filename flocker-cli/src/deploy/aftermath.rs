@@ -230,7 +230,8 @@ fn waits<'a>(
         Waiting::ForSight { .. }
         | Waiting::ForHealth { .. }
         | Waiting::Held { .. }
-        | Waiting::NotConverging { .. } => return told,
+        | Waiting::NotConverging { .. }
+        | Waiting::TooManyFiles { .. } => return told,
     };
     let mut failed = failed.iter().filter(|(_, error)| !may_pass(error));
     if failed.any(|(step, _)| progress.is_about(step, copied)) {

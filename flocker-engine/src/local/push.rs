@@ -464,6 +464,8 @@ mod tests {
             maximum_size: None,
             used: ByteSize(5000),
             unsent: ByteSize(0),
+            round: Duration::ZERO,
+            altered: None,
             partial: None,
             fence: Epoch(2),
             age: Duration::ZERO,

@@ -26,6 +26,7 @@ use crate::needs::Needs;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::expected_since;
+use crate::replicate::least_round;
 use crate::replicate::written_since;
 use crate::step::Because;
 use crate::step::Need;
@@ -78,16 +79,21 @@ impl<'a> Rules<'a> {
             reason,
         };
         let target = self.view.copy_on(id, to);
-        let base = common(source, target);
+        let base = match target {
+            // Its node would refuse the last round, with the application away.
+            Some(copy) if copy.altered.is_some() => Common::Diverged,
+            _ => common(source, target),
+        };
         if base == Common::Diverged && self.clear_target(&move_) {
             return self.stays(application);
         }
         let runs = self.is_in_use(id, from);
         let delta = written_since(source, base_of(&base));
         let expected = expected_since(source, base_of(&base), epoch);
-        let rates = &self.policy.rates;
+        let round = least_round(source, target);
+        let downtime = self.policy.rates.downtime(expected, round);
         match if runs {
-            self.readiness(&move_, &base, delta, expected)
+            self.readiness(&move_, &base, delta, expected, round)
         } else {
             Readiness::Ready
         } {
@@ -98,7 +104,7 @@ impl<'a> Rules<'a> {
                     application: name,
                     from,
                     to,
-                    downtime: rates.downtime(expected),
+                    downtime,
                 });
                 self.stays(application);
             }
@@ -108,7 +114,18 @@ impl<'a> Rules<'a> {
                     from: self.node(from),
                     to: self.node(to),
                     rounds,
-                    downtime: rates.downtime(expected),
+                    downtime,
+                    budget: self.policy.max_downtime,
+                });
+                self.stays(application);
+            }
+            Readiness::TooManyFiles => {
+                self.waiting.push(Waiting::TooManyFiles {
+                    application: name,
+                    from: self.node(from),
+                    to: self.node(to),
+                    round,
+                    downtime: self.policy.rates.downtime(ByteSize(0), round),
                     budget: self.policy.max_downtime,
                 });
                 self.stays(application);

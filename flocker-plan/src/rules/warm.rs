@@ -1,5 +1,7 @@
 //! Copies made while the application still runs, so that the pause is short.
 
+use std::time::Duration;
+
 use flocker_model::ByteSize;
 use flocker_model::Manifestation;
 use flocker_model::SnapshotName;
@@ -13,6 +15,7 @@ use crate::blocked::Waiting;
 use crate::fact::Fact;
 use crate::policy::CutOver;
 use crate::policy::NotConverging;
+use crate::policy::Policy;
 use crate::replicate::Common;
 use crate::step::Because;
 
@@ -30,6 +33,8 @@ pub(super) enum Readiness {
     Held,
     /// A way to catch up.
     NotConverging { rounds: u32 },
+    /// A longer pause: no round is as short as the one that is allowed.
+    TooManyFiles,
 }
 
 impl<'a> Rules<'a> {
@@ -84,14 +89,28 @@ impl<'a> Rules<'a> {
 
     /// Another round, or the cut-over: as many rounds as bring the pause under the budget, while they shrink.
     ///
-    /// `delta` was written since the base, of which so much is `expected` to be sent.
+    /// `delta` was written since the base, of which so much is `expected` to be sent; a `round` takes so long whatever is.
     pub(super) fn readiness(
         &self,
         move_: &Move<'_>,
         base: &Common<'_>,
         delta: ByteSize,
         expected: ByteSize,
+        round: Duration,
     ) -> Readiness {
+        let Policy {
+            rates,
+            max_downtime,
+            cut_over,
+            not_converging,
+            ..
+        } = self.policy;
+        let shortest = rates.downtime(ByteSize(0), round);
+        let is_beyond = !round.is_zero() && shortest > *max_downtime;
+        if is_beyond && (*cut_over, *not_converging) == (CutOver::WhenReady, NotConverging::Ask) {
+            // Copies would be made in vain.
+            return Readiness::TooManyFiles;
+        }
         let newest = move_.source.snapshots.last();
         let rounds = newest
             .and_then(|snapshot| snapshot.name.warm_round(move_.epoch))
@@ -117,7 +136,9 @@ impl<'a> Rules<'a> {
         if base_of(base).is_none() {
             return next;
         }
-        let fits = self.policy.rates.downtime(expected) <= self.policy.max_downtime;
+        // Who decides for himself is not kept from it by what no round can change.
+        let budget = if is_beyond { shortest } else { *max_downtime };
+        let fits = rates.downtime(expected, round) <= budget;
         let mut made = move_.source.snapshots.iter().rev().take(rounds as usize);
         let shrank = |from: ByteSize, to: ByteSize| u128::from(to.0) * 4 <= u128::from(from.0) * 3;
         let shrinks = match (made.next(), made.next()) {
@@ -127,7 +148,7 @@ impl<'a> Rules<'a> {
             // One round shows no trend.
             (_, _) => true,
         };
-        match (fits, self.policy.cut_over, self.policy.not_converging) {
+        match (fits, *cut_over, *not_converging) {
             (true, CutOver::Hold, _) => Readiness::Held,
             (false, _, _) if shrinks && rounds < self.policy.max_rounds => next,
             (true, CutOver::WhenReady, _) | (false, CutOver::WhenReady, NotConverging::Accept) => {

@@ -1,9 +1,10 @@
 //! How much is still to be sent, and why each step is there.
 
 use flocker_model::{
-    ByteSize, ClusterState, Deployment, Epoch, Generation, PartialReceive, Role, Snapshot, SnapshotName,
+    ByteSize, ClusterState, Deployment, Epoch, Generation, Manifestation, Observed, PartialReceive, Role,
+    Snapshot, SnapshotName,
 };
-use flocker_plan::replicate::expected_since;
+use flocker_plan::replicate::{expected_since, least_round};
 use flocker_plan::{Action, Policy, Reason, estimate, plan};
 
 use crate::world::{application, application_name, container, copy, node_name, snapshot};
@@ -31,6 +32,44 @@ fn only_after_the_newest_of_several_rounds_is_less_expected_than_is_unsent() {
     // One round held everything, which says nothing of what is written in the same time.
     source.snapshots = vec![warm(1, 10)];
     assert_eq!(expected(Some(&warm(1, 10)), &source), 500);
+}
+
+#[test]
+fn a_round_takes_what_both_ends_take_and_is_counted_where_it_is_forecast() {
+    let (seconds, desired) = (std::time::Duration::from_secs, desired());
+    let mut actual = actual(None);
+    let policy = Policy {
+        max_downtime: seconds(60),
+        ..Policy::default()
+    };
+    let forecast = |actual: &ClusterState| {
+        let forecast = estimate(&plan(&desired, actual, &policy), actual, &policy);
+        let moved = forecast.applications.into_iter().find(|cost| cost.from.is_some());
+        moved.map(|cost| (cost.round, cost.downtime)).unwrap()
+    };
+    let (without, shortest) = forecast(&actual);
+    assert_eq!(without, seconds(0));
+    for seen in actual.nodes.values_mut() {
+        let Observed::Known(node) = seen else { continue };
+        for copy in node.datasets.values_mut() {
+            copy.round = seconds(if copy.role == Role::Replica { 3 } else { 2 });
+        }
+    }
+    // Nothing complete is there yet: what it takes there is taken to be what it takes here.
+    assert_eq!(forecast(&actual), (seconds(4), shortest + seconds(4)));
+    let source = copy(Role::Primary { epoch: Epoch(1) }, 1, vec![warm(1, 10)]);
+    let (source, arrived) = (
+        Manifestation {
+            round: seconds(2),
+            ..source.clone()
+        },
+        Manifestation {
+            round: seconds(3),
+            ..source
+        },
+    );
+    assert_eq!(least_round(&source, Some(&arrived)), seconds(5));
+    assert_eq!(least_round(&source, None), seconds(4));
 }
 
 /// Two applications on the second node.

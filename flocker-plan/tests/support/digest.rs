@@ -94,6 +94,8 @@ fn manifestation(copy: &Manifestation, into: &mut Both) {
         maximum_size,
         used,
         unsent,
+        round,
+        altered,
         partial,
         fence,
         age,
@@ -103,7 +105,7 @@ fn manifestation(copy: &Manifestation, into: &mut Both) {
     for Snapshot { name, guid, written } in snapshots {
         (name, guid, written).hash(into);
     }
-    (maximum_size, used, unsent, fence, age).hash(into);
+    (maximum_size, used, unsent, round, altered, fence, age).hash(into);
     let partial = partial
         .as_ref()
         .map(|partial| (&partial.snapshot, partial.received));

@@ -278,6 +278,8 @@ fn manifestation(words: &[&str]) -> Manifestation {
         maximum_size: None,
         used: ByteSize(1 << 20),
         unsent: ByteSize(0),
+        round: Duration::ZERO,
+        altered: None,
         partial: None,
         fence,
         age: Duration::ZERO,
@@ -288,6 +290,8 @@ fn manifestation(words: &[&str]) -> Manifestation {
             "max" => copy.maximum_size = Some(size(text)),
             "used" => copy.used = size(text),
             "unsent" => copy.unsent = size(text),
+            "altered" => copy.altered = Some(text.into()),
+            "round" => copy.round = Duration::from_millis(value(text)),
             "age" => copy.age = Duration::from_secs(value(text)),
             "fence" => copy.fence = Epoch(value(text)),
             "partial" => {

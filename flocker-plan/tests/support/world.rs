@@ -102,6 +102,8 @@ pub(crate) fn copy(role: Role, fence: u64, snapshots: Vec<Snapshot>) -> Manifest
         maximum_size: None,
         used: ByteSize(10 << 20),
         unsent: ByteSize(0),
+        round: Duration::ZERO,
+        altered: None,
         partial: None,
         fence: Epoch(fence.max(own)),
         age: Duration::ZERO,

@@ -222,6 +222,7 @@ fn change_copy(dice: &mut Dice, n_nodes: usize, copy: &mut flocker_model::Manife
         5 => {
             copy.used = size(dice);
             copy.unsent = size(dice);
+            copy.round = std::time::Duration::from_millis(number(dice));
         }
         6 => copy.maximum_size = dice.once_in(2).then(|| size(dice)),
         _ => copy.age = age(dice),

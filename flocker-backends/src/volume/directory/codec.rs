@@ -5,7 +5,6 @@
 //! further name leads to an earlier file, and blocks fit their file.
 
 use super::dir::is_plain_path;
-use super::dir::split;
 use super::manifest::Block;
 use super::manifest::Contents;
 use super::manifest::Entry;
@@ -222,7 +221,7 @@ fn decode_entry(reader: &mut Reader<'_>, before: &Manifest) -> Result<Entry, Mal
         if last.path >= path {
             return Err(Malformed(format!("the path {} is not in order", show(&path))));
         }
-        if !before.has_directory(split(&path).0) {
+        if !before.has_parent_of(&path) {
             return Err(Malformed(format!("{} is in no directory", show(&path))));
         }
     }

@@ -6,6 +6,7 @@ use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 
 use super::codec::Malformed;
+use crate::reserve::is_full;
 use crate::volume::VolumeError;
 
 /// Adds to an error what was to be done.
@@ -54,8 +55,4 @@ pub(super) fn or_no_space(
         };
     }
     error
-}
-
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded
 }

@@ -25,6 +25,8 @@ use rustix::io::Errno;
 use super::effects::Effects;
 use super::stat::Stat;
 use super::stat::Time;
+use crate::reserve::Reserve;
+use crate::reserve::is_full;
 
 /// The longest path that the operating system opens in one call, without its end mark.
 const LONGEST_PATH: usize = 4095;
@@ -58,6 +60,8 @@ pub(super) struct Dir {
     fd: Arc<OwnedFd>,
     resolve: Resolve,
     effects: Effects,
+    /// Room for what is written whole, where the disk has none.
+    reserve: Option<Arc<Reserve>>,
 }
 
 /// Whether a path is relative, has no component that leads up or nowhere, and can be opened.
@@ -87,7 +91,22 @@ impl Dir {
             fd: Arc::new(fd),
             resolve,
             effects,
+            reserve: None,
         })
+    }
+
+    /// Writes into this room, here and below, where the disk has none.
+    pub(super) fn with_reserve(mut self, reserve: Arc<Reserve>) -> Self {
+        self.reserve = Some(reserve);
+        self
+    }
+
+    /// Leaves that room alone: it is for what leaves, not for what arrives.
+    pub(super) fn without_reserve(&self) -> Self {
+        Self {
+            reserve: None,
+            ..self.clone()
+        }
     }
 
     /// Does without the kernel's confinement from here on.
@@ -112,6 +131,7 @@ impl Dir {
             fd: Arc::new(fd),
             resolve: self.resolve,
             effects: self.effects.clone(),
+            reserve: self.reserve.clone(),
         })
     }
 
@@ -366,19 +386,53 @@ impl Dir {
     }
 
     /// Writes a small file so that after a crash it holds either the old content or the new one, whole.
+    ///
+    /// Where the disk is full it is written into the room that is kept for that.
     pub(super) fn write_whole(&self, path: &[u8], content: &[&[u8]]) -> io::Result<()> {
-        use std::io::Write as _;
         let fresh = [path, b".new"].concat();
         gone_is_fine(self.remove_file(&fresh))?;
-        let mut file = self.write(&fresh)?;
+        let length = content.iter().map(|part| part.len() as u64).sum();
+        match self.write_fresh(&fresh, content, length) {
+            Err(error) if is_full(&error) => {
+                gone_is_fine(self.remove_file(&fresh))?;
+                if !self.take_reserve(&fresh, length)? {
+                    return Err(error);
+                }
+                self.write_fresh(&fresh, content, length)?;
+            }
+            other => other?,
+        }
+        if let Some(reserve) = &self.reserve {
+            reserve.expect(length);
+        }
+        self.replace(&fresh, path)?;
+        self.dir(split(path).0)?.sync()
+    }
+
+    fn write_fresh(&self, fresh: &[u8], content: &[&[u8]], length: u64) -> io::Result<()> {
+        use std::io::Write as _;
+        let mut file = self.write(fresh)?;
         for part in content {
             self.effects.before()?;
             file.write_all(part)?;
         }
+        // What was room until now is longer.
+        if file.metadata()?.len() != length {
+            file.set_len(length)?;
+        }
         self.effects.before()?;
-        file.sync_all()?;
-        self.replace(&fresh, path)?;
-        self.dir(split(path).0)?.sync()
+        file.sync_all()
+    }
+
+    fn take_reserve(&self, fresh: &[u8], length: u64) -> io::Result<bool> {
+        let Some(reserve) = &self.reserve else {
+            return Ok(false);
+        };
+        let (parent, name) = self.parent(fresh)?;
+        reserve.give(length, |slot| {
+            self.effects.before()?;
+            Ok(rustix::fs::renameat(rustix::fs::CWD, slot, parent.as_fd(), name)?)
+        })
     }
 
     /// How many bytes may still be written to this filesystem.
@@ -407,6 +461,7 @@ impl Dir {
                 fd: Arc::new(fd),
                 resolve: self.resolve,
                 effects: self.effects.clone(),
+                reserve: self.reserve.clone(),
             },
             name,
         ))

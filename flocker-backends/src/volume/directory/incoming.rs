@@ -68,8 +68,9 @@ pub(super) fn begin(home: &Dir, label: &Label, encoded: &[u8]) -> io::Result<()>
         .0
         .extend_from_slice(&label.base.unwrap_or(SnapshotGuid(0)).0.to_be_bytes());
     writer.0.extend_from_slice(&label.plan.0.to_be_bytes());
-    home.write_whole(b"incoming.new/label", &[&writer.0])?;
-    home.write_whole(b"incoming.new/manifest", &[encoded])?;
+    let arriving = home.without_reserve();
+    arriving.write_whole(b"incoming.new/label", &[&writer.0])?;
+    arriving.write_whole(b"incoming.new/manifest", &[encoded])?;
     if label.base.is_none() {
         home.make_dir(b"tree", 0o700)?;
     }
@@ -199,7 +200,8 @@ impl Arrival {
             .iter()
             .map(|(&at, digest)| note_of(at, *digest))
             .collect();
-        home.write_whole(b"incoming/torn", &[&notes.concat()])?;
+        let arriving = home.without_reserve();
+        arriving.write_whole(b"incoming/torn", &[&notes.concat()])?;
         let mut torn = home.write(b"incoming/torn")?;
         torn.seek(io::SeekFrom::End(0))?;
         let arrival = Self {
@@ -325,6 +327,7 @@ impl Arrival {
         let digest = blake3::hash(&writer.0);
         self.home.sync_filesystem()?;
         self.home
+            .without_reserve()
             .write_whole(b"incoming/commit", &[&writer.0, digest.as_bytes()])
     }
 }

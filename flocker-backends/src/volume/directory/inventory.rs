@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
@@ -16,9 +17,11 @@ use flocker_model::Trashed;
 use super::Shared;
 use super::context::Context as _;
 use super::context::broken;
+use super::counted::Count;
 use super::dir::Dir;
 use super::home::Home;
 use super::incoming;
+use super::lock::Held;
 use super::lock::Scope;
 use super::record::Record;
 use super::scan;
@@ -57,6 +60,8 @@ const TRIES: u32 = 5;
 /// What is named so is ours, and where it cannot be read that is said of it, and of nothing else: it may be somebody's
 /// only copy, and all the others are as they were.
 pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
+    // What was given up is kept again once there is room.
+    shared.reserve.make();
     let mut inventory = Inventory {
         free: Some(ByteSize(shared.free()?)),
         ..Inventory::default()
@@ -70,7 +75,7 @@ pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
             }
             continue;
         };
-        match look(shared, dataset) {
+        match look(shared, dataset, None) {
             Ok(Some(manifestation)) => drop(inventory.datasets.insert(dataset, manifestation)),
             Ok(None) => {}
             Err(error) => {
@@ -80,6 +85,9 @@ pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
             }
         }
     }
+    shared
+        .counted
+        .retain(|dataset| inventory.datasets.contains_key(dataset));
     for name in shared.trash.names().to(|| "list the trash".into())? {
         let Some(piece) = parse_trash(&name) else {
             shared.foreign.tell("trash", &name);
@@ -146,8 +154,29 @@ fn is_accounted_for(shared: &Shared, dataset: DatasetId) -> Result<bool, VolumeE
     Ok(ours.any(|(_, thrown_away, _)| thrown_away == dataset))
 }
 
+/// Looks at one dataset, and does not count again what it holds where that was counted before.
+pub(super) fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+    let found = look(shared, dataset, shared.counted.of(dataset).as_ref())?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    // Whoever is told that it is not here may create it.
+    for name in shared.datasets.names().to(|| "list the datasets".into())? {
+        if let Some((displaced, reason)) = displaced(shared, &name)?
+            && displaced == dataset
+        {
+            return Err(broken(format!("find dataset {dataset}"), reason));
+        }
+    }
+    Ok(None)
+}
+
 /// Looks at one dataset, and does not wait for a change of it that takes long.
-fn look(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
+fn look(
+    shared: &Shared,
+    dataset: DatasetId,
+    counted: Option<&Count>,
+) -> Result<Option<Manifestation>, VolumeError> {
     let mut tries = 0;
     loop {
         let Some(home) = Home::open(&shared.datasets, dataset)? else {
@@ -161,7 +190,7 @@ fn look(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, Vo
             Some(_) => shared.settle(&home),
             None => home.record(),
         }
-        .and_then(|record| describe(shared, &home, &record));
+        .and_then(|record| describe(shared, &home, &record, counted, state.as_ref()));
         tries += 1;
         match seen {
             // Somebody changes it just now; what we read may have been between two steps.
@@ -171,7 +200,13 @@ fn look(shared: &Shared, dataset: DatasetId) -> Result<Option<Manifestation>, Vo
     }
 }
 
-fn describe(shared: &Shared, home: &Home, record: &Record) -> Result<Manifestation, VolumeError> {
+fn describe(
+    shared: &Shared,
+    home: &Home,
+    record: &Record,
+    counted: Option<&Count>,
+    state: Option<&Held>,
+) -> Result<Manifestation, VolumeError> {
     let dataset = home.dataset;
     require_data(shared, home, record)?;
     let snapshots: Vec<Snapshot> = home
@@ -183,21 +218,48 @@ fn describe(shared: &Shared, home: &Home, record: &Record) -> Result<Manifestati
             written: ByteSize(heading.written),
         })
         .collect();
-    let newest = if record.is_primary() { home.newest()? } else { None };
-    let newest = newest.map(|(_, stored)| stored.scanned);
-    let (used, unsent) =
-        measure(&home.dir, newest.as_ref()).to(|| format!("measure the data of dataset {dataset}"))?;
+    let count = match counted {
+        Some(count) => count.clone(),
+        None => count(shared, home, record, state)?,
+    };
     let partial = partial(home).to(|| format!("find what has arrived of dataset {dataset}"))?;
     Ok(Manifestation {
         role: record.role.clone(),
         snapshots,
         maximum_size: record.maximum_size,
-        used: ByteSize(used),
-        unsent: ByteSize(if record.is_primary() { unsent } else { 0 }),
+        used: ByteSize(count.used),
+        unsent: ByteSize(if record.is_primary() { count.unsent } else { 0 }),
+        round: count.round(),
+        altered: count.altered,
         partial,
         fence: record.fence,
         age: shared.since(record.since)?,
     })
+}
+
+/// Counts what a dataset holds, and remembers that.
+fn count(shared: &Shared, home: &Home, record: &Record, state: Option<&Held>) -> Result<Count, VolumeError> {
+    let dataset = home.dataset;
+    let what = || format!("measure the data of dataset {dataset}");
+    let begun = Instant::now();
+    let newest = home.newest()?.map(|(_, stored)| stored.scanned);
+    let (used, unsent) = measure(&home.dir, newest.as_ref()).to(what)?;
+    let took = begun.elapsed();
+    let mut altered = None;
+    // Without the lock it may be half way to its next snapshot.
+    if let (Some(newest), Some(_), false) = (&newest, state, record.is_primary()) {
+        let keep_set_id = shared.options.keep_set_id;
+        let copy = home.data(record)?;
+        altered = scan::verify(&copy, newest, scan::Reading::OfModified, keep_set_id).to(what)?;
+    }
+    let count = Count {
+        used,
+        unsent,
+        altered: altered.map(String::into_boxed_str),
+        took,
+    };
+    shared.counted.set(dataset, count.clone());
+    Ok(count)
 }
 
 /// Fails where the data of a dataset is not where it has to be: nothing to be seen is not the same as nothing.

@@ -10,6 +10,7 @@ use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
 use super::difference::Difference;
+use super::dir::split;
 use super::stat::Time;
 
 /// How many bytes a digest stands for.
@@ -126,6 +127,18 @@ impl Manifest {
     pub(super) fn has_directory(&self, path: &[u8]) -> bool {
         self.find(path)
             .is_some_and(|at| self.entries[at].kind == Kind::Directory)
+    }
+
+    /// Whether the directory that a path is in is one of the manifest, where the path comes after all that is in it so far.
+    ///
+    /// What is beside the last entry, or in it, is not looked for: in a directory of many files that is nearly all.
+    pub(super) fn has_parent_of(&self, path: &[u8]) -> bool {
+        let (parent, _) = split(path);
+        let is_near = self.entries.last().is_some_and(|last| {
+            (!last.path.is_empty() && split(&last.path).0 == parent)
+                || (last.path == parent && last.kind == Kind::Directory)
+        });
+        is_near || self.has_directory(parent)
     }
 
     /// Returns the content of the file at a path, where that is a file and not a further name of one.

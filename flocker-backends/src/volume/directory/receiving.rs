@@ -133,8 +133,13 @@ impl Receiving {
             return Ok(Found::Wanting(Some(home), None));
         };
         let copy = home.data(&record)?;
-        let odd = scan::verify(&copy, &newest.scanned, self.shared.options.keep_set_id)
-            .to(|| format!("verify the copy of dataset {dataset}"))?;
+        let odd = scan::verify(
+            &copy,
+            &newest.scanned,
+            scan::Reading::OfAll,
+            self.shared.options.keep_set_id,
+        )
+        .to(|| format!("verify the copy of dataset {dataset}"))?;
         if let Some(odd) = odd {
             return Err(self.diverged(&format!("it was changed by hand: {odd}")));
         }

@@ -223,8 +223,13 @@ pub(super) fn acquire(
         return Err(diverged(format!("{name} was taken while something wrote")));
     }
     let copy = home.data(&record)?;
-    let odd = scan::verify(&copy, &newest.scanned, shared.options.keep_set_id)
-        .to(|| format!("verify the copy of dataset {dataset}"))?;
+    let odd = scan::verify(
+        &copy,
+        &newest.scanned,
+        scan::Reading::OfAll,
+        shared.options.keep_set_id,
+    )
+    .to(|| format!("verify the copy of dataset {dataset}"))?;
     if let Some(odd) = odd {
         return Err(diverged(format!("it was changed by hand: {odd}")));
     }

@@ -19,7 +19,6 @@ use super::apply::SET_ID;
 use super::codec::show;
 use super::dir::Dir;
 use super::dir::join;
-use super::dir::split;
 use super::manifest::BLOCK;
 use super::manifest::Block;
 use super::manifest::Contents;
@@ -91,7 +90,7 @@ pub(super) fn scan(
     let mut names: BTreeMap<u64, usize> = BTreeMap::new();
     for (path, stat) in &found {
         // A directory may have vanished after what is in it was listed.
-        if !path.is_empty() && !scanned.manifest.has_directory(split(path).0) {
+        if !path.is_empty() && !scanned.manifest.has_parent_of(path) {
             continue;
         }
         if stat.kind == FileKind::Socket {
@@ -195,10 +194,24 @@ impl From<&Stat> for Seen {
     }
 }
 
+/// Of which files the content is read that the filesystem says something else of than when the copy was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Of all.
+    OfAll,
+    /// Of those that were modified at another time, which is what a person leaves behind: for who looks often.
+    OfModified,
+}
+
 /// Says what is in a place where a copy should be: nothing where it is that copy, else the first difference.
 ///
 /// Looks closer only at what the filesystem says something else of than when the copy was made.
-pub(super) fn verify(dir: &Dir, expected: &Scanned, keep_set_id: bool) -> io::Result<Option<String>> {
+pub(super) fn verify(
+    dir: &Dir,
+    expected: &Scanned,
+    reading: Reading,
+    keep_set_id: bool,
+) -> io::Result<Option<String>> {
     let found: Vec<_> = walk(dir, Stillness::Blurred)?
         .into_iter()
         .filter(|(_, stat)| stat.kind != FileKind::Socket)
@@ -214,8 +227,11 @@ pub(super) fn verify(dir: &Dir, expected: &Scanned, keep_set_id: bool) -> io::Re
             return Ok(Some(format!("{} {what}", show(odd))));
         }
     }
-    if manifest.entries.len() != found.len() {
-        return Ok(Some("its entries are not those of the snapshot".into()));
+    if let Some(entry) = manifest.entries.get(found.len()) {
+        return Ok(Some(format!("{} is missing", show(&entry.path))));
+    }
+    if let Some((path, _)) = found.get(manifest.entries.len()) {
+        return Ok(Some(format!("{} was added", show(path))));
     }
     for (at, (path, stat)) in found.iter().enumerate() {
         let same = match &manifest.entries[at].kind {
@@ -227,6 +243,8 @@ pub(super) fn verify(dir: &Dir, expected: &Scanned, keep_set_id: bool) -> io::Re
                 stat.kind == FileKind::File
                     && stat.size == contents.size
                     && (expected.is_as_seen(at, stat)
+                        || (reading == Reading::OfModified
+                            && manifest.entries[at].metadata.modified == stat.modified)
                         || digest(&dir.read(path)?, contents.size).map_err(|error| about(path, &error))?
                             == contents.blocks)
             }

@@ -343,7 +343,10 @@ impl<'a> View<'a> {
                 // Of what only follows an owner, nothing is newer than its snapshots.
                 let newer = match &copy.role {
                     Role::Primary { .. } => format!(", {} newer than its last snapshot", copy.unsent),
-                    Role::Released { .. } | Role::Replica => String::new(),
+                    Role::Released { .. } | Role::Replica => {
+                        let altered = copy.altered.as_ref();
+                        altered.map_or_else(String::new, |what| format!("; changed by hand: {what}"))
+                    }
                 };
                 said.push(format!(
                     "data on {node}: {}, for {}; {} in all{newer}",
