@@ -352,19 +352,49 @@ pub struct Manifestation {
     pub used: ByteSize,
     /// How much was written since the newest snapshot; an estimate.
     pub unsent: ByteSize,
-    /// How long this end of a round of copying takes at least, however little was written: zero where that is next to
-    /// nothing. Seen from how long it took to look at the dataset; what older versions say has none.
-    #[serde(default, skip_serializing_if = "Duration::is_zero")]
-    pub round: Duration,
-    /// What somebody has changed in this copy by hand, where that was seen: no increment fits it any more.
+    /// What else was found while it was looked at: mostly nothing, and what older versions say has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub altered: Option<Box<str>>,
+    pub findings: Option<Box<Findings>>,
     /// A copy that has begun to arrive and is not complete.
     pub partial: Option<Box<PartialReceive>>,
     /// The newest ownership that this node knows of or has renounced: it may never take this one or an older one.
     pub fence: Epoch,
     /// How long it has had this role by the node's own clock: for people, and for keeping spare copies a while.
     pub age: Duration,
+}
+
+impl Manifestation {
+    /// Returns how long this end of a round of copying takes at least, however little was written: zero where that is next
+    /// to nothing.
+    #[must_use]
+    pub fn round(&self) -> Duration {
+        self.findings.as_ref().map_or(Duration::ZERO, |found| found.round)
+    }
+
+    /// Returns what somebody has changed in this copy by hand, where that was seen: no increment fits it any more.
+    #[must_use]
+    pub fn altered(&self) -> Option<&str> {
+        self.findings.as_ref()?.altered.as_deref()
+    }
+}
+
+/// What only some copies have. It is kept apart because there may be a million of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// How long this end of a round of copying takes at least, seen from how long it took to look at the dataset.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub round: Duration,
+    /// What somebody has changed in this copy by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altered: Option<Box<str>>,
+}
+
+impl Findings {
+    /// Returns them as a copy has them: nothing where there are none.
+    #[must_use]
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 /// What a node may do with a dataset.

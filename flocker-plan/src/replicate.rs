@@ -77,6 +77,6 @@ pub fn expected_since(source: &Manifestation, base: Option<&Snapshot>, epoch: Ep
 #[must_use]
 pub fn least_round(source: &Manifestation, copy: Option<&Manifestation>) -> Duration {
     let there = copy.filter(|copy| !copy.snapshots.is_empty());
-    let at_copy = there.map_or(source.round, |copy| copy.round);
-    source.round.saturating_add(at_copy)
+    let at_copy = there.map_or_else(|| source.round(), Manifestation::round);
+    source.round().saturating_add(at_copy)
 }

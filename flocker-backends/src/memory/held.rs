@@ -6,6 +6,7 @@ use std::time::Duration;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Findings;
 use flocker_model::Manifestation;
 use flocker_model::PartialReceive;
 use flocker_model::Role;
@@ -164,8 +165,7 @@ impl Held {
             maximum_size: self.maximum_size,
             used: ByteSize(self.live.size()),
             unsent: ByteSize(self.unsent()),
-            round,
-            altered: None,
+            findings: Findings { round, altered: None }.boxed(),
             partial,
             fence: self.fence,
             age: now.saturating_sub(self.since),

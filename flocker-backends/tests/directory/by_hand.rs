@@ -133,7 +133,7 @@ async fn whoever_looks_is_told_what_was_changed_in_a_copy() {
     alpha.write("another", b"content");
     let last = alpha.release(2).await.unwrap();
     alpha.push(&beta, "handoff-2", None).await;
-    let altered = async |node: &Node| node.manifestation().await.altered.map(String::from);
+    let altered = async |node: &Node| node.manifestation().await.altered().map(String::from);
     assert_eq!((altered(&alpha).await, altered(&beta).await), (None, None));
     let harms: [Harm; 4] = [
         (

@@ -81,7 +81,7 @@ impl<'a> Rules<'a> {
         let target = self.view.copy_on(id, to);
         let base = match target {
             // Its node would refuse the last round, with the application away.
-            Some(copy) if copy.altered.is_some() => Common::Diverged,
+            Some(copy) if copy.altered().is_some() => Common::Diverged,
             _ => common(source, target),
         };
         if base == Common::Diverged && self.clear_target(&move_) {

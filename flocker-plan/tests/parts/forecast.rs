@@ -1,8 +1,8 @@
 //! How much is still to be sent, and why each step is there.
 
 use flocker_model::{
-    ByteSize, ClusterState, Deployment, Epoch, Generation, Manifestation, Observed, PartialReceive, Role,
-    Snapshot, SnapshotName,
+    ByteSize, ClusterState, Deployment, Epoch, Generation, Observed, PartialReceive, Role, Snapshot,
+    SnapshotName,
 };
 use flocker_plan::replicate::{expected_since, least_round};
 use flocker_plan::{Action, Policy, Reason, estimate, plan};
@@ -52,22 +52,16 @@ fn a_round_takes_what_both_ends_take_and_is_counted_where_it_is_forecast() {
     for seen in actual.nodes.values_mut() {
         let Observed::Known(node) = seen else { continue };
         for copy in node.datasets.values_mut() {
-            copy.round = seconds(if copy.role == Role::Replica { 3 } else { 2 });
+            let round = seconds(if copy.role == Role::Replica { 3 } else { 2 });
+            copy.findings.get_or_insert_default().round = round;
         }
     }
     // Nothing complete is there yet: what it takes there is taken to be what it takes here.
     assert_eq!(forecast(&actual), (seconds(4), shortest + seconds(4)));
     let source = copy(Role::Primary { epoch: Epoch(1) }, 1, vec![warm(1, 10)]);
-    let (source, arrived) = (
-        Manifestation {
-            round: seconds(2),
-            ..source.clone()
-        },
-        Manifestation {
-            round: seconds(3),
-            ..source
-        },
-    );
+    let (mut source, mut arrived) = (source.clone(), source);
+    source.findings.get_or_insert_default().round = seconds(2);
+    arrived.findings.get_or_insert_default().round = seconds(3);
     assert_eq!(least_round(&source, Some(&arrived)), seconds(5));
     assert_eq!(least_round(&source, None), seconds(4));
 }

@@ -94,8 +94,7 @@ fn manifestation(copy: &Manifestation, into: &mut Both) {
         maximum_size,
         used,
         unsent,
-        round,
-        altered,
+        findings,
         partial,
         fence,
         age,
@@ -105,7 +104,8 @@ fn manifestation(copy: &Manifestation, into: &mut Both) {
     for Snapshot { name, guid, written } in snapshots {
         (name, guid, written).hash(into);
     }
-    (maximum_size, used, unsent, round, altered, fence, age).hash(into);
+    let findings = findings.as_ref().map(|found| (&found.round, &found.altered));
+    (maximum_size, used, unsent, findings, fence, age).hash(into);
     let partial = partial
         .as_ref()
         .map(|partial| (&partial.snapshot, partial.received));

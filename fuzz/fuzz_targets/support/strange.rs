@@ -7,6 +7,7 @@ use flocker_model::ClusterState;
 use flocker_model::ContainerStatus;
 use flocker_model::DefinitionHash;
 use flocker_model::Epoch;
+use flocker_model::Findings;
 use flocker_model::Generation;
 use flocker_model::Health;
 use flocker_model::Home;
@@ -222,7 +223,11 @@ fn change_copy(dice: &mut Dice, n_nodes: usize, copy: &mut flocker_model::Manife
         5 => {
             copy.used = size(dice);
             copy.unsent = size(dice);
-            copy.round = std::time::Duration::from_millis(number(dice));
+            copy.findings = Findings {
+                round: std::time::Duration::from_millis(number(dice)),
+                altered: None,
+            }
+            .boxed();
         }
         6 => copy.maximum_size = dice.once_in(2).then(|| size(dice)),
         _ => copy.age = age(dice),

@@ -1,7 +1,5 @@
 //! What is kept, how much of it, and what is let go of.
 
-use std::time::Duration;
-
 use flocker_model::ByteSize;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
@@ -213,7 +211,7 @@ pub async fn a_destroyed_primary_comes_back_as_it_was(harness: &dyn VolumeHarnes
     let exact = |seen: Option<Manifestation>| {
         seen.map(|seen| Manifestation {
             unsent: ByteSize(0),
-            round: Duration::ZERO,
+            findings: None,
             ..seen
         })
     };

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
+use flocker_model::Findings;
 use flocker_model::Manifestation;
 use flocker_model::PartialReceive;
 use flocker_model::Role;
@@ -229,8 +230,11 @@ fn describe(
         maximum_size: record.maximum_size,
         used: ByteSize(count.used),
         unsent: ByteSize(if record.is_primary() { count.unsent } else { 0 }),
-        round: count.round(),
-        altered: count.altered,
+        findings: Findings {
+            round: count.round(),
+            altered: count.altered,
+        }
+        .boxed(),
         partial,
         fence: record.fence,
         age: shared.since(record.since)?,

@@ -344,7 +344,7 @@ impl<'a> View<'a> {
                 let newer = match &copy.role {
                     Role::Primary { .. } => format!(", {} newer than its last snapshot", copy.unsent),
                     Role::Released { .. } | Role::Replica => {
-                        let altered = copy.altered.as_ref();
+                        let altered = copy.altered();
                         altered.map_or_else(String::new, |what| format!("; changed by hand: {what}"))
                     }
                 };
