@@ -360,3 +360,75 @@ impl DeploymentBuilder {
         Ok(self.deployment)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::application::Port;
+    use crate::number::PortNumber;
+    use crate::volume::Volume;
+
+    /// Two applications on two nodes, with what each of them is given.
+    fn build(change: impl FnOnce(DeploymentBuilder, [Application; 2]) -> DeploymentBuilder) -> Vec<String> {
+        let number = |number| PortNumber::new(number).unwrap();
+        let application = |own: &str, external| {
+            let mut application = Application::new("x".parse().unwrap());
+            application.volume = Some(Volume {
+                dataset: DatasetId::derived(&own.parse().unwrap()),
+                mountpoint: "/data".into(),
+                maximum_size: None,
+            });
+            application.ports.push(Port {
+                internal: number(80),
+                external: ExternalPort::tcp(number(external)),
+            });
+            application
+        };
+        let [one, two] = ["one", "two"].map(|name| name.parse::<ApplicationName>().unwrap());
+        let builder = Deployment::builder()
+            .place(&one, &"alpha".parse().unwrap())
+            .place(&two, &"beta".parse().unwrap());
+        match change(builder, [application("one", 80), application("two", 81)]).build() {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn whatever_alone_is_wrong_with_the_whole_is_found() {
+        let name = |name: &str| name.parse::<ApplicationName>().unwrap();
+        let both = |builder: DeploymentBuilder, [one, two]: [Application; 2]| {
+            builder
+                .application(name("one"), one)
+                .application(name("two"), two)
+        };
+        assert_eq!(build(both), [""; 0]);
+
+        let found = build(|builder, [one, _]| builder.application(name("one"), one));
+        assert_eq!(found, ["node `beta` is to run `two`, which is not defined"]);
+
+        let found = build(|builder, all| both(builder, all).place(&name("one"), &"beta".parse().unwrap()));
+        assert_eq!(
+            found,
+            ["application `one` has a volume, and cannot run on both `alpha` and `beta`"]
+        );
+
+        let found = build(|builder, [one, mut two]| {
+            two.volume = one.volume.clone();
+            both(builder, [one, two])
+        });
+        assert!(found.len() == 1 && found[0].starts_with("applications `one` and `two` both claim dataset"));
+
+        let found = build(|builder, [one, mut two]| {
+            two.ports = one.ports.clone();
+            both(builder, [one, two])
+        });
+        assert_eq!(
+            found,
+            ["applications `one` and `two` both claim external port 80"]
+        );
+
+        let found = build(|builder, all| both(builder, all).delete(DatasetId::derived(&name("two"))));
+        assert!(found.len() == 1 && found[0].ends_with("but application `two` uses it"));
+    }
+}
