@@ -425,7 +425,7 @@ async fn what_ends_at_once_is_told_with_its_last_words() {
         match policy {
             RestartPolicy::Never => assert!(status.starts_with("9; "), "{failure}"),
             RestartPolicy::Always | RestartPolicy::OnFailure { .. } => {
-                assert!(status.contains(", and is started again; "), "{failure}")
+                assert!(status.contains(", and is started again; "), "{failure}");
             }
         }
         node.docker().stop(&spec.name, GRACE).await.unwrap();
