@@ -502,6 +502,7 @@ impl Shared {
             dir: self.trash.dir(entry.as_bytes()).to(what)?,
         };
         self.raise_fence(&home)?;
+        trash::forget(&home.dir).to(what)?;
         let name = dataset.to_string();
         let moved = || -> std::io::Result<()> {
             self.trash

@@ -462,6 +462,24 @@ async fn a_crash_on_the_way_to_the_trash_and_back_leaves_the_whole_on_one_side()
     pull_the_plug(root.path(), async |volumes| volumes.reclaim(&reclaim).await).await;
 }
 
+#[tokio::test]
+async fn trash_is_counted_once_and_comes_back_as_it_was() {
+    let (root, volumes) = primary().await;
+    volumes.destroy(ID).await.unwrap();
+    let look = async || volumes.inventory().await.unwrap().trash.remove(0);
+    let first = look().await;
+    assert!(first.used.0 >= 300_000, "{first:?}");
+    let place = root.path().join("trash").join(&first.entry);
+    // Nobody changes trash. Where somebody did all the same, that shows that it is not looked at again.
+    std::fs::remove_file(place.join("data/a/b/table")).unwrap();
+    assert_eq!(look().await.used, first.used);
+    std::fs::write(place.join("used"), b"damaged").unwrap();
+    assert!(look().await.used < first.used);
+    volumes.restore(&first.entry).await.unwrap();
+    let home = root.path().join("datasets").join(ID.to_string());
+    assert!(home.join("record.json").exists() && !home.join("used").exists());
+}
+
 #[test]
 fn without_the_kernels_help_nothing_leads_out_either() {
     let outside = tempfile::tempdir().unwrap();
