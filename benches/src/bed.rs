@@ -155,7 +155,7 @@ impl Bed {
             write!(
                 applications,
                 "  {name}:\n    image: database\n    command_line: [redis-server, --dir, /data, --appendonly, 'yes', --appendfsync, always, \
-                 --save, '', --protected-mode, 'no', --bind, 0.0.0.0]\n    ports: [{{internal: 6379, external: {port}}}]\n    \
+                 --auto-aof-rewrite-min-size, 1mb, --save, '', --protected-mode, 'no', --bind, 0.0.0.0]\n    ports: [{{internal: 6379, external: {port}}}]\n    \
                  volume: {{mountpoint: /data}}\n    restart_policy: {{name: always}}\n    \
                  health_check: {{tcp: 6379, interval: 50ms, timeout: 5s, retries: 600}}\n"
             )

@@ -285,7 +285,7 @@ fn parts(bed: &Bed, last_rounds: &[f64], pauses: &[(u32, f64)], figures: &mut Fi
         &format!(
             "zfs create -o mountpoint=/srv/alone flocker/alone && \
              docker create --name alone --network flocker --ip {ALONE} -v /srv/alone:/data database redis-server \
-             --port 6379 --dir /data --appendonly yes --appendfsync always --save '' --protected-mode no --bind 0.0.0.0 \
+             --port 6379 --dir /data --appendonly yes --appendfsync always --auto-aof-rewrite-min-size 1mb --save '' --protected-mode no --bind 0.0.0.0 \
              >/dev/null && \
              head -c 64M /dev/urandom > /srv/alone/ballast && zfs snapshot flocker/alone@0 && \
              zfs send flocker/alone@0 | ssh node2 zfs receive flocker/alone && \

@@ -378,6 +378,19 @@ pub(crate) fn hung(name: &NodeName, directory: &Path) -> Option<String> {
     })
 }
 
+/// Returns what to type, in this order, for a silent node to answer again or to say what is in its way.
+pub(crate) fn way_out(name: &NodeName, address: Option<&NodeAddress>) -> Vec<String> {
+    let up = format!("flocker local up {name}");
+    match address {
+        Some(NodeAddress::Local { directory }) => match local::serving(directory) {
+            Some((process, local::Pulse::Halted)) => vec![format!("kill -CONT {process}")],
+            Some((process, local::Pulse::Beats)) => vec![format!("kill -KILL {process}"), up],
+            None => vec![up],
+        },
+        Some(NodeAddress::Ssh { .. }) | None => vec![format!("flocker doctor {name}")],
+    }
+}
+
 /// Returns the deployment as the configuration that the next deploy would make of it: newer than all that was seen.
 pub(crate) fn at_next_generation(desired: Deployment, actual: &ClusterState) -> Deployment {
     let seen = actual.all_known().map(|(_, state)| state.generation);

@@ -32,6 +32,7 @@ use clap::error::ErrorKind;
 use crate::cli::Called;
 use crate::cli::Cli;
 use crate::cli::Colour;
+use crate::error::Ending;
 use crate::error::Failure;
 use crate::error::Who;
 use crate::ui::Ui;
@@ -61,15 +62,16 @@ fn run() -> ExitCode {
         Ok(Called::Supervise(supervise)) => supervise.run(),
         Err(error) => {
             if !error.use_stderr() {
-                ui::clap(&error);
-                return ExitCode::SUCCESS;
+                let ui = Ui::new("flocker", false, Colour::Auto);
+                ui.help(&error);
+                return ui.end(Ok(Ending::Done));
             }
             match cli::asked_for_json(&typed) {
                 Some(command) => Ui::new(command, true, Colour::Auto).failure(&Failure::typed(&error)),
                 None if error.kind() == ErrorKind::MissingSubcommand => {
                     ui::clap_talk(&cli::help_on_what_follows(&typed).unwrap_or(error));
                 }
-                None => ui::clap(&error),
+                None => ui::clap_problem(&error),
             }
             Who::User.exit_code()
         }

@@ -8,7 +8,6 @@ use flocker_plan::CutOver;
 use flocker_plan::Policy;
 use flocker_plan::Rates;
 use flocker_plan::StopAll;
-use flocker_plan::blocked::seconds;
 
 use crate::cli;
 use crate::error::Failure;
@@ -63,8 +62,8 @@ fn check(downtime: Duration, rates: &Rates) -> Result<(), Failure> {
     }
     let mut failure = Failure::usage(format!(
         "nothing moves with a pause of {}: {} is the shortest that is forecast",
-        seconds(downtime),
-        seconds(least)
+        millis(downtime),
+        millis(least)
     ))
     .hint("`--max-downtime 1s` leaves something for what is copied in the pause; `--hold` copies and does not cut over");
     failure.causes = vec![format!(
@@ -92,7 +91,7 @@ mod tests {
         check(least, &rates).unwrap();
         for too_short in [Duration::ZERO, least.saturating_sub(Duration::from_millis(1))] {
             let failure = check(too_short, &rates).unwrap_err();
-            assert!(failure.message.contains("0.5 s is the shortest"), "{failure}");
+            assert!(failure.message.contains("500 ms is the shortest"), "{failure}");
             assert!(
                 failure.causes[0].contains("250 ms for the start"),
                 "{:?}",

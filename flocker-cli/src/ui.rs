@@ -95,6 +95,11 @@ impl Ui {
         self.written(written);
     }
 
+    /// Prints the help that was asked for, or the version, as clap has it.
+    pub(crate) fn help(&self, help: &clap::Error) {
+        self.written(help.print().and_then(|()| std::io::stdout().flush()));
+    }
+
     /// Notes that standard output takes no more, as on a full disk.
     fn written(&self, result: std::io::Result<()>) {
         let failed = result.err().filter(|error| error.kind() != ErrorKind::BrokenPipe);
@@ -249,8 +254,8 @@ impl Ui {
     }
 }
 
-/// Shows what clap says of what was typed: help on standard output, problems on standard error.
-pub(crate) fn clap(error: &clap::Error) {
+/// Shows what clap says is wrong with what was typed.
+pub(crate) fn clap_problem(error: &clap::Error) {
     unheard(error.print());
 }
 

@@ -218,6 +218,10 @@ fn node_row<'a>(
                     (is_local && !is_forgotten).then(|| {
                         format!("`flocker local up {node}` starts it, or makes it where there is none")
                     })
+                })
+                .or_else(|| {
+                    (local.is_some() && !is_local && !is_forgotten)
+                        .then(|| format!("`flocker doctor {node}` says what is in its way"))
                 }),
         },
         id: known.map(|state| state.id),

@@ -74,12 +74,13 @@ fn a_node_that_hangs_is_named_while_it_is_waited_for() {
     let way_out = format!(
         "waiting for an answer of alpha: its process {process} was halted by a signal; `kill -CONT {process}`"
     );
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 6] = [
         &["logs", "ledger"],
         &["deploy", "--yes"],
         &["plan"],
         &["status"],
         &["status", "--json"],
+        &["why", "alpha"],
     ];
     let running = commands.map(|arguments| (arguments, machine.spawn(arguments)));
     for (arguments, command) in running {
@@ -102,6 +103,10 @@ fn a_node_that_hangs_is_named_while_it_is_waited_for() {
                     "{done:?}"
                 );
                 assert!(!done.stdout.contains("local up alpha"), "{done:?}");
+            }
+            "why" => {
+                let next = format!("next: kill -CONT {process}");
+                assert!(done.stdout.lines().any(|line| line == next), "{done:?}");
             }
             _ => {}
         }

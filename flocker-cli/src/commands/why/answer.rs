@@ -9,6 +9,7 @@ use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use flocker_model::Observed;
 use flocker_model::Role;
@@ -22,6 +23,7 @@ use flocker_plan::blocked::seconds;
 use flocker_plan::holds;
 use serde::Serialize;
 
+use crate::cluster;
 use crate::cluster::Sight;
 use crate::commands::status::health;
 use crate::commands::status::owner;
@@ -36,6 +38,8 @@ use crate::shown;
 pub(super) struct View<'a> {
     desired: &'a Deployment,
     actual: &'a ClusterState,
+    /// The local nodes that were made, where nodes themselves are looked at.
+    local: &'a BTreeMap<NodeName, NodeAddress>,
     has_files: bool,
     plan: Plan,
     deploy: String,
@@ -91,6 +95,7 @@ impl<'a> View<'a> {
     /// Plans where there are files; without them there is nothing that should be done.
     pub(super) fn new(
         sight: &'a Sight,
+        local: &'a BTreeMap<NodeName, NodeAddress>,
         policy: &Policy,
         deploy: String,
         failures: BTreeMap<String, String>,
@@ -109,6 +114,7 @@ impl<'a> View<'a> {
         Self {
             desired,
             actual,
+            local,
             has_files: *has_files,
             plan,
             deploy,
@@ -388,7 +394,7 @@ impl<'a> View<'a> {
                 | Silence::Unreadable { .. }
                 | Silence::WrongNode { .. }
                 | Silence::SameNode { .. }
-                | Silence::Forgotten => next.push(format!("flocker local up {node}")),
+                | Silence::Forgotten => next.extend(cluster::way_out(&node, self.address(&node))),
             }
         }
         let steps = self.steps_of(|step| step.actor == node);
@@ -408,6 +414,12 @@ impl<'a> View<'a> {
             next,
             has_files: self.has_files,
         })
+    }
+
+    /// Returns how a node is reached: as the local node that it is, else as the files say.
+    fn address(&self, node: &NodeName) -> Option<&NodeAddress> {
+        let said = || self.desired.members().get(node)?.address.as_ref();
+        self.local.get(node).or_else(said)
     }
 
     /// Returns how to learn more of silent nodes that something waits for.
