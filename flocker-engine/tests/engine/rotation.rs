@@ -197,7 +197,7 @@ async fn what_goes_round_three_twins_of_directories_travels_once() {
     cluster.write("alpha", "all", &noise(ALL));
     for turn in 1..10 {
         let (from, home) = (NODES[(turn - 1) % 3], NODES[turn % 3]);
-        cluster.write(from, &format!("of-{turn}"), &[7; WRITTEN]);
+        cluster.write(from, &format!("of-{turn}"), &vec![7; WRITTEN]);
         let outcome = push_to(&cluster, home).await;
         let sent = sent(&outcome);
         assert!(

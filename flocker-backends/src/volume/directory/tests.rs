@@ -402,19 +402,19 @@ async fn an_earlier_snapshot_that_was_damaged_on_its_way_is_refused_and_one_that
     let whole = stream(&beta, "handoff-3", None).await;
     let mut damaged = whole.clone();
     // The list ends where the end of the stream begins: one byte and the guid.
-    let last = damaged.len() - 18;
-    damaged[last] ^= 1;
+    let of_list = damaged.len() - 18;
+    damaged[of_list] ^= 1;
     let root = tempfile::tempdir().unwrap();
     let gamma = open(root.path(), Effects::default()).unwrap();
     let refusal = receive(&gamma, "handoff-3", None, &damaged).await.unwrap_err();
     assert!(matches!(refusal, VolumeError::Stream { .. }), "{refusal}");
     assert_eq!(state(&gamma).await.snapshots, []);
-    let list = place
+    let stored = place
         .path()
         .join(format!("datasets/{ID}/snapshots/handoff-2.manifest"));
-    let mut bytes = std::fs::read(&list).unwrap();
+    let mut bytes = std::fs::read(&stored).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&list, bytes).unwrap();
+    std::fs::write(&stored, bytes).unwrap();
     let without = stream(&beta, "handoff-3", None).await;
     assert!(without.len() < whole.len());
     receive(&gamma, "handoff-3", None, &without).await.unwrap();
