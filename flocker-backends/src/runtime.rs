@@ -3,6 +3,7 @@
 #[cfg(feature = "docker")]
 pub mod docker;
 mod image;
+mod last_words;
 pub mod process;
 #[cfg(feature = "systemd")]
 pub mod systemd;

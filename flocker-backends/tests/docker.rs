@@ -28,12 +28,14 @@ use flocker_model::ByteSize;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DefinitionHash;
+use flocker_model::EnvironmentValue;
 use flocker_model::Health;
 use flocker_model::HealthCheck;
 use flocker_model::HealthProbe;
 use flocker_model::Link;
 use flocker_model::PortNumber;
 use flocker_model::RestartPolicy;
+use flocker_model::Secret;
 use tokio::io::AsyncReadExt as _;
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -389,6 +391,45 @@ async fn a_missing_program_is_told_and_not_tried_again() {
         "no"
     );
     node.docker().stop(&spec.name, GRACE).await.unwrap();
+}
+
+fn never_well() -> HealthCheck {
+    HealthCheck {
+        probe: HealthProbe::Command(vec!["/bin/false".into()]),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        retries: u32::MAX.try_into().unwrap(),
+    }
+}
+
+/// A program that ends at once is told with what it said, and without its secrets.
+#[tokio::test]
+async fn what_ends_at_once_is_told_with_its_last_words() {
+    let node = DockerNode::new().await;
+    let mut application = script("echo first; echo \"no database at $PASSWORD\"; exit 9");
+    let password = EnvironmentValue::Secret(Secret::new("hunter2"));
+    application.environment.insert("PASSWORD".into(), password);
+    for policy in [RestartPolicy::Never, RestartPolicy::Always] {
+        application.restart_policy = policy;
+        // It is not to be found running for a moment, and taken for well.
+        application.health_check = Some(never_well().into());
+        let spec = spec(&node, "web", application.clone());
+        let failure = node.docker().start(&spec).await.unwrap_err();
+        let RuntimeError::Ended { status, .. } = &failure else {
+            panic!("{failure}")
+        };
+        assert!(
+            status.contains("; the end of its output: ") && status.contains("`no database at (a secret)`"),
+            "{failure}"
+        );
+        match policy {
+            RestartPolicy::Never => assert!(status.starts_with("9; "), "{failure}"),
+            RestartPolicy::Always | RestartPolicy::OnFailure { .. } => {
+                assert!(status.contains(", and is started again; "), "{failure}")
+            }
+        }
+        node.docker().stop(&spec.name, GRACE).await.unwrap();
+    }
 }
 
 /// What is paused hears nothing, and is stopped all the same.

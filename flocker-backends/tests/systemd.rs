@@ -25,6 +25,8 @@ use flocker_model::Application;
 use flocker_model::ContainerStatus;
 use flocker_model::DefinitionHash;
 use flocker_model::EnvironmentValue;
+use flocker_model::HealthCheck;
+use flocker_model::HealthProbe;
 use flocker_model::RestartPolicy;
 use flocker_model::Secret;
 use systemd_support::SystemdNode;
@@ -124,6 +126,28 @@ async fn a_secret_is_in_no_unit_and_in_no_argument() {
         let line = std::fs::read(entry.unwrap().path().join("cmdline")).unwrap_or_default();
         assert!(!String::from_utf8_lossy(&line).contains("hunter2-1x"));
     }
+    node.systemd().stop(&spec.name, GRACE).await.unwrap();
+}
+
+/// A program that ends soon is told with what it said, and without its secrets.
+#[tokio::test]
+async fn what_ends_soon_is_told_with_its_last_words() {
+    let node = SystemdNode::new().await;
+    let mut application = script("echo \"no database at $PASSWORD\"; sleep 1; exit 9");
+    let secret = EnvironmentValue::Secret(Secret::new("hunter2"));
+    application.environment.insert("PASSWORD".into(), secret);
+    application.health_check = Some(
+        HealthCheck {
+            probe: HealthProbe::Command(vec!["/bin/false".into()]),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            retries: u32::MAX.try_into().unwrap(),
+        }
+        .into(),
+    );
+    let spec = spec(&node, "web", application);
+    let failure = node.systemd().start(&spec).await.unwrap_err().to_string();
+    assert!(failure.contains("`no database at (a secret)`"), "{failure}");
     node.systemd().stop(&spec.name, GRACE).await.unwrap();
 }
 

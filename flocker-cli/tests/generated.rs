@@ -72,7 +72,13 @@ fn the_schemas_are_those_of_the_two_files() {
 fn what_cannot_be_written_is_no_success() {
     let home = tempfile::tempdir().unwrap();
     let flocker = snapbox::cmd::cargo_bin!("flocker");
-    for line in ["schema application", "man", "--help", "deploy --help", "--version"] {
+    for line in [
+        "schema application",
+        "man",
+        "--help",
+        "deploy --help",
+        "--version",
+    ] {
         let typed = format!("exec {} {line} > /dev/full", flocker.display());
         let shell = Command::new("sh").args(["-c", &typed]).env_clear();
         let output = shell.env("HOME", home.path()).output().unwrap();

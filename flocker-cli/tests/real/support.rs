@@ -50,22 +50,22 @@ pub(crate) struct App {
 /// after a power cut the file may be zeros, and PostgreSQL refuses to start.
 /// Without the file it starts.
 pub(crate) fn postgres(name: &'static str, port: u16, maximum_size: &str) -> App {
-    let start = "set -e; cd /data; chown postgres:postgres .; \
+    let start = "set -e; bin=$(echo /usr/lib/postgresql/*/bin); cd /data; chown postgres:postgres .; \
                  if [ ! -e db/PG_VERSION ]; then rm -rf new; \
                  setpriv --reuid=postgres --regid=postgres --clear-groups \
-                 /usr/lib/postgresql/15/bin/initdb -D /data/new -A trust >/dev/null; \
+                 $bin/initdb -D /data/new -A trust >/dev/null; \
                  echo 'host all all 0.0.0.0/0 trust' >> new/pg_hba.conf; sync; mv new db; fi; \
                  origins=db/pg_logical/replorigin_checkpoint; \
                  if [ -e $origins ] && [ -z \"$(head -c 4 $origins | tr -d '\\0')\" ]; then rm $origins; fi; \
                  exec setpriv --reuid=postgres --regid=postgres --clear-groups \
-                 /usr/lib/postgresql/15/bin/postgres -D /data/db -c listen_addresses='*' \
+                 $bin/postgres -D /data/db -c listen_addresses='*' \
                  -c unix_socket_directories=/tmp";
     App {
         name,
         text: format!(
             "  {name}:\n    image: database\n    command_line: [/bin/sh, -c, {start:?}]\n    ports: [{{internal: 5432, external: {port}}}]\n    \
              volume: {{mountpoint: /data, maximum_size: {maximum_size}}}\n    stop_grace: 20s\n    restart_policy: {{name: always}}\n    \
-             health_check: {{command: [/usr/lib/postgresql/15/bin/pg_isready, -q, -h, /tmp], interval: 200ms, timeout: 5s, retries: 300}}\n"
+             health_check: {{command: [/bin/sh, -c, 'exec /usr/lib/postgresql/*/bin/pg_isready -q -h /tmp'], interval: 200ms, timeout: 5s, retries: 300}}\n"
         ),
     }
 }

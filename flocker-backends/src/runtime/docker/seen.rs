@@ -25,6 +25,8 @@ pub(in crate::runtime) struct Seen {
     pub(in crate::runtime) labels: Labels,
     pub(in crate::runtime) status: ContainerStatus,
     pub(in crate::runtime) restarts: u32,
+    /// With what it ended the last time, while it does not run and is to be started again.
+    pub(super) ended_with: Option<i32>,
     /// The process id of its first process, where it runs.
     pub(super) process: Option<u32>,
     pub(super) is_paused: bool,
@@ -165,6 +167,7 @@ pub(super) fn read(
         status,
         restarts: u32::try_from(restarts)
             .map_err(|_| unreadable(format!("`{restarts}` is no number of restarts")))?,
+        ended_with: exit_code.filter(|_| matches!(status, ContainerStatus::Restarting)),
         process: process.filter(|&process| process != 0),
         is_paused: state.paused.unwrap_or(false),
         has_run: state

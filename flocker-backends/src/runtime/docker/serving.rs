@@ -17,22 +17,43 @@ use super::engine::said;
 use super::engine::status;
 use super::seen::Seen;
 use crate::runtime::ContainerSpec;
+use crate::runtime::LogRequest;
 use crate::runtime::RuntimeError;
+use crate::runtime::last_words;
+use crate::volume::ByteStream;
 
 /// How soon a container is looked at again while somebody waits for it, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the last output of an application that has ended is waited for.
+const HEARING: Duration = Duration::from_secs(3);
 
 /// Who knows what becomes of a container.
 #[async_trait]
 pub(in crate::runtime) trait Sight: Send + Sync {
     /// Looks at the container of an application, if it is ours; nothing where there is none.
     async fn see(&self, application: &ApplicationName) -> Result<Option<Seen>, RuntimeError>;
+
+    /// Opens what an application has said, as it is asked for.
+    async fn hear(
+        &self,
+        application: &ApplicationName,
+        request: LogRequest,
+    ) -> Result<ByteStream, RuntimeError>;
 }
 
 #[async_trait]
 impl Sight for Engine {
     async fn see(&self, application: &ApplicationName) -> Result<Option<Seen>, RuntimeError> {
         self.look_at_ours(application).await
+    }
+
+    async fn hear(
+        &self,
+        application: &ApplicationName,
+        request: LogRequest,
+    ) -> Result<ByteStream, RuntimeError> {
+        self.output(application, request).await
     }
 }
 
@@ -102,15 +123,18 @@ impl Engine {
         let mut n_failed = 0_u32;
         loop {
             let Some(seen) = sight.see(&spec.name).await? else {
-                return Err(ended(spec, "that nobody saw: it was removed".into()));
+                return Err(ended(spec, sight, "that nobody saw: it was removed").await);
             };
             match seen.status {
                 ContainerStatus::Running if seen.restarts <= restarts_before => {}
                 ContainerStatus::Running | ContainerStatus::Restarting => {
-                    return Err(ended(spec, "that was a failure: it is started again".into()));
+                    let again = format!("{}, and is started again", end(seen.ended_with, &seen));
+                    return Err(ended(spec, sight, &again).await);
                 }
-                ContainerStatus::Exited { code } => return Err(ended(spec, end(code, &seen))),
-                ContainerStatus::Prepared => return Err(ended(spec, end(None, &seen))),
+                ContainerStatus::Exited { code } => {
+                    return Err(ended(spec, sight, &end(code, &seen)).await);
+                }
+                ContainerStatus::Prepared => return Err(ended(spec, sight, &end(None, &seen)).await),
             }
             match check {
                 None if began.elapsed() >= self.options.settle => return Ok(()),
@@ -137,10 +161,21 @@ impl Engine {
     }
 }
 
-fn ended(spec: &ContainerSpec, status: String) -> RuntimeError {
+/// Says how an application ended that should serve, and what it said last.
+async fn ended(spec: &ContainerSpec, sight: &dyn Sight, end: &str) -> RuntimeError {
+    let request = LogRequest {
+        tail: Some(last_words::N_LINES),
+        follow: false,
+    };
+    let told = async {
+        let output = sight.hear(&spec.name, request).await.ok()?;
+        Some(last_words::told(end, output, spec).await)
+    };
+    // Its end is told in any case; whoever keeps its output may be slow, and is not waited for.
+    let told = tokio::time::timeout(HEARING, told).await.ok().flatten();
     RuntimeError::Ended {
         application: spec.name.clone(),
-        status,
+        status: told.unwrap_or_else(|| end.to_owned()),
     }
 }
 

@@ -6,8 +6,6 @@ use std::io;
 use std::time::Duration;
 
 use flocker_model::ApplicationName;
-use flocker_model::EnvironmentValue;
-use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -29,15 +27,10 @@ use crate::process::Program;
 use crate::process::Stream;
 use crate::runtime::ContainerSpec;
 use crate::runtime::RuntimeError;
+use crate::runtime::last_words;
 
 /// How often in a row a program may end right after its start before that is what it does.
 const TRIES: u32 = 3;
-
-/// How many lines of its output are told when a program has ended.
-const LAST_WORDS: u32 = 3;
-
-/// How much of these lines is read.
-const LONGEST_WORDS: u64 = 64 * 1024;
 
 /// How often the state of a supervisor is looked at while somebody waits for it.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -205,9 +198,10 @@ impl ProcessRuntime {
     /// Says how an application ended that should serve, and what it said last.
     async fn ended(&self, spec: &ContainerSpec, status: &Status) -> RuntimeError {
         let end = status.last_end.as_deref().unwrap_or("that nobody saw");
-        let told = match self.last_words(spec).await {
-            Some(words) => format!("{end}; the end of its output: {words}"),
-            None => end.to_owned(),
+        let logs = self.place(&spec.name).logs();
+        let told = match LogReader::open(&logs, Some(last_words::N_LINES), None::<fn() -> bool>) {
+            Ok(output) => last_words::told(end, output, spec).await,
+            Err(_) => end.to_owned(),
         };
         let application = spec.name.clone();
         match status.ends_in_a_row {
@@ -221,27 +215,6 @@ impl ProcessRuntime {
                 status: told,
             },
         }
-    }
-
-    /// Returns the last lines that an application wrote, on one line and without its secrets.
-    async fn last_words(&self, spec: &ContainerSpec) -> Option<String> {
-        let logs = self.place(&spec.name).logs();
-        let reader = LogReader::open(&logs, Some(LAST_WORDS), None::<fn() -> bool>).ok()?;
-        let mut bytes = Vec::new();
-        reader.take(LONGEST_WORDS).read_to_end(&mut bytes).await.ok()?;
-        if bytes.len() as u64 == LONGEST_WORDS {
-            // What was cut off may be the rest of a secret, which nobody would know by its beginning.
-            bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
-        }
-        let mut text = String::from_utf8_lossy(&bytes).into_owned();
-        for value in spec.application.environment.values() {
-            match value {
-                EnvironmentValue::Secret(secret) => text = without(text, secret.reveal()),
-                EnvironmentValue::Plain(_) => {}
-            }
-        }
-        let lines: Vec<String> = text.lines().filter_map(quoted).collect();
-        (!lines.is_empty()).then(|| lines.join(" "))
     }
 
     /// Takes the lock, or finds the supervisor of a container that is alive.
@@ -332,24 +305,6 @@ impl ProcessRuntime {
             }
         }
     }
-}
-
-/// Returns a text without a secret, and without the lines of one that has several: only some of them may be there.
-fn without(mut text: String, secret: &str) -> String {
-    for part in std::iter::once(secret).chain(secret.lines()) {
-        if !part.trim().is_empty() {
-            text = text.replace(part, "(a secret)");
-        }
-    }
-    text
-}
-
-/// Returns a line of output as it can stand in a sentence: without control characters and not too long.
-fn quoted(line: &str) -> Option<String> {
-    const LONGEST: usize = 200;
-    let line: String = line.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
-    let line = line.trim();
-    (!line.is_empty()).then(|| format!("`{line}`"))
 }
 
 /// Says whether a container was prepared from just this and never started.

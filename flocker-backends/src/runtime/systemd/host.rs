@@ -226,6 +226,14 @@ impl Sight for SystemdRuntime {
             Some(seen) => self.join(seen).await,
         }
     }
+
+    async fn hear(
+        &self,
+        application: &ApplicationName,
+        request: LogRequest,
+    ) -> Result<ByteStream, RuntimeError> {
+        self.logs(application, request).await
+    }
 }
 
 #[async_trait]
