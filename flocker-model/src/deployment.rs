@@ -203,57 +203,28 @@ impl Deployment {
     pub fn placements(&self) -> &Placements {
         &self.placements
     }
-}
 
-/// Collects a desired state and checks it as a whole.
-#[derive(Clone, Debug, Default)]
-pub struct DeploymentBuilder {
-    deployment: Deployment,
-}
-
-impl DeploymentBuilder {
-    /// Defines an application. A second definition of one name replaces the first.
-    #[must_use]
-    pub fn application(mut self, name: ApplicationName, application: Application) -> Self {
-        self.deployment.applications.insert(name, application);
-        self
+    /// Says whether nothing is wrong, where that is seen by number; names are compared only where something may be.
+    fn is_surely_right(&self, placements: &Placements) -> bool {
+        let mut ports: Vec<ExternalPort> = Vec::new();
+        for application in self.applications.values() {
+            ports.extend(application.ports.iter().map(|port| port.external));
+        }
+        ports.sort_unstable();
+        self.deleted.is_empty()
+            && placements.is_each_once(&self.members)
+            && ports.windows(2).all(|pair| pair[0] != pair[1])
     }
 
-    /// Adds a node. A second node of one name replaces the first.
-    #[must_use]
-    pub fn node(mut self, name: NodeName, member: Member) -> Self {
-        self.deployment.members.insert(name, member);
-        self
-    }
-
-    /// Places an application on a node, which becomes a member if it was not.
-    #[must_use]
-    pub fn place(mut self, application: &ApplicationName, node: &NodeName) -> Self {
-        let member = self
-            .deployment
-            .members
-            .entry(node.clone())
-            .or_insert_with(Member::empty);
-        member.applications.insert(application.clone());
-        self
-    }
-
-    /// Says that a dataset is to be destroyed. Without this, none ever is.
-    #[must_use]
-    pub fn delete(mut self, dataset: DatasetId) -> Self {
-        self.deployment.deleted.insert(dataset);
-        self
-    }
-
-    /// Checks the whole and returns it, or everything that is wrong with it.
-    pub fn build(mut self) -> Result<Deployment, Vec<DeploymentError>> {
+    /// Returns everything that is wrong with the whole.
+    fn errors(&self) -> Vec<DeploymentError> {
         let Deployment {
             applications,
             members,
             deleted,
             generation: _,
             placements: _,
-        } = &self.deployment;
+        } = self;
         let mut errors = Vec::new();
         let mut homes: BTreeMap<&ApplicationName, &NodeName> = BTreeMap::new();
         for (node, member) in members {
@@ -308,10 +279,72 @@ impl DeploymentBuilder {
                 }
             }
         }
-        if !errors.is_empty() {
-            return Err(errors);
+        errors
+    }
+}
+
+/// Collects a desired state and checks it as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct DeploymentBuilder {
+    deployment: Deployment,
+}
+
+impl DeploymentBuilder {
+    /// Defines an application. A second definition of one name replaces the first.
+    #[must_use]
+    pub fn application(mut self, name: ApplicationName, application: Application) -> Self {
+        self.deployment.applications.insert(name, application);
+        self
+    }
+
+    /// Defines many applications, where none is defined yet: quicker than one by one.
+    #[must_use]
+    pub(crate) fn applications(mut self, applications: BTreeMap<ApplicationName, Application>) -> Self {
+        self.deployment.applications = applications;
+        self
+    }
+
+    /// Adds a node. A second node of one name replaces the first.
+    #[must_use]
+    pub fn node(mut self, name: NodeName, member: Member) -> Self {
+        self.deployment.members.insert(name, member);
+        self
+    }
+
+    /// Places an application on a node, which becomes a member if it was not.
+    #[must_use]
+    pub fn place(mut self, application: &ApplicationName, node: &NodeName) -> Self {
+        let member = self
+            .deployment
+            .members
+            .entry(node.clone())
+            .or_insert_with(Member::empty);
+        member.applications.insert(application.clone());
+        self
+    }
+
+    /// Says that a dataset is to be destroyed. Without this, none ever is.
+    #[must_use]
+    pub fn delete(mut self, dataset: DatasetId) -> Self {
+        self.deployment.deleted.insert(dataset);
+        self
+    }
+
+    /// Checks the whole and returns it, or everything that is wrong with it.
+    pub fn build(mut self) -> Result<Deployment, Vec<DeploymentError>> {
+        let Deployment {
+            applications,
+            members,
+            ..
+        } = &self.deployment;
+        let placements = Placements::new(applications, members);
+        if !self.deployment.is_surely_right(&placements) {
+            let errors = self.deployment.errors();
+            if !errors.is_empty() {
+                return Err(errors);
+            }
         }
-        self.deployment.placements = Placements::new(applications, members);
+        self.deployment.placements = placements;
         // What was inserted one by one stands in half-empty nodes; what is collected at once fills them.
         let applications = std::mem::take(&mut self.deployment.applications);
         let mut shared = Shared::new(applications.len());
@@ -325,5 +358,77 @@ impl DeploymentBuilder {
             member.applications = applications.into_iter().collect();
         }
         Ok(self.deployment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::application::Port;
+    use crate::number::PortNumber;
+    use crate::volume::Volume;
+
+    /// Two applications on two nodes, with what each of them is given.
+    fn build(change: impl FnOnce(DeploymentBuilder, [Application; 2]) -> DeploymentBuilder) -> Vec<String> {
+        let number = |number| PortNumber::new(number).unwrap();
+        let application = |own: &str, external| {
+            let mut application = Application::new("x".parse().unwrap());
+            application.volume = Some(Volume {
+                dataset: DatasetId::derived(&own.parse().unwrap()),
+                mountpoint: "/data".into(),
+                maximum_size: None,
+            });
+            application.ports.push(Port {
+                internal: number(80),
+                external: ExternalPort::tcp(number(external)),
+            });
+            application
+        };
+        let [one, two] = ["one", "two"].map(|name| name.parse::<ApplicationName>().unwrap());
+        let builder = Deployment::builder()
+            .place(&one, &"alpha".parse().unwrap())
+            .place(&two, &"beta".parse().unwrap());
+        match change(builder, [application("one", 80), application("two", 81)]).build() {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn whatever_alone_is_wrong_with_the_whole_is_found() {
+        let name = |name: &str| name.parse::<ApplicationName>().unwrap();
+        let both = |builder: DeploymentBuilder, [one, two]: [Application; 2]| {
+            builder
+                .application(name("one"), one)
+                .application(name("two"), two)
+        };
+        assert_eq!(build(both), [""; 0]);
+
+        let found = build(|builder, [one, _]| builder.application(name("one"), one));
+        assert_eq!(found, ["node `beta` is to run `two`, which is not defined"]);
+
+        let found = build(|builder, all| both(builder, all).place(&name("one"), &"beta".parse().unwrap()));
+        assert_eq!(
+            found,
+            ["application `one` has a volume, and cannot run on both `alpha` and `beta`"]
+        );
+
+        let found = build(|builder, [one, mut two]| {
+            two.volume = one.volume.clone();
+            both(builder, [one, two])
+        });
+        assert!(found.len() == 1 && found[0].starts_with("applications `one` and `two` both claim dataset"));
+
+        let found = build(|builder, [one, mut two]| {
+            two.ports = one.ports.clone();
+            both(builder, [one, two])
+        });
+        assert_eq!(
+            found,
+            ["applications `one` and `two` both claim external port 80"]
+        );
+
+        let found = build(|builder, all| both(builder, all).delete(DatasetId::derived(&name("two"))));
+        assert!(found.len() == 1 && found[0].ends_with("but application `two` uses it"));
     }
 }

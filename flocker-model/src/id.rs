@@ -57,9 +57,41 @@ pub enum NameError {
 struct Alphabet {
     what: &'static str,
     limit: usize,
-    first: fn(char) -> bool,
-    rest: fn(char) -> bool,
+    first: Bytes,
+    rest: Bytes,
     allowed: &'static str,
+}
+
+/// Which bytes may stand at a place. A table, because a report of many nodes has hundreds of thousands of names.
+struct Bytes([bool; 256]);
+
+const LETTERS: &[(u8, u8)] = &[(b'a', b'z'), (b'A', b'Z')];
+const LETTERS_AND_DIGITS: &[(u8, u8)] = &[(b'a', b'z'), (b'A', b'Z'), (b'0', b'9')];
+
+impl Bytes {
+    /// Takes ranges of ASCII, ends included, and single characters.
+    const fn of(ranges: &[(u8, u8)], single: &[u8]) -> Self {
+        let mut has = [false; 256];
+        let mut n_ranges = 0;
+        while n_ranges < ranges.len() {
+            let (mut byte, last) = ranges[n_ranges];
+            while byte <= last {
+                has[byte as usize] = true;
+                byte += 1;
+            }
+            n_ranges += 1;
+        }
+        let mut n_single = 0;
+        while n_single < single.len() {
+            has[single[n_single] as usize] = true;
+            n_single += 1;
+        }
+        Self(has)
+    }
+
+    fn has(&self, byte: u8) -> bool {
+        self.0[usize::from(byte)]
+    }
 }
 
 fn check(text: &str, alphabet: &Alphabet) -> Result<ArcStr, NameError> {
@@ -83,11 +115,16 @@ fn check(text: &str, alphabet: &Alphabet) -> Result<ArcStr, NameError> {
             allowed: alphabet.allowed,
         })
     };
-    if !(alphabet.first)(first) {
+    // Only ASCII is allowed, of which each character is a byte; of anything else, no byte is in the tables.
+    let bytes = text.as_bytes();
+    if !alphabet.first.has(bytes[0]) {
         return refuse(first, "at its start");
     }
-    match text.chars().skip(1).find(|&c| !(alphabet.rest)(c)) {
-        Some(found) => refuse(found, "in it"),
+    match bytes.iter().skip(1).position(|&byte| !alphabet.rest.has(byte)) {
+        Some(n_before) => {
+            let found = text[1 + n_before..].chars().next().unwrap_or(first);
+            refuse(found, "in it")
+        }
         None => Ok(text.into()),
     }
 }
@@ -146,7 +183,8 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check(text, &$alphabet).map(Self)
+                static ALPHABET: Alphabet = $alphabet;
+                check(text, &ALPHABET).map(Self)
             }
         }
 
@@ -192,8 +230,8 @@ name! {
     Alphabet {
         what: "name of an application",
         limit: 63,
-        first: |c| c.is_ascii_alphanumeric(),
-        rest: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'),
+        first: Bytes::of(LETTERS_AND_DIGITS, b""),
+        rest: Bytes::of(LETTERS_AND_DIGITS, b"_.-"),
         allowed: "letters, digits, `_`, `.` and `-`, starting with a letter or digit",
     }
 }
@@ -207,8 +245,8 @@ name! {
     Alphabet {
         what: "name of a node",
         limit: 253,
-        first: |c| c.is_ascii_alphanumeric() || c == ':',
-        rest: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ':'),
+        first: Bytes::of(LETTERS_AND_DIGITS, b":"),
+        rest: Bytes::of(LETTERS_AND_DIGITS, b"_.-:"),
         allowed: "letters, digits, `_`, `.`, `-` and `:`, starting with a letter or digit",
     }
 }
@@ -219,8 +257,8 @@ name! {
     Alphabet {
         what: "name of a snapshot",
         limit: 64,
-        first: |c| c.is_ascii_lowercase(),
-        rest: |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
+        first: Bytes::of(&[(b'a', b'z')], b""),
+        rest: Bytes::of(&[(b'a', b'z'), (b'0', b'9')], b"-"),
         allowed: "lower-case letters, digits and `-`, starting with a letter",
     }
 }
@@ -231,8 +269,8 @@ name! {
     Alphabet {
         what: "name of a pool",
         limit: 200,
-        first: |c| c.is_ascii_alphabetic(),
-        rest: |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ':' | '/'),
+        first: Bytes::of(LETTERS, b""),
+        rest: Bytes::of(LETTERS_AND_DIGITS, b"_.-:/"),
         allowed: "letters, digits, `_`, `.`, `-`, `:` and `/`, starting with a letter",
     }
 }
@@ -407,6 +445,19 @@ mod tests {
             assert!(text.parse::<SnapshotName>().is_err(), "{text:?}");
         }
         assert!("a".repeat(64).parse::<ApplicationName>().is_err());
+    }
+
+    #[test]
+    fn the_character_that_is_refused_is_named_whole() {
+        for (text, place) in [
+            ("aé", "'é' in it"),
+            ("é", "'é' at its start"),
+            ("a:b", "':' in it"),
+        ] {
+            let error = text.parse::<ApplicationName>().unwrap_err().to_string();
+            assert!(error.contains(place), "{error}");
+        }
+        assert_eq!("a:b".parse::<NodeName>().unwrap().as_str(), "a:b");
     }
 
     #[test]

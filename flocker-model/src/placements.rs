@@ -113,6 +113,16 @@ impl Placements {
         made
     }
 
+    /// Says whether these members name only what is defined, each once, and no dataset is claimed twice.
+    pub(crate) fn is_each_once(&self, members: &BTreeMap<NodeName, Member>) -> bool {
+        let placed = members.values().zip(&self.placed);
+        self.more_homes.is_empty()
+            && placed
+                .into_iter()
+                .all(|(member, placed)| member.applications.len() == placed.len())
+            && self.datasets.windows(2).all(|pair| pair[0].0 != pair[1].0)
+    }
+
     fn find_among<'a>(
         &self,
         name: &ApplicationName,

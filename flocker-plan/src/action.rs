@@ -50,7 +50,8 @@ pub enum Action {
         /// The snapshot.
         snapshot: SnapshotName,
         /// The snapshot that the receiver has already; nothing for a full copy.
-        base: Option<Snapshot>,
+        // Boxed: a plan has millions of steps, and each takes as much memory as the largest kind.
+        base: Option<Box<Snapshot>>,
         /// The receiver.
         to: NodeName,
     },

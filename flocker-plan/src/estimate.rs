@@ -86,7 +86,9 @@ pub fn estimate(plan: &Plan, actual: &ClusterState, policy: &Policy) -> Estimate
                     .filter(|partial| partial.snapshot == *snapshot)
                     .map_or(0, |partial| partial.received.0);
                 let epoch = snapshot.epoch().unwrap_or_default();
-                let delta = source.map_or(ByteSize(0), |source| expected_since(source, base.as_ref(), epoch));
+                let delta = source.map_or(ByteSize(0), |source| {
+                    expected_since(source, base.as_deref(), epoch)
+                });
                 let bytes = ByteSize(delta.0.saturating_sub(arrived));
                 made.bytes = made.bytes.plus(bytes);
                 let is_ahead = plan

@@ -13,6 +13,7 @@ use self::distant::NONE;
 use crate::needs::Needs;
 use crate::shares::Workers;
 use crate::shares::each;
+use crate::shares::each_of;
 use crate::step::Step;
 use crate::view::number;
 
@@ -274,11 +275,12 @@ fn find(workers: Workers, steps: &[Step]) -> Edges {
     });
     let asked: Vec<Vec<u32>> = asked.collect();
     let makers = distant.first_makers(steps, &shares);
-    let mut answered = each(&shares, |share| {
-        let at = shares.partition_point(|other| other.start < share.start);
-        let makers: Vec<u32> = asked[at].iter().map(|&fact| makers[fact as usize]).collect();
-        let mut edges = needed[at].edges.clone();
-        edges.answer(share.start, &makers);
+    let firsts = shares.iter().map(|share| share.start);
+    let unanswered = needed.into_iter().map(|share| share.edges);
+    let unanswered: Vec<_> = firsts.zip(unanswered.zip(asked)).collect();
+    let mut answered = each_of(unanswered, |(first, (mut edges, asked))| {
+        let makers: Vec<u32> = asked.iter().map(|&fact| makers[fact as usize]).collect();
+        edges.answer(first, &makers);
         edges
     })
     .into_iter();

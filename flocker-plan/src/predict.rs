@@ -61,7 +61,7 @@ pub fn predict(state: &mut ClusterState, step: &Step, desired: &Deployment) -> R
         let sent = sent(state, &step.actor, dataset.id, snapshot).map_err(refused)?;
         let receiver = known(state, to).map_err(refused)?;
         can_read(receiver, dataset.id).map_err(refused)?;
-        return receive(receiver, dataset, &sent, base.as_ref()).map_err(refused);
+        return receive(receiver, dataset, &sent, base.as_deref()).map_err(refused);
     }
     let node = known(state, &step.actor).map_err(refused)?;
     if let Some(dataset) = step.action.dataset() {

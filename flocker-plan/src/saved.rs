@@ -205,7 +205,7 @@ fn is_same(saved: &Step, now: &Step) -> bool {
                 to: to_now,
             },
         ) => {
-            let guid = |base: &Option<flocker_model::Snapshot>| base.as_ref().map(|base| base.guid);
+            let guid = |base: &Option<Box<flocker_model::Snapshot>>| base.as_ref().map(|base| base.guid);
             dataset == dataset_now && snapshot == snapshot_now && guid(base) == guid(base_now) && to == to_now
         }
         (saved, now) => saved == now,

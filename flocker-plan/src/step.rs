@@ -272,3 +272,13 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_as_small_as_when_it_was_measured() {
+        assert!(size_of::<Step>() <= 12 * size_of::<usize>());
+    }
+}

@@ -207,12 +207,17 @@ impl<'a> View<'a> {
         for (member, name) in listed {
             view(name, None, Some(member));
         }
-        let n_copies = nodes
-            .iter()
-            .filter_map(|node| node.seen)
-            .map(|state| state.datasets.len());
-        let shares = workers.shares(nodes.len(), n_copies.sum());
-        let copies = each(&shares, |share| find_copies(&nodes, share));
+        let n_copies = count_copies(&nodes);
+        let shares = workers.shares(nodes.len(), n_copies);
+        let copies = each(&shares, |share| {
+            // The first share finds room for all: the others are put behind it.
+            let room = if share.start == 0 {
+                n_copies
+            } else {
+                count_copies(&nodes[share.clone()])
+            };
+            find_copies(&nodes, share, room)
+        });
         let mut trashed = Vec::new();
         for (node, NodeView { seen, .. }) in (0_u32..).zip(&nodes) {
             let trash = seen.iter().flat_map(|state| &state.trash);
@@ -403,12 +408,15 @@ impl<'a> View<'a> {
     }
 }
 
-/// Returns the copies on some nodes, in order.
-fn find_copies<'a>(nodes: &[NodeView<'a>], share: Range<usize>) -> Vec<CopyView<'a>> {
-    let some = || (number(share.start)..).zip(&nodes[share.clone()]);
-    let states = some().filter_map(|(_, node)| node.seen);
-    let mut copies = Vec::with_capacity(states.map(|state| state.datasets.len()).sum());
-    for (node, NodeView { seen, .. }) in some() {
+fn count_copies(nodes: &[NodeView<'_>]) -> usize {
+    let states = nodes.iter().filter_map(|node| node.seen);
+    states.map(|state| state.datasets.len()).sum()
+}
+
+/// Returns the copies on some nodes, in order, with room for so many.
+fn find_copies<'a>(nodes: &[NodeView<'a>], share: Range<usize>, room: usize) -> Vec<CopyView<'a>> {
+    let mut copies = Vec::with_capacity(room);
+    for (node, NodeView { seen, .. }) in (number(share.start)..).zip(&nodes[share]) {
         let datasets = seen.iter().flat_map(|state| &state.datasets);
         copies.extend(datasets.map(|(dataset, what)| CopyView::new(*dataset, node, what)));
     }

@@ -64,7 +64,7 @@ impl LocalNode {
                 let push = Push {
                     dataset: dataset.id,
                     snapshot,
-                    base: base.as_ref(),
+                    base: base.as_deref(),
                     to,
                     ticket: order.ticket.as_ref().ok_or_else(|| lacks("a ticket"))?,
                     bandwidth: order.bandwidth,

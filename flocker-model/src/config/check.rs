@@ -1,7 +1,6 @@
 //! What only the whole can show: two claims on one thing, names that nothing bears, and circles.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map;
 
 use super::deployment::Nodes;
 use super::deployment::Placement;
@@ -24,24 +23,19 @@ use crate::port::Protocol;
 /// Checks an application file by itself.
 pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut Problems) {
     let mut reader = Reader::new(file, problems);
-    let mut datasets: BTreeMap<DatasetId, &Draft> = BTreeMap::new();
+    let datasets = datasets_claimed_again(&all.drafts);
     let mut ports: BTreeMap<ExternalPort, (&Draft, Span)> = BTreeMap::new();
-    for draft in &all.drafts {
+    for (position, draft) in all.drafts.iter().enumerate() {
         let application = &draft.application;
-        if let Some(volume) = &application.volume {
-            if let Some(first) = datasets.get(&volume.dataset) {
-                let dataset = volume.dataset;
-                let message = || {
-                    format!(
-                        "applications `{}` and `{}` both claim dataset `{dataset}`",
-                        first.name, draft.name
-                    )
-                };
-                let first = (first.volume, "first claimed here");
-                reader.conflict(Code::DatasetClaimedTwice, draft.volume, message, first);
-            } else {
-                datasets.insert(volume.dataset, draft);
-            }
+        if let Some((dataset, first)) = datasets.get(&position) {
+            let message = || {
+                format!(
+                    "applications `{}` and `{}` both claim dataset `{dataset}`",
+                    first.name, draft.name
+                )
+            };
+            let first = (first.volume, "first claimed here");
+            reader.conflict(Code::DatasetClaimedTwice, draft.volume, message, first);
         }
         for (port, &span) in application.ports.iter().zip(&draft.ports) {
             let external = port.external;
@@ -82,6 +76,26 @@ pub(crate) fn applications(file: &File<'_>, all: &Applications, problems: &mut P
     cycles(all, &mut reader);
 }
 
+/// Returns the positions of those that claim the dataset of one before them, with the first of those.
+fn datasets_claimed_again(drafts: &[Draft]) -> BTreeMap<usize, (DatasetId, &Draft)> {
+    let claimed = drafts.iter().enumerate();
+    let claimed =
+        claimed.filter_map(|(position, draft)| Some((draft.application.volume.as_ref()?.dataset, position)));
+    // Compared as numbers, and sorted at once: none is claimed twice in most files.
+    let mut claimed: Vec<_> = claimed.collect();
+    claimed.sort_unstable_by_key(|(dataset, position)| (dataset.0.as_u128(), *position));
+    let mut again = BTreeMap::new();
+    for group in claimed.chunk_by(|(one, _), (other, _)| one.0.as_u128() == other.0.as_u128()) {
+        let (dataset, first) = group[0];
+        again.extend(
+            group[1..]
+                .iter()
+                .map(|(_, position)| (*position, (dataset, &drafts[first]))),
+        );
+    }
+    again
+}
+
 fn links(draft: &Draft, reader: &mut Reader<'_, '_, '_>) {
     let mut seen: BTreeMap<(&ApplicationName, PortNumber, Protocol), Span> = BTreeMap::new();
     for (link, &span) in draft.application.links.iter().zip(&draft.links) {
@@ -105,11 +119,11 @@ fn links(draft: &Draft, reader: &mut Reader<'_, '_, '_>) {
 }
 
 fn unknown(reader: &mut Reader<'_, '_, '_>, name: &ApplicationName, span: Span, all: &Applications) {
-    if all.declared.contains_key(name.as_str()) || reader.problems.only_counts(Severity::Error) {
+    if all.declared.contains(name.as_str()) || reader.problems.only_counts(Severity::Error) {
         return;
     }
     let message = format!("there is no application `{name}`");
-    let hint = match reader.suggest(name.as_str(), all.declared.keys().map(String::as_str)) {
+    let hint = match reader.suggest(name.as_str(), all.declared.iter().map(AsRef::as_ref)) {
         Some(name) => format!("did you mean `{name}`?"),
         None => "define it in the application file".into(),
     };
@@ -125,10 +139,11 @@ struct Visited<'d> {
 
 /// Walks along the dependencies, and reports each one that leads back to where the walk came from.
 fn cycles(all: &Applications, reader: &mut Reader<'_, '_, '_>) {
-    let drafts = by_name(all);
+    let order = by_name(all);
     // Where each application that was met is on the path; nothing for those that were left again.
     let mut met: BTreeMap<&ApplicationName, Option<usize>> = BTreeMap::new();
-    for start in &all.drafts {
+    let starts = all.drafts.iter();
+    for start in starts.filter(|draft| !draft.application.depends_on.is_empty()) {
         if met.contains_key(&start.name) {
             continue;
         }
@@ -147,7 +162,7 @@ fn cycles(all: &Applications, reader: &mut Reader<'_, '_, '_>) {
             };
             last.n_followed += 1;
             match met.get(name) {
-                None => next = drafts.get(name).copied(),
+                None => next = find(&order, name, all).map(|position| &all.drafts[position]),
                 Some(None) => {}
                 Some(&Some(first)) => cycle(&path[first..], reader),
             }
@@ -187,8 +202,17 @@ fn cycle(path: &[Visited<'_>], reader: &mut Reader<'_, '_, '_>) {
     reader.problems.push(diagnostic);
 }
 
-fn by_name(all: &Applications) -> BTreeMap<&ApplicationName, &Draft> {
-    all.drafts.iter().map(|draft| (&draft.name, draft)).collect()
+/// Returns the positions of the applications in order of name, which in most files is the order in which they stand.
+fn by_name(all: &Applications) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..all.drafts.len()).collect();
+    order.sort_by(|&one, &other| all.drafts[one].name.cmp(&all.drafts[other].name));
+    order
+}
+
+/// Returns the position of an application, from the positions in order of name.
+fn find(order: &[usize], name: &ApplicationName, all: &Applications) -> Option<usize> {
+    let found = order.binary_search_by(|&position| all.drafts[position].name.cmp(name));
+    found.ok().map(|found| order[found])
 }
 
 /// Checks what the deployment file says of the application file.
@@ -197,24 +221,23 @@ pub(crate) fn placements(
     (nodes_file, nodes): (&File<'_>, &Nodes),
     problems: &mut Problems,
 ) {
-    let drafts = by_name(all);
-    let mut homes: BTreeMap<&ApplicationName, &Placement> = BTreeMap::new();
+    let order = by_name(all);
+    // By position of the application in its file.
+    let mut homes: Vec<Option<&Placement>> = vec![None; all.drafts.len()];
     for placement in &nodes.placements {
         let name = &placement.application;
-        unknown(&mut Reader::new(nodes_file, problems), name, placement.span, all);
-        let first = match homes.entry(name) {
-            btree_map::Entry::Occupied(first) => *first.get(),
-            btree_map::Entry::Vacant(place) => {
-                place.insert(placement);
-                continue;
-            }
-        };
-        let Some(draft) = drafts
-            .get(name)
-            .filter(|draft| draft.application.volume.is_some())
-        else {
+        let Some(position) = find(&order, name, all) else {
+            unknown(&mut Reader::new(nodes_file, problems), name, placement.span, all);
             continue;
         };
+        let draft = &all.drafts[position];
+        let Some(first) = homes[position] else {
+            homes[position] = Some(placement);
+            continue;
+        };
+        if draft.application.volume.is_none() {
+            continue;
+        }
         problems.push(Diagnostic {
             severity: Severity::Error,
             code: Code::VolumeOnTwoNodes,
@@ -231,8 +254,8 @@ pub(crate) fn placements(
         });
     }
     let mut reader = Reader::new(file, problems);
-    for draft in &all.drafts {
-        if !homes.contains_key(&draft.name) {
+    for (draft, home) in all.drafts.iter().zip(homes) {
+        if home.is_none() {
             let message = format!(
                 "application `{}` is placed on no node, so it is not run",
                 draft.name

@@ -91,7 +91,7 @@ impl Reader<'_, '_, '_> {
             if form == Form::Fig && key.text.starts_with("x-") {
                 continue;
             }
-            all.declared.insert(key.text.to_string(), key.span);
+            all.declared.insert(key.text.as_ref().into());
             let name = self.parse::<ApplicationName>(&key.text, key.span, Code::BadName);
             let Some(fields) = self.fields(node, &keys::SERVICE) else {
                 continue;
@@ -257,9 +257,9 @@ impl Reader<'_, '_, '_> {
         } in pending
         {
             let Some(ports) = ports.get(&target) else {
-                if !all.declared.contains_key(target.as_str()) {
+                if !all.declared.contains(target.as_str()) {
                     let message = format!("there is no service `{target}` to link to");
-                    let hint = self.suggest(target.as_str(), all.declared.keys().map(String::as_str));
+                    let hint = self.suggest(target.as_str(), all.declared.iter().map(AsRef::as_ref));
                     let hint = hint.map(|name| format!("did you mean `{name}`?"));
                     let hint = hint.unwrap_or_else(|| "link to a service of this file".into());
                     self.error_with(Code::UnknownApplication, span, message, hint);

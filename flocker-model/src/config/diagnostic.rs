@@ -4,6 +4,7 @@
 //! shown with colours and underlined source is for the command line.
 
 use std::cell::Cell;
+use std::cell::OnceCell;
 use std::fmt;
 use std::ops::Range;
 
@@ -278,6 +279,12 @@ impl fmt::Display for Diagnostic {
 #[derive(Debug)]
 pub(crate) struct File<'s> {
     pub(crate) source: &'s Source,
+    /// Made when the first place is asked for: most files have nothing wrong.
+    index: OnceCell<Index>,
+}
+
+#[derive(Debug)]
+struct Index {
     /// Where each line begins.
     lines: Vec<u32>,
     /// How many characters begin before each block of [`BLOCK`] bytes.
@@ -286,29 +293,52 @@ pub(crate) struct File<'s> {
 
 const BLOCK: usize = 1024;
 
-impl<'s> File<'s> {
-    /// Indexes a source. Only its first 4 GiB have places.
-    pub(crate) fn new(source: &'s Source) -> Self {
-        let ends = source.text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
+impl Index {
+    fn new(text: &str) -> Self {
+        let ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         let lines = std::iter::once(0)
             .chain(ends.filter_map(|(at, _)| u32::try_from(at + 1).ok()))
             .collect();
         let mut n_characters = 0;
-        let blocks = source.text.as_bytes().chunks(BLOCK).map(|block| {
+        let blocks = text.as_bytes().chunks(BLOCK).map(|block| {
             let before = n_characters;
             n_characters += count_characters(block);
             before
         });
         Self {
-            source,
             lines,
             blocks: blocks.collect(),
         }
     }
+}
+
+impl<'s> File<'s> {
+    /// Takes a source. Only its first 4 GiB have places.
+    pub(crate) fn new(source: &'s Source) -> Self {
+        Self {
+            source,
+            index: OnceCell::new(),
+        }
+    }
+
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| Index::new(&self.source.text))
+    }
+
+    /// Returns where the file begins.
+    pub(crate) fn beginning(&self) -> Place {
+        Place {
+            file: self.source.name.as_str().into(),
+            span: Span::default(),
+            line: 1,
+            column: 1,
+        }
+    }
 
     pub(crate) fn place(&self, span: Span) -> Place {
-        let line = self.lines.partition_point(|&start| start <= span.start).max(1);
-        let start = self.lines.get(line - 1).copied().unwrap_or(0);
+        let lines = &self.index().lines;
+        let line = lines.partition_point(|&start| start <= span.start).max(1);
+        let start = lines.get(line - 1).copied().unwrap_or(0);
         let column = self.characters_before(span.start) - self.characters_before(start) + 1;
         Place {
             file: self.source.name.as_str().into(),
@@ -322,7 +352,7 @@ impl<'s> File<'s> {
         let at = (at as usize).min(self.source.text.len());
         let block = at / BLOCK;
         let in_block = &self.source.text.as_bytes()[block * BLOCK..at];
-        let before = self.blocks.get(block).copied();
+        let before = self.index().blocks.get(block).copied();
         // A text that ends with its last block has none that begins there.
         before.map_or_else(
             || count_characters(self.source.text.as_bytes()),
@@ -426,6 +456,7 @@ mod tests {
         });
         assert_eq!((place.line, place.column), (2, 6));
         assert_eq!(place.excerpt(&source.text), Some("é: ö y"));
+        assert_eq!(file.beginning(), file.place(Span::default()));
         assert_eq!(file.place(Span::default()).excerpt(&source.text), Some("x: 1"));
         assert_eq!(place.excerpt("x"), None);
         assert_eq!(place.to_string(), "a.yml:2:6");

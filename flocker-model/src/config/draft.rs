@@ -1,6 +1,5 @@
 //! What both forms of the application file are read into: applications, and where each part of them stands.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -65,7 +64,7 @@ pub(crate) struct DraftSecret {
 pub(crate) struct Applications {
     pub(crate) drafts: Vec<Draft>,
     /// Every name that is written, also of what could not be read.
-    pub(crate) declared: BTreeMap<String, Span>,
+    pub(crate) declared: BTreeSet<Box<str>>,
 }
 
 impl Draft {

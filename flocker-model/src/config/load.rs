@@ -126,11 +126,7 @@ impl Loaded {
                 application.environment.extend(variables);
             }
         }
-        let mut builder = self.builder.clone();
-        for (name, application) in applications {
-            builder = builder.application(name, application);
-        }
-        match builder.build() {
+        match self.builder.clone().applications(applications).build() {
             Ok(deployment) if !problems.has_errors() => Ok(deployment),
             Ok(_) => Err(problems.into_sorted()),
             Err(errors) => {
@@ -264,16 +260,17 @@ fn assemble(
     warnings: Vec<Diagnostic>,
 ) -> Loaded {
     let mut secrets = Vec::new();
-    let mut applications = BTreeMap::new();
-    for draft in drafts {
+    let applications = drafts.into_iter().map(|draft| {
         secrets.extend(draft.secrets.into_iter().map(|secret| WantedSecret {
             application: draft.name.clone(),
             variable: secret.variable,
             source: secret.source,
             place: file.place(secret.span),
         }));
-        applications.insert(draft.name, draft.application);
-    }
+        (draft.name, draft.application)
+    });
+    // Collected at once, which is quick for what stands in order of name, as it does in many files.
+    let applications = applications.collect();
     let builder = nodes
         .members
         .into_iter()
@@ -285,7 +282,7 @@ fn assemble(
         applications,
         secrets,
         warnings,
-        file: file.place(Span::default()),
+        file: file.beginning(),
     }
 }
 

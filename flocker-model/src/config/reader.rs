@@ -129,7 +129,7 @@ impl<'s> Reader<'_, '_, 's> {
             Value::Scalar(Scalar {
                 text,
                 kind: Kind::Text | Kind::Ambiguous,
-            }) => self.handed_on(text, node.span, what),
+            }) => self.handed_on(text, node.span, || what),
             Value::Scalar(_) | Value::Sequence(_) | Value::Mapping(_) => {
                 self.wrong_type(node, what, "a text");
                 None
@@ -138,8 +138,14 @@ impl<'s> Reader<'_, '_, 's> {
     }
 
     /// Returns a text that can be an argument of a program, or part of its environment.
-    pub(crate) fn handed_on<'n>(&mut self, text: &'n str, span: Span, what: &str) -> Option<&'n str> {
+    pub(crate) fn handed_on<'n, T: Display>(
+        &mut self,
+        text: &'n str,
+        span: Span,
+        what: impl FnOnce() -> T,
+    ) -> Option<&'n str> {
         if text.contains('\0') {
+            let what = what();
             let message = format!("{what} must not have a NUL character: no program can be given one");
             self.error(Code::BadText, span, message);
             return None;
@@ -188,8 +194,7 @@ impl<'s> Reader<'_, '_, 's> {
 
     /// Returns an integer of a range. A boolean is none, and neither is a number in quotes.
     pub(crate) fn number(&mut self, node: &Node<'_>, what: &str, range: RangeInclusive<u32>) -> Option<u32> {
-        let (low, high) = (range.start(), range.end());
-        let wanted = format!("a whole number from {low} to {high}");
+        let wanted = || format!("a whole number from {} to {}", range.start(), range.end());
         match &node.value {
             Value::Scalar(Scalar {
                 text,
@@ -197,13 +202,13 @@ impl<'s> Reader<'_, '_, 's> {
             }) => {
                 let number = text.parse().ok().filter(|number| range.contains(number));
                 if number.is_none() {
-                    let message = format!("{what} must be {wanted}, not {}", shorten(text));
+                    let message = format!("{what} must be {}, not {}", wanted(), shorten(text));
                     self.error(Code::BadNumber, node.span, message);
                 }
                 number
             }
             Value::Scalar(_) | Value::Sequence(_) | Value::Mapping(_) => {
-                self.wrong_type(node, what, &wanted);
+                self.wrong_type(node, what, &wanted());
                 None
             }
         }
@@ -246,6 +251,9 @@ impl<'s> Reader<'_, '_, 's> {
         let entries = self.mapping(node, keys.what)?;
         for Entry { key, node: _ } in entries {
             if keys.known.contains(&key.text.as_ref()) || (keys.extensions && key.text.starts_with("x-")) {
+                continue;
+            }
+            if self.problems.only_counts(Severity::Error) {
                 continue;
             }
             if let Some((_, reason)) = keys.unsupported.iter().find(|(name, _)| *name == key.text) {

@@ -120,8 +120,13 @@ impl Reader<'_, '_, '_> {
         let Some(node) = self.required(&top, "applications") else {
             return all;
         };
-        for Entry { key, node } in self.mapping(node, "`applications`").unwrap_or_default() {
-            all.declared.insert(key.text.to_string(), key.span);
+        let entries = self.mapping(node, "`applications`").unwrap_or_default();
+        // Collected at once: most files have them in order.
+        all.declared = entries
+            .iter()
+            .map(|entry| entry.key.text.as_ref().into())
+            .collect();
+        for Entry { key, node } in entries {
             let name = self.parse::<ApplicationName>(&key.text, key.span, Code::BadName);
             let Some(fields) = self.fields(node, &APPLICATION) else {
                 continue;
@@ -286,7 +291,7 @@ impl Reader<'_, '_, '_> {
             let Some(variable) = self.variable(&key.text, key.span) else {
                 continue;
             };
-            let shown = super::yaml::shorten(variable);
+            let shown = || super::yaml::shorten(variable);
             match &node.value {
                 // What is wrong with a value is said without the value: it may be a secret all the same.
                 Value::Scalar(Scalar { text, kind }) => {
@@ -295,20 +300,21 @@ impl Reader<'_, '_, '_> {
                         Kind::Ambiguous => self.warn_with(
                             Code::AmbiguousText,
                             node.span,
-                            format!("the value of `{shown}` is a text here, but not to every reader of YAML"),
+                            format!(
+                                "the value of `{}` is a text here, but not to every reader of YAML",
+                                shown()
+                            ),
                             "put it in quotes",
                         ),
                         Kind::Int | Kind::Float | Kind::Bool | Kind::Null => self.error_with(
                             Code::WrongType,
                             node.span,
-                            format!("the value of `{shown}` must be a text"),
+                            format!("the value of `{}` must be a text", shown()),
                             "put it in quotes",
                         ),
                     }
-                    if self
-                        .handed_on(text, node.span, &format!("the value of `{shown}`"))
-                        .is_some()
-                    {
+                    let what = || format!("the value of `{}`", shown());
+                    if self.handed_on(text, node.span, what).is_some() {
                         draft.set(variable, text);
                     }
                 }
@@ -318,7 +324,7 @@ impl Reader<'_, '_, '_> {
                     }
                 }
                 Value::Sequence(_) => {
-                    let message = format!("the value of `{shown}` must be a text, not a list");
+                    let message = format!("the value of `{}` must be a text, not a list", shown());
                     self.error(Code::WrongType, node.span, message);
                 }
             }

@@ -230,8 +230,7 @@ impl<'a> Builder<'_, '_, 'a> {
             | Event::StreamEnd
             | Event::DocumentStart(..)
             | Event::DocumentEnd
-            | Event::Anchor(..)
-            | Event::Comment(..) => Ok(()),
+            | Event::Anchor(..) => Ok(()),
             // The parser's own enum may grow, and what we do not know we do not take for nothing.
             Event::UnresolvedAlias(_) | _ => {
                 let message = "this is not YAML that is understood here".into();
@@ -451,6 +450,9 @@ impl<'a> Builder<'_, '_, 'a> {
     }
 
     fn without_duplicates(&mut self, entries: Vec<Entry<'a>>) -> Vec<Entry<'a>> {
+        if are_surely_different(&entries) {
+            return entries;
+        }
         let key = |at: &usize| entries[*at].key.text.as_ref();
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by(|one, two| key(one).cmp(key(two)).then(one.cmp(two)));
@@ -479,6 +481,22 @@ impl<'a> Builder<'_, '_, 'a> {
             .map(|(_, entry)| entry)
             .collect()
     }
+}
+
+/// Says whether no two keys are equal, where that is quickly seen: they are few, or in order. Most mappings are one or the other.
+fn are_surely_different(entries: &[Entry<'_>]) -> bool {
+    const FEW: usize = 8;
+    if entries.len() > FEW {
+        return entries.is_sorted_by(|one, two| one.key.text < two.key.text);
+    }
+    let mut rest = entries;
+    while let Some((one, others)) = rest.split_first() {
+        if others.iter().any(|other| one.key.text == other.key.text) {
+            return false;
+        }
+        rest = others;
+    }
+    true
 }
 
 fn offset(bytes: Option<usize>) -> u32 {

@@ -327,7 +327,7 @@ impl<'a> Rules<'a> {
         let action = Action::Push {
             dataset,
             snapshot: snapshot.clone(),
-            base,
+            base: base.map(Box::new),
             to,
         };
         self.act(move_.from, action, &move_.reason, needs);

@@ -91,8 +91,8 @@ impl Reader<'_, '_, '_> {
             draft.set_secret(variable, SecretSource::Environment(name.into()), span);
             return;
         }
-        let what = format!("the value of `{}`", super::shorten(variable));
-        if self.handed_on(text, span, &what).is_some()
+        let what = || format!("the value of `{}`", super::shorten(variable));
+        if self.handed_on(text, span, what).is_some()
             && let Some(text) = self.filled(text, span, form)
         {
             draft.set(variable, &text);
