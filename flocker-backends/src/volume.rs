@@ -182,7 +182,8 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
 
     /// Opens the stream of a snapshot: an increment when a base is given.
     ///
-    /// Only a primary or a released copy is sent.
+    /// Only a primary or a released copy is sent. A backend whose snapshots are lists may let those travel along that come
+    /// between the base and this one, so that the receiver can bring older copies up to date later.
     async fn send(&self, request: &SendRequest) -> Result<ByteStream, VolumeError>;
 
     /// Returns how many bytes [`send`](Self::send) would bring, where that can be told without reading them; an estimate.
@@ -202,7 +203,8 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     /// makes the snapshot: the other waits and finds it there, or fails, and
     /// what is sent again then arrives. Cut or dropped half way: the last
     /// complete snapshot is untouched, and what arrived is kept as a
-    /// [`PartialReceive`](flocker_model::PartialReceive).
+    /// [`PartialReceive`](flocker_model::PartialReceive). What came along with
+    /// it is listed before it, and never as the newest.
     async fn receive(&self, request: &ReceiveRequest, stream: ByteStream) -> Result<Change, VolumeError>;
 
     /// Lets go: takes the last snapshot, makes the data read-only and records the new epoch and its taker.

@@ -79,6 +79,10 @@ impl VolumeHarness for Root {
         true
     }
 
+    async fn bring_earlier(&self) -> bool {
+        true
+    }
+
     fn enforces_sizes(&self) -> bool {
         false
     }

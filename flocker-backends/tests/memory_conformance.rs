@@ -117,6 +117,11 @@ impl VolumeHarness for Node {
         true
     }
 
+    async fn bring_earlier(&self) -> bool {
+        self.node.set_blurred_snapshots(true);
+        true
+    }
+
     fn enforces_sizes(&self) -> bool {
         true
     }

@@ -59,6 +59,13 @@ pub trait VolumeHarness: Send + Sync {
     /// Says whether a write beyond the dataset's maximum size fails.
     fn enforces_sizes(&self) -> bool;
 
+    /// Sees to it that earlier snapshots travel along with what is sent from here, and says whether it could.
+    ///
+    /// `false`, with nothing done, where only the data of a snapshot can be sent.
+    async fn bring_earlier(&self) -> bool {
+        false
+    }
+
     /// Says whether an increment carries only what differs inside one file too, not just the files that differ.
     fn sends_blocks(&self) -> bool {
         false
@@ -117,6 +124,7 @@ macro_rules! volume_conformance {
             a_snapshot_of_the_same_name_with_other_content_is_refused
             a_released_copy_that_receives_becomes_a_replica_and_keeps_its_fence
             a_dataset_moves_there_and_back
+            a_dataset_goes_round_by_increments
             a_replica_is_never_sent
             what_is_not_here_is_not_sent
         }
@@ -136,6 +144,7 @@ macro_rules! volume_conformance {
             taking_a_snapshot_twice_is_taking_it_once
             snapshots_are_listed_oldest_first
             what_was_written_since_the_newest_snapshot_is_told
+            what_was_written_before_a_dropped_snapshot_counts_for_the_next
             a_dataset_is_resized
             a_dataset_is_never_resized_below_what_it_holds
             a_dataset_never_holds_more_than_it_may

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Role;
 use flocker_model::Snapshot;
@@ -50,6 +51,29 @@ fn refuse(dataset: DatasetId, reason: impl Into<String>) -> VolumeError {
         dataset,
         reason: reason.into(),
     }
+}
+
+/// Reads the earlier snapshots that came along with one.
+fn earlier_of(header: &Header, content: &Content, mut sent: &[u8]) -> Result<Vec<Kept>, &'static str> {
+    let mut found = Vec::new();
+    for earlier in &header.earlier {
+        let (own, rest) = sent
+            .split_at_checked(earlier.length)
+            .ok_or("an earlier snapshot is not there")?;
+        sent = rest;
+        let mut content = content.clone();
+        Delta::decode(own)?.apply(&mut content)?;
+        if Kept::identify(&earlier.origin, &earlier.snapshot.name, &content) != earlier.snapshot.guid {
+            return Err("an earlier snapshot is not what was sent");
+        }
+        found.push(Kept {
+            snapshot: earlier.snapshot.clone(),
+            origin: earlier.origin.as_str().into(),
+            blurred: earlier.blurred,
+            content,
+        });
+    }
+    Ok(found)
 }
 
 impl Disk {
@@ -164,7 +188,10 @@ impl Disk {
             .snapshots
             .last()
             .map_or_else(Content::default, |kept| kept.content.clone());
-        let delta = Delta::decode(&frames.concat()).map_err(|reason| refuse(dataset, reason))?;
+        let mut sent = frames.concat();
+        let n_earlier: usize = header.earlier.iter().map(|earlier| earlier.length).sum();
+        let earlier = sent.split_off(sent.len().saturating_sub(n_earlier));
+        let delta = Delta::decode(&sent).map_err(|reason| refuse(dataset, reason))?;
         delta
             .apply(&mut content)
             .map_err(|reason| refuse(dataset, reason))?;
@@ -172,6 +199,7 @@ impl Disk {
         if found != header.guid && !is_planted(Bug::DamageAccepted) {
             return Err(refuse(dataset, "what arrived is not the snapshot that was sent"));
         }
+        let earlier = earlier_of(&header, &content, &earlier).map_err(|reason| refuse(dataset, reason))?;
         self.fits(dataset, &content)?;
         let now = self.now;
         let Some(held) = self.datasets.get_mut(&dataset).map(Arc::make_mut) else {
@@ -180,11 +208,19 @@ impl Disk {
         held.arrival = None;
         held.live = content.clone();
         held.synced = content.clone();
+        let written = earlier.last().map_or(header.written, |last| {
+            ByteSize(Delta::size_between(&last.content, &content))
+        });
+        for earlier in earlier {
+            if held.find(&earlier.snapshot.name).is_none() {
+                held.snapshots.push(earlier);
+            }
+        }
         held.snapshots.push(Kept {
             snapshot: Snapshot {
                 name: header.snapshot,
                 guid: header.guid,
-                written: header.written,
+                written,
             },
             origin: header.origin.into(),
             blurred: header.blurred,

@@ -393,8 +393,6 @@ impl Disk {
         if newest.is_some_and(|newest| names.contains(newest)) {
             return Err(held.refuse(dataset, "drop the newest snapshot of"));
         }
-        let n_before = held.snapshots.len();
-        held.snapshots.retain(|kept| !names.contains(&kept.snapshot.name));
-        Ok(held.snapshots.len() < n_before)
+        Ok(held.drop_snapshots(names))
     }
 }

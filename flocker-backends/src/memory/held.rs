@@ -151,6 +151,26 @@ impl Held {
         guid
     }
 
+    /// Drops snapshots; what was written before them counts for the next ones. Says whether any was there.
+    pub(super) fn drop_snapshots(&mut self, names: &[SnapshotName]) -> bool {
+        let n_before = self.snapshots.len();
+        let mut kept: Vec<Kept> = Vec::with_capacity(n_before);
+        let mut is_gap = false;
+        for mut snapshot in std::mem::take(&mut self.snapshots) {
+            let goes = names.contains(&snapshot.snapshot.name);
+            if !goes {
+                if let Some(before) = kept.last().filter(|_| is_gap) {
+                    let written = Delta::size_between(&before.content, &snapshot.content);
+                    snapshot.snapshot.written = ByteSize(written);
+                }
+                kept.push(snapshot);
+            }
+            is_gap = goes;
+        }
+        self.snapshots = kept;
+        self.snapshots.len() < n_before
+    }
+
     pub(super) fn report(&self, now: Duration, round: Duration) -> Manifestation {
         let partial = self.arrival.as_ref().map(|arrival| {
             Box::new(PartialReceive {

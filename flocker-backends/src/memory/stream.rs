@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
+use flocker_model::Snapshot;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 use flocker_model::planted::Bug;
@@ -31,6 +32,16 @@ pub(super) const TAKES: &str = "everything";
 
 const LARGEST_FRAME: u32 = 64 * 1024;
 
+/// An earlier snapshot that comes along; what it holds comes after the delta, as what differs from the snapshot itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Earlier {
+    pub(super) snapshot: Snapshot,
+    pub(super) origin: String,
+    pub(super) blurred: bool,
+    /// How many bytes it takes.
+    pub(super) length: usize,
+}
+
 /// What the stream is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
@@ -41,6 +52,7 @@ pub(super) struct Header {
     pub(super) origin: String,
     pub(super) blurred: bool,
     pub(super) written: ByteSize,
+    pub(super) earlier: Vec<Earlier>,
     pub(super) first_frame: usize,
     pub(super) n_frames: usize,
 }

@@ -5,7 +5,9 @@
 //! directory knows nothing of atomic snapshots, so one that is taken while the
 //! application writes is blurred: good as a base for the next, never for a
 //! hand-off. The one that a release takes is exact, or the release fails; and
-//! nobody may still have anything of the data open for writing then.
+//! nobody may still have anything of the data open for writing then. The lists
+//! of earlier snapshots [travel along](earlier), so that a third node's older
+//! copy can be brought up to date too.
 //!
 //! What it cannot do: keep the application itself within the dataset's
 //! maximum size, for which a filesystem needs quotas, and quotas root. The
@@ -25,6 +27,7 @@ mod context;
 mod counted;
 mod difference;
 mod dir;
+mod earlier;
 mod effects;
 mod fences;
 #[cfg(feature = "fuzzing")]
@@ -499,6 +502,7 @@ impl Shared {
             dir: self.trash.dir(entry.as_bytes()).to(what)?,
         };
         self.raise_fence(&home)?;
+        trash::forget(&home.dir).to(what)?;
         let name = dataset.to_string();
         let moved = || -> std::io::Result<()> {
             self.trash
@@ -528,25 +532,6 @@ impl Shared {
                 home.set_record(&record)
             }
         }
-    }
-
-    fn drop_snapshots(&self, dataset: DatasetId, names: &[SnapshotName]) -> Result<Change, VolumeError> {
-        let Some(home) = Home::open(&self.datasets, dataset)? else {
-            return Ok(Change::AlreadySo);
-        };
-        let record = self.settle(&home)?;
-        let mut known = home.snapshots()?;
-        // The newest one is what the data here is, or what the next increment starts from.
-        known.pop();
-        if let Role::Released { last, .. } = &record.role {
-            known.retain(|(name, _)| name != last);
-        }
-        let mut change = Change::AlreadySo;
-        for (name, _) in known.iter().filter(|(name, _)| names.contains(name)) {
-            snapshots::remove(&home.dir, name).to(|| format!("drop snapshot {name} of dataset {dataset}"))?;
-            change = Change::Made;
-        }
-        Ok(change)
     }
 
     /// Removes a dataset's directory; in one step as far as anybody can see.

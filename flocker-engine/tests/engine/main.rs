@@ -23,4 +23,5 @@ mod orders;
 mod passages;
 mod protocol;
 mod put_back;
+mod rotation;
 mod transfer;

@@ -14,8 +14,9 @@ impl Rules<'_> {
     /// Drops the snapshots that no copy needs, of datasets that are where they are to be.
     ///
     /// Kept are, on the owner, the newest and what it has in common with the
-    /// newest of each copy; on a copy, the newest. While a node is silent,
-    /// everything is kept: it may have a copy.
+    /// newest of each copy; on a copy, the newest and what it has of these: it
+    /// may be the owner next, and has to bring the other copies up to date
+    /// then. While a node is silent, everything is kept: it may have a copy.
     pub(super) fn tidy(&mut self) {
         if !self.view.silent.is_empty() {
             return;
@@ -55,15 +56,14 @@ impl Rules<'_> {
             .filter(|copy| copy.node != on)
             .filter_map(|copy| copy.what.snapshots.last())
             .map(|newest| newest.guid)
+            .filter(|base| owner.snapshots.iter().any(|own| own.guid == *base))
             .collect();
         for copy in &copies {
             let newest = copy.what.snapshots.last().map(|newest| newest.guid);
             let is_needed = |snapshot: &flocker_model::Snapshot| {
                 let is_last =
                     matches!(&copy.what.role, Role::Released { last, .. } if *last == snapshot.name);
-                Some(snapshot.guid) == newest
-                    || is_last
-                    || (copy.node == on && bases.contains(&snapshot.guid))
+                Some(snapshot.guid) == newest || is_last || bases.contains(&snapshot.guid)
             };
             let snapshots: Vec<SnapshotName> = copy
                 .what

@@ -291,6 +291,51 @@ pub async fn a_dataset_moves_there_and_back(harness: &dyn VolumeHarness) {
     assert_eq!(names(&*beta).await, names(harness).await);
 }
 
+/// What comes along with a first copy is what an increment to a third node starts from.
+pub async fn a_dataset_goes_round_by_increments(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    let gamma = harness.second().await;
+    let nodes: [&dyn VolumeHarness; 3] = [harness, &*beta, &*gamma];
+    for node in nodes {
+        if !node.bring_earlier().await {
+            return;
+        }
+    }
+    create_full(harness).await;
+    let mut bases = vec![hand_over(harness, &*beta, 2, None).await];
+    for turn in 1..9_u64 {
+        let at = usize::try_from(turn).unwrap();
+        let (from, to) = (nodes[at % 3], nodes[(at + 1) % 3]);
+        from.write(ID, &format!("turn {turn}"), b"written").await.unwrap();
+        let (epoch, last) = (turn + 2, format!("handoff-{}", turn + 2));
+        let base = at.checked_sub(2).map(|before| bases[before]);
+        bases.push(release(from, epoch).await);
+        let bytes = sent(from, &request_to_send(&last, base)).await;
+        assert!(
+            base.is_none() || bytes.len() < 4 * FILE_SIZE,
+            "{} bytes",
+            bytes.len()
+        );
+        made(receive(to, &last, base, whole(bytes)).await);
+        to.reopen().await;
+        assert_eq!(names(to).await.last(), Some(&last));
+        made(acquire(to, epoch, &last, bases[at]).await);
+        assert_full(to).await;
+        for turn in 1..=turn {
+            let found = to.read(ID, &format!("turn {turn}")).await;
+            assert_eq!(found.as_deref(), Some(b"written".as_slice()));
+        }
+        let told = seen(to).await.unwrap();
+        let since = told
+            .snapshots
+            .iter()
+            .rev()
+            .take(if base.is_none() { 1 } else { 2 });
+        let since: u64 = since.map(|snapshot| snapshot.written.0).sum();
+        assert!(since < FILE_SIZE as u64, "{told:#?}");
+    }
+}
+
 /// Data is sent by who wrote it last.
 pub async fn a_replica_is_never_sent(harness: &dyn VolumeHarness) {
     let beta = harness.second().await;

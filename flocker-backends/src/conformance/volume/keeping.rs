@@ -50,6 +50,26 @@ pub async fn snapshots_are_listed_oldest_first(harness: &dyn VolumeHarness) {
     assert_eq!(guids.len(), taken.len());
 }
 
+/// What is said to have been written between two snapshots holds after one between them went.
+pub async fn what_was_written_before_a_dropped_snapshot_counts_for_the_next(harness: &dyn VolumeHarness) {
+    create_full(harness).await;
+    let take = async |name: &str, file: &str| {
+        harness.write(ID, file, &noise(file, FILE_SIZE)).await.unwrap();
+        made(harness.backend().snapshot(ID, &snapshot(name)).await);
+    };
+    take("warm-2-1", "first").await;
+    take("warm-2-2", "second").await;
+    take("warm-2-3", "third").await;
+    let reclaim = Reclaim::Snapshots {
+        dataset: ID,
+        names: vec![snapshot("warm-2-2")],
+    };
+    made(harness.backend().reclaim(&reclaim).await);
+    let told = seen(harness).await.unwrap();
+    let newest = told.snapshots.last().unwrap();
+    assert!(newest.written.0 >= 2 * FILE_SIZE as u64, "{told:#?}");
+}
+
 /// How much there is and how much is new is told well enough to forecast the next copy.
 pub async fn what_was_written_since_the_newest_snapshot_is_told(harness: &dyn VolumeHarness) {
     create_full(harness).await;

@@ -5,6 +5,7 @@ use flocker_model::SnapshotName;
 
 use super::codec;
 use super::difference::Difference;
+use super::earlier;
 use super::incoming;
 use super::manifest::Manifest;
 use super::manifest::Torn;
@@ -43,6 +44,16 @@ pub fn read_all(bytes: &[u8], dataset: DatasetId, name: &SnapshotName) {
     {
         assert_eq!(read.encode(), header, "there is one spelling of each header");
     }
+    if let Some(head) = bytes.first_chunk::<{ earlier::HEAD }>()
+        && let Ok(read) = earlier::Head::decode(head)
+    {
+        assert_eq!(
+            read.encode(),
+            head,
+            "there is one spelling of each earlier snapshot"
+        );
+    }
+    drop(earlier::parse(bytes));
     read_manifest(bytes);
     drop(incoming::parse_label(bytes));
     drop(incoming::parse_commit(bytes, name));

@@ -27,6 +27,7 @@ use super::context::Context as _;
 use super::context::broken;
 use super::difference::Difference;
 use super::dir::Dir;
+use super::earlier;
 use super::incoming;
 use super::manifest::Manifest;
 use super::record::Record;
@@ -206,8 +207,10 @@ impl Home {
         scanned: Scanned,
         written: u64,
     ) -> Result<Stored, VolumeError> {
+        // Earlier ones may come along with it.
         let last = self.snapshots()?.last().map_or(0, |(_, last)| last.sequence);
-        let stored = Stored::new(name, scanned, last + 1, written);
+        let sequence = last + 1 + earlier::MOST as u64;
+        let stored = Stored::new(name, scanned, sequence, written);
         snapshots::forget_plan(&self.dir, name)
             .to(|| format!("make room for snapshot {name} of dataset {}", self.dataset))?;
         self.replace_snapshot(name, &stored, Version::Current)?;
@@ -246,8 +249,12 @@ impl Home {
             // It went on from the snapshot before, so this one is nobody's.
             return Ok(None);
         }
+        let arrived = earlier::arrived(&self.dir).to(what)?;
         let known = self.snapshots()?;
-        if known.iter().all(|(_, heading)| heading.guid != committed.guid) {
+        let known = known.iter().find(|(_, heading)| heading.guid == committed.guid);
+        let heading = if let Some((_, heading)) = known {
+            *heading
+        } else {
             match label.base {
                 None => self.place_tree(&committed, keep_set_id).to(what)?,
                 Some(base) => self.patch(&label, base, &committed, keep_set_id)?,
@@ -256,12 +263,15 @@ impl Home {
             copy.sync_filesystem().to(what)?;
             let started = clock.now().to(what)?;
             let sight = scan::sight(&copy, &committed.manifest, started).to(what)?;
+            let written = earlier::written_after(&self.dir, &arrived, &committed.manifest).to(what)?;
             let scanned = Scanned {
                 manifest: committed.manifest,
                 sight,
             };
-            self.add_snapshot(&label.name, scanned, committed.written)?;
-        }
+            let written = written.unwrap_or(committed.written);
+            self.add_snapshot(&label.name, scanned, written)?.heading
+        };
+        self.add_earlier(&arrived, &heading)?;
         let mut record = record.clone();
         if record.role != Role::Replica {
             record.role = Role::Replica;

@@ -23,6 +23,7 @@ use super::difference::Elsewhere;
 use super::difference::Needed;
 use super::dir::Dir;
 use super::dir::split;
+use super::earlier;
 use super::manifest::BLOCK;
 use super::manifest::Digest;
 use super::manifest::Kind;
@@ -200,6 +201,7 @@ impl Arrival {
             .iter()
             .map(|(&at, digest)| note_of(at, *digest))
             .collect();
+        earlier::forget(home)?;
         let arriving = home.without_reserve();
         arriving.write_whole(b"incoming/torn", &[&notes.concat()])?;
         let mut torn = home.write(b"incoming/torn")?;
@@ -243,6 +245,16 @@ impl Arrival {
         self.note_torn(self.progress.next, digest)?;
         self.progress.torn.insert(self.progress.next, digest);
         self.advance()
+    }
+
+    /// Keeps an earlier snapshot that comes along.
+    pub(super) fn keep_earlier(
+        &self,
+        number: usize,
+        head: &earlier::Head,
+        encoded: &[u8],
+    ) -> Result<io::Result<()>, Malformed> {
+        earlier::keep(&self.home, number, head, encoded)
     }
 
     fn advance(&mut self) -> io::Result<()> {

@@ -13,7 +13,6 @@ use flocker_model::Manifestation;
 use flocker_model::PartialReceive;
 use flocker_model::Role;
 use flocker_model::Snapshot;
-use flocker_model::Trashed;
 
 use super::Shared;
 use super::context::Context as _;
@@ -28,6 +27,7 @@ use super::record::Record;
 use super::scan;
 use super::scan::Scanned;
 use super::stream::Token;
+use super::trash;
 use crate::volume::Inventory;
 use crate::volume::VolumeError;
 
@@ -95,7 +95,7 @@ pub(super) fn take(shared: &Shared) -> Result<Inventory, VolumeError> {
             continue;
         };
         // Emptied or brought back meanwhile: not there any more.
-        if let Some(trashed) = look_at_trash(shared, piece)? {
+        if let Some(trashed) = trash::look(shared, piece)? {
             inventory.trash.push(trashed);
         }
     }
@@ -317,32 +317,6 @@ pub(super) fn measure(home: &Dir, newest: Option<&Scanned>) -> std::io::Result<(
         }
     }
     Ok((0, 0))
-}
-
-fn look_at_trash(
-    shared: &Shared,
-    (entry, dataset, since): (String, DatasetId, i64),
-) -> Result<Option<Trashed>, VolumeError> {
-    let measured = shared.trash.dir(entry.as_bytes()).and_then(|dir| {
-        let (used, _) = measure(&dir, None)?;
-        Ok((used, Home { dataset, dir }))
-    });
-    // A damaged piece is no reason not to see all the others.
-    let (used, role) = match measured {
-        Ok((used, home)) => (used, home.record().ok().map(|record| record.role)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            tracing::warn!(entry, %error, "this piece of trash cannot be read");
-            (0, None)
-        }
-    };
-    Ok(Some(Trashed {
-        entry,
-        dataset,
-        role,
-        used: ByteSize(used),
-        age: shared.since(since)?,
-    }))
 }
 
 /// Names a piece of trash: the dataset, when it was thrown away, and which of several that is.

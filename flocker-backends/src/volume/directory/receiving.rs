@@ -20,6 +20,7 @@ use super::context::Context as _;
 use super::context::or_no_space;
 use super::difference::Difference;
 use super::dir::Dir;
+use super::earlier;
 use super::home::Home;
 use super::incoming;
 use super::incoming::Arrival;
@@ -311,11 +312,18 @@ impl Receiving {
                 .map_err(|error| or_no_space(error, dataset, left, self.shared.free().unwrap_or(0)))
         };
         let mut open = None;
+        let mut n_earlier = 0;
         loop {
             let received = arrival.progress.received;
             let mut how = [0];
             self.read(intake, &mut how, received)?;
             let Some((needed, announced)) = arrival.wanted() else {
+                if how == [stream::EARLIER] {
+                    let kept = self.take_earlier(intake, arrival, n_earlier)?;
+                    kept.to(|| format!("keep what arrives of dataset {dataset}"))?;
+                    n_earlier += 1;
+                    continue;
+                }
                 if how != [stream::END] {
                     return Err(self.refused("it has more blocks than its manifest".into()));
                 }
@@ -358,10 +366,37 @@ impl Receiving {
                     let put = arrival.put(&needed, &block);
                     kept(put, arrival)?;
                 }
-                stream::END => return Err(self.refused("it has fewer blocks than its manifest".into())),
+                stream::END | stream::EARLIER => {
+                    return Err(self.refused("it has fewer blocks than its manifest".into()));
+                }
                 other => return Err(self.refused(format!("it has a part of the unknown kind {other}"))),
             }
         }
+    }
+
+    /// Takes in the list of an earlier snapshot, which is none of the copy's data.
+    fn take_earlier(
+        &self,
+        intake: &mut Intake,
+        arrival: &Arrival,
+        number: usize,
+    ) -> Result<io::Result<()>, VolumeError> {
+        let received = arrival.progress.received;
+        let refused = |Malformed(reason)| self.refused(reason);
+        let mut head = [0; earlier::HEAD];
+        self.read(intake, &mut head, received)?;
+        let head = earlier::Head::decode(&head).map_err(refused)?;
+        let limit = self.shared.options.manifest_limit;
+        if number >= earlier::MOST || ByteSize(head.length) > limit {
+            let reason = format!(
+                "it brings more than {} earlier snapshots, or one whose list is longer than {limit}",
+                earlier::MOST
+            );
+            return Err(self.refused(reason));
+        }
+        let encoded = intake.read_vec(head.length);
+        let encoded = encoded.map_err(|source| self.cut(received, source))?;
+        arrival.keep_earlier(number, &head, &encoded).map_err(refused)
     }
 
     /// Reads a block of the copy that is here. The file of the last one stays open.

@@ -15,6 +15,7 @@ use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
 
 use super::Shared;
 use super::codec;
@@ -22,6 +23,7 @@ use super::context::Context as _;
 use super::difference::Difference;
 use super::difference::Elsewhere;
 use super::dir::Dir;
+use super::earlier;
 use super::home::Home;
 use super::lock::Held;
 use super::lock::Scope;
@@ -53,6 +55,8 @@ pub(super) struct Sending {
     difference: Difference,
     /// What the receiver has already, and only needs to be told of.
     elsewhere: Elsewhere,
+    /// What travels along.
+    earlier: Vec<SnapshotName>,
     data: Dir,
     first: u64,
     torn: Torn,
@@ -113,7 +117,9 @@ impl Sending {
             fits && (token.torn.is_empty() || !is_exact)
         });
         let (first, torn) = token.map_or((0, Torn::new()), |token| (token.next, token.torn));
+        let earlier = earlier::between(&home.snapshots()?, request.base, name);
         Ok(Self {
+            earlier,
             data: home.data(&record)?,
             encoded: codec::encode(&announced.scanned.manifest),
             shared: Arc::clone(shared),
@@ -158,6 +164,13 @@ impl Sending {
         }
         outlet.flush()?;
         self.write_blocks(outlet)?;
+        for name in &self.earlier {
+            if let Some((head, encoded)) = earlier::outgoing(&self.home, name) {
+                outlet.write(&[stream::EARLIER])?;
+                outlet.write(&head.encode())?;
+                outlet.write(&encoded)?;
+            }
+        }
         outlet.flush()?;
         let guid = self.record_as_sent().map_err(io::Error::other)?;
         outlet.write(&[stream::END])?;

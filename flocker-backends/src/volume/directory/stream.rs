@@ -4,6 +4,7 @@
 //! header    magic, dataset, snapshot, base, guid of the announced manifest, first block
 //! manifest  only where the stream starts at the first block
 //! blocks    in the order of the difference: one byte that says how, then the bytes
+//! earlier   lists of the snapshots between the base and this one, oldest first
 //! trailer   the guid of the manifest as it was sent
 //! ```
 
@@ -18,7 +19,7 @@ use super::difference::id_bytes;
 use super::manifest::Digest;
 use super::manifest::Torn;
 
-const MAGIC: &[u8; 8] = b"FLKDIRS2";
+const MAGIC: &[u8; 8] = b"FLKDIRS3";
 
 /// How long a header is: its fields have fixed places, so that it is read in one go.
 pub(super) const HEADER: usize = 8 + 16 + 1 + 64 + 1 + 16 + 16 + 8 + 8;
@@ -36,6 +37,8 @@ pub(super) const ZERO: u8 = 3;
 pub(super) const ELSEWHERE: u8 = 5;
 /// There are no more blocks; the guid follows.
 pub(super) const END: u8 = 4;
+/// There are no more blocks; the [head](super::earlier::Head) of an earlier snapshot follows, then the list of it.
+pub(super) const EARLIER: u8 = 6;
 
 /// What a stream says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -350,6 +350,94 @@ async fn a_crash_while_receiving_an_increment_leaves_the_last_copy_or_the_next()
     .await;
 }
 
+/// Moves a dataset from alpha to beta, and has beta let go of it; returns beta, and the first of its two snapshots.
+async fn moved_once() -> (tempfile::TempDir, DirectoryVolumes, SnapshotGuid) {
+    let (_root, alpha) = primary().await;
+    alpha.release(&handoff()).await.unwrap();
+    let first = newest(&alpha).await;
+    let root = tempfile::tempdir().unwrap();
+    let beta = open(root.path(), Effects::default()).unwrap();
+    let bytes = stream(&alpha, "handoff-2", None).await;
+    receive(&beta, "handoff-2", None, &bytes).await.unwrap();
+    let acquisition = Acquisition {
+        dataset: ID,
+        epoch: Epoch(2),
+        from: name("handoff-2"),
+        guid: first,
+    };
+    beta.acquire(&acquisition).await.unwrap();
+    std::fs::write(beta.path(ID).join("file"), b"of beta").unwrap();
+    let last = Handoff {
+        epoch: Epoch(3),
+        last: name("handoff-3"),
+        ..handoff()
+    };
+    beta.release(&last).await.unwrap();
+    (root, beta, first)
+}
+
+#[tokio::test]
+async fn a_crash_while_earlier_snapshots_come_along_leaves_no_copy_or_the_whole() {
+    let (_root, beta, first) = moved_once().await;
+    let bytes = stream(&beta, "handoff-3", None).await;
+    let calm = tempfile::tempdir().unwrap();
+    let gamma = open(calm.path(), Effects::default()).unwrap();
+    receive(&gamma, "handoff-3", None, &bytes).await.unwrap();
+    let both = [
+        (name("handoff-2"), first),
+        (name("handoff-3"), newest(&beta).await),
+    ];
+    assert_eq!(state(&gamma).await.snapshots, both);
+    let root = tempfile::tempdir().unwrap();
+    drop(open(root.path(), Effects::default()).unwrap());
+    pull_the_plug(root.path(), async |volumes| {
+        receive(volumes, "handoff-3", None, &bytes).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_earlier_snapshot_that_was_damaged_on_its_way_is_refused_and_one_that_cannot_be_read_stays() {
+    let (place, beta, _) = moved_once().await;
+    let whole = stream(&beta, "handoff-3", None).await;
+    let mut damaged = whole.clone();
+    // The list ends where the end of the stream begins: one byte and the guid.
+    let of_list = damaged.len() - 18;
+    damaged[of_list] ^= 1;
+    let root = tempfile::tempdir().unwrap();
+    let gamma = open(root.path(), Effects::default()).unwrap();
+    let refusal = receive(&gamma, "handoff-3", None, &damaged).await.unwrap_err();
+    assert!(matches!(refusal, VolumeError::Stream { .. }), "{refusal}");
+    assert_eq!(state(&gamma).await.snapshots, []);
+    let stored = place
+        .path()
+        .join(format!("datasets/{ID}/snapshots/handoff-2.manifest"));
+    let mut bytes = std::fs::read(&stored).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&stored, bytes).unwrap();
+    let without = stream(&beta, "handoff-3", None).await;
+    assert!(without.len() < whole.len());
+    receive(&gamma, "handoff-3", None, &without).await.unwrap();
+    assert_eq!(state(&gamma).await.snapshots.len(), 1);
+}
+
+#[tokio::test]
+async fn a_crash_while_a_snapshot_is_dropped_leaves_it_or_not() {
+    let (root, volumes) = primary().await;
+    for number in 1..4 {
+        std::fs::write(volumes.path(ID).join("file"), [number; 1000]).unwrap();
+        volumes
+            .snapshot(ID, &name(&format!("warm-2-{number}")))
+            .await
+            .unwrap();
+    }
+    let reclaim = Reclaim::Snapshots {
+        dataset: ID,
+        names: vec![name("warm-2-2")],
+    };
+    pull_the_plug(root.path(), async |volumes| volumes.reclaim(&reclaim).await).await;
+}
+
 #[tokio::test]
 async fn a_crash_while_acquiring_leaves_a_replica_or_a_primary() {
     let (root, alpha) = primary().await;
@@ -372,6 +460,24 @@ async fn a_crash_on_the_way_to_the_trash_and_back_leaves_the_whole_on_one_side()
     pull_the_plug(root.path(), async |volumes| volumes.restore(&entry).await).await;
     let reclaim = Reclaim::Trash { entry };
     pull_the_plug(root.path(), async |volumes| volumes.reclaim(&reclaim).await).await;
+}
+
+#[tokio::test]
+async fn trash_is_counted_once_and_comes_back_as_it_was() {
+    let (root, volumes) = primary().await;
+    volumes.destroy(ID).await.unwrap();
+    let look = async || volumes.inventory().await.unwrap().trash.remove(0);
+    let first = look().await;
+    assert!(first.used.0 >= 300_000, "{first:?}");
+    let place = root.path().join("trash").join(&first.entry);
+    // Nobody changes trash. Where somebody did all the same, that shows that it is not looked at again.
+    std::fs::remove_file(place.join("data/a/b/table")).unwrap();
+    assert_eq!(look().await.used, first.used);
+    std::fs::write(place.join("used"), b"damaged").unwrap();
+    assert!(look().await.used < first.used);
+    volumes.restore(&first.entry).await.unwrap();
+    let home = root.path().join("datasets").join(ID.to_string());
+    assert!(home.join("record.json").exists() && !home.join("used").exists());
 }
 
 #[test]

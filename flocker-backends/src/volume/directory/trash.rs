@@ -1,21 +1,26 @@
-//! What goes for ever. A copy is given up because its owner has all of it; so it goes only where it is no more than that.
+//! What was thrown away, and what goes for ever. A copy is given up because its owner has all of it; so it goes only where it is no more than that.
 //!
 //! An owner's data that was thrown away goes as it is: it was somebody's wish,
 //! and no snapshot says what it was in the end.
 
 use std::io;
+use std::io::Read as _;
 
+use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Role;
+use flocker_model::Trashed;
 
 use super::Shared;
 use super::codec::show;
 use super::context::Context as _;
 use super::dir::Dir;
+use super::dir::gone_is_fine;
 use super::dir::join;
 use super::home::Home;
 use super::incoming;
 use super::inventory;
+use super::lock::Scope;
 use super::manifest::Kind;
 use super::scan;
 use super::scan::Scanned;
@@ -25,8 +30,74 @@ use super::stat::Stat;
 use crate::change::Change;
 use crate::volume::VolumeError;
 
+/// How much of what may be a number is read.
+const LONGEST_NUMBER: u64 = 32;
+
 /// How much of what a copy holds besides is named.
 const MOST_NAMED: usize = 3;
+
+/// Where it is written down how much a piece of trash is: it does not change, and may be many files.
+const USED: &[u8] = b"used";
+
+/// Looks at a piece of trash: at every entry of it once, and later at what was written down then.
+pub(super) fn look(
+    shared: &Shared,
+    (entry, dataset, since): (String, DatasetId, i64),
+) -> Result<Option<Trashed>, VolumeError> {
+    let measured = shared.trash.dir(entry.as_bytes()).and_then(|dir| {
+        let used = match known(&dir)? {
+            Some(used) => used,
+            None => count(shared, dataset, &dir)?,
+        };
+        Ok((used, Home { dataset, dir }))
+    });
+    // A damaged piece is no reason not to see all the others.
+    let (used, role) = match measured {
+        Ok((used, home)) => (used, home.record().ok().map(|record| record.role)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            tracing::warn!(entry, %error, "this piece of trash cannot be read");
+            (0, None)
+        }
+    };
+    Ok(Some(Trashed {
+        entry,
+        dataset,
+        role,
+        used: ByteSize(used),
+        age: shared.since(since)?,
+    }))
+}
+
+/// Reads how much a piece of trash is, where that was written down.
+fn known(dir: &Dir) -> io::Result<Option<u64>> {
+    let mut text = String::new();
+    match dir.read(USED) {
+        Ok(file) => drop(file.take(LONGEST_NUMBER).read_to_string(&mut text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    Ok(text.trim_end().parse().ok())
+}
+
+/// Counts a piece of trash and writes down how much it is, unless somebody changes it or there is no room for that.
+fn count(shared: &Shared, dataset: DatasetId, dir: &Dir) -> io::Result<u64> {
+    let held = shared.locks.try_lock(dataset, Scope::State)?;
+    let (used, _) = inventory::measure(dir, None)?;
+    if held.is_some()
+        && let Err(error) = dir
+            .without_reserve()
+            .write_whole(USED, &[format!("{used}\n").as_bytes()])
+    {
+        tracing::debug!(%error, "how much a piece of trash is could not be written down");
+    }
+    Ok(used)
+}
+
+/// Takes out of a piece of trash what belongs to trash alone, for it comes back.
+pub(super) fn forget(dir: &Dir) -> io::Result<()> {
+    gone_is_fine(dir.remove_file(USED))
+}
 
 impl Shared {
     pub(super) fn drop_trash(&self, dataset: DatasetId, entry: &str) -> Result<Change, VolumeError> {

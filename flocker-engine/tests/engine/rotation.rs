@@ -1,0 +1,215 @@
+//! Data that goes round: after the first round each node has an older copy, and only what changed since travels.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flocker_backends::ByteStream;
+use flocker_backends::Change;
+use flocker_backends::ContainerRuntime;
+use flocker_backends::ContainerSpec;
+use flocker_backends::LogRequest;
+use flocker_backends::RuntimeError;
+use flocker_backends::VolumeBackend as _;
+use flocker_backends::memory::MemoryNode;
+use flocker_backends::memory::Observer;
+use flocker_backends::volume::directory::DirectoryOptions;
+use flocker_backends::volume::directory::DirectoryVolumes;
+use flocker_engine::End;
+use flocker_engine::Go;
+use flocker_engine::Outcome;
+use flocker_engine::PushOptions;
+use flocker_engine::Stop;
+use flocker_engine::converge::push;
+use flocker_model::ApplicationName;
+use flocker_model::ContainerState;
+use flocker_model::Deployment;
+use flocker_model::Epoch;
+use flocker_model::Member;
+use flocker_plan::Policy;
+
+use crate::cluster::Cluster;
+use crate::cluster::Recorder;
+use crate::cluster::app;
+use crate::cluster::dataset;
+use crate::cluster::mongodb;
+use crate::cluster::name;
+use crate::converge::push_to;
+use crate::machines::LOOPBACK;
+use crate::machines::Machines;
+use crate::machines::host;
+use crate::machines::noise;
+
+const NODES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+/// How much data there is.
+const ALL: usize = 3_000_000;
+
+/// How much of it each home writes.
+const WRITTEN: usize = 50_000;
+
+/// A runtime in memory beside volumes that are real: its own volume is always there.
+#[derive(Debug)]
+struct Beside(MemoryNode);
+
+impl Beside {
+    async fn new(node: &str) -> Self {
+        let memory = MemoryNode::new(name(node), LOOPBACK, &Observer::default());
+        memory.volumes().create(&dataset(), Epoch::FIRST).await.unwrap();
+        Self(memory)
+    }
+
+    fn spec(&self, spec: &ContainerSpec) -> ContainerSpec {
+        ContainerSpec {
+            volume: Some(self.0.volumes().path(dataset().id)),
+            ..spec.clone()
+        }
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for Beside {
+    async fn list(&self) -> Result<BTreeMap<ApplicationName, ContainerState>, RuntimeError> {
+        self.0.runtime().list().await
+    }
+
+    async fn prepare(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError> {
+        self.0.runtime().prepare(&self.spec(spec)).await
+    }
+
+    async fn start(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError> {
+        self.0.runtime().start(&self.spec(spec)).await
+    }
+
+    async fn stop(&self, application: &ApplicationName, grace: Duration) -> Result<Change, RuntimeError> {
+        self.0.runtime().stop(application, grace).await
+    }
+
+    async fn logs(
+        &self,
+        application: &ApplicationName,
+        request: LogRequest,
+    ) -> Result<ByteStream, RuntimeError> {
+        self.0.runtime().logs(application, request).await
+    }
+}
+
+fn deployment(home: &str) -> Deployment {
+    let mut builder = Deployment::builder().application(app("mongodb"), mongodb());
+    for node in NODES {
+        let member = Member {
+            address: Some(host(node)),
+            ..Member::empty()
+        };
+        builder = builder.node(name(node), member);
+    }
+    builder.place(&app("mongodb"), &name(home)).build().unwrap()
+}
+
+/// Returns how many bytes a move has sent, all rounds together.
+fn sent(outcome: &Outcome) -> usize {
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    let moves = outcome.moves.iter();
+    let rounds = moves.flat_map(|moved| moved.rounds.iter().chain(&moved.last_round));
+    rounds.map(|bytes| usize::try_from(bytes.0).unwrap()).sum()
+}
+
+fn files(data: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(data).unwrap();
+    let read = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (file, std::fs::read(path).unwrap())
+    });
+    read.collect()
+}
+
+#[tokio::test]
+async fn i12_what_goes_round_three_directories_travels_once_and_fills_no_trash() {
+    let place = tempfile::tempdir().unwrap();
+    let mut machines = Machines::new();
+    let mut volumes = BTreeMap::new();
+    for node in NODES {
+        let opened = DirectoryVolumes::open(&place.path().join(node), &DirectoryOptions::cautious());
+        let opened = Arc::new(opened.unwrap());
+        let runtime = Arc::new(Beside::new(node).await);
+        machines.add_with_runtime(node, Arc::<DirectoryVolumes>::clone(&opened), runtime, None);
+        volumes.insert(node, opened);
+    }
+    let go_to = async |home: &str| {
+        push(
+            &deployment(home),
+            &machines.handles,
+            &Policy::default(),
+            &PushOptions::new("ann@laptop", 0, Stop::never()),
+            &Go,
+            Recorder::default().listener(),
+        )
+        .await
+        .unwrap()
+    };
+    go_to("alpha").await;
+    let mut written = BTreeMap::new();
+    let mut write = |home: &str, file: &str, bytes: &[u8]| {
+        std::fs::write(volumes[home].path(dataset().id).join(file), bytes).unwrap();
+        written.insert(file.to_owned(), bytes.to_vec());
+        written.clone()
+    };
+    write("alpha", "all", &noise(ALL));
+    for turn in 1..10 {
+        let (from, home) = (NODES[(turn - 1) % 3], NODES[turn % 3]);
+        let fresh = noise(ALL + turn * WRITTEN).split_off(ALL + (turn - 1) * WRITTEN);
+        let written = write(from, &format!("of-{turn}"), &fresh);
+        let sent = sent(&go_to(home).await);
+        // Who has never had a copy gets all of it. Who has an older one lacks what the two other homes wrote.
+        let expected = if turn < 3 {
+            ALL + turn * WRITTEN
+        } else {
+            2 * WRITTEN
+        };
+        let as_expected = expected..expected + WRITTEN;
+        assert!(
+            as_expected.contains(&sent),
+            "turn {turn}, to {home}: {sent} bytes"
+        );
+        assert!(files(&volumes[home].path(dataset().id)) == written, "turn {turn}");
+        for (node, volumes) in &volumes {
+            let inventory = volumes.inventory().await.unwrap();
+            assert_eq!(inventory.trash, [], "turn {turn}, on {node}");
+            let snapshots = &inventory
+                .datasets
+                .get(&dataset().id)
+                .map(|copy| copy.snapshots.len());
+            assert!(snapshots.unwrap_or(0) <= NODES.len(), "turn {turn}, on {node}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_round_three_twins_of_directories_travels_once() {
+    let cluster = Cluster::new(NODES);
+    for machine in cluster.machines.values() {
+        machine.memory.set_blurred_snapshots(true);
+    }
+    push_to(&cluster, "alpha").await;
+    cluster.write("alpha", "all", &noise(ALL));
+    for turn in 1..10 {
+        let (from, home) = (NODES[(turn - 1) % 3], NODES[turn % 3]);
+        cluster.write(from, &format!("of-{turn}"), &vec![7; WRITTEN]);
+        let outcome = push_to(&cluster, home).await;
+        let sent = sent(&outcome);
+        assert!(
+            turn < 3 || sent < 6 * WRITTEN,
+            "turn {turn}, to {home}: {sent} bytes"
+        );
+        let is_there = |file: &str| cluster.machine(home).memory.volumes().read(dataset().id, file);
+        assert!((1..=turn).all(|turn| is_there(&format!("of-{turn}")).is_some()));
+        for machine in cluster.machines.values() {
+            let inventory = machine.memory.volumes().inventory().await.unwrap();
+            assert_eq!(inventory.trash, [], "turn {turn}");
+        }
+    }
+    cluster.assert_nothing_bad();
+}
