@@ -35,6 +35,9 @@ const BASE_MEBIBYTES: u32 = 256;
 /// How often each raw pipe is measured.
 const N_PIPES: usize = 3;
 
+/// Above this, once is enough: it takes half a minute.
+const LARGE_MEBIBYTES: u32 = 1024;
+
 /// Takes away what was made in a node to compare with. What was unmounted just now stays busy for a moment.
 const CLEAN: &str = "docker rm -f alone >/dev/null 2>&1; \
     for dataset in alone raw; do \
@@ -365,61 +368,62 @@ enum Pipe {
     Door,
 }
 
-/// Sends a volume through stock `ssh` and through a bare door, in turn, and compares the copies of Flocker with both.
+/// Sends as much through stock `ssh` and through a bare door, in turn, and compares the copies of Flocker with both.
+///
+/// As much, because a pool takes in faster what it has room for in memory than what it has to write meanwhile.
 fn pipes(bed: &Bed, rates: &[(u32, f64)], figures: &mut Figures) -> io::Result<()> {
-    const MEBIBYTES: u32 = 256;
-    bed.exec(
-        1,
-        &format!(
-            "zfs create -o mountpoint=/srv/raw flocker/raw && head -c {MEBIBYTES}M /dev/urandom > /srv/raw/ballast && \
-             sync && zfs snapshot flocker/raw@0"
-        ),
-    )?;
-    let mut samples = [Vec::new(), Vec::new()];
-    for _ in 0..N_PIPES {
-        for (pipe, samples) in [Pipe::Ssh, Pipe::Door].into_iter().zip(&mut samples) {
-            let seconds = through(bed, pipe)?;
-            samples.push(f64::from(MEBIBYTES) * 1.048_576 / seconds);
-            bed.exec(
-                2,
-                "for n in $(seq 20); do zfs destroy -r flocker/raw 2>/dev/null && exit; sleep 0.5; done; exit 1",
-            )?;
+    for &(mebibytes, rate) in rates {
+        bed.exec(
+            1,
+            &format!(
+                "zfs create -o mountpoint=/srv/raw flocker/raw && head -c {mebibytes}M /dev/urandom > /srv/raw/ballast && \
+                 sync && zfs snapshot flocker/raw@0"
+            ),
+        )?;
+        let mut samples = [Vec::new(), Vec::new()];
+        let n_samples = if mebibytes > LARGE_MEBIBYTES { 1 } else { N_PIPES };
+        for _ in 0..n_samples {
+            for (pipe, samples) in [Pipe::Ssh, Pipe::Door].into_iter().zip(&mut samples) {
+                let seconds = through(bed, pipe)?;
+                samples.push(f64::from(mebibytes) * 1.048_576 / seconds);
+                drop_raw(bed, 2)?;
+            }
         }
-    }
-    let [ssh, door] = samples;
-    let ssh = Figure::new(
-        "real nodes: `zfs send | ssh | zfs receive`",
-        Unit::MegabytesPerSecond,
-        ssh,
-    );
-    let door = Figure::new(
-        "real nodes: `zfs send`, a bare door, `zfs receive`",
-        Unit::MegabytesPerSecond,
-        door,
-    );
-    for (mebibytes, rate) in rates {
+        drop_raw(bed, 1)?;
         let name = |what: &str| format!("real nodes, {mebibytes} MiB: {what}");
+        let [ssh, door] = samples;
+        let ssh = Figure::new(
+            name("`zfs send | ssh | zfs receive`"),
+            Unit::MegabytesPerSecond,
+            ssh,
+        );
+        let door = Figure::new(
+            name("`zfs send`, a bare door, `zfs receive`"),
+            Unit::MegabytesPerSecond,
+            door,
+        );
         let rate = rate / 1e6;
+        let of_door = vec![door.median / rate];
+        let of_ssh = vec![ssh.median / rate];
+        figures.figures.extend([ssh, door]);
         figures.add(Figure::new(
             name("first copy"),
             Unit::MegabytesPerSecond,
             vec![rate],
         ));
-        let slower = Figure::new(
-            name("bare door / first copy"),
-            Unit::Ratio,
-            vec![door.median / rate],
-        );
+        let slower = Figure::new(name("bare door / first copy"), Unit::Ratio, of_door);
         figures.add(slower.at_most(1.0 / 0.95));
-        let slower = Figure::new(
-            name("stock `ssh` / first copy"),
-            Unit::Ratio,
-            vec![ssh.median / rate],
-        );
+        let slower = Figure::new(name("stock `ssh` / first copy"), Unit::Ratio, of_ssh);
         figures.add(slower.at_most(1.0 / 1.5));
     }
-    figures.figures.extend([ssh, door]);
     Ok(())
+}
+
+fn drop_raw(bed: &Bed, node: u8) -> io::Result<String> {
+    bed.exec(
+        node,
+        "for n in $(seq 20); do zfs destroy -r flocker/raw 2>/dev/null && exit; sleep 0.5; done; exit 1",
+    )
 }
 
 /// Sends the volume one way and returns how long it took.
