@@ -6,7 +6,7 @@
 //! application writes is blurred: good as a base for the next, never for a
 //! hand-off. The one that a release takes is exact, or the release fails; and
 //! nobody may still have anything of the data open for writing then. The lists
-//! of earlier snapshots [travel along](earlier), so that a third node's older
+//! of earlier snapshots travel along, so that a third node's older
 //! copy can be brought up to date too.
 //!
 //! What it cannot do: keep the application itself within the dataset's
