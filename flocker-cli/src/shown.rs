@@ -207,7 +207,7 @@ pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option
 /// Says whether a plan leaves something undone that no next plan does by itself.
 pub(crate) fn is_blocked(plan: &Plan) -> bool {
     // Another copy round follows by itself.
-    let waits = |waiting: &Waiting| !matches!(waiting, Waiting::PreCopy { .. });
+    let waits = |waiting: &Waiting| !waiting.is_for_a_copy();
     plan.waiting().iter().any(waits) || !plan.refused().is_empty()
 }
 
