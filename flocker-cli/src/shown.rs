@@ -1,9 +1,11 @@
 //! A plan as it is shown: as text, and as the body of a JSON document.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use flocker_engine::Reach;
+use flocker_engine::older_owners;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::ContainerStatus;
@@ -152,7 +154,8 @@ pub(crate) fn unseen(desired: &Deployment, actual: &ClusterState) -> Option<Wait
     })
 }
 
-/// Says which data holds more than it may, or cannot be read and stands in no plan's way.
+/// Says which data holds more than it may, cannot be read and stands in no plan's way, or was taken over from who still says
+/// that it owns it.
 pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option<&Plan>) -> Vec<String> {
     let of = |dataset: DatasetId, state: &NodeState| match owner(dataset, desired, state) {
         Some(application) => format!("the data of {application}"),
@@ -180,7 +183,27 @@ pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option
             }
         }
     }
+    cautions.extend(contradicted(&older_owners(actual), actual, desired));
     cautions
+}
+
+/// Says what each node that was put back says it owns and others know to be another's, and what decides it.
+pub(crate) fn contradicted(
+    owners: &BTreeMap<NodeName, BTreeSet<DatasetId>>,
+    actual: &ClusterState,
+    desired: &Deployment,
+) -> Vec<String> {
+    let all = owners
+        .iter()
+        .flat_map(|(node, datasets)| datasets.iter().map(move |dataset| (node, *dataset)));
+    let sentences = all.map(|(node, dataset)| {
+        let user = actual.known(node).and_then(|state| owner(dataset, desired, state));
+        let what = user.map_or_else(|| dataset.to_string(), ToString::to_string);
+        format!(
+            "{node} was put back from an older copy and says that it owns the data of {what}, which was taken over from it since: `flocker promote {what} --on NODE` decides whose copy counts"
+        )
+    });
+    sentences.collect()
 }
 
 /// Says whether a plan leaves something undone that no next plan does by itself.

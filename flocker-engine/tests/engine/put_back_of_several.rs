@@ -1,0 +1,329 @@
+//! A node that was put back and owned the data of several applications, which a person decides one after the other.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flocker_backends::Change;
+use flocker_engine::Claim;
+use flocker_engine::End;
+use flocker_engine::Go;
+use flocker_engine::LockToken;
+use flocker_engine::Looking;
+use flocker_engine::NodeHandle;
+use flocker_engine::Order;
+use flocker_engine::Outcome;
+use flocker_engine::Peer;
+use flocker_engine::PushOptions;
+use flocker_engine::Stop;
+use flocker_engine::Unwatched;
+use flocker_engine::announce;
+use flocker_engine::converge::push;
+use flocker_engine::observe;
+use flocker_engine::older_owners;
+
+use flocker_model::Application;
+use flocker_model::ClusterState;
+use flocker_model::DatasetId;
+use flocker_model::Deployment;
+use flocker_model::Generation;
+use flocker_model::Observed;
+use flocker_model::Silence;
+use flocker_model::Volume;
+use flocker_plan::NotPromoted;
+use flocker_plan::Policy;
+use flocker_plan::Refusal;
+
+use crate::cluster::Cluster;
+use crate::cluster::Recorder;
+use crate::cluster::address;
+use crate::cluster::app;
+use crate::cluster::member;
+use crate::cluster::name;
+use crate::put_back::Copy;
+use crate::put_back::bring_back;
+use crate::put_back::copy;
+use crate::put_back::put_back;
+use crate::put_back::silence;
+
+const APPS: [&str; 3] = ["ledger", "mail", "shop"];
+
+fn data_of(application: &str) -> DatasetId {
+    DatasetId::derived(&app(application))
+}
+
+/// Returns a deployment of all applications on one node.
+fn all_on(cluster: &Cluster, home: &str) -> Deployment {
+    let mut builder = Deployment::builder();
+    for text in APPS {
+        let mut application = Application::new("store:1".parse().unwrap());
+        application.volume = Some(Volume {
+            dataset: data_of(text),
+            mountpoint: "/data".into(),
+            maximum_size: None,
+        });
+        builder = builder.application(app(text), application);
+    }
+    for node in cluster.machines.keys() {
+        builder = builder.node(node.clone(), member(node.as_str()));
+    }
+    for text in APPS {
+        builder = builder.place(&app(text), &name(home));
+    }
+    builder.build().unwrap()
+}
+
+async fn push_all(cluster: &Cluster, home: &str) -> Outcome {
+    let desired = all_on(cluster, home);
+    let options = PushOptions::new("ann@laptop", 0, Stop::never());
+    let listener = Recorder::default().listener();
+    push(
+        &desired,
+        &cluster.handles(),
+        &Policy::default(),
+        &options,
+        &Go,
+        listener,
+    )
+    .await
+    .unwrap()
+}
+
+async fn look(cluster: &Cluster) -> ClusterState {
+    let looking = Looking {
+        deadline: Duration::from_secs(10),
+        known: BTreeMap::new(),
+    };
+    observe(&all_on(cluster, "alpha"), &cluster.handles(), &looking).await
+}
+
+/// Says which applications run on a node.
+fn running(cluster: &Cluster, node: &str) -> Vec<&'static str> {
+    let runtime = cluster.machine(node).memory.runtime();
+    APPS.into_iter()
+        .filter(|text| runtime.is_running(&app(text)))
+        .collect()
+}
+
+/// How far a promotion gets before its command dies.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    /// The others remember that alpha is behind, as long as it says to own what is another's.
+    Noted,
+    Announced,
+    /// Only the steps of this node are carried out, in turn.
+    Steps(usize),
+    Told,
+}
+
+/// Decides whose copy of a dataset counts, as `flocker promote` does.
+async fn promote(cluster: &Cluster, application: &str, on: &str, until: Until) {
+    let actual = look(cluster).await;
+    let newest = actual.all_known().map(|(_, state)| state.generation).max();
+    let generation = newest.unwrap().next();
+    let desired = all_on(cluster, on).at(generation);
+    let plan = flocker_plan::promote(
+        &desired,
+        &actual,
+        &Policy::default(),
+        data_of(application),
+        &name(on),
+    );
+    // What it has let go to itself, the next deploy takes up again: that needs no decision any more.
+    let offered = NotPromoted::Offered { to: name(on) };
+    let is_decided =
+        |refusal: &Refusal| matches!(refusal, Refusal::NotPromoted { because, .. } if *because == offered);
+    assert!(
+        plan.waiting().is_empty() && plan.refused().iter().all(is_decided),
+        "{plan:?}"
+    );
+    let held = hold(cluster, &actual).await;
+    let behind = older_owners(&actual).into_keys().collect();
+    if let Until::Noted = until {
+        for (node, claim) in &held {
+            let mut claim = claim.clone();
+            for (_, peer) in claim
+                .peers
+                .iter_mut()
+                .filter(|(name, _)| name.as_str() == "alpha")
+            {
+                peer.generation = generation.next();
+            }
+            assert_eq!(node.lock(&claim).await, Ok(Change::AlreadySo));
+        }
+        return;
+    }
+    assert_eq!(announce(generation, &held, &behind).await, BTreeMap::new());
+    let limit = match until {
+        Until::Noted | Until::Announced => 0,
+        Until::Steps(n_steps) => n_steps,
+        Until::Told => usize::MAX,
+    };
+    for step in plan.steps().iter().take(limit) {
+        let mut order = Order::new(step.action.clone(), generation);
+        order.lock = held.first().map(|(_, claim)| claim.token);
+        let (node, _) = held.iter().find(|(node, _)| *node.name() == step.actor).unwrap();
+        node.perform(&order, &Unwatched).await.unwrap();
+    }
+    if plan.steps().len() < limit {
+        let after = look(cluster).await;
+        let behind = older_owners(&after).into_keys().collect();
+        assert_eq!(announce(generation.next(), &held, &behind).await, BTreeMap::new());
+    }
+}
+
+async fn hold(cluster: &Cluster, actual: &ClusterState) -> Vec<(Arc<dyn NodeHandle>, Claim)> {
+    let token = LockToken::random();
+    let mut held: Vec<(Arc<dyn NodeHandle>, Claim)> = Vec::new();
+    for (node, _) in actual.all_known() {
+        let others = actual.all_known().filter(|(other, _)| *other != node);
+        let peers = others.map(|(other, state)| {
+            let peer = Peer {
+                address: address(other.as_str()),
+                id: Some(state.id),
+                generation: Generation::default(),
+            };
+            (other.clone(), peer)
+        });
+        let claim = Claim {
+            token,
+            holder: "ann".into(),
+            since: 0,
+            peers: peers.collect(),
+        };
+        let handle = Arc::new(cluster.remote(node.as_str()));
+        handle.lock(&claim).await.unwrap();
+        held.push((handle, claim));
+    }
+    held
+}
+
+async fn moved_away() -> (Cluster, Copy) {
+    let mut cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    push_all(&cluster, "alpha").await;
+    let before = copy(&mut cluster, "alpha");
+    push_all(&cluster, "alpha").await;
+    let moved = push_all(&cluster, "beta").await;
+    assert_eq!(moved.end, End::Settled, "{moved:#?}");
+    assert_eq!(running(&cluster, "beta"), APPS);
+    (cluster, before)
+}
+
+/// Returns whose data alpha says it owns and others know to be another's.
+async fn undecided(cluster: &Cluster) -> BTreeSet<DatasetId> {
+    older_owners(&look(cluster).await)
+        .remove(&name("alpha"))
+        .unwrap_or_default()
+}
+
+/// Demands that with beta silent nothing is believed of alpha, and nothing starts there; beta comes back then.
+async fn is_not_believed(cluster: &Cluster, when: &str) {
+    silence(cluster, "beta");
+    let before = running(cluster, "alpha");
+    for home in ["alpha", "gamma"] {
+        push_all(cluster, home).await;
+        assert_eq!(running(cluster, "alpha"), before, "{when}");
+        assert_eq!(running(cluster, "gamma"), [""; 0], "{when}");
+    }
+    let actual = look(cluster).await;
+    assert!(
+        matches!(
+            &actual.nodes[&name("alpha")],
+            Observed::Unknown(Silence::PutBack { .. })
+        ),
+        "{when}: {actual:#?}"
+    );
+    bring_back(cluster, "beta");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_decided_yet_is_not_believed_once_the_first_is() {
+    let (mut cluster, before) = moved_away().await;
+    put_back(&mut cluster, &before);
+    for (n_decided, decided) in APPS.into_iter().enumerate() {
+        assert_eq!(
+            undecided(&cluster).await,
+            APPS[n_decided..].iter().map(|text| data_of(text)).collect()
+        );
+        is_not_believed(&cluster, decided).await;
+        promote(&cluster, decided, "beta", Until::Told).await;
+    }
+    // All is decided: it counts again, whoever is silent, and says of nothing that it owns it.
+    assert_eq!(undecided(&cluster).await, BTreeSet::new());
+    silence(&cluster, "beta");
+    assert!(look(&cluster).await.known(&name("alpha")).is_some());
+    push_all(&cluster, "alpha").await;
+    assert_eq!(running(&cluster, "alpha"), [""; 0]);
+    bring_back(&cluster, "beta");
+    let outcome = push_all(&cluster, "alpha").await;
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    assert_eq!(running(&cluster, "alpha"), APPS);
+    assert_eq!(running(&cluster, "beta"), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promotion_that_dies_anywhere_leaves_a_node_that_was_put_back_what_it_is() {
+    let ends = [Until::Noted, Until::Announced]
+        .into_iter()
+        .chain((1..6).map(Until::Steps));
+    for (on, until) in ends.flat_map(|until| [("alpha", until), ("beta", until)]) {
+        for is_put_back_again in [false, true] {
+            let when = format!("{on}, {until:?}, {is_put_back_again}");
+            let (mut cluster, before) = moved_away().await;
+            put_back(&mut cluster, &before);
+            promote(&cluster, "ledger", on, until).await;
+            if is_put_back_again {
+                put_back(&mut cluster, &before);
+            }
+            is_not_believed(&cluster, &when).await;
+            // Whatever else is deployed meanwhile tells it nothing.
+            push_all(&cluster, "beta").await;
+            is_not_believed(&cluster, &when).await;
+
+            // It can be decided, every one of them, and then all counts.
+            for application in APPS {
+                promote(&cluster, application, on, Until::Told).await;
+            }
+            assert_eq!(undecided(&cluster).await, BTreeSet::new(), "{when}");
+            let outcome = push_all(&cluster, on).await;
+            assert_eq!(outcome.end, End::Settled, "{when}: {outcome:#?}");
+            let other = if on == "alpha" { "beta" } else { "alpha" };
+            assert_eq!(running(&cluster, on), APPS, "{when}");
+            assert_eq!(running(&cluster, other), [""; 0], "{when}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_copy_of_each_may_be_chosen_and_the_last_one_decides() {
+    let (mut cluster, before) = moved_away().await;
+    put_back(&mut cluster, &before);
+    promote(&cluster, "ledger", "alpha", Until::Told).await;
+    promote(&cluster, "mail", "beta", Until::Told).await;
+    let rest: BTreeSet<DatasetId> = [data_of("shop")].into();
+    assert_eq!(undecided(&cluster).await, rest);
+    // Who deploys is told what is left to decide.
+    let outcome = push_all(&cluster, "beta").await;
+    let Observed::Unknown(silence) = &outcome.actual.nodes[&name("alpha")] else {
+        panic!("{outcome:#?}");
+    };
+    assert!(
+        matches!(silence, Silence::PutBack { owns, .. } if *owns == rest),
+        "{silence:?}"
+    );
+    let (said, hint) = (silence.to_string(), silence.hint(&name("alpha")).unwrap());
+    let shop = data_of("shop");
+    assert!(
+        said.ends_with(&format!("taken over from it since: {shop}")),
+        "{said}"
+    );
+    assert!(
+        hint.contains(&format!("`flocker promote {shop} --on NODE`")),
+        "{hint}"
+    );
+    is_not_believed(&cluster, "two are decided").await;
+    promote(&cluster, "shop", "beta", Until::Told).await;
+    assert_eq!(push_all(&cluster, "beta").await.end, End::Settled);
+    assert_eq!(running(&cluster, "beta"), APPS);
+}
