@@ -19,10 +19,8 @@ use flocker_engine::older_owners;
 use flocker_engine::one_line;
 use flocker_engine::stopper;
 use flocker_model::ClusterState;
-use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::Generation;
-use flocker_model::NodeId;
 use flocker_model::NodeName;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
@@ -142,19 +140,19 @@ pub(crate) async fn carry_out_once(
     } else {
         Ok(Report::default())
     };
-    let undecided = if is_wanted && report.is_ok() {
+    let after = if is_wanted && report.is_ok() {
         catch_up(cluster, &actual, token, desired.generation()).await
     } else {
-        BTreeMap::new()
+        None
     };
     if is_locked {
         unlock(cluster, &actual, token).await;
     }
     let report = report?;
     tell(&shown, is_wanted, &report, ui)?;
-    if !ui.is_json() {
-        for contradicted in shown::contradicted(&undecided, &actual, &desired) {
-            ui.warn(&contradicted);
+    if let Some(after) = after.filter(|_| !ui.is_json()) {
+        for contradicted in shown::contradicted(&after, &desired) {
+            ui.warn(&contradicted.to_string());
         }
     }
     let is_complete = report.failures().next().is_none() && report.left().next().is_none();
@@ -272,7 +270,7 @@ async fn begin(
     .hint("`flocker status` shows which nodes answer"))
 }
 
-/// Tells who was put back that it counts again, once nobody contradicts it any more; returns who still is contradicted.
+/// Tells who was put back that it counts again, once nobody contradicts it any more; returns what is seen then.
 ///
 /// Where this does not come about, the next deploy that tells the nodes anything does it.
 async fn catch_up(
@@ -280,24 +278,26 @@ async fn catch_up(
     before: &ClusterState,
     token: LockToken,
     generation: Generation,
-) -> BTreeMap<NodeName, BTreeSet<DatasetId>> {
+) -> Option<ClusterState> {
     let were_behind = older_owners(before);
     if were_behind.is_empty() {
-        return BTreeMap::new();
+        return None;
     }
     let after = cluster.observe().await;
     let are_behind = older_owners(&after);
-    // Of a node that came into sight meanwhile the lock is not held, and who fell silent may know better.
-    let seen =
-        |state: &ClusterState| -> BTreeSet<NodeId> { state.all_known().map(|(_, seen)| seen.id).collect() };
     let has_caught_up = were_behind.keys().any(|name| !are_behind.contains_key(name));
-    if has_caught_up
-        && seen(before) == seen(&after)
-        && let Err(failure) = begin(cluster, &after, token, generation.next()).await
-    {
-        tracing::debug!(?failure, "could not say that a node counts again");
+    // Of a node that came into sight meanwhile the lock is not held, and who fell silent may know better.
+    let seen = |state: &ClusterState| {
+        state
+            .all_known()
+            .map(|(_, seen)| seen.id)
+            .collect::<BTreeSet<_>>()
+    };
+    if has_caught_up && seen(before) == seen(&after) {
+        // That it could not be said makes nothing of what was done undone.
+        begin(cluster, &after, token, generation.next()).await.ok();
     }
-    are_behind
+    Some(after)
 }
 
 fn claim(cluster: &Cluster, actual: &ClusterState, node: &NodeName, token: LockToken) -> Claim {
