@@ -7,13 +7,13 @@
 //! remembered of it was put back. The two are told one after the other, so
 //! that nothing is remembered of a node that was not so.
 //!
-//! With one exception: who was put back, and says of several datasets that it
-//! owns what is another's by now, has to be told something where a person
-//! decides the first of them. It must not be believed about the others because
-//! of that. So all others remember, before it is told, that it has obeyed one
-//! generation more: whenever the command dies it says less than is remembered
-//! of it, until it is told that next generation, when nobody contradicts it
-//! any more.
+//! With one exception. Who was put back may say of several datasets that it
+//! owns what is another's by now, and has to be told something where a person
+//! decides the first of them; or it may know nothing of an offer that it took
+//! up. What it is told must not make it believed about the rest. So all others
+//! remember, before it is told, that it has obeyed one generation more:
+//! wherever the command dies, it says less than is remembered of it. It obeys
+//! that next generation when nothing of this is left.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -37,8 +37,8 @@ use crate::node_error::NodeError;
 ///
 /// Each claim is the one by which the lock is held. Nothing is written where
 /// all of it was told before. Who is `behind`, as
-/// [`older_owners()`](crate::older_owners()) of the same look says, is still
-/// known to be after that.
+/// [`behind()`](crate::behind()) of the same look says, is still known to be
+/// after that.
 pub async fn announce(
     generation: Generation,
     held: &[(Arc<dyn NodeHandle>, Claim)],

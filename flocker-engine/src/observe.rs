@@ -24,6 +24,7 @@ use crate::handles::Handles;
 use crate::node::NodeHandle;
 use crate::node_error::NodeError;
 
+pub use put_back::behind;
 pub use put_back::leave_out_older_owners;
 pub use put_back::older_owners;
 

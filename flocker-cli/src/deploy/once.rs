@@ -13,6 +13,7 @@ use flocker_engine::Peer;
 use flocker_engine::Report;
 use flocker_engine::StepReport;
 use flocker_engine::announce;
+use flocker_engine::behind;
 use flocker_engine::clock;
 use flocker_engine::leave_out_older_owners;
 use flocker_engine::older_owners;
@@ -258,8 +259,7 @@ async fn begin(
     for (name, _) in actual.all_known() {
         held.push((cluster.handle(name)?, claim(cluster, actual, name, token)));
     }
-    let behind = older_owners(actual).into_keys().collect();
-    let failed = announce(generation, &held, &behind).await;
+    let failed = announce(generation, &held, &behind(actual)).await;
     let Some((node, error)) = failed.first_key_value() else {
         return Ok(());
     };

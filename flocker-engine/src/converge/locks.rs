@@ -26,7 +26,7 @@ use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Peer;
 use crate::node_error::NodeError;
-use crate::observe::older_owners;
+use crate::observe::behind;
 use crate::report::Ending;
 use crate::report::Report;
 
@@ -179,9 +179,7 @@ impl Locks {
             .iter()
             .filter_map(|name| Some((handles.get(name)?, self.claim(name, &peers, options))));
         let held: Vec<_> = held.collect();
-        // Who is seen to be behind is left out of what is deployed, so mostly nobody is.
-        let behind = older_owners(actual).into_keys().collect();
-        let failed = announce(generation, &held, &behind).await;
+        let failed = announce(generation, &held, &behind(actual)).await;
         self.untold
             .retain(|node, (n_times, _)| *n_times >= MAX_UNTOLD || failed.contains_key(node));
         let is_known = failed.is_empty();

@@ -72,9 +72,7 @@ pub fn leave_out_older_owners(state: &mut ClusterState) {
 
 /// Returns every node that was put back, and of which datasets it says that it owns what others know to be another's by now.
 ///
-/// A person decides each of them, one after the other. Until the last one is
-/// decided the node stays who was put back: [`announce()`](crate::announce())
-/// is told which these are.
+/// A person decides each of them, one after the other.
 #[must_use]
 pub fn older_owners(state: &ClusterState) -> BTreeMap<NodeName, BTreeSet<DatasetId>> {
     let mut older = BTreeMap::new();
@@ -87,6 +85,38 @@ pub fn older_owners(state: &ClusterState) -> BTreeMap<NodeName, BTreeSet<Dataset
         }
     }
     older
+}
+
+/// Returns every node that was put back and has to stay known for that, whatever it is told.
+///
+/// These are the [older owners](older_owners()), and who might take up an
+/// offer that was taken up before, or take one back: it does not know that any
+/// more, and with the owner of today silent nobody else might.
+#[must_use]
+pub fn behind(state: &ClusterState) -> BTreeSet<NodeName> {
+    let mut behind: BTreeSet<NodeName> = older_owners(state).into_keys().collect();
+    let doubtful = all_doubtful(state).into_keys();
+    behind.extend(doubtful.filter(|name| has_old_offer(state, name)));
+    behind
+}
+
+/// Says whether a node has a part in an offer that was taken up since, of which only the others know.
+fn has_old_offer(state: &ClusterState, name: &NodeName) -> bool {
+    let all = state.all_known();
+    let mut all = all.flat_map(|(by, seen)| {
+        seen.datasets
+            .iter()
+            .map(move |(dataset, copy)| (by, *dataset, copy))
+    });
+    all.any(|(by, dataset, copy)| match &copy.role {
+        Role::Released { epoch, to, .. } if by == name || to == name => {
+            // Whoever of the two knows of a newer ownership refuses this one.
+            let mut parties = [by, to].into_iter().filter_map(|party| state.known(party));
+            parties.all(|party| knows(party, dataset) <= *epoch)
+                && state.all_known().any(|(_, seen)| knows(seen, dataset) > *epoch)
+        }
+        Role::Released { .. } | Role::Primary { .. } | Role::Replica => false,
+    })
 }
 
 /// Says whether any node that is seen knows better than one that says to own a dataset, or to have let it go.

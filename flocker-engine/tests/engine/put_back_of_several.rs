@@ -19,6 +19,7 @@ use flocker_engine::PushOptions;
 use flocker_engine::Stop;
 use flocker_engine::Unwatched;
 use flocker_engine::announce;
+use flocker_engine::behind;
 use flocker_engine::converge::push;
 use flocker_engine::observe;
 use flocker_engine::older_owners;
@@ -27,6 +28,7 @@ use flocker_model::Application;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::DeploymentBuilder;
 use flocker_model::Generation;
 use flocker_model::Observed;
 use flocker_model::Silence;
@@ -40,10 +42,12 @@ use crate::cluster::Recorder;
 use crate::cluster::address;
 use crate::cluster::app;
 use crate::cluster::member;
+use crate::cluster::mongodb;
 use crate::cluster::name;
 use crate::put_back::Copy;
 use crate::put_back::bring_back;
 use crate::put_back::copy;
+use crate::put_back::obeyed;
 use crate::put_back::put_back;
 use crate::put_back::silence;
 
@@ -55,6 +59,10 @@ fn data_of(application: &str) -> DatasetId {
 
 /// Returns a deployment of all applications on one node.
 fn all_on(cluster: &Cluster, home: &str) -> Deployment {
+    begun(cluster, home).build().unwrap()
+}
+
+fn begun(cluster: &Cluster, home: &str) -> DeploymentBuilder {
     let mut builder = Deployment::builder();
     for text in APPS {
         let mut application = Application::new("store:1".parse().unwrap());
@@ -71,15 +79,18 @@ fn all_on(cluster: &Cluster, home: &str) -> Deployment {
     for text in APPS {
         builder = builder.place(&app(text), &name(home));
     }
-    builder.build().unwrap()
+    builder
 }
 
 async fn push_all(cluster: &Cluster, home: &str) -> Outcome {
-    let desired = all_on(cluster, home);
+    push_to(cluster, &all_on(cluster, home)).await
+}
+
+async fn push_to(cluster: &Cluster, desired: &Deployment) -> Outcome {
     let options = PushOptions::new("ann@laptop", 0, Stop::never());
     let listener = Recorder::default().listener();
     push(
-        &desired,
+        desired,
         &cluster.handles(),
         &Policy::default(),
         &options,
@@ -139,7 +150,6 @@ async fn promote(cluster: &Cluster, application: &str, on: &str, until: Until) {
         "{plan:?}"
     );
     let held = hold(cluster, &actual).await;
-    let behind = older_owners(&actual).into_keys().collect();
     if let Until::Noted = until {
         for (node, claim) in &held {
             let mut claim = claim.clone();
@@ -154,7 +164,10 @@ async fn promote(cluster: &Cluster, application: &str, on: &str, until: Until) {
         }
         return;
     }
-    assert_eq!(announce(generation, &held, &behind).await, BTreeMap::new());
+    assert_eq!(
+        announce(generation, &held, &behind(&actual)).await,
+        BTreeMap::new()
+    );
     let limit = match until {
         Until::Noted | Until::Announced => 0,
         Until::Steps(n_steps) => n_steps,
@@ -168,8 +181,10 @@ async fn promote(cluster: &Cluster, application: &str, on: &str, until: Until) {
     }
     if plan.steps().len() < limit {
         let after = look(cluster).await;
-        let behind = older_owners(&after).into_keys().collect();
-        assert_eq!(announce(generation.next(), &held, &behind).await, BTreeMap::new());
+        assert_eq!(
+            announce(generation.next(), &held, &behind(&after)).await,
+            BTreeMap::new()
+        );
     }
 }
 
@@ -326,4 +341,43 @@ async fn one_copy_of_each_may_be_chosen_and_the_last_one_decides() {
     promote(&cluster, "shop", "beta", Until::Told).await;
     assert_eq!(push_all(&cluster, "beta").await.end, End::Settled);
     assert_eq!(running(&cluster, "beta"), APPS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offer_that_was_taken_up_since_is_not_taken_up_again_by_who_was_put_back() {
+    for has_had_it in [false, true] {
+        let mut cluster = Cluster::new(["alpha", "beta", "delta", "gamma"]);
+        push_all(&cluster, if has_had_it { "alpha" } else { "beta" }).await;
+        push_all(&cluster, "beta").await;
+        let before = copy(&mut cluster, "alpha");
+        for home in ["beta", "alpha", "gamma"] {
+            let outcome = push_all(&cluster, home).await;
+            assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+        }
+        put_back(&mut cluster, &before);
+        // With all in sight it contradicts nobody, and is told where ports lead.
+        let actual = look(&cluster).await;
+        assert_eq!(older_owners(&actual), BTreeMap::new(), "{has_had_it}");
+        let mut web = Application::new("web:1".parse().unwrap());
+        web.ports = mongodb().ports;
+        let builder = begun(&cluster, "gamma").application(app("web"), web);
+        let desired = builder.place(&app("web"), &name("delta")).build().unwrap();
+        let outcome = push_to(&cluster, &desired).await;
+        assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+        assert_eq!(obeyed(&cluster, "alpha"), outcome.generation);
+        silence(&cluster, "gamma");
+        for home in ["alpha", "beta"] {
+            push_all(&cluster, home).await;
+            assert_eq!(running(&cluster, "gamma"), APPS, "{has_had_it}");
+            assert_eq!(running(&cluster, home), [""; 0], "{has_had_it}");
+        }
+        // It counts again once that offer is no more.
+        bring_back(&cluster, "gamma");
+        for home in ["alpha", "gamma"] {
+            let outcome = push_all(&cluster, home).await;
+            assert_eq!(outcome.end, End::Settled, "{has_had_it}: {outcome:#?}");
+        }
+        silence(&cluster, "gamma");
+        assert!(look(&cluster).await.known(&name("alpha")).is_some());
+    }
 }
