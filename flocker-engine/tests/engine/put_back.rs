@@ -115,7 +115,7 @@ pub(crate) fn obeyed(cluster: &Cluster, node: &str) -> Generation {
 }
 
 /// Lets a node remember what another one has obeyed, by whatever identity.
-async fn tell(cluster: &Cluster, node: &str, other: &str, id: NodeId, generation: u64) {
+pub(crate) async fn tell(cluster: &Cluster, node: &str, other: &str, id: NodeId, generation: u64) {
     let peer = Peer {
         address: address(other),
         id: Some(id),
@@ -132,7 +132,7 @@ async fn tell(cluster: &Cluster, node: &str, other: &str, id: NodeId, generation
     node.unlock(claim.token).await.unwrap();
 }
 
-fn id(cluster: &Cluster, node: &str) -> NodeId {
+pub(crate) fn id(cluster: &Cluster, node: &str) -> NodeId {
     cluster.machine(node).node.id()
 }
 

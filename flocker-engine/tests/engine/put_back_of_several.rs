@@ -21,17 +21,24 @@ use flocker_engine::Unwatched;
 use flocker_engine::announce;
 use flocker_engine::behind;
 use flocker_engine::converge::push;
+use flocker_engine::leave_out_older_owners;
 use flocker_engine::observe;
 use flocker_engine::older_owners;
 
 use flocker_model::Application;
+use flocker_model::ByteSize;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::DeploymentBuilder;
+use flocker_model::Epoch;
 use flocker_model::Generation;
+use flocker_model::Manifestation;
 use flocker_model::Observed;
+use flocker_model::Role;
 use flocker_model::Silence;
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
 use flocker_model::Volume;
 use flocker_plan::NotPromoted;
 use flocker_plan::Policy;
@@ -47,9 +54,11 @@ use crate::cluster::name;
 use crate::put_back::Copy;
 use crate::put_back::bring_back;
 use crate::put_back::copy;
+use crate::put_back::id;
 use crate::put_back::obeyed;
 use crate::put_back::put_back;
 use crate::put_back::silence;
+use crate::put_back::tell;
 
 const APPS: [&str; 3] = ["ledger", "mail", "shop"];
 
@@ -379,5 +388,102 @@ async fn an_offer_that_was_taken_up_since_is_not_taken_up_again_by_who_was_put_b
         }
         silence(&cluster, "gamma");
         assert!(look(&cluster).await.known(&name("alpha")).is_some());
+    }
+}
+
+fn copy_as(role: Role, fence: u64) -> Manifestation {
+    Manifestation {
+        role,
+        snapshots: Vec::new(),
+        maximum_size: None,
+        used: ByteSize(1),
+        unsent: ByteSize(0),
+        findings: None,
+        partial: None,
+        fence: Epoch(fence),
+        age: Duration::ZERO,
+    }
+}
+
+fn owned(epoch: u64) -> Option<Manifestation> {
+    let role = Role::Primary { epoch: Epoch(epoch) };
+    Some(copy_as(role, epoch))
+}
+
+fn offered(epoch: u64, to: &str, fence: u64) -> Option<Manifestation> {
+    let role = Role::Released {
+        epoch: Epoch(epoch),
+        to: name(to),
+        last: SnapshotName::handoff(Epoch(epoch)),
+        guid: SnapshotGuid(epoch.into()),
+    };
+    Some(copy_as(role, fence))
+}
+
+fn copied(fence: u64) -> Option<Manifestation> {
+    Some(copy_as(Role::Replica, fence))
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_put_back_is_behind_where_others_know_better_of_what_it_may_do() {
+    #[derive(Debug, PartialEq)]
+    enum Is {
+        Fine,
+        Behind,
+        /// It is left out of what is deployed too.
+        OlderOwner,
+    }
+    let cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    let seen = look(&cluster).await;
+    tell(&cluster, "gamma", "alpha", id(&cluster, "alpha"), 9).await;
+    let doubtful = look(&cluster).await;
+    let cases = [
+        // It owns what nobody else does, or what only an older owner of knows.
+        ([owned(3), None, None], Is::Fine),
+        ([owned(3), offered(3, "alpha", 2), copied(2)], Is::Fine),
+        // Others know of a newer owner, be it another, be it that one has gone.
+        ([owned(3), owned(4), None], Is::OlderOwner),
+        ([owned(3), None, copied(4)], Is::OlderOwner),
+        ([owned(3), offered(4, "gamma", 4), None], Is::OlderOwner),
+        // Of two owners a person chooses, whichever is newer.
+        ([owned(3), owned(2), None], Is::OlderOwner),
+        ([offered(3, "gamma", 3), owned(2), None], Is::OlderOwner),
+        // What it let go was taken.
+        ([offered(3, "beta", 3), owned(3), None], Is::Fine),
+        (
+            [offered(3, "beta", 3), offered(4, "gamma", 4), owned(4)],
+            Is::Fine,
+        ),
+        // It was taken back and went elsewhere, and who was to take it may not know.
+        ([offered(3, "beta", 3), copied(3), owned(5)], Is::Behind),
+        ([offered(3, "beta", 3), None, owned(5)], Is::Behind),
+        ([offered(3, "beta", 5), None, owned(5)], Is::Fine),
+        // It took up an offer and let it go again, and knows nothing of that.
+        ([None, offered(3, "alpha", 3), owned(4)], Is::Behind),
+        ([copied(3), offered(3, "alpha", 3), owned(4)], Is::Behind),
+        ([copied(4), offered(3, "alpha", 3), owned(4)], Is::Fine),
+        ([None, offered(3, "alpha", 3), None], Is::Fine),
+        // An offer between two others is theirs.
+        ([None, offered(3, "gamma", 3), copied(4)], Is::Fine),
+        ([None, None, owned(4)], Is::Fine),
+    ];
+    for (copies, expected) in cases {
+        for (look, expected) in [(&doubtful, &expected), (&seen, &Is::Fine)] {
+            let mut state = look.clone();
+            for (node, copy) in ["alpha", "beta", "gamma"].into_iter().zip(copies.clone()) {
+                if let (Some(copy), Some(Observed::Known(seen))) = (copy, state.nodes.get_mut(&name(node))) {
+                    seen.datasets.insert(data_of("ledger"), copy);
+                }
+            }
+            let is = match (older_owners(&state).is_empty(), behind(&state).is_empty()) {
+                (true, true) => Is::Fine,
+                (true, false) => Is::Behind,
+                (false, _) => Is::OlderOwner,
+            };
+            assert_eq!(is, *expected, "{copies:?}");
+            leave_out_older_owners(&mut state);
+            let is_seen = state.known(&name("alpha")).is_some();
+            assert_eq!(is_seen, is != Is::OlderOwner, "{copies:?}");
+        }
     }
 }
