@@ -405,23 +405,23 @@ fn copy_as(role: Role, fence: u64) -> Manifestation {
     }
 }
 
-fn owned(epoch: u64) -> Option<Manifestation> {
+fn owned(epoch: u64) -> Manifestation {
     let role = Role::Primary { epoch: Epoch(epoch) };
-    Some(copy_as(role, epoch))
+    copy_as(role, epoch)
 }
 
-fn offered(epoch: u64, to: &str, fence: u64) -> Option<Manifestation> {
+fn offered(epoch: u64, to: &str, fence: u64) -> Manifestation {
     let role = Role::Released {
         epoch: Epoch(epoch),
         to: name(to),
         last: SnapshotName::handoff(Epoch(epoch)),
         guid: SnapshotGuid(epoch.into()),
     };
-    Some(copy_as(role, fence))
+    copy_as(role, fence)
 }
 
-fn copied(fence: u64) -> Option<Manifestation> {
-    Some(copy_as(Role::Replica, fence))
+fn copied(fence: u64) -> Manifestation {
+    copy_as(Role::Replica, fence)
 }
 
 #[tokio::test(start_paused = true)]
@@ -439,33 +439,55 @@ async fn who_was_put_back_is_behind_where_others_know_better_of_what_it_may_do()
     let doubtful = look(&cluster).await;
     let cases = [
         // It owns what nobody else does, or what only an older owner of knows.
-        ([owned(3), None, None], Is::Fine),
-        ([owned(3), offered(3, "alpha", 2), copied(2)], Is::Fine),
-        // Others know of a newer owner, be it another, be it that one has gone.
-        ([owned(3), owned(4), None], Is::OlderOwner),
-        ([owned(3), None, copied(4)], Is::OlderOwner),
-        ([owned(3), offered(4, "gamma", 4), None], Is::OlderOwner),
-        // Of two owners a person chooses, whichever is newer.
-        ([owned(3), owned(2), None], Is::OlderOwner),
-        ([offered(3, "gamma", 3), owned(2), None], Is::OlderOwner),
-        // What it let go was taken.
-        ([offered(3, "beta", 3), owned(3), None], Is::Fine),
+        ([Some(owned(3)), None, None], Is::Fine),
         (
-            [offered(3, "beta", 3), offered(4, "gamma", 4), owned(4)],
+            [Some(owned(3)), Some(offered(3, "alpha", 2)), Some(copied(2))],
+            Is::Fine,
+        ),
+        // Others know of a newer owner, be it another, be it that one has gone.
+        ([Some(owned(3)), Some(owned(4)), None], Is::OlderOwner),
+        ([Some(owned(3)), None, Some(copied(4))], Is::OlderOwner),
+        (
+            [Some(owned(3)), Some(offered(4, "gamma", 4)), None],
+            Is::OlderOwner,
+        ),
+        // Of two owners a person chooses, whichever is newer.
+        ([Some(owned(3)), Some(owned(2)), None], Is::OlderOwner),
+        (
+            [Some(offered(3, "gamma", 3)), Some(owned(2)), None],
+            Is::OlderOwner,
+        ),
+        // What it let go was taken.
+        ([Some(offered(3, "beta", 3)), Some(owned(3)), None], Is::Fine),
+        (
+            [
+                Some(offered(3, "beta", 3)),
+                Some(offered(4, "gamma", 4)),
+                Some(owned(4)),
+            ],
             Is::Fine,
         ),
         // It was taken back and went elsewhere, and who was to take it may not know.
-        ([offered(3, "beta", 3), copied(3), owned(5)], Is::Behind),
-        ([offered(3, "beta", 3), None, owned(5)], Is::Behind),
-        ([offered(3, "beta", 5), None, owned(5)], Is::Fine),
+        (
+            [Some(offered(3, "beta", 3)), Some(copied(3)), Some(owned(5))],
+            Is::Behind,
+        ),
+        ([Some(offered(3, "beta", 3)), None, Some(owned(5))], Is::Behind),
+        ([Some(offered(3, "beta", 5)), None, Some(owned(5))], Is::Fine),
         // It took up an offer and let it go again, and knows nothing of that.
-        ([None, offered(3, "alpha", 3), owned(4)], Is::Behind),
-        ([copied(3), offered(3, "alpha", 3), owned(4)], Is::Behind),
-        ([copied(4), offered(3, "alpha", 3), owned(4)], Is::Fine),
-        ([None, offered(3, "alpha", 3), None], Is::Fine),
+        ([None, Some(offered(3, "alpha", 3)), Some(owned(4))], Is::Behind),
+        (
+            [Some(copied(3)), Some(offered(3, "alpha", 3)), Some(owned(4))],
+            Is::Behind,
+        ),
+        (
+            [Some(copied(4)), Some(offered(3, "alpha", 3)), Some(owned(4))],
+            Is::Fine,
+        ),
+        ([None, Some(offered(3, "alpha", 3)), None], Is::Fine),
         // An offer between two others is theirs.
-        ([None, offered(3, "gamma", 3), copied(4)], Is::Fine),
-        ([None, None, owned(4)], Is::Fine),
+        ([None, Some(offered(3, "gamma", 3)), Some(copied(4))], Is::Fine),
+        ([None, None, Some(owned(4))], Is::Fine),
     ];
     for (copies, expected) in cases {
         for (look, expected) in [(&doubtful, &expected), (&seen, &Is::Fine)] {
