@@ -14,6 +14,7 @@ use docker_support::DockerNode;
 use docker_support::PATIENCE;
 use docker_support::docker;
 use docker_support::image;
+use docker_support::never_well;
 use docker_support::script;
 use docker_support::volume;
 use flocker_backends::Change;
@@ -391,15 +392,6 @@ async fn a_missing_program_is_told_and_not_tried_again() {
         "no"
     );
     node.docker().stop(&spec.name, GRACE).await.unwrap();
-}
-
-fn never_well() -> HealthCheck {
-    HealthCheck {
-        probe: HealthProbe::Command(vec!["/bin/false".into()]),
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        retries: u32::MAX.try_into().unwrap(),
-    }
 }
 
 /// A program that ends at once is told with what it said, and without its secrets.

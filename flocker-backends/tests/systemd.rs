@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use docker_support::PATIENCE;
 use docker_support::docker;
+use docker_support::never_well;
 use docker_support::run;
 use docker_support::script;
 use docker_support::volume;
@@ -25,8 +26,6 @@ use flocker_model::Application;
 use flocker_model::ContainerStatus;
 use flocker_model::DefinitionHash;
 use flocker_model::EnvironmentValue;
-use flocker_model::HealthCheck;
-use flocker_model::HealthProbe;
 use flocker_model::RestartPolicy;
 use flocker_model::Secret;
 use systemd_support::SystemdNode;
@@ -136,15 +135,7 @@ async fn what_ends_soon_is_told_with_its_last_words() {
     let mut application = script("echo \"no database at $PASSWORD\"; sleep 1; exit 9");
     let secret = EnvironmentValue::Secret(Secret::new("hunter2"));
     application.environment.insert("PASSWORD".into(), secret);
-    application.health_check = Some(
-        HealthCheck {
-            probe: HealthProbe::Command(vec!["/bin/false".into()]),
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            retries: u32::MAX.try_into().unwrap(),
-        }
-        .into(),
-    );
+    application.health_check = Some(never_well().into());
     let spec = spec(&node, "web", application);
     let failure = node.systemd().start(&spec).await.unwrap_err().to_string();
     assert!(failure.contains("`no database at (a secret)`"), "{failure}");

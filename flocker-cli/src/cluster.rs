@@ -197,6 +197,16 @@ pub(crate) struct Sight {
     pub(crate) has_files: bool,
     /// What could not be told, a sentence for each.
     pub(crate) unknown: Vec<String>,
+    /// The local nodes that were made. Nothing for a saved report: whether a node of it runs is not to be seen from here.
+    pub(crate) local: Option<BTreeMap<NodeName, NodeAddress>>,
+}
+
+impl Sight {
+    /// Returns how a node is reached: as the local node that it is, else as the files say.
+    pub(crate) fn address(&self, node: &NodeName) -> Option<&NodeAddress> {
+        let local = self.local.as_ref().and_then(|local| local.get(node));
+        local.or_else(|| self.desired.members().get(node)?.address.as_ref())
+    }
 }
 
 /// Looks at the nodes, or into reports of them that were saved.
@@ -230,6 +240,10 @@ pub(crate) fn sight(
         actual,
         has_files,
         unknown,
+        local: reports
+            .is_empty()
+            .then(|| local::known(&global.state_dir()))
+            .transpose()?,
     })
 }
 

@@ -24,6 +24,8 @@ use flocker_backends::runtime::docker::Pull;
 use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
+use flocker_model::HealthCheck;
+use flocker_model::HealthProbe;
 use flocker_model::Port;
 use flocker_model::PortNumber;
 use flocker_model::Volume;
@@ -201,5 +203,15 @@ pub(crate) fn volume() -> Volume {
         dataset: DatasetId::derived(&"mongodb".parse().unwrap()),
         mountpoint: "/data".into(),
         maximum_size: None,
+    }
+}
+
+/// What is not found well at the first moment at which it runs, nor ever after.
+pub(crate) fn never_well() -> HealthCheck {
+    HealthCheck {
+        probe: HealthProbe::Command(vec!["/bin/false".into()]),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        retries: u32::MAX.try_into().unwrap(),
     }
 }

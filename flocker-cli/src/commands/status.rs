@@ -1,6 +1,5 @@
 //! `flocker status`: what is where, and whether that is as it is to be.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -119,25 +118,17 @@ impl Status {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
         // What was held is not about to move.
         let policy = files::last_policy(&global.state_dir(), self.files.paths());
-        // Whether a node of a report runs is not to be seen from here.
-        let local = if self.state.is_empty() {
-            Some(local::known(&global.state_dir())?)
-        } else {
-            None
-        };
-        show(&sight, &policy, local.as_ref(), ui)
+        show(&sight, &policy, ui)
     }
 }
 
-/// The local nodes that were made, where nodes themselves are looked at.
-type Local<'a> = Option<&'a BTreeMap<NodeName, NodeAddress>>;
-
-fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<Ending, Failure> {
+fn show(sight: &Sight, policy: &Policy, ui: &Ui) -> Result<Ending, Failure> {
     let Sight {
         desired,
         actual,
         has_files,
         unknown,
+        ..
     } = sight;
     let plan = has_files.then(|| flocker_plan::plan(desired, actual, policy));
     let is_blocked = plan.as_ref().is_some_and(shown::is_blocked);
@@ -145,11 +136,7 @@ fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<End
     // Of a node that was declared lost for ever nothing is awaited.
     let is_silent = shown::silent(actual).any(|(node, _)| !actual.is_forgotten(node));
     let body = Body {
-        nodes: actual
-            .nodes
-            .iter()
-            .map(|look| node_row(look, sight, local))
-            .collect(),
+        nodes: actual.nodes.iter().map(|look| node_row(look, sight)).collect(),
         applications: all_applications(actual).collect(),
         datasets: all_datasets(actual, desired).collect(),
         unreadable: all_unreadable(actual, desired).collect(),
@@ -184,22 +171,14 @@ fn show(sight: &Sight, policy: &Policy, local: Local<'_>, ui: &Ui) -> Result<End
     })
 }
 
-fn node_row<'a>(
-    (node, look): (&'a NodeName, &'a Observed<NodeState>),
-    sight: &Sight,
-    local: Local<'_>,
-) -> NodeRow<'a> {
+fn node_row<'a>((node, look): (&'a NodeName, &'a Observed<NodeState>), sight: &Sight) -> NodeRow<'a> {
     let known = look.known();
     let is_forgotten = sight.actual.is_forgotten(node);
-    let member = sight.desired.members().get(node);
-    let address = member.and_then(|member| member.address.as_ref());
-    let is_local = match address {
-        None | Some(NodeAddress::Local { .. }) => local.is_some(),
-        Some(NodeAddress::Ssh { .. }) => false,
-    };
-    let directory = match local.and_then(|local| local.get(node)).filter(|_| is_local) {
-        Some(NodeAddress::Local { directory }) => Some(directory),
-        None | Some(NodeAddress::Ssh { .. }) => None,
+    let is_looked_at = sight.local.is_some();
+    let (is_local, directory) = match sight.address(node) {
+        Some(NodeAddress::Local { directory }) => (is_looked_at, Some(directory).filter(|_| is_looked_at)),
+        None => (is_looked_at, None),
+        Some(NodeAddress::Ssh { .. }) => (false, None),
     };
     NodeRow {
         node,
@@ -220,7 +199,7 @@ fn node_row<'a>(
                     })
                 })
                 .or_else(|| {
-                    (local.is_some() && !is_local && !is_forgotten)
+                    (is_looked_at && !is_local && !is_forgotten)
                         .then(|| format!("`flocker doctor {node}` says what is in its way"))
                 }),
         },

@@ -2,7 +2,6 @@
 
 mod answer;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -14,7 +13,6 @@ use crate::cluster;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::files;
-use crate::local;
 use crate::ui::Ui;
 use answer::View;
 
@@ -35,13 +33,7 @@ impl Why {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
         let policy = files::last_policy(&global.state_dir(), self.files.paths());
         let failures = files::last_failures(&global.state_dir());
-        // Whether a node of a report runs is not to be seen from here.
-        let local = if self.state.is_empty() {
-            local::known(&global.state_dir())?
-        } else {
-            BTreeMap::new()
-        };
-        let view = View::new(&sight, &local, &policy, self.deploy(global), failures);
+        let view = View::new(&sight, &policy, self.deploy(global), failures);
         let Some(answer) = view.answer(&self.thing) else {
             return Err(view.unknown(&self.thing));
         };

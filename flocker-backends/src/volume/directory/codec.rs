@@ -4,6 +4,9 @@
 //! nowhere else, every entry's parent is a directory of the manifest, a
 //! further name leads to an earlier file, and blocks fit their file.
 
+use flocker_model::SnapshotGuid;
+use flocker_model::SnapshotName;
+
 use super::dir::is_plain_path;
 use super::manifest::Block;
 use super::manifest::Contents;
@@ -18,6 +21,9 @@ const LARGEST_FILE: u64 = i64::MAX as u64;
 
 /// The largest value of an extended attribute that Linux has.
 const LARGEST_VALUE: usize = 65536;
+
+/// How long the name of a snapshot is at most.
+pub(super) const LONGEST_NAME: usize = 64;
 
 /// Why bytes are not a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +54,20 @@ impl Writer {
         self.u64(value.len() as u64);
         self.0.extend_from_slice(value);
     }
+
+    pub(super) fn guid(&mut self, value: SnapshotGuid) {
+        self.0.extend_from_slice(&value.0.to_be_bytes());
+    }
+
+    /// Writes a name into a place that is as long for each, behind its length.
+    pub(super) fn snapshot_name(&mut self, value: &SnapshotName) {
+        let mut place = [0; LONGEST_NAME];
+        let text = value.as_str().as_bytes();
+        let length = text.len().min(place.len());
+        place[..length].copy_from_slice(&text[..length]);
+        self.u8(u8::try_from(length).unwrap_or(u8::MAX));
+        self.0.extend_from_slice(&place);
+    }
 }
 
 /// Reads what [`Writer`] wrote, and runs out rather than over.
@@ -72,6 +92,19 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
         self.array().map(u8::from_le_bytes)
+    }
+
+    pub(super) fn guid(&mut self) -> Result<SnapshotGuid, Malformed> {
+        self.array().map(|guid| SnapshotGuid(u128::from_be_bytes(guid)))
+    }
+
+    /// Reads a name from its place; nothing where none stands there.
+    pub(super) fn snapshot_name(&mut self) -> Result<Option<SnapshotName>, Malformed> {
+        let length = usize::from(self.u8()?);
+        let name = self.take(LONGEST_NAME)?.get(..length);
+        Ok(name
+            .and_then(|name| std::str::from_utf8(name).ok())
+            .and_then(|name| name.parse().ok()))
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, Malformed> {

@@ -19,6 +19,7 @@ use flocker_model::SnapshotName;
 
 use super::Shared;
 use super::codec;
+use super::codec::LONGEST_NAME;
 use super::codec::Malformed;
 use super::codec::Reader;
 use super::codec::Writer;
@@ -44,7 +45,7 @@ use crate::volume::VolumeError;
 pub(super) const MOST: usize = 16;
 
 /// How long the head of one is.
-pub(super) const HEAD: usize = 1 + 64 + 16 + 8 + 8;
+pub(super) const HEAD: usize = 1 + LONGEST_NAME + 16 + 8 + 8;
 
 /// What a stream says of an earlier snapshot before the list of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +61,8 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
-        let mut name = [0; 64];
-        let text = self.name.as_str().as_bytes();
-        let length = text.len().min(name.len());
-        name[..length].copy_from_slice(&text[..length]);
-        writer.u8(u8::try_from(length).unwrap_or(u8::MAX));
-        writer.0.extend_from_slice(&name);
-        writer.0.extend_from_slice(&self.guid.0.to_be_bytes());
+        writer.snapshot_name(&self.name);
+        writer.guid(self.guid);
         writer.u64(self.written);
         writer.u64(self.length);
         writer.0
@@ -74,16 +70,12 @@ impl Head {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader(bytes);
-        let length = usize::from(reader.u8()?);
-        let name = reader.take(64)?;
-        let name = name
-            .get(..length)
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .and_then(|name| name.parse().ok())
+        let name = reader
+            .snapshot_name()?
             .ok_or_else(|| Malformed("it names no earlier snapshot".into()))?;
         let head = Self {
             name,
-            guid: SnapshotGuid(reader.array().map(u128::from_be_bytes)?),
+            guid: reader.guid()?,
             written: reader.u64()?,
             length: reader.u64()?,
         };

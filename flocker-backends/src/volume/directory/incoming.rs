@@ -65,10 +65,8 @@ pub(super) fn begin(home: &Dir, label: &Label, encoded: &[u8]) -> io::Result<()>
     writer.0.extend_from_slice(MAGIC);
     writer.bytes(label.name.as_str().as_bytes());
     writer.u8(label.base.is_some().into());
-    writer
-        .0
-        .extend_from_slice(&label.base.unwrap_or(SnapshotGuid(0)).0.to_be_bytes());
-    writer.0.extend_from_slice(&label.plan.0.to_be_bytes());
+    writer.guid(label.base.unwrap_or(SnapshotGuid(0)));
+    writer.guid(label.plan);
     let arriving = home.without_reserve();
     arriving.write_whole(b"incoming.new/label", &[&writer.0])?;
     arriving.write_whole(b"incoming.new/manifest", &[encoded])?;
@@ -111,8 +109,8 @@ pub(super) fn parse_label(text: &[u8]) -> Result<Label, Malformed> {
         .and_then(|name| name.parse().ok())
         .ok_or_else(|| Malformed("it is for no snapshot".into()))?;
     let has_base = reader.flag()?;
-    let base = SnapshotGuid(reader.array().map(u128::from_be_bytes)?);
-    let plan = SnapshotGuid(reader.array().map(u128::from_be_bytes)?);
+    let base = reader.guid()?;
+    let plan = reader.guid()?;
     reader.end()?;
     Ok(Label {
         name,
@@ -334,7 +332,7 @@ impl Arrival {
     pub(super) fn commit(&self, sent: &Manifest, guid: SnapshotGuid) -> io::Result<()> {
         let mut writer = Writer::default();
         writer.u64(self.difference.travelling(&self.elsewhere, &self.manifest));
-        writer.0.extend_from_slice(&guid.0.to_be_bytes());
+        writer.guid(guid);
         writer.0.extend_from_slice(&codec::encode(sent));
         let digest = blake3::hash(&writer.0);
         self.home.sync_filesystem()?;
@@ -370,7 +368,7 @@ pub(super) fn parse_commit(text: &[u8], name: &SnapshotName) -> Result<Committed
     }
     let mut reader = Reader(said);
     let written = reader.u64()?;
-    let guid = SnapshotGuid(reader.array().map(u128::from_be_bytes)?);
+    let guid = reader.guid()?;
     if Manifest::guid(name, reader.0) != guid {
         return Err(damaged());
     }

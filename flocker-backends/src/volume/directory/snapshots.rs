@@ -135,7 +135,7 @@ pub(super) fn store(home: &Dir, name: &SnapshotName, stored: &Stored, version: V
     writer.0.extend_from_slice(MAGIC);
     writer.u64(sequence);
     writer.u64(written);
-    writer.0.extend_from_slice(&guid.0.to_be_bytes());
+    writer.guid(guid);
     writer.u8(exact.into());
     writer.u64(manifest_length);
     writer.u64(sight_length);
@@ -184,7 +184,7 @@ fn parse_heading(bytes: &[u8]) -> Result<Heading, Malformed> {
     Ok(Heading {
         sequence: reader.u64()?,
         written: reader.u64()?,
-        guid: SnapshotGuid(reader.array().map(u128::from_be_bytes)?),
+        guid: reader.guid()?,
         exact: reader.flag()?,
         manifest_length: reader.u64()?,
         sight_length: reader.u64()?,

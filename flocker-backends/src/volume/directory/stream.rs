@@ -12,6 +12,7 @@ use flocker_model::DatasetId;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
+use super::codec::LONGEST_NAME;
 use super::codec::Malformed;
 use super::codec::Reader;
 use super::codec::Writer;
@@ -22,7 +23,7 @@ use super::manifest::Torn;
 const MAGIC: &[u8; 8] = b"FLKDIRS3";
 
 /// How long a header is: its fields have fixed places, so that it is read in one go.
-pub(super) const HEADER: usize = 8 + 16 + 1 + 64 + 1 + 16 + 16 + 8 + 8;
+pub(super) const HEADER: usize = 8 + 16 + 1 + LONGEST_NAME + 1 + 16 + 16 + 8 + 8;
 
 /// The most torn blocks that a token carries. Where there are more, it says that less has arrived.
 const MOST_TORN: usize = 256;
@@ -57,19 +58,12 @@ pub(super) struct Header {
 impl Header {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
-        let mut name = [0; 64];
-        let text = self.snapshot.as_str().as_bytes();
-        let length = text.len().min(name.len());
-        name[..length].copy_from_slice(&text[..length]);
         writer.0.extend_from_slice(MAGIC);
         writer.0.extend_from_slice(&id_bytes(self.dataset));
-        writer.u8(u8::try_from(length).unwrap_or(u8::MAX));
-        writer.0.extend_from_slice(&name);
+        writer.snapshot_name(&self.snapshot);
         writer.u8(self.base.is_some().into());
-        writer
-            .0
-            .extend_from_slice(&self.base.unwrap_or(SnapshotGuid(0)).0.to_be_bytes());
-        writer.0.extend_from_slice(&self.plan.0.to_be_bytes());
+        writer.guid(self.base.unwrap_or(SnapshotGuid(0)));
+        writer.guid(self.plan);
         writer.u64(self.first);
         writer.u64(self.manifest_length);
         writer.0
@@ -81,20 +75,16 @@ impl Header {
             return Err(Malformed("it is not a stream of a directory".into()));
         }
         let dataset = DatasetId(uuid::Uuid::from_bytes(reader.array()?));
-        let length = usize::from(reader.u8()?);
-        let name = reader.take(64)?;
-        let snapshot = name
-            .get(..length)
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .and_then(|name| name.parse().ok())
+        let snapshot = reader
+            .snapshot_name()?
             .ok_or_else(|| Malformed("it names no snapshot".into()))?;
         let has_base = reader.flag()?;
-        let base = SnapshotGuid(reader.array().map(u128::from_be_bytes)?);
+        let base = reader.guid()?;
         let header = Self {
             dataset,
             snapshot,
             base: has_base.then_some(base),
-            plan: SnapshotGuid(reader.array().map(u128::from_be_bytes)?),
+            plan: reader.guid()?,
             first: reader.u64()?,
             manifest_length: reader.u64()?,
         };

@@ -9,7 +9,6 @@ use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
-use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use flocker_model::Observed;
 use flocker_model::Role;
@@ -36,10 +35,9 @@ use crate::shown;
 /// What is wanted and what is seen, and the plan that follows.
 #[derive(Debug)]
 pub(super) struct View<'a> {
+    sight: &'a Sight,
     desired: &'a Deployment,
     actual: &'a ClusterState,
-    /// The local nodes that were made, where nodes themselves are looked at.
-    local: &'a BTreeMap<NodeName, NodeAddress>,
     has_files: bool,
     plan: Plan,
     deploy: String,
@@ -95,7 +93,6 @@ impl<'a> View<'a> {
     /// Plans where there are files; without them there is nothing that should be done.
     pub(super) fn new(
         sight: &'a Sight,
-        local: &'a BTreeMap<NodeName, NodeAddress>,
         policy: &Policy,
         deploy: String,
         failures: BTreeMap<String, String>,
@@ -104,7 +101,7 @@ impl<'a> View<'a> {
             desired,
             actual,
             has_files,
-            unknown: _,
+            ..
         } = sight;
         let plan = if *has_files {
             flocker_plan::plan(desired, actual, policy)
@@ -112,9 +109,9 @@ impl<'a> View<'a> {
             Plan::default()
         };
         Self {
+            sight,
             desired,
             actual,
-            local,
             has_files: *has_files,
             plan,
             deploy,
@@ -394,7 +391,7 @@ impl<'a> View<'a> {
                 | Silence::Unreadable { .. }
                 | Silence::WrongNode { .. }
                 | Silence::SameNode { .. }
-                | Silence::Forgotten => next.extend(cluster::way_out(&node, self.address(&node))),
+                | Silence::Forgotten => next.extend(cluster::way_out(&node, self.sight.address(&node))),
             }
         }
         let steps = self.steps_of(|step| step.actor == node);
@@ -414,12 +411,6 @@ impl<'a> View<'a> {
             next,
             has_files: self.has_files,
         })
-    }
-
-    /// Returns how a node is reached: as the local node that it is, else as the files say.
-    fn address(&self, node: &NodeName) -> Option<&NodeAddress> {
-        let said = || self.desired.members().get(node)?.address.as_ref();
-        self.local.get(node).or_else(said)
     }
 
     /// Returns how to learn more of silent nodes that something waits for.
