@@ -12,6 +12,7 @@ use std::time::Duration;
 use flocker_backends::Change;
 use flocker_backends::ContainerRuntime as _;
 use flocker_backends::ContainerSpec;
+use flocker_backends::LogRequest;
 use flocker_backends::RuntimeError;
 use flocker_backends::runtime::docker::DockerOptions;
 use flocker_backends::runtime::docker::DockerRuntime;
@@ -27,6 +28,9 @@ const RUNNING: &str = include_str!("data/docker-20.10/inspect-running.json");
 
 /// What is answered to each request, one after the other.
 type Answers = BTreeMap<String, VecDeque<(u16, String)>>;
+
+/// At the end of an answer: it promises more than comes.
+const CUT: &str = "(cut)";
 
 /// An engine that answers from a list, and keeps what it was asked.
 struct FakeEngine {
@@ -101,9 +105,12 @@ async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Ve
             _ => answers.pop_front(),
         });
         let (status, body) = answer.unwrap_or((404, r#"{"message":"no such thing"}"#.to_owned()));
+        let (length, body) = match body.strip_suffix(CUT) {
+            Some(rest) => (body.len(), rest),
+            None => (body.len(), body.as_str()),
+        };
         let answer = format!(
-            "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
+            "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}",
         );
         // It may have been content with less.
         drop(client.write_all(answer.as_bytes()).await);
@@ -203,10 +210,7 @@ async fn a_stop_takes_the_restart_policy_back_first() {
 /// Docker 20.10 refuses this of a container that ends in the very moment, and has changed nothing then.
 #[tokio::test]
 async fn a_restart_policy_that_the_engine_refuses_for_a_moment_is_set_again() {
-    let (id, whole) = (ID, one_container());
-    let ended = whole
-        .replace("\"running\"", "\"exited\"")
-        .replace("\"Pid\":782", "\"Pid\":0");
+    let (id, whole, ended) = (ID, one_container(), one_ended_container());
     let update = format!("POST /containers/{id}/update");
     let refusal = r#"{"message":"cannot update a stopped container: unknown"}"#;
     let engine = FakeEngine::new(&[
@@ -230,6 +234,75 @@ async fn a_restart_policy_that_the_engine_refuses_for_a_moment_is_set_again() {
         .filter(|&request| *request == update)
         .count();
     assert_eq!(n_updates, 3);
+}
+
+/// The container in the captured answer after its end.
+fn one_ended_container() -> String {
+    one_container()
+        .replace("\"running\"", "\"exited\"")
+        .replace("\"Pid\":782", "\"Pid\":0")
+}
+
+/// An application that has ended is let go of, and replaced, whatever became of its log.
+#[tokio::test]
+async fn an_output_that_cannot_be_kept_holds_nobody_up() {
+    let ended = one_ended_container();
+    let (update, logs) = (
+        format!("POST /containers/{ID}/update"),
+        format!("GET /containers/{ID}/logs"),
+    );
+    let remove = format!("DELETE /containers/{ID}");
+    let line = "\u{1}\0\0\0\0\0\0\u{5}line\n";
+    let cut = format!("{line}{CUT}");
+    let damaged = r#"{"message":"invalid character '\\x00' looking for beginning of value"}"#;
+    for (status, body, disk_is_well, kept) in [
+        (200, line, true, Some("line\n")),
+        (200, cut.as_str(), true, Some("line\n")),
+        (500, damaged, true, None),
+        (200, line, false, None),
+    ] {
+        for is_stopped in [true, false] {
+            let engine = FakeEngine::new(&[
+                VERSION,
+                ("GET /containers/flocker--web/json", 200, &ended),
+                (
+                    "GET /containers/flocker--web/json",
+                    if is_stopped { 404 } else { 200 },
+                    &ended,
+                ),
+                ("GET /containers/flocker--web/json", 404, "{}"),
+                (&update, 200, "{}"),
+                (&logs, status, body),
+                (&remove, 204, ""),
+            ]);
+            let runtime = engine.open().await.unwrap();
+            if !disk_is_well {
+                std::fs::write(engine.directory.path().join("state/output"), "in the way").unwrap();
+            }
+            if is_stopped {
+                let stopped = runtime.stop(&"web".parse().unwrap(), Duration::ZERO).await;
+                assert_eq!(stopped.unwrap(), Change::Made, "{body}");
+            } else {
+                // It is out of the way; this engine only lacks the image for the next one.
+                let refusal = runtime.start(&spec()).await.unwrap_err();
+                assert!(matches!(refusal, RuntimeError::NoImage { .. }), "{refusal}");
+            }
+            assert!(engine.asked().contains(&remove), "{body}");
+            assert_eq!(kept_output(&runtime).await.as_deref(), kept, "{body}");
+        }
+    }
+}
+
+/// What is kept of what the application said.
+async fn kept_output(runtime: &DockerRuntime) -> Option<String> {
+    let request = LogRequest {
+        tail: None,
+        follow: false,
+    };
+    let mut output = runtime.logs(&"web".parse().unwrap(), request).await.ok()?;
+    let mut text = String::new();
+    output.read_to_string(&mut text).await.unwrap();
+    Some(text)
 }
 
 /// I13: nothing is asked of a container that is not ours but what it is.
