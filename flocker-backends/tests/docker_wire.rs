@@ -29,6 +29,12 @@ const RUNNING: &str = include_str!("data/docker-20.10/inspect-running.json");
 /// What is answered to each request, one after the other.
 type Answers = BTreeMap<String, VecDeque<(u16, String)>>;
 
+/// How long this engine may take for its own work.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// At the beginning of an answer: it comes only after that.
+const SLOW: &str = "(slow)";
+
 /// At the end of an answer: it promises more than comes.
 const CUT: &str = "(cut)";
 
@@ -62,12 +68,16 @@ impl FakeEngine {
     }
 
     async fn open(&self) -> Result<DockerRuntime, RuntimeError> {
+        DockerRuntime::open(self.options()).await
+    }
+
+    fn options(&self) -> DockerOptions {
         let mut options = DockerOptions::new(self.directory.path().join("state"));
         options.socket = self.directory.path().join("socket");
         options.run_directory = self.run_directory.path().to_owned();
         options.pull = Pull::Never;
-        options.margin = Duration::from_millis(200);
-        DockerRuntime::open(options).await
+        options.margin = MARGIN;
+        options
     }
 
     fn asked(&self) -> Vec<String> {
@@ -105,9 +115,16 @@ async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Ve
             _ => answers.pop_front(),
         });
         let (status, body) = answer.unwrap_or((404, r#"{"message":"no such thing"}"#.to_owned()));
+        let body = match body.strip_prefix(SLOW) {
+            Some(rest) => {
+                tokio::time::sleep(MARGIN * 2).await;
+                rest
+            }
+            None => &body,
+        };
         let (length, body) = match body.strip_suffix(CUT) {
             Some(rest) => (body.len(), rest),
-            None => (body.len(), body.as_str()),
+            None => (body.len(), body),
         };
         let answer = format!(
             "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}",
@@ -317,6 +334,34 @@ async fn nothing_is_done_to_a_foreign_container() {
     let stopped = runtime.stop(&"web".parse().unwrap(), Duration::ZERO).await;
     assert_eq!(stopped.unwrap(), Change::AlreadySo);
     assert!(engine.asked().iter().all(|request| request.starts_with("GET ")));
+}
+
+/// What an engine says of an image that it has.
+const IMAGE: &str = r#"{"Id":"sha256:b08a86ee35248e1234fd622d7e08afdb4a1484bb4839ef99c5aa4dc2eaf18b5c"}"#;
+
+/// What an engine says of the network of our containers.
+const NETWORK: &str =
+    r#"{"Labels":{"io.flocker.network":"1"},"IPAM":{"Config":[{"Subnet":"10.193.0.0/16"}]}}"#;
+
+/// A registry has its own time: a pull that took longer than our engine may is no reason to give up when it is done.
+#[tokio::test]
+async fn a_pull_may_take_longer_than_making_a_container() {
+    let prepared = one_ended_container().replace("\"exited\"", "\"created\"");
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /containers/flocker--web/json", 404, "{}"),
+        ("GET /containers/flocker--web/json", 200, &prepared),
+        ("GET /images/busybox:latest/json", 404, "{}"),
+        ("GET /images/busybox:latest/json", 200, IMAGE),
+        ("POST /images/create", 200, SLOW),
+        ("GET /networks/flocker", 200, NETWORK),
+        ("GET /containers/json", 200, "[]"),
+        ("POST /containers/create", 201, r#"{"Id":"abc","Warnings":[]}"#),
+    ]);
+    let mut options = engine.options();
+    options.pull = Pull::WhereMissing(Duration::from_secs(60));
+    let runtime = DockerRuntime::open(options).await.unwrap();
+    assert_eq!(runtime.prepare(&spec()).await.unwrap(), Change::Made);
 }
 
 /// Where pulling is not wanted, nobody tries.
