@@ -12,6 +12,7 @@ use std::time::Duration;
 use flocker_backends::Change;
 use flocker_backends::ContainerRuntime as _;
 use flocker_backends::ContainerSpec;
+use flocker_backends::ImageId;
 use flocker_backends::LogRequest;
 use flocker_backends::RuntimeError;
 use flocker_backends::runtime::docker::DockerOptions;
@@ -362,6 +363,42 @@ async fn a_pull_may_take_longer_than_making_a_container() {
     options.pull = Pull::WhereMissing(Duration::from_secs(60));
     let runtime = DockerRuntime::open(options).await.unwrap();
     assert_eq!(runtime.prepare(&spec()).await.unwrap(), Change::Made);
+}
+
+/// What the engine of a node pulled by its digest arrives on another without it, as engines have it. It is found there, is
+/// what containers are made from, and travels on.
+#[tokio::test]
+async fn an_image_that_is_pinned_by_its_digest_is_found_where_it_arrived() {
+    let digest = "0123456789abcdef".repeat(4);
+    let image: flocker_model::Image = format!("busybox@sha256:{digest}").parse().unwrap();
+    let id: ImageId = serde_json::from_str::<BTreeMap<String, ImageId>>(IMAGE).unwrap()["Id"].clone();
+    let pinned = format!("/images/flocker.invalid/pinned:sha256-{digest}");
+    let (inspect, tag) = (format!("GET {pinned}/json"), format!("POST /images/{id}/tag"));
+    for (tagged, arrives) in [(201, true), (404, false)] {
+        let engine = FakeEngine::new(&[
+            VERSION,
+            (&inspect, 404, "{}"),
+            (
+                &inspect,
+                if arrives { 200 } else { 404 },
+                if arrives { IMAGE } else { "{}" },
+            ),
+            ("POST /images/load", 200, "{}"),
+            (&tag, tagged, ""),
+            (&format!("GET {pinned}/get"), 200, "layers"),
+        ]);
+        let runtime = engine.open().await.unwrap();
+        let images = runtime.images().unwrap();
+        let imported = images.import(&image, &id, Box::pin(tokio::io::empty())).await;
+        assert_eq!(imported.ok(), arrives.then_some(Change::Made));
+        assert!(engine.asked().contains(&tag));
+        let found = images.present(&image).await.unwrap();
+        assert_eq!(found, arrives.then(|| id.clone()));
+        let mut exported = String::new();
+        let export = images.export(&image).read_to_string(&mut exported).await;
+        assert_eq!(export.is_ok(), arrives);
+        assert_eq!(exported, if arrives { "layers" } else { "" });
+    }
 }
 
 /// Where pulling is not wanted, nobody tries.
