@@ -19,7 +19,9 @@ use flocker_backends::runtime::docker::DockerOptions;
 use flocker_backends::runtime::docker::DockerRuntime;
 use flocker_backends::runtime::docker::Pull;
 use flocker_model::Application;
+use flocker_model::ContainerStatus;
 use flocker_model::DefinitionHash;
+use flocker_model::Health;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
@@ -116,22 +118,25 @@ async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Ve
             _ => answers.pop_front(),
         });
         let (status, body) = answer.unwrap_or((404, r#"{"message":"no such thing"}"#.to_owned()));
-        let body = match body.strip_prefix(SLOW) {
-            Some(rest) => {
-                tokio::time::sleep(MARGIN * 2).await;
-                rest
-            }
-            None => &body,
-        };
-        let (length, body) = match body.strip_suffix(CUT) {
-            Some(rest) => (body.len(), rest),
-            None => (body.len(), body),
-        };
-        let answer = format!(
-            "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}",
-        );
-        // It may have been content with less.
-        drop(client.write_all(answer.as_bytes()).await);
+        // One that is slow holds nobody else up.
+        tokio::spawn(async move {
+            let body = match body.strip_prefix(SLOW) {
+                Some(rest) => {
+                    tokio::time::sleep(MARGIN * 2).await;
+                    rest
+                }
+                None => &body,
+            };
+            let (length, body) = match body.strip_suffix(CUT) {
+                Some(rest) => (body.len(), rest),
+                None => (body.len(), body),
+            };
+            let answer = format!(
+                "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}",
+            );
+            // It may have been content with less.
+            drop(client.write_all(answer.as_bytes()).await);
+        });
     }
 }
 
@@ -182,26 +187,77 @@ async fn an_engine_that_is_too_old_or_none_is_refused() {
     assert!(DockerRuntime::open(options).await.is_err());
 }
 
-/// I5: what cannot be read is never taken for absent.
+/// I5: what cannot be read is never taken for absent. Nor does it hide the others (L20): it may run, and does not serve.
 #[tokio::test]
-async fn a_container_that_cannot_be_read_breaks_the_list() {
-    let listed = r#"[{"Id":"abc","Labels":{"io.flocker.application":"web"}}]"#;
-    let list = ("GET /containers/json", 200, listed);
-    let whole = one_container();
-    let damaged = whole.replace("00000000000000000000000000000007", "?");
-    for (status, body, is_read) in [
-        (200, whole.as_str(), true),
-        (200, damaged.as_str(), false),
-        (200, "{", false),
-        (500, r#"{"message":"out of order"}"#, false),
+async fn a_container_that_cannot_be_read_is_told_and_hides_no_other() {
+    let well = one_container();
+    let labels = serde_json::from_str::<serde_json::Value>(&well).unwrap()["Config"]["Labels"].clone();
+    let listed = |name: &str, application: &str, dataset: &str| {
+        let mut labels = labels.clone();
+        labels["io.flocker.application"] = application.into();
+        labels["io.flocker.dataset"] = dataset.into();
+        serde_json::json!({"Id": "abc", "Names": [name], "Labels": labels})
+    };
+    let dataset = labels["io.flocker.dataset"].as_str().unwrap();
+    let db = listed("/flocker--db", "db", dataset);
+    let damaged = well
+        .replace("flocker--web", "flocker--db")
+        .replace(r#"application":"web""#, r#"application":"db""#)
+        .replace("00000000000000000000000000000007", "?");
+    let mut nameless = db.clone();
+    nameless["Names"] = serde_json::json!([]);
+    let slow = format!("{SLOW}{well}");
+    let out_of_order = r#"{"message":"out of order"}"#;
+    for (db, status, body, expected) in [
+        (&db, 200, damaged.as_str(), Some(2)),
+        (&db, 200, "{", Some(2)),
+        (&db, 500, out_of_order, Some(2)),
+        (&db, 200, slow.as_str(), Some(2)),
         // It was removed while we looked.
-        (404, r#"{"message":"no such container"}"#, true),
+        (&db, 404, r#"{"message":"no such container"}"#, Some(1)),
+        // Somebody has chosen a confusing label.
+        (&listed("/mine", "db", dataset), 500, out_of_order, Some(1)),
+        // Whose data it may write is not known, or not whose it is.
+        (&listed("/flocker--db", "db", "?"), 500, out_of_order, None),
+        (&nameless, 500, out_of_order, None),
     ] {
-        let engine = FakeEngine::new(&[VERSION, list, ("GET /containers/abc/json", status, body)]);
+        let list = serde_json::json!([db, {"Id": ID, "Names": ["/flocker--web"], "Labels": labels}]);
+        let engine = FakeEngine::new(&[
+            VERSION,
+            ("GET /containers/json", 200, &list.to_string()),
+            ("GET /containers/abc/json", status, body),
+            (&format!("GET /containers/{ID}/json"), 200, &well),
+        ]);
         let runtime = engine.open().await.unwrap();
-        assert_eq!(runtime.list().await.is_ok(), is_read, "{body}");
+        let found = runtime.list().await;
+        assert_eq!(found.as_ref().ok().map(BTreeMap::len), expected, "{db} {body}");
+        let Ok(found) = found else { continue };
+        assert_eq!(found["web"].status, ContainerStatus::Running);
+        if let Some(db) = found.get("db") {
+            assert_eq!(
+                (db.status, db.health),
+                (ContainerStatus::Restarting, Health::Unhealthy)
+            );
+            assert_eq!(db.dataset, Some(dataset.parse().unwrap()), "{body}");
+        }
     }
+}
+
+/// Where the engine itself is out of order, nobody knows anything.
+#[tokio::test]
+async fn an_engine_that_does_not_answer_any_more_breaks_the_list() {
     let engine = FakeEngine::new(&[VERSION, ("GET /containers/json", 500, "{}")]);
+    assert!(engine.open().await.unwrap().list().await.is_err());
+    let whole: serde_json::Value = serde_json::from_str(&one_container()).unwrap();
+    let list = serde_json::json!([{
+        "Id": ID, "Names": ["/flocker--web"], "Labels": whole["Config"]["Labels"],
+    }]);
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /version", 500, "{}"),
+        ("GET /containers/json", 200, &list.to_string()),
+        (&format!("GET /containers/{ID}/json"), 500, "{}"),
+    ]);
     assert!(engine.open().await.unwrap().list().await.is_err());
 }
 

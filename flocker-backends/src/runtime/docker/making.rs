@@ -169,7 +169,7 @@ impl Engine {
         let labelled = self.labelled(&[labels::ADDRESS.to_owned()]).await?;
         let addresses = labelled
             .iter()
-            .filter_map(|(_, labels)| labels.get(labels::ADDRESS));
+            .filter_map(|listed| listed.labels.get(labels::ADDRESS));
         Ok(addresses.filter_map(|address| address.parse().ok()).collect())
     }
 
