@@ -77,7 +77,7 @@ impl FakeEngine {
     fn options(&self) -> DockerOptions {
         let mut options = DockerOptions::new(self.directory.path().join("state"));
         options.socket = self.directory.path().join("socket");
-        options.run_directory = self.run_directory.path().to_owned();
+        options.run_directory = self.run_directory.path().into();
         options.pull = Pull::Never;
         options.margin = MARGIN;
         options
