@@ -85,6 +85,8 @@ pub struct LogRequest {
 #[async_trait]
 pub trait ContainerRuntime: fmt::Debug + Send + Sync {
     /// Lists every container of ours, running or not.
+    ///
+    /// One that is known and cannot be looked at is listed as alive and unhealthy, and hides no other.
     async fn list(&self) -> Result<BTreeMap<ApplicationName, ContainerState>, RuntimeError>;
 
     /// Gets everything in place that can be while the application still runs elsewhere.

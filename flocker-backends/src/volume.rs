@@ -11,6 +11,8 @@
 
 #[cfg(feature = "directory")]
 pub mod directory;
+#[cfg(any(feature = "directory", feature = "zfs"))]
+mod holders;
 #[cfg(feature = "zfs")]
 pub mod zfs;
 

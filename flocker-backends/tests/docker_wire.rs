@@ -12,12 +12,16 @@ use std::time::Duration;
 use flocker_backends::Change;
 use flocker_backends::ContainerRuntime as _;
 use flocker_backends::ContainerSpec;
+use flocker_backends::ImageId;
+use flocker_backends::LogRequest;
 use flocker_backends::RuntimeError;
 use flocker_backends::runtime::docker::DockerOptions;
 use flocker_backends::runtime::docker::DockerRuntime;
 use flocker_backends::runtime::docker::Pull;
 use flocker_model::Application;
+use flocker_model::ContainerStatus;
 use flocker_model::DefinitionHash;
+use flocker_model::Health;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
@@ -27,6 +31,15 @@ const RUNNING: &str = include_str!("data/docker-20.10/inspect-running.json");
 
 /// What is answered to each request, one after the other.
 type Answers = BTreeMap<String, VecDeque<(u16, String)>>;
+
+/// How long this engine may take for its own work.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// At the beginning of an answer: it comes only after that.
+const SLOW: &str = "(slow)";
+
+/// At the end of an answer: it promises more than comes.
+const CUT: &str = "(cut)";
 
 /// An engine that answers from a list, and keeps what it was asked.
 struct FakeEngine {
@@ -58,12 +71,16 @@ impl FakeEngine {
     }
 
     async fn open(&self) -> Result<DockerRuntime, RuntimeError> {
+        DockerRuntime::open(self.options()).await
+    }
+
+    fn options(&self) -> DockerOptions {
         let mut options = DockerOptions::new(self.directory.path().join("state"));
         options.socket = self.directory.path().join("socket");
-        options.run_directory = self.run_directory.path().to_owned();
+        options.run_directory = self.run_directory.path().into();
         options.pull = Pull::Never;
-        options.margin = Duration::from_millis(200);
-        DockerRuntime::open(options).await
+        options.margin = MARGIN;
+        options
     }
 
     fn asked(&self) -> Vec<String> {
@@ -101,12 +118,25 @@ async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Ve
             _ => answers.pop_front(),
         });
         let (status, body) = answer.unwrap_or((404, r#"{"message":"no such thing"}"#.to_owned()));
-        let answer = format!(
-            "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        // It may have been content with less.
-        drop(client.write_all(answer.as_bytes()).await);
+        // One that is slow holds nobody else up.
+        tokio::spawn(async move {
+            let body = match body.strip_prefix(SLOW) {
+                Some(rest) => {
+                    tokio::time::sleep(MARGIN * 2).await;
+                    rest
+                }
+                None => &body,
+            };
+            let (length, body) = match body.strip_suffix(CUT) {
+                Some(rest) => (body.len(), rest),
+                None => (body.len(), body),
+            };
+            let answer = format!(
+                "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}",
+            );
+            // It may have been content with less.
+            drop(client.write_all(answer.as_bytes()).await);
+        });
     }
 }
 
@@ -157,26 +187,77 @@ async fn an_engine_that_is_too_old_or_none_is_refused() {
     assert!(DockerRuntime::open(options).await.is_err());
 }
 
-/// I5: what cannot be read is never taken for absent.
+/// I5: what cannot be read is never taken for absent. Nor does it hide the others (L20): it may run, and does not serve.
 #[tokio::test]
-async fn a_container_that_cannot_be_read_breaks_the_list() {
-    let listed = r#"[{"Id":"abc","Labels":{"io.flocker.application":"web"}}]"#;
-    let list = ("GET /containers/json", 200, listed);
-    let whole = one_container();
-    let damaged = whole.replace("00000000000000000000000000000007", "?");
-    for (status, body, is_read) in [
-        (200, whole.as_str(), true),
-        (200, damaged.as_str(), false),
-        (200, "{", false),
-        (500, r#"{"message":"out of order"}"#, false),
+async fn a_container_that_cannot_be_read_is_told_and_hides_no_other() {
+    let well = one_container();
+    let labels = serde_json::from_str::<serde_json::Value>(&well).unwrap()["Config"]["Labels"].clone();
+    let listed = |name: &str, application: &str, dataset: &str| {
+        let mut labels = labels.clone();
+        labels["io.flocker.application"] = application.into();
+        labels["io.flocker.dataset"] = dataset.into();
+        serde_json::json!({"Id": "abc", "Names": [name], "Labels": labels})
+    };
+    let dataset = labels["io.flocker.dataset"].as_str().unwrap();
+    let db = listed("/flocker--db", "db", dataset);
+    let damaged = well
+        .replace("flocker--web", "flocker--db")
+        .replace(r#"application":"web""#, r#"application":"db""#)
+        .replace("00000000000000000000000000000007", "?");
+    let mut nameless = db.clone();
+    nameless["Names"] = serde_json::json!([]);
+    let slow = format!("{SLOW}{well}");
+    let out_of_order = r#"{"message":"out of order"}"#;
+    for (db, status, body, expected) in [
+        (&db, 200, damaged.as_str(), Some(2)),
+        (&db, 200, "{", Some(2)),
+        (&db, 500, out_of_order, Some(2)),
+        (&db, 200, slow.as_str(), Some(2)),
         // It was removed while we looked.
-        (404, r#"{"message":"no such container"}"#, true),
+        (&db, 404, r#"{"message":"no such container"}"#, Some(1)),
+        // Somebody has chosen a confusing label.
+        (&listed("/mine", "db", dataset), 500, out_of_order, Some(1)),
+        // Whose data it may write is not known, or not whose it is.
+        (&listed("/flocker--db", "db", "?"), 500, out_of_order, None),
+        (&nameless, 500, out_of_order, None),
     ] {
-        let engine = FakeEngine::new(&[VERSION, list, ("GET /containers/abc/json", status, body)]);
+        let list = serde_json::json!([db, {"Id": ID, "Names": ["/flocker--web"], "Labels": labels}]);
+        let engine = FakeEngine::new(&[
+            VERSION,
+            ("GET /containers/json", 200, &list.to_string()),
+            ("GET /containers/abc/json", status, body),
+            (&format!("GET /containers/{ID}/json"), 200, &well),
+        ]);
         let runtime = engine.open().await.unwrap();
-        assert_eq!(runtime.list().await.is_ok(), is_read, "{body}");
+        let found = runtime.list().await;
+        assert_eq!(found.as_ref().ok().map(BTreeMap::len), expected, "{db} {body}");
+        let Ok(found) = found else { continue };
+        assert_eq!(found["web"].status, ContainerStatus::Running);
+        if let Some(db) = found.get("db") {
+            assert_eq!(
+                (db.status, db.health),
+                (ContainerStatus::Restarting, Health::Unhealthy)
+            );
+            assert_eq!(db.dataset, Some(dataset.parse().unwrap()), "{body}");
+        }
     }
+}
+
+/// Where the engine itself is out of order, nobody knows anything.
+#[tokio::test]
+async fn an_engine_that_does_not_answer_any_more_breaks_the_list() {
     let engine = FakeEngine::new(&[VERSION, ("GET /containers/json", 500, "{}")]);
+    assert!(engine.open().await.unwrap().list().await.is_err());
+    let whole: serde_json::Value = serde_json::from_str(&one_container()).unwrap();
+    let list = serde_json::json!([{
+        "Id": ID, "Names": ["/flocker--web"], "Labels": whole["Config"]["Labels"],
+    }]);
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /version", 500, "{}"),
+        ("GET /containers/json", 200, &list.to_string()),
+        (&format!("GET /containers/{ID}/json"), 500, "{}"),
+    ]);
     assert!(engine.open().await.unwrap().list().await.is_err());
 }
 
@@ -203,10 +284,7 @@ async fn a_stop_takes_the_restart_policy_back_first() {
 /// Docker 20.10 refuses this of a container that ends in the very moment, and has changed nothing then.
 #[tokio::test]
 async fn a_restart_policy_that_the_engine_refuses_for_a_moment_is_set_again() {
-    let (id, whole) = (ID, one_container());
-    let ended = whole
-        .replace("\"running\"", "\"exited\"")
-        .replace("\"Pid\":782", "\"Pid\":0");
+    let (id, whole, ended) = (ID, one_container(), one_ended_container());
     let update = format!("POST /containers/{id}/update");
     let refusal = r#"{"message":"cannot update a stopped container: unknown"}"#;
     let engine = FakeEngine::new(&[
@@ -232,6 +310,75 @@ async fn a_restart_policy_that_the_engine_refuses_for_a_moment_is_set_again() {
     assert_eq!(n_updates, 3);
 }
 
+/// The container in the captured answer after its end.
+fn one_ended_container() -> String {
+    one_container()
+        .replace("\"running\"", "\"exited\"")
+        .replace("\"Pid\":782", "\"Pid\":0")
+}
+
+/// An application that has ended is let go of, and replaced, whatever became of its log.
+#[tokio::test]
+async fn an_output_that_cannot_be_kept_holds_nobody_up() {
+    let ended = one_ended_container();
+    let (update, logs) = (
+        format!("POST /containers/{ID}/update"),
+        format!("GET /containers/{ID}/logs"),
+    );
+    let remove = format!("DELETE /containers/{ID}");
+    let line = "\u{1}\0\0\0\0\0\0\u{5}line\n";
+    let cut = format!("{line}{CUT}");
+    let damaged = r#"{"message":"invalid character '\\x00' looking for beginning of value"}"#;
+    for (status, body, disk_is_well, kept) in [
+        (200, line, true, Some("line\n")),
+        (200, cut.as_str(), true, Some("line\n")),
+        (500, damaged, true, None),
+        (200, line, false, None),
+    ] {
+        for is_stopped in [true, false] {
+            let engine = FakeEngine::new(&[
+                VERSION,
+                ("GET /containers/flocker--web/json", 200, &ended),
+                (
+                    "GET /containers/flocker--web/json",
+                    if is_stopped { 404 } else { 200 },
+                    &ended,
+                ),
+                ("GET /containers/flocker--web/json", 404, "{}"),
+                (&update, 200, "{}"),
+                (&logs, status, body),
+                (&remove, 204, ""),
+            ]);
+            let runtime = engine.open().await.unwrap();
+            if !disk_is_well {
+                std::fs::write(engine.directory.path().join("state/output"), "in the way").unwrap();
+            }
+            if is_stopped {
+                let stopped = runtime.stop(&"web".parse().unwrap(), Duration::ZERO).await;
+                assert_eq!(stopped.unwrap(), Change::Made, "{body}");
+            } else {
+                // It is out of the way; this engine only lacks the image for the next one.
+                let refusal = runtime.start(&spec()).await.unwrap_err();
+                assert!(matches!(refusal, RuntimeError::NoImage { .. }), "{refusal}");
+            }
+            assert!(engine.asked().contains(&remove), "{body}");
+            assert_eq!(kept_output(&runtime).await.as_deref(), kept, "{body}");
+        }
+    }
+}
+
+/// What is kept of what the application said.
+async fn kept_output(runtime: &DockerRuntime) -> Option<String> {
+    let request = LogRequest {
+        tail: None,
+        follow: false,
+    };
+    let mut output = runtime.logs(&"web".parse().unwrap(), request).await.ok()?;
+    let mut text = String::new();
+    output.read_to_string(&mut text).await.unwrap();
+    Some(text)
+}
+
 /// I13: nothing is asked of a container that is not ours but what it is.
 #[tokio::test]
 async fn nothing_is_done_to_a_foreign_container() {
@@ -244,6 +391,70 @@ async fn nothing_is_done_to_a_foreign_container() {
     let stopped = runtime.stop(&"web".parse().unwrap(), Duration::ZERO).await;
     assert_eq!(stopped.unwrap(), Change::AlreadySo);
     assert!(engine.asked().iter().all(|request| request.starts_with("GET ")));
+}
+
+/// What an engine says of an image that it has.
+const IMAGE: &str = r#"{"Id":"sha256:b08a86ee35248e1234fd622d7e08afdb4a1484bb4839ef99c5aa4dc2eaf18b5c"}"#;
+
+/// What an engine says of the network of our containers.
+const NETWORK: &str =
+    r#"{"Labels":{"io.flocker.network":"1"},"IPAM":{"Config":[{"Subnet":"10.193.0.0/16"}]}}"#;
+
+/// A registry has its own time: a pull that took longer than our engine may is no reason to give up when it is done.
+#[tokio::test]
+async fn a_pull_may_take_longer_than_making_a_container() {
+    let prepared = one_ended_container().replace("\"exited\"", "\"created\"");
+    let engine = FakeEngine::new(&[
+        VERSION,
+        ("GET /containers/flocker--web/json", 404, "{}"),
+        ("GET /containers/flocker--web/json", 200, &prepared),
+        ("GET /images/busybox:latest/json", 404, "{}"),
+        ("GET /images/busybox:latest/json", 200, IMAGE),
+        ("POST /images/create", 200, SLOW),
+        ("GET /networks/flocker", 200, NETWORK),
+        ("GET /containers/json", 200, "[]"),
+        ("POST /containers/create", 201, r#"{"Id":"abc","Warnings":[]}"#),
+    ]);
+    let mut options = engine.options();
+    options.pull = Pull::WhereMissing(Duration::from_secs(60));
+    let runtime = DockerRuntime::open(options).await.unwrap();
+    assert_eq!(runtime.prepare(&spec()).await.unwrap(), Change::Made);
+}
+
+/// What the engine of a node pulled by its digest arrives on another without it, as engines have it. It is found there, is
+/// what containers are made from, and travels on.
+#[tokio::test]
+async fn an_image_that_is_pinned_by_its_digest_is_found_where_it_arrived() {
+    let digest = "0123456789abcdef".repeat(4);
+    let image: flocker_model::Image = format!("busybox@sha256:{digest}").parse().unwrap();
+    let id: ImageId = serde_json::from_str::<BTreeMap<String, ImageId>>(IMAGE).unwrap()["Id"].clone();
+    let pinned = format!("/images/flocker.invalid/pinned:sha256-{digest}");
+    let (inspect, tag) = (format!("GET {pinned}/json"), format!("POST /images/{id}/tag"));
+    for (tagged, arrives) in [(201, true), (404, false)] {
+        let engine = FakeEngine::new(&[
+            VERSION,
+            (&inspect, 404, "{}"),
+            (
+                &inspect,
+                if arrives { 200 } else { 404 },
+                if arrives { IMAGE } else { "{}" },
+            ),
+            ("POST /images/load", 200, "{}"),
+            (&tag, tagged, ""),
+            (&format!("GET {pinned}/get"), 200, "layers"),
+        ]);
+        let runtime = engine.open().await.unwrap();
+        let images = runtime.images().unwrap();
+        let imported = images.import(&image, &id, Box::pin(tokio::io::empty())).await;
+        assert_eq!(imported.ok(), arrives.then_some(Change::Made));
+        assert!(engine.asked().contains(&tag));
+        let found = images.present(&image).await.unwrap();
+        assert_eq!(found, arrives.then(|| id.clone()));
+        let mut exported = String::new();
+        let export = images.export(&image).read_to_string(&mut exported).await;
+        assert_eq!(export.is_ok(), arrives);
+        assert_eq!(exported, if arrives { "layers" } else { "" });
+    }
 }
 
 /// Where pulling is not wanted, nobody tries.

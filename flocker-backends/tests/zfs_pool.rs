@@ -202,6 +202,18 @@ fn who_has_a_file_open_for_writing_is_in_the_way_of_a_release_and_nobody_writes_
             last: name("handoff-2"),
         };
         parent.backend().release(&handoff).await.unwrap_err();
+        // Another process is named.
+        let other = flocker_backends::process::Program::new("sleep").argument("600");
+        let stdout = flocker_backends::process::Stream::Descriptor(append().unwrap().into());
+        let other = other.directory("/").stdout(stdout).spawn().unwrap();
+        let refusal = parent.backend().release(&handoff).await.unwrap_err();
+        let named = std::error::Error::source(&refusal).unwrap().to_string();
+        let expected = format!(
+            "process {} (`sleep`) has `data/file` open for writing",
+            other.id().unwrap()
+        );
+        assert!(named.contains(&expected), "{named}");
+        drop(other);
         // It stays what it was, for whoever writes.
         open.write_all(b"three").unwrap();
         open.sync_all().unwrap();

@@ -33,6 +33,7 @@ mod making;
 mod output;
 mod seen;
 mod serving;
+mod survey;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ pub(in crate::runtime) use self::labels::Manner;
 pub(in crate::runtime) use self::making::Taken;
 pub(in crate::runtime) use self::seen::Seen;
 pub(in crate::runtime) use self::serving::Sight;
+pub(in crate::runtime) use self::survey::unread;
 pub use crate::links::link_address;
 pub use crate::runtime::ImageId;
 

@@ -32,7 +32,6 @@ mod effects;
 mod fences;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod holders;
 mod home;
 mod incoming;
 mod inventory;

@@ -11,16 +11,13 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::ContainerUpdateBody;
 use bollard::query_parameters::InspectContainerOptions;
-use bollard::query_parameters::ListContainersOptionsBuilder;
 use flocker_model::ApplicationName;
 use flocker_model::RestartPolicy;
-use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::DockerOptions;
 use super::body;
 use super::gate::Gates;
-use super::labels;
 use super::labels::Manner;
 use super::labels::Naming;
 use super::seen;
@@ -38,9 +35,6 @@ const ANSWER: u64 = 120;
 
 /// How soon a container that was just ending is asked again to take a restart policy.
 const UPDATE_PAUSE: Duration = Duration::from_millis(20);
-
-/// How many containers are asked about at the same time.
-const AT_ONCE: usize = 16;
 
 /// The engine, with what our containers are known by.
 #[derive(Clone, Debug)]
@@ -116,7 +110,7 @@ impl Engine {
         })
     }
 
-    async fn look_at(&self, container: &str) -> Result<Option<Owned>, RuntimeError> {
+    pub(super) async fn look_at(&self, container: &str) -> Result<Option<Owned>, RuntimeError> {
         let what = || format!("look at the container `{container}`");
         let options = None::<InspectContainerOptions>;
         let found = match self.client.inspect_container(container, options).await {
@@ -130,48 +124,6 @@ impl Engine {
             source: io::Error::new(io::ErrorKind::InvalidData, error),
         })?;
         Ok(Some(owned))
-    }
-
-    /// Returns the labels of every container that somebody's Flocker has made on this engine, by container.
-    pub(super) async fn labelled(
-        &self,
-        labels: &[String],
-    ) -> Result<Vec<(String, BTreeMap<String, String>)>, RuntimeError> {
-        let filters = std::iter::once(("label", labels.to_vec())).collect();
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&filters)
-            .build();
-        let listed = self.client.list_containers(Some(options)).await;
-        let listed = listed.map_err(failed(|| "list the containers".into()))?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|container| {
-                let labels = container.labels.unwrap_or_default().into_iter().collect();
-                Some((container.id?, labels))
-            })
-            .collect())
-    }
-
-    /// Looks at all of our containers.
-    pub(in crate::runtime) async fn survey(&self) -> Result<Vec<Seen>, RuntimeError> {
-        let wanted = [
-            labels::APPLICATION.to_owned(),
-            format!("{}={}", labels::RUNTIME, self.naming.manner.as_str()),
-        ];
-        let listed = self.labelled(&wanted).await?;
-        let mut looks = futures_util::stream::iter(listed)
-            .map(|(id, _)| async move { self.look_at(&id).await })
-            .buffer_unordered(AT_ONCE);
-        let mut found = Vec::new();
-        while let Some(look) = looks.next().await {
-            match look? {
-                Some(Owned::Ours(seen)) => found.push(*seen),
-                // It was removed in the meantime, or it only has our labels.
-                Some(Owned::Foreign) | None => {}
-            }
-        }
-        Ok(found)
     }
 
     /// Tells the engine what to do when a container ends.

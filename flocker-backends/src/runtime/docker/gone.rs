@@ -109,10 +109,10 @@ impl Engine {
         }
     }
 
-    /// Removes a container that does not run, with all but its output. It is no error where it is gone already.
+    /// Removes a container that does not run, with all but the last of its output. It is no error where it is gone already.
     pub(super) async fn discard(&self, seen: &Seen) -> Result<(), RuntimeError> {
         let application = &seen.labels.application;
-        self.keep_output(seen).await?;
+        self.keep_output(seen).await;
         let container = self.container(application);
         self.gates.close(&container).map_err(|source| RuntimeError::Io {
             what: format!("close the gate to the volume of `{application}`"),

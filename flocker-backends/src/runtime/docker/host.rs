@@ -16,6 +16,7 @@ use super::engine::Engine;
 use super::labels::Manner;
 use super::making::Taken;
 use super::seen::Seen;
+use super::survey::Survey;
 use crate::change::Change;
 use crate::runtime::ContainerRuntime;
 use crate::runtime::ContainerSpec;
@@ -125,8 +126,10 @@ impl Engine {
 #[async_trait]
 impl ContainerRuntime for DockerRuntime {
     async fn list(&self) -> Result<BTreeMap<ApplicationName, ContainerState>, RuntimeError> {
-        let containers = self.engine.survey().await?;
-        Ok(self.engine.report(containers).await)
+        let Survey { seen, unread } = self.engine.survey().await?;
+        let mut reported = self.engine.report(seen).await;
+        reported.extend(unread);
+        Ok(reported)
     }
 
     async fn prepare(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError> {

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bollard::errors::Error;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use bollard::query_parameters::ImportImageOptionsBuilder;
+use bollard::query_parameters::TagImageOptionsBuilder;
 use flocker_model::Image;
 use futures_util::StreamExt as _;
 use futures_util::TryStreamExt as _;
@@ -40,6 +41,9 @@ impl ImageStore for Engine {
             return Ok(Change::AlreadySo);
         }
         self.import_image(stream).await?;
+        if let Some(name) = name_of_pinned(image) {
+            self.name(id, name).await?;
+        }
         let other = match self.image_present(image).await? {
             Some(found) if found == *id => return Ok(Change::Made),
             Some(found) => format!("what arrived is {found}, and {id} was announced"),
@@ -54,26 +58,49 @@ impl ImageStore for Engine {
 
 impl Engine {
     pub(super) async fn image_present(&self, image: &Image) -> Result<Option<ImageId>, RuntimeError> {
-        let what = || format!("look for the image `{image}`");
-        match self.client.inspect_image(image.as_str()).await {
-            Ok(found) => found
-                .id
-                .unwrap_or_default()
-                .parse()
-                .map(Some)
-                .map_err(|error: ImageIdError| RuntimeError::Io {
-                    what: what(),
-                    source: io::Error::new(io::ErrorKind::InvalidData, error),
-                }),
-            Err(error) if status(&error) == Some(404) => Ok(None),
-            Err(error) => Err(failed(what)(error)),
+        Ok(self.find_image(image).await?.map(|(_, id)| id))
+    }
+
+    /// Returns by which name an image is here, and what it is; nothing where it is not here.
+    async fn find_image(&self, image: &Image) -> Result<Option<(String, ImageId)>, RuntimeError> {
+        for name in std::iter::once(image.to_string()).chain(name_of_pinned(image)) {
+            let what = || format!("look for the image `{image}`");
+            match self.client.inspect_image(&name).await {
+                Ok(found) => {
+                    let id = found.id.unwrap_or_default().parse();
+                    let id = id.map_err(|error: ImageIdError| RuntimeError::Io {
+                        what: what(),
+                        source: io::Error::new(io::ErrorKind::InvalidData, error),
+                    })?;
+                    return Ok(Some((name, id)));
+                }
+                Err(error) if status(&error) == Some(404) => {}
+                Err(error) => return Err(failed(what)(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives an image that is here a name by which it is found again, and kept by who clears up.
+    async fn name(&self, id: &ImageId, name: String) -> Result<(), RuntimeError> {
+        let (repository, tag) = split(&name);
+        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
+        match self.client.tag_image(id.as_str(), Some(options)).await {
+            // It is something else that has arrived, which is found out by its name.
+            Err(error) if status(&error) == Some(404) => Ok(()),
+            other => other.map_err(failed(|| format!("name the image `{id}`"))),
         }
     }
 
     pub(super) fn export_image(&self, image: &Image) -> ByteStream {
-        let stream = self.client.export_image(image.as_str());
-        let stream = stream.map_err(|error| io::Error::other(said(&error)));
-        Box::pin(StreamReader::new(Box::pin(stream)))
+        let (engine, image) = (self.clone(), image.clone());
+        let stream = futures_util::stream::once(async move {
+            let found = engine.find_image(&image).await.map_err(io::Error::other)?;
+            let name = found.map_or_else(|| image.to_string(), |(name, _)| name);
+            let stream = engine.client.export_image(&name);
+            Ok::<_, io::Error>(stream.map_err(|error| io::Error::other(said(&error))))
+        });
+        Box::pin(StreamReader::new(Box::pin(stream.try_flatten())))
     }
 
     pub(super) async fn import_image(&self, stream: ByteStream) -> Result<(), RuntimeError> {
@@ -132,6 +159,17 @@ impl Engine {
     }
 }
 
+/// Returns the name that we give to an image which is pinned by a digest where it was not pulled; nothing where it has a tag.
+///
+/// An engine knows by which digest it has pulled an image, and neither gives that on nor lets anybody say it.
+fn name_of_pinned(image: &Image) -> Option<String> {
+    let (_, digest) = image.as_str().rsplit_once('@')?;
+    let digest: ImageId = digest.parse().ok()?;
+    // Nobody has this domain, so nothing is ever pulled from there.
+    let digest = digest.as_str().replace(':', "-");
+    Some(format!("flocker.invalid/pinned:{digest}"))
+}
+
 /// Splits an image into what is pulled and its tag. Without any tag, the engine would pull all that there are.
 fn split(image: &str) -> (&str, &str) {
     if image.contains('@') {
@@ -147,6 +185,18 @@ fn split(image: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_pinned_has_a_name_of_ours_and_nothing_else_has() {
+        let digest = "0123456789abcdef".repeat(4);
+        let name_of = |image: &str| name_of_pinned(&image.parse().unwrap());
+        let expected = format!("flocker.invalid/pinned:sha256-{digest}");
+        for image in ["postgres@sha256:", "example.org:5000/web:3@sha256:"] {
+            assert_eq!(name_of(&format!("{image}{digest}")), Some(expected.clone()));
+        }
+        assert_eq!(name_of(&format!("postgres:{digest}")), None);
+        assert_eq!(name_of("postgres@sha256:0123"), None);
+    }
 
     #[test]
     fn exactly_one_tag_is_pulled() {

@@ -179,6 +179,40 @@ impl Labels {
     }
 }
 
+/// As much of the labels of a container of ours as can be read. Which dataset it has is never left open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::runtime) struct Part {
+    pub(super) definition: Option<DefinitionHash>,
+    pub(super) dataset: Option<DatasetId>,
+    pub(super) stop_grace: Option<Duration>,
+    pub(super) address: Option<Ipv4Addr>,
+}
+
+impl Part {
+    pub(super) fn read<'a>(label: impl Fn(&str) -> Option<&'a str>) -> Result<Self, BadLabel> {
+        let dataset = label(DATASET).map(|text| text.parse().map_err(|_| BadLabel(DATASET)));
+        Ok(Self {
+            definition: label(DEFINITION).and_then(|text| text.parse().ok()),
+            dataset: dataset.transpose()?,
+            stop_grace: label(STOP_GRACE)
+                .and_then(|text| text.parse().ok())
+                .map(Duration::from_millis),
+            address: label(ADDRESS).and_then(|text| text.parse().ok()),
+        })
+    }
+}
+
+impl From<&Labels> for Part {
+    fn from(labels: &Labels) -> Self {
+        Self {
+            definition: Some(labels.definition),
+            dataset: labels.dataset,
+            stop_grace: Some(labels.stop_grace),
+            address: Some(labels.address),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;

@@ -57,7 +57,7 @@ impl Engine {
         spec: &ContainerSpec,
         sight: &dyn Sight,
     ) -> Result<Taken, RuntimeError> {
-        let deadline = deadline::after(self.options.margin);
+        let mut deadline = deadline::after(self.options.margin);
         let mut was_made = false;
         loop {
             let seen = match self.look(&spec.name).await? {
@@ -67,7 +67,11 @@ impl Engine {
             };
             match seen {
                 None => {
-                    was_made = self.make(spec).await?;
+                    let begun = Instant::now();
+                    let image = self.resolve(spec).await?;
+                    // A pull has a limit of its own, which is longer than this one.
+                    deadline += begun.elapsed();
+                    was_made = self.make(spec, &image).await?;
                 }
                 Some(seen) if seen.is_alive() => {
                     return if seen.labels.definition == spec.definition {
@@ -97,9 +101,8 @@ impl Engine {
     }
 
     /// Makes a container, and says whether it was this call that did.
-    async fn make(&self, spec: &ContainerSpec) -> Result<bool, RuntimeError> {
+    async fn make(&self, spec: &ContainerSpec, image: &ImageId) -> Result<bool, RuntimeError> {
         let what = || format!("make the container of `{}`", spec.name);
-        let image = self.resolve(spec).await?;
         self.ensure_network().await?;
         let container = self.container(&spec.name);
         let taken = self.addresses().await?;
@@ -119,7 +122,7 @@ impl Engine {
         if has_volume {
             self.gates.show(&container).map_err(failed_gate)?;
         }
-        let created = self.create(spec, &container, &image, address).await;
+        let created = self.create(spec, &container, image, address).await;
         if has_volume {
             self.gates.close(&container).map_err(failed_gate)?;
         }
@@ -166,7 +169,7 @@ impl Engine {
         let labelled = self.labelled(&[labels::ADDRESS.to_owned()]).await?;
         let addresses = labelled
             .iter()
-            .filter_map(|(_, labels)| labels.get(labels::ADDRESS));
+            .filter_map(|listed| listed.labels.get(labels::ADDRESS));
         Ok(addresses.filter_map(|address| address.parse().ok()).collect())
     }
 

@@ -1,61 +1,95 @@
 //! What applications say: the engine has it while the container is there, and we keep the last of it.
 
+use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bollard::query_parameters::LogsOptionsBuilder;
 use flocker_model::ApplicationName;
 use futures_util::StreamExt as _;
 use futures_util::TryStreamExt as _;
+use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 
 use super::engine::Engine;
-use super::engine::failed;
 use super::engine::said;
 use super::labels::Manner;
 use super::seen::Seen;
+use crate::deadline;
 use crate::runtime::LogRequest;
 use crate::runtime::RuntimeError;
 use crate::runtime::process::log::LogReader;
 use crate::runtime::process::log::LogWriter;
 use crate::volume::ByteStream;
 
+/// How long keeping the output of a container may take: its application is away meanwhile.
+const KEEPING: Duration = Duration::from_secs(1);
+
+/// How many bytes a line has, about: as many lines are asked for as are kept, and not what was said in years.
+const LINE: u64 = 128;
+
 impl Engine {
     /// Keeps the output of a container that is about to be removed, instead of what was kept before.
     ///
-    /// Dropped half way: what was kept before, or nothing; the container still has it all.
-    pub(super) async fn keep_output(&self, seen: &Seen) -> Result<(), RuntimeError> {
+    /// As much of it as can be read and kept in a moment: neither a damaged log nor a full disk keeps an
+    /// application from being stopped or started. Dropped half way: what was kept before, or nothing; the container
+    /// still has it all.
+    pub(super) async fn keep_output(&self, seen: &Seen) {
         match self.naming.manner {
             Manner::Engine => {}
             // The journal has it.
-            Manner::Unit => return Ok(()),
+            Manner::Unit => return,
         }
         if !seen.has_run {
-            return Ok(());
+            return;
         }
         let application = &seen.labels.application;
         let container = self.container(application);
-        let what = || format!("keep the output of `{application}`");
-        let failed_here = |source| RuntimeError::Io { what: what(), source };
         let new = self.output_directory("new", &container);
         let kept = self.output_directory("kept", &container);
-        remove(&new)
-            .and_then(|()| std::fs::create_dir_all(&new))
-            .map_err(failed_here)?;
-        let mut writer = LogWriter::open(&new, self.options.log_limit.0).map_err(failed_here)?;
-        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).build();
-        let mut output = self.client.logs(&seen.id, Some(options));
-        while let Some(piece) = output.next().await {
-            let piece = piece.map_err(failed(what))?;
-            writer.write(piece.as_ref()).map_err(failed_here)?;
+        if let Err(error) = self.copy_output(seen, &new, &kept).await {
+            let error: &dyn Error = &error;
+            tracing::warn!(%application, error, "its output could not be kept");
+            // On a full disk others need the room.
+            if let Err(error) = remove(&new) {
+                tracing::debug!(%application, %error, "what was begun of it is still there");
+            }
         }
-        let replace = || {
-            remove(&kept)?;
-            std::fs::create_dir_all(kept.parent().unwrap_or(&kept))?;
-            std::fs::rename(&new, &kept)
+    }
+
+    async fn copy_output(&self, seen: &Seen, new: &Path, kept: &Path) -> io::Result<()> {
+        let deadline = deadline::after(KEEPING.min(self.options.margin));
+        remove(new)?;
+        std::fs::create_dir_all(new)?;
+        let limit = self.options.log_limit.0;
+        let mut writer = LogWriter::open(new, limit)?;
+        let n_lines = (limit.saturating_mul(2) / LINE).max(1);
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true);
+        let options = options.tail(&n_lines.to_string()).build();
+        let mut output = self.client.logs(&seen.id, Some(options));
+        let mut has_any = false;
+        let broken = loop {
+            if Instant::now() >= deadline {
+                break io::Error::new(io::ErrorKind::TimedOut, "it takes too long");
+            }
+            match tokio::time::timeout_at(deadline, output.next()).await {
+                Ok(Some(Ok(piece))) => {
+                    writer.write(piece.as_ref())?;
+                    has_any = true;
+                }
+                Ok(Some(Err(error))) => break io::Error::other(said(&error)),
+                Ok(None) => return replace(new, kept),
+                Err(_) => {}
+            }
         };
-        replace().map_err(failed_here)
+        if !has_any {
+            return Err(broken);
+        }
+        let application = &seen.labels.application;
+        tracing::warn!(%application, error = %broken, "only the beginning of its output is kept");
+        replace(new, kept)
     }
 
     /// Opens the output of an application.
@@ -103,6 +137,12 @@ impl Engine {
             .join(stage)
             .join(container)
     }
+}
+
+fn replace(new: &Path, kept: &Path) -> io::Result<()> {
+    remove(kept)?;
+    std::fs::create_dir_all(kept.parent().unwrap_or(kept))?;
+    std::fs::rename(new, kept)
 }
 
 fn remove(directory: &Path) -> io::Result<()> {

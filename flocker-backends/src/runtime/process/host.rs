@@ -239,7 +239,7 @@ impl ContainerRuntime for ProcessRuntime {
     async fn stop(&self, application: &ApplicationName, grace: Duration) -> Result<Change, RuntimeError> {
         let place = self.place(application);
         let container = place.container();
-        let order = StopOrder { grace };
+        let order = StopOrder { grace: Some(grace) };
         let begun = Instant::now();
         let patience = grace.saturating_add(self.options.supervisor_margin);
         let mut may_kill = true;

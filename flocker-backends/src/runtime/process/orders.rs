@@ -51,7 +51,8 @@ impl Orders {
         if !self.container.is_locked_by(&self.lock)? {
             return Ok(Some(self.own_grace));
         }
-        let order = self.container.stop_order()?.map(|order| order.grace);
+        let order = self.container.stop_order()?;
+        let order = order.map(|order| order.grace.unwrap_or(self.own_grace));
         Ok(order.or(self.was_told_to_end.then_some(self.own_grace)))
     }
 

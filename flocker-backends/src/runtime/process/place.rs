@@ -39,6 +39,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::reserve::is_full;
+
 /// What a container was made from, as far as it may be written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Definition {
@@ -124,7 +126,8 @@ impl Probing {
 /// That a container is to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StopOrder {
-    pub(super) grace: Duration,
+    /// Nothing where it was lost, or there was no room to write it: that of the definition.
+    pub(super) grace: Option<Duration>,
 }
 
 /// Whether a container has a supervisor.
@@ -252,14 +255,18 @@ impl Container {
     }
 
     pub(super) fn stop_order(&self) -> io::Result<Option<StopOrder>> {
-        let of_unknown_grace = || StopOrder {
-            grace: Duration::ZERO,
-        };
+        let of_unknown_grace = || StopOrder { grace: None };
         read_or(&self.file("stop"), of_unknown_grace)
     }
 
+    /// Orders the supervisor to stop. On a full disk the order has no text: a file without any takes no room.
     pub(super) fn order_stop(&self, order: &StopOrder) -> io::Result<()> {
-        write(&self.file("stop"), order, Durability::Process)
+        let file = self.file("stop");
+        match write(&file, order, Durability::Process) {
+            Err(error) if is_full(&error) => drop(File::create(file)?),
+            other => other?,
+        }
+        Ok(())
     }
 
     pub(super) fn clear_stop(&self) -> io::Result<()> {
@@ -402,6 +409,24 @@ fn remove_file(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An application that has filled the disk can be stopped all the same.
+    #[test]
+    fn an_order_to_stop_needs_no_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let container = Container(directory.path().to_owned());
+        let order = StopOrder {
+            grace: Some(Duration::from_secs(3)),
+        };
+        // What is written there finds no room.
+        std::os::unix::fs::symlink("/dev/full", directory.path().join("stop.new")).unwrap();
+        container.order_stop(&order).unwrap();
+        let found = container.stop_order().unwrap();
+        assert_eq!(found, Some(StopOrder { grace: None }));
+        std::fs::remove_file(directory.path().join("stop.new")).unwrap();
+        container.order_stop(&order).unwrap();
+        assert_eq!(container.stop_order().unwrap(), Some(order));
+    }
 
     #[test]
     fn a_supervisor_that_ends_under_the_poke_needs_none() {

@@ -29,6 +29,7 @@ use crate::runtime::ContainerSpec;
 use crate::runtime::ImageStore;
 use crate::runtime::LogRequest;
 use crate::runtime::RuntimeError;
+use crate::runtime::docker;
 use crate::runtime::docker::Engine;
 use crate::runtime::docker::Manner;
 use crate::runtime::docker::Seen;
@@ -250,11 +251,22 @@ impl Sight for SystemdRuntime {
 #[async_trait]
 impl ContainerRuntime for SystemdRuntime {
     async fn list(&self) -> Result<BTreeMap<ApplicationName, ContainerState>, RuntimeError> {
-        let mut containers = Vec::new();
-        for seen in self.engine.survey().await? {
-            containers.extend(self.join(seen).await?);
+        let survey = self.engine.survey().await?;
+        let (mut containers, mut unread) = (Vec::new(), survey.unread);
+        for seen in survey.seen {
+            let labels = seen.labels.clone();
+            match self.join(seen).await {
+                Ok(joined) => containers.extend(joined),
+                Err(error) => {
+                    let (application, error): (_, &dyn Error) = (labels.application.clone(), &error);
+                    tracing::warn!(%application, error, "its unit cannot be looked at, and is taken for one that may run");
+                    unread.insert(application, docker::unread(&(&labels).into()));
+                }
+            }
         }
-        Ok(self.engine.report(containers).await)
+        let mut reported = self.engine.report(containers).await;
+        reported.extend(unread);
+        Ok(reported)
     }
 
     async fn prepare(&self, spec: &ContainerSpec) -> Result<Change, RuntimeError> {

@@ -1,5 +1,6 @@
 //! How a unit comes, and how it goes.
 
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
@@ -99,11 +100,31 @@ impl SystemdRuntime {
         let disable = ["disable", "--quiet", "--", &unit];
         self.ask(application, &disable).await?;
         self.keep_enabling()?;
-        let file = self.unit_file(application);
+        if let Err(error) = self.take_back(application, text, grace).await {
+            // The disk is full, say. The unit as it is ends its container too, with the grace of its definition.
+            let error: &dyn Error = &error;
+            tracing::warn!(%application, error, "its unit is ended as it is");
+        }
+        let patience = grace.saturating_add(self.margin());
+        let stop = ["stop", "--", &unit];
+        let stopped = self.systemctl.try_run(&stop, patience).await;
+        stopped.map_err(failed(|| {
+            let file = self.unit_file(application);
+            format!("stop the unit `{}`", file.display())
+        }))
+    }
+
+    /// Has a unit end its container within a grace, and not start it again.
+    async fn take_back(
+        &self,
+        application: &ApplicationName,
+        text: &str,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
         let container = self.engine.container(application);
         let Some(definition) = unit::definition_of(text) else {
             return Err(RuntimeError::Io {
-                what: format!("read the unit `{}`", file.display()),
+                what: format!("read the unit `{}`", self.unit_file(application).display()),
                 source: io::ErrorKind::InvalidData.into(),
             });
         };
@@ -122,10 +143,7 @@ impl SystemdRuntime {
         if self.write_unit(&ending)? == Change::Made {
             self.ask(application, &["daemon-reload"]).await?;
         }
-        let patience = grace.saturating_add(self.margin());
-        let stop = ["stop", "--", &unit];
-        let stopped = self.systemctl.try_run(&stop, patience).await;
-        stopped.map_err(failed(|| format!("stop the unit `{}`", file.display())))
+        Ok(())
     }
 
     pub(super) async fn remove_unit(&self, application: &ApplicationName) -> Result<(), RuntimeError> {

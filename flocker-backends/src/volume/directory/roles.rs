@@ -1,6 +1,7 @@
 //! Who may write: taking snapshots, letting go, taking over.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use flocker_model::Epoch;
@@ -11,7 +12,6 @@ use super::Shared;
 use super::context::Context as _;
 use super::difference::travelling;
 use super::dir::Dir;
-use super::holders;
 use super::home::Home;
 use super::record::Record;
 use super::scan;
@@ -23,6 +23,8 @@ use crate::change::Change;
 use crate::volume::Acquisition;
 use crate::volume::Handoff;
 use crate::volume::VolumeError;
+use crate::volume::holders;
+use crate::volume::holders::Extent;
 
 /// How often holders of a dataset are looked for before they count: what a program had that has just ended is closed
 /// a little later, and whoever starts another shares its files with it for a moment.
@@ -132,27 +134,23 @@ fn take_last(
 
 /// Fails where anybody has something of the data in use so that he can change it, and goes on having it.
 fn require_unheld(data: &Dir) -> io::Result<()> {
-    const MOST_NAMED: usize = 3;
-    let mut holders = holders::of(data)?;
+    let inodes = || {
+        let found = scan::walk(data, Stillness::Blurred)?;
+        Ok(found.iter().map(|(_, stat)| stat.inode).collect())
+    };
+    let look = || holders::of(data.as_fd(), Extent::Directory(&inodes));
+    let mut holders = look()?;
     for _ in 1..LOOKS {
         if holders.is_empty() {
             break;
         }
         std::thread::sleep(BETWEEN_LOOKS);
-        holders = holders::of(data)?;
+        holders = look()?;
     }
     if holders.is_empty() {
         return Ok(());
     }
-    let mut named: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
-    if holders.len() > MOST_NAMED {
-        named.push(format!("{} more", holders.len() - MOST_NAMED));
-    }
-    let what = format!(
-        "{}: end it, or have it close that, and try again",
-        named.join("; ")
-    );
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, what))
+    Err(holders::in_the_way(&holders))
 }
 
 fn take_last_of(

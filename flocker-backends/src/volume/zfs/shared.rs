@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ use super::tool::while_busy;
 use crate::blocking::blocking;
 use crate::change::Change;
 use crate::volume::VolumeError;
+use crate::volume::holders;
+use crate::volume::holders::Extent;
 
 /// How long a file may stay open for writing before that counts as a writer: whoever starts a program shares its files
 /// with it for a moment, and FUSE closes a little after the one who wrote has ended.
@@ -273,9 +276,32 @@ impl Shared {
     pub(super) async fn set_read_only(&self, ours: &Ours) -> Result<(), VolumeError> {
         // First the kernel: it looks for writers only where a filesystem is writable yet.
         let is_busy = |error: &VolumeError| matches!(error, VolumeError::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy);
-        while_busy(LAST_WRITER, is_busy, || self.follow(ours, true)).await?;
+        match while_busy(LAST_WRITER, is_busy, || self.follow(ours, true)).await {
+            Err(error) if is_busy(&error) => return Err(self.who_is_in_the_way(ours, error).await),
+            other => other?,
+        }
         let set = self.tool.set("readonly", "on", &ours.name).await;
         set.to(|| format!("make dataset {} read-only", ours.dataset))
+    }
+
+    /// Names those who are in the way of letting go, where the kernel tells who they are.
+    async fn who_is_in_the_way(&self, ours: &Ours, error: VolumeError) -> VolumeError {
+        let path = self.mounts.path(ours.dataset);
+        let looked = blocking(move || {
+            let place = File::open(path)?;
+            holders::of(place.as_fd(), Extent::Filesystem)
+        });
+        match looked.await {
+            Ok(holders) if !holders.is_empty() => VolumeError::Io {
+                what: format!("let go of dataset {}", ours.dataset),
+                source: holders::in_the_way(&holders),
+            },
+            Ok(_) => error,
+            Err(not_seen) => {
+                tracing::debug!(dataset = %ours.dataset, error = %not_seen, "who is in the way is not seen");
+                error
+            }
+        }
     }
 
     /// Lets writers in.

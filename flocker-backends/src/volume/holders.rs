@@ -27,16 +27,28 @@ use rustix::fs::Statx;
 use rustix::fs::StatxFlags;
 use rustix::io::Errno;
 
-use super::codec::show;
-use super::dir::Dir;
-use super::scan;
-use super::scan::Stillness;
-
 /// How many processes one thread looks at; where there are more, several do, up to [`MOST_THREADS`].
 const PER_THREAD: usize = 250;
 
 /// How many threads look at processes: an application is away meanwhile.
 const MOST_THREADS: usize = 4;
+
+/// How many of those who are in the way are named.
+const MOST_NAMED: usize = 3;
+
+/// How much is asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Extent<'a> {
+    /// A directory, and the numbers of all that is in it. Whoever stands in it is in the way, too.
+    #[cfg_attr(
+        not(feature = "directory"),
+        expect(dead_code, reason = "of the other backend")
+    )]
+    Directory(&'a (dyn Fn() -> io::Result<BTreeSet<u64>> + Sync)),
+    /// The whole filesystem that is mounted there. Whoever only stands in it is not in the way of making it read-only.
+    #[cfg_attr(not(feature = "zfs"), expect(dead_code, reason = "of the other backend"))]
+    Filesystem,
+}
 
 /// A process that has something of a tree in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +88,8 @@ impl fmt::Display for Holder {
 }
 
 /// Looks at every process once, and returns those that have something of a tree in use.
-pub(super) fn of(dir: &Dir) -> io::Result<Vec<Holder>> {
-    let tree = Tree::of(dir)?;
+pub(super) fn of(root: BorrowedFd<'_>, extent: Extent<'_>) -> io::Result<Vec<Holder>> {
+    let tree = Tree::of(root, extent)?;
     let ourselves = rustix::process::getpid().as_raw_nonzero().get();
     let mut processes = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -104,9 +116,22 @@ pub(super) fn of(dir: &Dir) -> io::Result<Vec<Holder>> {
     })
 }
 
+/// Says who is in the way, and what to do about it.
+pub(super) fn in_the_way(holders: &[Holder]) -> io::Error {
+    let mut named: Vec<String> = holders.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+    if holders.len() > MOST_NAMED {
+        named.push(format!("{} more", holders.len() - MOST_NAMED));
+    }
+    let what = format!(
+        "{}: end it, or have it close that, and try again",
+        named.join("; ")
+    );
+    io::Error::new(io::ErrorKind::ResourceBusy, what)
+}
+
 /// A tree, and how the kernel speaks of what is in it.
 struct Tree<'a> {
-    dir: &'a Dir,
+    extent: Extent<'a>,
     device: (u32, u32),
     mount: Option<u64>,
     path: Vec<u8>,
@@ -114,11 +139,11 @@ struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    fn of(dir: &'a Dir) -> io::Result<Self> {
-        let found = look(dir.as_fd(), "", AtFlags::EMPTY_PATH)?;
-        let own = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+    fn of(root: BorrowedFd<'_>, extent: Extent<'a>) -> io::Result<Self> {
+        let found = look(root, "", AtFlags::EMPTY_PATH)?;
+        let own = format!("/proc/self/fd/{}", root.as_raw_fd());
         Ok(Self {
-            dir,
+            extent,
             device: device(&found),
             mount: mount(&found),
             path: link(CWD, &own)?,
@@ -147,7 +172,11 @@ impl<'a> Tree<'a> {
     fn hold_of(&self, process: i32) -> io::Result<Option<(Hold, Vec<u8>)>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = rustix::fs::open(format!("/proc/{process}"), flags, Mode::empty())?;
-        for (name, hold) in [("cwd", Hold::WorkingDirectory), ("root", Hold::RootDirectory)] {
+        let standing: &[_] = match self.extent {
+            Extent::Directory(_) => &[("cwd", Hold::WorkingDirectory), ("root", Hold::RootDirectory)],
+            Extent::Filesystem => &[],
+        };
+        for &(name, hold) in standing {
             if let Some(path) = self.has(place.as_fd(), name, FileType::Directory)? {
                 return Ok(Some((hold, path)));
             }
@@ -208,7 +237,7 @@ impl<'a> Tree<'a> {
         let is_inside = match (mount(&found), self.mount) {
             (Some(theirs), Some(ours)) if theirs == ours => self.is_below(&path),
             // Seen by another way, as in a container, it has another path.
-            _ => self.is_below(&path) || (path != b"/" && self.inodes()?.contains(&found.stx_ino)),
+            _ => self.is_below(&path) || (path != b"/" && self.has_inode(found.stx_ino)?),
         };
         Ok(is_inside.then_some(path))
     }
@@ -217,8 +246,7 @@ impl<'a> Tree<'a> {
         if mapped.path.ends_with(b" (deleted)") {
             return Ok(false);
         }
-        Ok(self.is_below(mapped.path)
-            || (mapped.device == self.device && self.inodes()?.contains(&mapped.inode)))
+        Ok(self.is_below(mapped.path) || (mapped.device == self.device && self.has_inode(mapped.inode)?))
     }
 
     fn is_below(&self, path: &[u8]) -> bool {
@@ -239,13 +267,16 @@ impl<'a> Tree<'a> {
         })
     }
 
-    fn inodes(&self) -> io::Result<&BTreeSet<u64>> {
+    /// Says whether what has this number in the filesystem of the tree is in the tree.
+    fn has_inode(&self, inode: u64) -> io::Result<bool> {
+        let Extent::Directory(inodes) = self.extent else {
+            return Ok(true);
+        };
         if let Some(known) = self.inodes.get() {
-            return Ok(known);
+            return Ok(known.contains(&inode));
         }
-        let found = scan::walk(self.dir, Stillness::Blurred)?;
-        let inodes = found.iter().map(|(_, stat)| stat.inode).collect();
-        Ok(self.inodes.get_or_init(|| inodes))
+        let found = inodes()?;
+        Ok(self.inodes.get_or_init(|| found).contains(&inode))
     }
 }
 
@@ -295,6 +326,11 @@ fn mount(found: &Statx) -> Option<u64> {
     (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }
 
+/// Shows a path, whatever bytes it is made of.
+fn show(path: &[u8]) -> String {
+    format!("`{}`", path.escape_ascii())
+}
+
 fn program(process: i32) -> String {
     let name = std::fs::read(format!("/proc/{process}/comm"));
     name.map_or_else(|_| "already ended".into(), |name| show(name.trim_ascii_end()))
@@ -311,8 +347,45 @@ fn has_ended(error: &io::Error) -> bool {
 mod tests {
     use std::fs::File;
 
-    use super::super::effects::Effects;
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
+    use crate::process::Program;
+    use crate::process::Stream;
+
+    /// What keeps a filesystem from being made read-only is named, and who only stands in it is not.
+    #[tokio::test]
+    async fn who_writes_in_a_filesystem_is_named() {
+        let root = tempfile::tempdir_in("/dev/shm").unwrap();
+        let file = File::create(root.path().join("file")).unwrap();
+        let sleep = |directory, stdout| {
+            let program = Program::new("sleep").argument("60").directory(directory);
+            program.stdout(stdout).spawn().unwrap()
+        };
+        let writer = sleep("/".as_ref(), Stream::Descriptor(file.into()));
+        let stander = sleep(root.path(), Stream::Null);
+        let (writer_id, stander_id) = (writer.id().unwrap(), stander.id().unwrap());
+        let place = File::open(root.path()).unwrap();
+        let holders = of(place.as_fd(), Extent::Filesystem).unwrap();
+        let of_process = |id: u32| {
+            holders
+                .iter()
+                .find(|holder| u32::try_from(holder.process) == Ok(id))
+        };
+        let named = [of_process(writer_id).unwrap().clone()];
+        let error = in_the_way(&named);
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "process {writer_id} (`sleep`) has `data/file` open for writing: end it, or have it close that, and try again"
+            )
+        );
+        assert_eq!(of_process(stander_id), None);
+        let known = || Ok(BTreeSet::new());
+        let standing = of(place.as_fd(), Extent::Directory(&known)).unwrap();
+        assert_eq!(standing.len(), 2, "{standing:?}");
+    }
 
     #[test]
     fn what_is_seen_by_another_way_is_found_all_the_same() {
@@ -325,9 +398,10 @@ mod tests {
         };
         let (inside, beside) = (append("tree/file"), append("beside"));
         let reader = File::open(root.path().join("tree/file")).unwrap();
-        let dir = Dir::open(&root.path().join("tree"), Effects::default()).unwrap();
+        let dir = File::open(root.path().join("tree")).unwrap();
         let descriptors = File::open("/proc/self/fd").unwrap();
-        let mut tree = Tree::of(&dir).unwrap();
+        let known = || Ok(BTreeSet::from([inside.metadata()?.ino()]));
+        let mut tree = Tree::of(dir.as_fd(), Extent::Directory(&known)).unwrap();
         for way in ["ours", "a mount of another place", "an old kernel"] {
             match way {
                 "ours" => {}
