@@ -61,7 +61,7 @@ fn foreign(saved: &str) -> Vec<String> {
     kept
 }
 
-fn withdraw(kind: Kind) -> Change {
+pub(crate) fn withdraw(kind: Kind) -> Change {
     let own = Ip::V4.machine(1);
     let mut change = None;
     run(async {

@@ -9,6 +9,7 @@
 mod batch;
 mod conformance;
 mod foreign;
+mod loopback;
 mod moves;
 mod network;
 mod paths;
