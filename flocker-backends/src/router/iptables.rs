@@ -73,8 +73,9 @@ impl Variant {
     }
 
     fn restore(self, family: Family) -> Program {
-        // Others change rules too: Docker does whenever a container starts.
-        Program::new(format!("{}-restore", self.tool(family).name())).arguments(["--noflush", "-w", "30"])
+        Program::new(format!("{}-restore", self.tool(family).name()))
+            .argument("--noflush")
+            .arguments(hooks::WAIT)
     }
 }
 
@@ -160,15 +161,11 @@ impl IptablesRouter {
             }
             change = Change::Made;
             let tool = self.variant.tool(family);
-            let hooked = all_hooks(family, &saved)
-                .into_iter()
-                .filter(|(name, hook)| is_hooked(&saved, name, hook))
-                .map(|(_, hook)| hook);
-            let hooked: Vec<Hook> = hooked.collect();
-            kernel::blocking("unhook our chains", move || {
-                hooked.iter().try_for_each(|hook| tool.remove(hook))
-            })
-            .await?;
+            for (name, hook) in all_hooks(family, &saved) {
+                if is_hooked(&saved, name, &hook) {
+                    tool.remove(&hook).await?;
+                }
+            }
             let program = self.variant.restore(family);
             drop(kernel::run(program, &text::removal(), "remove our chains").await?);
         }

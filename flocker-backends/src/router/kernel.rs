@@ -79,12 +79,20 @@ impl Found {
 
 /// Runs a program to its end and returns what it wrote.
 pub(super) async fn run(program: Program, input: &str, what: &str) -> Result<Vec<u8>, RouterError> {
-    let ran = program.run(input.as_bytes(), MOST_OUTPUT, PATIENCE).await;
+    let ran = end(program, input).await;
     ran.and_then(crate::process::Output::success)
         .map_err(|source| RouterError::Program {
             what: what.into(),
             source,
         })
+}
+
+/// Runs a program to its end, whichever that is. None has longer than a minute.
+pub(super) async fn end(
+    program: Program,
+    input: &str,
+) -> Result<crate::process::Output, crate::process::ProcessError> {
+    program.run(input.as_bytes(), MOST_OUTPUT, PATIENCE).await
 }
 
 /// Runs what waits for the kernel where it keeps nobody else waiting.

@@ -142,7 +142,7 @@ impl NftablesRouter {
         state.seen = None;
         state.owed.clear();
         #[cfg(feature = "iptables")]
-        kernel::blocking("take back what lets our packets pass", passage::close).await?;
+        passage::close().await?;
         let is_there = match state.netlink.with(dump::has_our_table) {
             Ok(is_there) => is_there,
             Err(_) => self.is_listed().await?,
@@ -233,8 +233,7 @@ impl NftablesRouter {
         switch::turn_forwarding_on(&after)?;
         #[cfg(feature = "iptables")]
         if !after.is_empty() && (!is_open || found.placed.is_empty()) {
-            let netlink = state.netlink.clone();
-            kernel::blocking("let our packets pass", move || passage::open(&netlink)).await?;
+            passage::open(&state.netlink).await?;
             let before = seen.generation;
             seen.generation = generation(&state.netlink);
             // Where it had to change any rule, it is looked at again.
@@ -349,9 +348,7 @@ impl Seen {
             {
                 return Ok(passes);
             }
-            let netlink = netlink.clone();
-            let ask = move || passage::is_open(&netlink);
-            let passes = kernel::blocking("read the rules that let our packets pass", ask).await?;
+            let passes = passage::is_open(netlink).await?;
             self.passes = Some(passes);
             return Ok(passes);
         }
