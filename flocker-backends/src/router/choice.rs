@@ -30,7 +30,7 @@ pub enum Preference {
 ///
 /// Refused where none of those that may be chosen works: the programs are not
 /// installed, are too old, or we lack the privilege. Whatever another router
-/// of ours left on this node is taken back, so that no two of them carry the same port.
+/// of ours left on this node is taken back, so that no two of them carry the same port; where that fails, it is refused.
 pub async fn choose(preference: Preference, node_address: IpAddr) -> Result<Arc<dyn Router>, RouterError> {
     let mut tried = Vec::new();
     #[cfg(feature = "nftables")]
@@ -39,10 +39,10 @@ pub async fn choose(preference: Preference, node_address: IpAddr) -> Result<Arc<
         match router.try_out().await {
             Ok(()) => {
                 #[cfg(feature = "iptables")]
-                forget(
+                take_back(
                     IptablesRouter::new(node_address, Variant::Host).withdraw().await,
                     "iptables",
-                );
+                )?;
                 return Ok(Arc::new(router));
             }
             Err(error) => tried.push(told(&error)),
@@ -54,7 +54,7 @@ pub async fn choose(preference: Preference, node_address: IpAddr) -> Result<Arc<
         match router.try_out().await {
             Ok(()) => {
                 #[cfg(feature = "nftables")]
-                forget(NftablesRouter::new(node_address).withdraw().await, "nft");
+                take_back(NftablesRouter::new(node_address).withdraw().await, "nft")?;
                 return Ok(Arc::new(router));
             }
             Err(error) => tried.push(told(&error)),
@@ -83,11 +83,25 @@ fn is_wanted_iptables(preference: Preference) -> bool {
     }
 }
 
-/// What cannot be asked has left nothing behind that could be in our way.
+/// A program that is not installed has left nothing behind that could be taken back. After any other failure, what the
+/// other router has made may still be in force.
 #[cfg(all(feature = "nftables", feature = "iptables"))]
-fn forget(withdrawn: Result<crate::change::Change, RouterError>, program: &str) {
-    if let Err(error) = withdrawn {
-        tracing::debug!(%error, program, "what is not there cannot be taken back");
+fn take_back(
+    withdrawn: Result<crate::change::Change, RouterError>,
+    program: &'static str,
+) -> Result<(), RouterError> {
+    use crate::process::ProcessError;
+
+    match withdrawn {
+        Ok(_) => Ok(()),
+        Err(RouterError::Program {
+            source: ProcessError::NotFound { .. },
+            ..
+        }) => Ok(()),
+        Err(source) => Err(RouterError::TwoRouters {
+            program,
+            source: Box::new(source),
+        }),
     }
 }
 

@@ -145,6 +145,7 @@ impl NftablesRouter {
         passage::close().await?;
         let is_there = match state.netlink.with(dump::has_our_table) {
             Ok(is_there) => is_there,
+            Err(error) if dump::is_unknown(&error) => false,
             Err(_) => self.is_listed().await?,
         };
         if !is_there {

@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 use std::time::Instant;
 
 use flocker_backends::Router as _;
 use flocker_backends::RouterError;
 use flocker_backends::conformance::run;
+use flocker_backends::router::choice::Preference;
+use flocker_backends::router::choice::choose;
 use flocker_backends::router::nftables::NftablesRouter;
 use nix::fcntl::Flock;
 use nix::fcntl::FlockArg;
@@ -57,6 +60,56 @@ fn told(error: &RouterError) -> String {
         source = cause.source();
     }
     told
+}
+
+#[test]
+fn no_router_is_chosen_while_what_another_has_made_cannot_be_taken_back() {
+    privately(|| {
+        let own = host_of_the_older_variant();
+        run(async {
+            let older = choose(Preference::Iptables, own).await.unwrap();
+            let change = set(80, &[Ip::V4.machine(2)]);
+            older.apply(&change, &[].into()).await.unwrap();
+            let held = hold();
+            let begun = Instant::now();
+            let refused = choose(Preference::Auto, own).await.unwrap_err();
+            assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+            assert!(
+                matches!(
+                    refused,
+                    RouterError::TwoRouters {
+                        program: "iptables",
+                        ..
+                    }
+                ),
+                "{refused:?}"
+            );
+            let told = told(&refused);
+            assert!(told.contains("xtables lock"), "{told}");
+            assert!(
+                told.contains("remove our rule from `PREROUTING` in the table `raw`"),
+                "{told}"
+            );
+            // It is all as it was, for the router that goes on.
+            assert!(call("iptables-legacy-save").contains("FLOCKER-ENTER"));
+            assert!(!call("nft list tables").contains("flocker"));
+            drop(held);
+            choose(Preference::Auto, own).await.unwrap();
+            assert!(!call("iptables-legacy-save").contains("FLOCKER"));
+        });
+    });
+}
+
+#[test]
+fn a_router_is_chosen_where_the_program_of_the_other_is_not_installed() {
+    privately(|| {
+        call("mount --bind /dev/null /usr/sbin/xtables-nft-multi");
+        run(async {
+            choose(Preference::Auto, IpAddr::V4(Ipv4Addr::LOCALHOST))
+                .await
+                .unwrap();
+        });
+    });
 }
 
 #[test]
