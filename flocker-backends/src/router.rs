@@ -79,6 +79,14 @@ pub enum RouterError {
         /// What was tried, and how each failed.
         tried: String,
     },
+    /// Something has the name that ours has, and is somebody else's.
+    #[error(
+        "{what} is in the way: nothing that it holds is marked as Flocker's, so it stays; rename it, or delete it if nobody needs it"
+    )]
+    Foreign {
+        /// What it is, and where.
+        what: String,
+    },
     /// What another router of ours has made could not be taken back, so that the same ports would be carried twice.
     #[error("could not take back the routes that Flocker made by `{program}` before")]
     TwoRouters {
@@ -104,7 +112,7 @@ impl Classify for RouterError {
             Self::Program { source, .. } => source.class(),
             Self::TwoRouters { source, .. } => source.class(),
             // Somebody has to install one, or give us the privilege.
-            Self::NoFilter { .. } => ErrorClass::Permanent,
+            Self::NoFilter { .. } | Self::Foreign { .. } => ErrorClass::Permanent,
         }
     }
 }

@@ -139,7 +139,7 @@ impl IptablesRouter {
         let program = self.variant.restore(family).argument("--test");
         let rules = text::whole(family, &BTreeSet::new(), &BTreeSet::new(), &[]);
         drop(kernel::run(program, &rules, "try out our rules with `iptables`").await?);
-        Ok(())
+        assemble(self.own, &self.tables().await?).refuse_foreign()
     }
 
     /// Takes all routes back, and everything else that this router has made but forwarding.
@@ -167,7 +167,7 @@ impl IptablesRouter {
                 }
             }
             let program = self.variant.restore(family);
-            drop(kernel::run(program, &text::removal(), "remove our chains").await?);
+            drop(kernel::run(program, &text::removal(&saved.foreign), "remove our chains").await?);
         }
         Ok(change)
     }
@@ -277,6 +277,7 @@ impl Saved {
         Self {
             pieces,
             hooks: self.hooks,
+            foreign: self.foreign,
             is_there: true,
             has_docker: self.has_docker,
             has_guard: family == Family::V4,
@@ -325,6 +326,11 @@ fn assemble(own: IpAddr, tables: &Tables) -> Found {
         placed,
         is_in_force: used.all(|(family, saved)| is_in_force(*family, saved)),
         is_whole,
+        foreign: tables
+            .values()
+            .flat_map(|saved| &saved.foreign)
+            .map(|(table, chain)| format!("the chain `{chain}` of the table `{table}`"))
+            .next(),
     }
 }
 
@@ -357,6 +363,7 @@ impl Router for IptablesRouter {
         // What an earlier call was dropped before.
         state.end_moved().await?;
         let mut seen = self.look(state.seen.take(), &state.netlink).await?;
+        seen.found.refuse_foreign()?;
         let networks = kernel::networks()?;
         let found = &seen.found;
         let wanted = found.placed.changed(self.own, change, local, &networks);
@@ -402,6 +409,7 @@ impl Router for IptablesRouter {
             placed: wanted,
             is_in_force: true,
             is_whole: true,
+            foreign: None,
         };
         state.seen = Some(seen);
         state.end_moved().await?;

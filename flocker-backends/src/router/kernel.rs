@@ -64,6 +64,8 @@ pub(super) struct Found {
     pub(super) is_in_force: bool,
     /// Whether nothing is there that must not be, and nothing lacks.
     pub(super) is_whole: bool,
+    /// What has a name of ours and is somebody else's: it holds something, and nothing of that is as we mark it.
+    pub(super) foreign: Option<String>,
 }
 
 impl Found {
@@ -73,6 +75,14 @@ impl Found {
             self.placed.routes.clone()
         } else {
             RouteTable::default()
+        }
+    }
+
+    /// Refuses to go on where somebody else's would be written over. A name alone makes nothing ours.
+    pub(super) fn refuse_foreign(&self) -> Result<(), RouterError> {
+        match self.foreign.clone() {
+            Some(what) => Err(RouterError::Foreign { what }),
+            None => Ok(()),
         }
     }
 }

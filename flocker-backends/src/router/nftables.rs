@@ -130,7 +130,8 @@ impl NftablesRouter {
         let program = Program::new("nft").arguments(["--check", "--file", "-"]);
         let rules = rules::whole(self.own, &Placed::default());
         drop(kernel::run(program, &rules, "try out our rules with `nft`").await?);
-        Ok(())
+        let state = self.state.lock().await;
+        self.read(&state.netlink).await?.refuse_foreign()
     }
 
     /// Takes all routes back, and everything else that this router has made but forwarding.
@@ -148,7 +149,7 @@ impl NftablesRouter {
             Err(error) if dump::is_unknown(&error) => false,
             Err(_) => self.is_listed().await?,
         };
-        if !is_there {
+        if !is_there || self.read(&state.netlink).await?.foreign.is_some() {
             return Ok(Change::AlreadySo);
         }
         drop(self.execute(rules::REMOVAL).await?);
@@ -210,6 +211,7 @@ impl NftablesRouter {
         bound: Bound,
     ) -> Result<Option<Change>, RouterError> {
         let mut seen = self.look(state.seen.take(), &state.netlink).await?;
+        seen.found.refuse_foreign()?;
         let is_open = seen.is_open(&state.netlink).await?;
         let networks = kernel::networks()?;
         let around = Around {
@@ -362,6 +364,7 @@ impl Seen {
             placed,
             is_in_force,
             is_whole,
+            foreign: _,
         } = &self.found;
         *is_in_force && *is_whole && !placed.is_empty() && self.around.as_ref() == Some(around)
     }
