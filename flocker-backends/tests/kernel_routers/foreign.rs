@@ -7,6 +7,7 @@ use flocker_backends::RouterError;
 use flocker_backends::conformance::run;
 use flocker_backends::router::choice::Preference;
 use flocker_backends::router::choice::choose;
+use flocker_backends::router::choice::try_out;
 use flocker_backends::router::iptables::IptablesRouter;
 use flocker_backends::router::iptables::Variant;
 use flocker_backends::router::nftables::NftablesRouter;
@@ -195,9 +196,13 @@ fn a_filter_in_which_somebody_else_has_our_name_is_not_chosen() {
         call_with("nft -f -", BLOCKLIST);
         let before = call("nft list table inet flocker");
         run(async {
+            // That `nft` lists tables says nothing of whether it can carry ours.
             let refused = choose(Preference::Nftables, own).await.unwrap_err();
             let told = refused.to_string();
             assert!(told.contains("the table `inet flocker` is in the way"), "{told}");
+            let tried = try_out(Preference::Nftables, own).await.unwrap_err();
+            assert_eq!(tried.to_string(), told);
+            assert_eq!(try_out(Preference::Auto, own).await.unwrap(), "iptables");
             let other = choose(Preference::Auto, own).await.unwrap();
             assert!(format!("{other:?}").starts_with("IptablesRouter"), "{other:?}");
         });
