@@ -45,6 +45,9 @@ pub struct Line {
     pub note: String,
 }
 
+/// How the [text] of a settled plan ends.
+pub const NOTHING_TO_DO: &str = "nothing to do: everything is as it is to be\n";
+
 /// Returns a plan as text: what is done, what waits, what is refused, what is kept.
 #[must_use]
 pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
@@ -107,7 +110,7 @@ pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
         .unwrap_or_default();
     }
     if plan.is_settled() {
-        text.push_str("nothing to do: everything is as it is to be\n");
+        text.push_str(NOTHING_TO_DO);
     }
     text
 }

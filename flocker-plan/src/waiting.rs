@@ -154,7 +154,7 @@ impl fmt::Display for Waiting {
                 match (application, dataset) {
                     (Some(application), _) => write!(f, "{application} waits to see {}", list(nodes))?,
                     (None, Some(dataset)) => write!(f, "dataset {dataset} waits to see {}", list(nodes))?,
-                    (None, None) => write!(f, "waiting to see {}", list(nodes))?,
+                    (None, None) => write!(f, "the deploy waits to see {}", list(nodes))?,
                 }
                 if dataset.is_some() {
                     f.write_str(": its data may be there")

@@ -1,7 +1,6 @@
 //! The deployment file: which node runs which applications.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map;
 use std::str::FromStr;
 
 use super::diagnostic::Code;
@@ -207,34 +206,37 @@ impl Reader<'_, '_, '_> {
         member: &mut Member,
         placements: &mut Vec<Placement>,
     ) {
-        let mut placed: BTreeMap<ApplicationName, Span> = BTreeMap::new();
+        let mut named: Vec<(ApplicationName, Span)> = Vec::with_capacity(items.len());
         for item in items {
-            let Some(text) = self.string(item, "the name of an application") else {
-                continue;
-            };
-            let Some(application) = self.parse::<ApplicationName>(text, item.span, Code::BadName) else {
-                continue;
-            };
-            match placed.entry(application) {
-                btree_map::Entry::Vacant(place) => {
-                    placements.push(Placement {
-                        application: place.key().clone(),
-                        node: node.clone(),
-                        span: item.span,
-                    });
-                    place.insert(item.span);
-                }
-                btree_map::Entry::Occupied(first) => {
-                    let message = || format!("application `{text}` is listed twice for node `{node}`");
-                    self.conflict(
-                        Code::PlacedTwice,
-                        item.span,
-                        message,
-                        (*first.get(), "first here"),
-                    );
-                }
+            if let Some(text) = self.string(item, "the name of an application")
+                && let Some(application) = self.parse(text, item.span, Code::BadName)
+            {
+                named.push((application, item.span));
             }
         }
-        member.applications = placed.into_keys().collect();
+        // Sorted once, because a tree that grows name by name costs a hostile file twice as much.
+        let mut order: Vec<usize> = (0..named.len()).collect();
+        order.sort_by(|&one, &other| named[one].0.cmp(&named[other].0));
+        let mut first: Vec<usize> = (0..named.len()).collect();
+        for same in order.chunk_by(|&one, &other| named[one].0 == named[other].0) {
+            for &position in same {
+                first[position] = same[0];
+            }
+        }
+        order.retain(|&position| first[position] == position);
+        member.applications = order.iter().map(|&position| named[position].0.clone()).collect();
+        for (position, &first) in first.iter().enumerate() {
+            let (application, span) = &named[position];
+            if position == first {
+                placements.push(Placement {
+                    application: application.clone(),
+                    node: node.clone(),
+                    span: *span,
+                });
+            } else {
+                let message = || format!("application `{application}` is listed twice for node `{node}`");
+                self.conflict(Code::PlacedTwice, *span, message, (named[first].1, "first here"));
+            }
+        }
     }
 }
