@@ -120,8 +120,8 @@ fn take_back(
     use crate::process::ProcessError;
 
     match withdrawn {
-        Ok(_) => Ok(()),
-        Err(RouterError::Program {
+        Ok(_)
+        | Err(RouterError::Program {
             source: ProcessError::NotFound { .. },
             ..
         }) => Ok(()),

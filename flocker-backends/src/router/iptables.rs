@@ -280,7 +280,10 @@ impl Saved {
             foreign: self.foreign,
             is_there: true,
             has_docker: self.has_docker,
-            has_guard: family == Family::V4,
+            guard: match family {
+                Family::V4 => rules::GUARD.into(),
+                Family::V6 => BTreeSet::new(),
+            },
             is_whole: true,
         }
     }
@@ -303,9 +306,9 @@ fn is_hooked(saved: &Saved, name: &str, hook: &Hook) -> bool {
 fn is_guarded(tables: &Tables) -> bool {
     let hooks = rules::hooks(Family::V4);
     let mut guard = hooks.iter().filter(|(name, _)| *name == rules::GUARD_HOOK);
-    tables
-        .get(&Family::V4)
-        .is_some_and(|saved| saved.has_guard && guard.all(|(name, hook)| is_hooked(saved, name, hook)))
+    tables.get(&Family::V4).is_some_and(|saved| {
+        saved.guard == rules::GUARD.into() && guard.all(|(name, hook)| is_hooked(saved, name, hook))
+    })
 }
 
 fn is_in_force(family: Family, saved: &Saved) -> bool {

@@ -28,8 +28,8 @@ pub(super) struct Saved {
     pub(super) is_there: bool,
     /// Whether Docker's chain for the rules of others is there.
     pub(super) has_docker: bool,
-    /// Whether the rules are there that stop what comes by wire with a loopback address.
-    pub(super) has_guard: bool,
+    /// Those rules by name that are there of the ones that stop what comes by wire with a loopback address.
+    pub(super) guard: BTreeSet<&'static str>,
     /// Whether every rule of our chains is ours, and all are there that do not depend on routes.
     pub(super) is_whole: bool,
 }
@@ -111,7 +111,10 @@ pub(super) fn read(family: Family, text: &str) -> Saved {
     }
     saved.foreign = unmarked.difference(&marked).cloned().collect();
     saved.is_there = there.difference(&saved.foreign).next().is_some();
-    saved.has_guard = rules::GUARD.iter().all(|name| names.contains(*name));
+    saved.guard = rules::GUARD
+        .into_iter()
+        .filter(|name| names.contains(*name))
+        .collect();
     saved.is_whole &= names == rules::fixed_names(family) && marks.keys().eq(ends.keys());
     let mut n_linked = 0;
     let of = |led| ends.iter().filter(move |((by, _), _)| *by == led);
