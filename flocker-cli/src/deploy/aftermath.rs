@@ -226,7 +226,7 @@ fn waits<'a>(
 ) -> Blocked<&'a Waiting> {
     let told = Blocked::waiting(waiting);
     let copied = match waiting {
-        Waiting::PreCopy { application, .. } => application,
+        Waiting::PreCopy { application, .. } | Waiting::Earlier { application, .. } => application,
         Waiting::ForSight { .. }
         | Waiting::ForHealth { .. }
         | Waiting::Held { .. }

@@ -22,7 +22,7 @@ use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
-use crate::needs::Needs;
+use crate::needs::Listed;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::expected_since;
@@ -92,11 +92,17 @@ impl<'a> Rules<'a> {
         let expected = expected_since(source, base_of(&base), epoch);
         let round = least_round(source, target);
         let downtime = self.policy.rates.downtime(expected, round);
-        match if runs {
+        let readiness = if runs {
             self.readiness(&move_, &base, delta, expected, round)
         } else {
             Readiness::Ready
-        } {
+        };
+        if readiness.lets_copy()
+            && let Some(earlier) = self.earlier(&move_, &base)
+        {
+            return self.earlier_round(&move_, &base, &earlier);
+        }
+        match readiness {
             Readiness::Round { number, take, bytes } => self.warm_round(&move_, &base, number, take, bytes),
             Readiness::Held => {
                 let (from, to) = (self.node(from), self.node(to));
@@ -163,8 +169,8 @@ impl<'a> Rules<'a> {
         let set_aside = self.set_aside(move_, base);
         let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
         let prepared = prepared.map(|fact| need(fact, Because::NothingStopsInVain));
-        let before_stop: Needs = prepared.into_iter().chain(set_aside.clone()).collect();
-        let before_release = self.stop_users(move_, &before_stop);
+        let before_stop = self.gathered.list(prepared.into_iter().chain(set_aside.clone()));
+        let before_release = self.stop_users(move_, before_stop);
         let before_release = if before_release.is_empty() || is_planted(Bug::ReleaseBeforeStop) {
             before_stop
         } else {
@@ -188,31 +194,21 @@ impl<'a> Rules<'a> {
             before_release,
         );
         let before_push = [need(released.clone(), Because::OneWriter)];
-        let mut before_push: Needs = before_push.into_iter().chain(set_aside.clone()).collect();
+        let mut before_push = self
+            .gathered
+            .list(before_push.into_iter().chain(set_aside.clone()));
         if is_planted(Bug::AcquireBeforeRelease) {
-            before_push = set_aside.into_iter().collect();
+            before_push = self.gathered.list(set_aside);
         }
         let complete = self.push(move_, &last, base, before_push);
-        let mut needs: Needs = [
-            need(released.clone(), Because::OneWriter),
-            need(complete.clone(), Because::DataComplete),
-        ]
-        .into();
-        if is_planted(Bug::AcquireBeforeRelease) {
-            needs = [need(complete, Because::DataComplete)].into();
-        }
-        if is_planted(Bug::AcquireBeforeComplete) {
-            needs = [need(released.clone(), Because::OneWriter)].into();
-        }
         if is_planted(Bug::DestroyedUnreceived) {
-            let before = [need(released, Because::OneWriter)];
-            self.act(
-                move_.from,
-                Action::Destroy { dataset: id },
-                &move_.reason,
-                before.into(),
-            );
+            let before = self.gathered.list([need(released.clone(), Because::OneWriter)]);
+            self.act(move_.from, Action::Destroy { dataset: id }, &move_.reason, before);
         }
+        let released = (!is_planted(Bug::AcquireBeforeRelease)).then(|| need(released, Because::OneWriter));
+        let complete =
+            (!is_planted(Bug::AcquireBeforeComplete)).then(|| need(complete, Because::DataComplete));
+        let needs = self.gathered.list(released.into_iter().chain(complete));
         self.take_over(move_, &last, None, needs);
     }
 
@@ -222,7 +218,7 @@ impl<'a> Rules<'a> {
         move_: &Move<'a>,
         from: &SnapshotName,
         guid: Option<SnapshotGuid>,
-        needs: Needs,
+        needs: Listed,
     ) {
         let id = move_.dataset.id;
         let to = self.node(move_.to);
@@ -243,34 +239,34 @@ impl<'a> Rules<'a> {
             let needs = vec![need(owns.clone(), Because::DataThere)];
             self.resize(move_.application, move_.to, move_.source, needs);
         }
-        let mut before_start: Needs = [need(owns, Because::DataThere)].into();
+        let mut before_start = self.gathered.list([need(owns, Because::DataThere)]);
         if is_planted(Bug::StartBeforeAcquire) {
-            before_start = Needs::default();
+            before_start = Listed::default();
         }
         self.start(move_.application, move_.to, &move_.reason, before_start);
     }
 
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Needs {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: Listed) -> Listed {
         let id = move_.dataset.id;
-        let mut needs = Needs::default();
         if is_planted(Bug::StopForgotten) {
-            return needs;
+            return Listed::default();
         }
+        let mut all_stopped = Vec::new();
         for (node, user, container) in self.users(move_.application, id) {
             // What does not run at the target is replaced by the start.
             let is_replaced = node == move_.to && !container.is_alive();
             if !is_replaced {
                 let before = if node == move_.to {
-                    Needs::default()
+                    Listed::default()
                 } else {
-                    before.clone()
+                    before
                 };
                 let stopped = self.stop_within(user, node, container.stop_grace, &move_.reason, before);
-                needs.push(need(stopped, Because::OneWriter));
+                all_stopped.push(need(stopped, Because::OneWriter));
             }
         }
-        needs
+        self.gathered.list(all_stopped)
     }
 
     /// Stops what runs beside a copy that is to be set aside, and says whether anything did: the rest is for the next plan.
@@ -310,7 +306,7 @@ impl<'a> Rules<'a> {
         move_: &Move<'a>,
         snapshot: &SnapshotName,
         base: &Common<'_>,
-        needs: Needs,
+        needs: Listed,
     ) -> Fact {
         let to = self.node(move_.to);
         let dataset = move_.dataset.clone();
@@ -351,34 +347,42 @@ impl<'a> Rules<'a> {
 
     /// Promises space at the target, or refuses with numbers. Both copies stay, so swaps need room for both.
     pub(super) fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
-        let Some(state) = self.view.node(move_.to).seen else {
+        let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
+        let Some(free) = self.lack_of_room(move_, bytes, arrived) else {
+            let promised = &mut self.promised[move_.to as usize];
+            *promised = promised.plus(needed);
             return true;
         };
-        let Some(free) = state.free else {
-            return true;
-        };
-        let promised = &mut self.promised[move_.to as usize];
-        let free = ByteSize(free.0.saturating_sub(promised.0));
+        self.note_full(move_.to);
+        let application = self.application(move_.application);
+        let on = self.node(move_.to);
+        self.refused.push(Refusal::NoRoom {
+            application,
+            on,
+            needed,
+            free,
+        });
+        false
+    }
+
+    /// Returns how much space there is at the target where that is too little.
+    pub(super) fn lack_of_room(
+        &self,
+        move_: &Move<'_>,
+        bytes: ByteSize,
+        arrived: ByteSize,
+    ) -> Option<ByteSize> {
+        let state = self.view.node(move_.to).seen?;
+        let promised = self.promised[move_.to as usize];
+        let free = ByteSize(state.free?.0.saturating_sub(promised.0));
         let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
         // The beginning of another copy goes when this one comes.
         let given_back = || {
             let partial = state.datasets.get(&move_.dataset.id)?.partial.as_ref()?;
             Some(partial.received).filter(|_| arrived == ByteSize(0))
         };
-        if needed > free && needed > free.plus(given_back().unwrap_or_default()) {
-            self.note_full(move_.to);
-            let application = self.application(move_.application);
-            let on = self.node(move_.to);
-            self.refused.push(Refusal::NoRoom {
-                application,
-                on,
-                needed,
-                free,
-            });
-            return false;
-        }
-        *promised = promised.plus(needed);
-        true
+        let is_lacking = needed > free && needed > free.plus(given_back().unwrap_or_default());
+        is_lacking.then_some(free)
     }
 
     /// Nothing moves in this plan: the application serves where it runs now, and is not stopped.

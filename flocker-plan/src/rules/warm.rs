@@ -37,6 +37,16 @@ pub(super) enum Readiness {
     TooManyFiles,
 }
 
+impl Readiness {
+    /// Says whether copies are not made in vain.
+    pub(super) fn lets_copy(&self) -> bool {
+        match self {
+            Self::Round { .. } | Self::Ready | Self::Held => true,
+            Self::NotConverging { .. } | Self::TooManyFiles => false,
+        }
+    }
+}
+
 impl<'a> Rules<'a> {
     /// One more copy while the application still runs.
     pub(super) fn warm_round(
@@ -77,7 +87,8 @@ impl<'a> Rules<'a> {
             needs.push(need(taken, Because::TakenFirst));
         }
         needs.extend(set_aside);
-        self.push(move_, &snapshot, base, needs.into());
+        let needs = self.gathered.list(needs);
+        self.push(move_, &snapshot, base, needs);
         self.waiting.push(Waiting::PreCopy {
             application: self.application(move_.application),
             from: self.node(move_.from),
