@@ -79,6 +79,22 @@ pub enum RouterError {
         /// What was tried, and how each failed.
         tried: String,
     },
+    /// Something has the name that ours has, and is somebody else's.
+    #[error(
+        "{what} is in the way: nothing that it holds is marked as Flocker's, so it stays; rename it, or delete it if nobody needs it"
+    )]
+    Foreign {
+        /// What it is, and where.
+        what: String,
+    },
+    /// What another router of ours has made could not be taken back, so that the same ports would be carried twice.
+    #[error("could not take back the routes that Flocker made by `{program}` before")]
+    TwoRouters {
+        /// The program of that other router.
+        program: &'static str,
+        /// What is in the way.
+        source: Box<RouterError>,
+    },
     /// The operating system refused.
     #[error("could not {what}")]
     Io {
@@ -94,8 +110,9 @@ impl Classify for RouterError {
         match self {
             Self::PortInUse { .. } | Self::Io { .. } => ErrorClass::Transient,
             Self::Program { source, .. } => source.class(),
+            Self::TwoRouters { source, .. } => source.class(),
             // Somebody has to install one, or give us the privilege.
-            Self::NoFilter { .. } => ErrorClass::Permanent,
+            Self::NoFilter { .. } | Self::Foreign { .. } => ErrorClass::Permanent,
         }
     }
 }

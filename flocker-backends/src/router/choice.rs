@@ -26,25 +26,56 @@ pub enum Preference {
     Iptables,
 }
 
+/// A router that works here.
+enum Working {
+    #[cfg(feature = "nftables")]
+    Nftables(NftablesRouter),
+    #[cfg(feature = "iptables")]
+    Iptables(IptablesRouter),
+}
+
 /// Returns the router of the node with this address, after it was tried out without changing anything.
 ///
 /// Refused where none of those that may be chosen works: the programs are not
 /// installed, are too old, or we lack the privilege. Whatever another router
-/// of ours left on this node is taken back, so that no two of them carry the same port.
+/// of ours left on this node is taken back, so that no two of them carry the same port; where that fails, it is refused.
 pub async fn choose(preference: Preference, node_address: IpAddr) -> Result<Arc<dyn Router>, RouterError> {
+    match find(preference, node_address).await? {
+        #[cfg(feature = "nftables")]
+        Working::Nftables(router) => {
+            #[cfg(feature = "iptables")]
+            take_back(
+                IptablesRouter::new(node_address, Variant::Host).withdraw().await,
+                "iptables",
+            )?;
+            Ok(Arc::new(router))
+        }
+        #[cfg(feature = "iptables")]
+        Working::Iptables(router) => {
+            #[cfg(feature = "nftables")]
+            take_back(NftablesRouter::new(node_address).withdraw().await, "nft")?;
+            Ok(Arc::new(router))
+        }
+    }
+}
+
+/// Returns the name of the router that [`choose`] would find to work, or its refusal. Nothing is changed.
+pub async fn try_out(preference: Preference, node_address: IpAddr) -> Result<&'static str, RouterError> {
+    Ok(match find(preference, node_address).await? {
+        #[cfg(feature = "nftables")]
+        Working::Nftables(_) => "nftables",
+        #[cfg(feature = "iptables")]
+        Working::Iptables(_) => "iptables",
+    })
+}
+
+async fn find(preference: Preference, node_address: IpAddr) -> Result<Working, RouterError> {
     let mut tried = Vec::new();
     #[cfg(feature = "nftables")]
     if is_wanted_nftables(preference) {
         let router = NftablesRouter::new(node_address);
         match router.try_out().await {
-            Ok(()) => {
-                #[cfg(feature = "iptables")]
-                forget(
-                    IptablesRouter::new(node_address, Variant::Host).withdraw().await,
-                    "iptables",
-                );
-                return Ok(Arc::new(router));
-            }
+            Ok(()) => return Ok(Working::Nftables(router)),
             Err(error) => tried.push(told(&error)),
         }
     }
@@ -52,11 +83,7 @@ pub async fn choose(preference: Preference, node_address: IpAddr) -> Result<Arc<
     if is_wanted_iptables(preference) {
         let router = IptablesRouter::new(node_address, Variant::Host);
         match router.try_out().await {
-            Ok(()) => {
-                #[cfg(feature = "nftables")]
-                forget(NftablesRouter::new(node_address).withdraw().await, "nft");
-                return Ok(Arc::new(router));
-            }
+            Ok(()) => return Ok(Working::Iptables(router)),
             Err(error) => tried.push(told(&error)),
         }
     }
@@ -83,11 +110,25 @@ fn is_wanted_iptables(preference: Preference) -> bool {
     }
 }
 
-/// What cannot be asked has left nothing behind that could be in our way.
+/// A program that is not installed has left nothing behind that could be taken back. After any other failure, what the
+/// other router has made may still be in force.
 #[cfg(all(feature = "nftables", feature = "iptables"))]
-fn forget(withdrawn: Result<crate::change::Change, RouterError>, program: &str) {
-    if let Err(error) = withdrawn {
-        tracing::debug!(%error, program, "what is not there cannot be taken back");
+fn take_back(
+    withdrawn: Result<crate::change::Change, RouterError>,
+    program: &'static str,
+) -> Result<(), RouterError> {
+    use crate::process::ProcessError;
+
+    match withdrawn {
+        Ok(_)
+        | Err(RouterError::Program {
+            source: ProcessError::NotFound { .. },
+            ..
+        }) => Ok(()),
+        Err(source) => Err(RouterError::TwoRouters {
+            program,
+            source: Box::new(source),
+        }),
     }
 }
 

@@ -10,6 +10,7 @@
 //! [`NftablesRouter`](super::nftables::NftablesRouter).
 
 pub(super) mod hooks;
+mod localnet;
 mod rules;
 mod save;
 mod text;
@@ -17,8 +18,6 @@ mod text;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::path::Path;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
@@ -34,7 +33,6 @@ use self::save::Saved;
 use super::kernel;
 use super::kernel::Found;
 use super::kernel::State;
-use super::kernel::neighbours::interfaces_towards;
 use super::kernel::netlink::Kept;
 use super::kernel::netlink::Netlink;
 use super::kernel::piece::Piece;
@@ -75,8 +73,9 @@ impl Variant {
     }
 
     fn restore(self, family: Family) -> Program {
-        // Others change rules too: Docker does whenever a container starts.
-        Program::new(format!("{}-restore", self.tool(family).name())).arguments(["--noflush", "-w", "30"])
+        Program::new(format!("{}-restore", self.tool(family).name()))
+            .argument("--noflush")
+            .arguments(hooks::WAIT)
     }
 }
 
@@ -98,8 +97,10 @@ pub fn read_saved(own: IpAddr, saved: &str) -> RouteTable {
 /// differences. Each table changes in one step, but not all of them in the
 /// same; a port is held in between. Clients at `127.0.0.1` need
 /// `net.ipv4.conf.*.route_localnet`, which is turned on for the interfaces by
-/// which an application is reached and no other; what then comes in there with a
-/// loopback address is dropped by a rule of ours that is there before.
+/// which an application is reached and no other, and off again where it is no longer needed; what then comes in there
+/// with a loopback address is dropped by a rule of ours, which is there before and stays until after. Where somebody
+/// else removes that rule, nothing stops it before this router looks again: it then turns the switch off until the rule
+/// is back.
 /// Clients at `::1` are refused. Connections of ours carry two bits of the
 /// connection mark, `0x3000000`.
 #[derive(Debug)]
@@ -138,7 +139,7 @@ impl IptablesRouter {
         let program = self.variant.restore(family).argument("--test");
         let rules = text::whole(family, &BTreeSet::new(), &BTreeSet::new(), &[]);
         drop(kernel::run(program, &rules, "try out our rules with `iptables`").await?);
-        Ok(())
+        assemble(self.own, &self.tables().await?).refuse_foreign()
     }
 
     /// Takes all routes back, and everything else that this router has made but forwarding.
@@ -148,24 +149,25 @@ impl IptablesRouter {
         let mut state = self.state.lock().await;
         state.owed.clear();
         state.seen = None;
-        let mut change = Change::AlreadySo;
+        // Before the guard goes, and also where the programs have gone or somebody has removed our rules.
+        let mut change = if localnet::close()? {
+            Change::Made
+        } else {
+            Change::AlreadySo
+        };
         for (family, saved) in self.tables().await? {
             if !saved.is_there {
                 continue;
             }
             change = Change::Made;
             let tool = self.variant.tool(family);
-            let hooked = all_hooks(family, &saved)
-                .into_iter()
-                .filter(|(name, hook)| is_hooked(&saved, name, hook))
-                .map(|(_, hook)| hook);
-            let hooked: Vec<Hook> = hooked.collect();
-            kernel::blocking("unhook our chains", move || {
-                hooked.iter().try_for_each(|hook| tool.remove(hook))
-            })
-            .await?;
+            for (name, hook) in all_hooks(family, &saved) {
+                if is_hooked(&saved, name, &hook) {
+                    tool.remove(&hook).await?;
+                }
+            }
             let program = self.variant.restore(family);
-            drop(kernel::run(program, &text::removal(), "remove our chains").await?);
+            drop(kernel::run(program, &text::removal(&saved.foreign), "remove our chains").await?);
         }
         Ok(change)
     }
@@ -214,6 +216,11 @@ impl IptablesRouter {
             return Ok(seen);
         }
         let tables = self.tables().await?;
+        if !is_guarded(&tables) && localnet::close()? {
+            tracing::warn!(
+                "somebody has removed the rules that keep neighbours from 127.0.0.1: interfaces are closed to such addresses until the next change"
+            );
+        }
         Ok(Seen {
             generation: before.filter(|before| self.generation(netlink) == Some(*before)),
             found: assemble(self.own, &tables),
@@ -270,8 +277,13 @@ impl Saved {
         Self {
             pieces,
             hooks: self.hooks,
+            foreign: self.foreign,
             is_there: true,
             has_docker: self.has_docker,
+            guard: match family {
+                Family::V4 => rules::GUARD.into(),
+                Family::V6 => BTreeSet::new(),
+            },
             is_whole: true,
         }
     }
@@ -288,6 +300,15 @@ fn all_hooks(family: Family, saved: &Saved) -> Vec<(&'static str, Hook)> {
 fn is_hooked(saved: &Saved, name: &str, hook: &Hook) -> bool {
     let hook = (hook.table.to_owned(), hook.chain.to_owned(), name.to_owned());
     saved.hooks.contains(&hook)
+}
+
+/// Says whether nothing comes in by wire with a loopback address, whatever the switches say.
+fn is_guarded(tables: &Tables) -> bool {
+    let hooks = rules::hooks(Family::V4);
+    let mut guard = hooks.iter().filter(|(name, _)| *name == rules::GUARD_HOOK);
+    tables.get(&Family::V4).is_some_and(|saved| {
+        saved.guard == rules::GUARD.into() && guard.all(|(name, hook)| is_hooked(saved, name, hook))
+    })
 }
 
 fn is_in_force(family: Family, saved: &Saved) -> bool {
@@ -308,29 +329,17 @@ fn assemble(own: IpAddr, tables: &Tables) -> Found {
         placed,
         is_in_force: used.all(|(family, saved)| is_in_force(*family, saved)),
         is_whole,
+        foreign: tables
+            .values()
+            .flat_map(|saved| &saved.foreign)
+            .map(|(table, chain)| format!("the chain `{chain}` of the table `{table}`"))
+            .next(),
     }
 }
 
-/// Lets clients at loopback addresses be led to where these routes end. The guard has to be there before.
-fn open_to_loopback(wanted: &Placed) -> Result<(), RouterError> {
-    let addresses: BTreeSet<Ipv4Addr> = wanted
-        .ends
-        .values()
-        .filter_map(|end| match end.address()?.ip() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
-        .collect();
-    let interfaces = interfaces_towards(&addresses).map_err(|source| RouterError::Io {
-        what: "find the interfaces by which applications are reached".into(),
-        source,
-    })?;
-    interfaces.iter().try_for_each(|interface| {
-        let switch = Path::new("/proc/sys/net/ipv4/conf")
-            .join(interface)
-            .join("route_localnet");
-        switch::turn_on(&switch)
-    })
+/// Says whether everything besides our chains is as it has to be for these routes.
+fn is_open(placed: &Placed) -> Result<bool, RouterError> {
+    Ok(switch::is_forwarding(placed) && localnet::is_as_needed(placed)?)
 }
 
 #[async_trait]
@@ -340,7 +349,7 @@ impl Router for IptablesRouter {
         let seen = state.seen.take();
         let seen = self.look(seen, &state.netlink).await?;
         let found = &state.seen.insert(seen).found;
-        if switch::is_forwarding(&found.placed) {
+        if is_open(&found.placed)? {
             Ok(found.routes())
         } else {
             Ok(RouteTable::default())
@@ -357,10 +366,11 @@ impl Router for IptablesRouter {
         // What an earlier call was dropped before.
         state.end_moved().await?;
         let mut seen = self.look(state.seen.take(), &state.netlink).await?;
+        seen.found.refuse_foreign()?;
         let networks = kernel::networks()?;
         let found = &seen.found;
         let wanted = found.placed.changed(self.own, change, local, &networks);
-        let is_whole = found.is_whole && found.is_in_force && switch::is_forwarding(&found.placed);
+        let is_whole = found.is_whole && found.is_in_force && is_open(&found.placed)?;
         if is_whole && wanted == found.placed {
             state.seen = Some(seen);
             return Ok(Change::AlreadySo);
@@ -395,13 +405,14 @@ impl Router for IptablesRouter {
             }
             seen.tables.insert(family, saved);
         }
-        open_to_loopback(&wanted)?;
+        localnet::open(&wanted)?;
         // Exactly as many changes as ours: what is there now need not be read.
         seen.generation = expected.filter(|expected| self.generation(&state.netlink) == Some(*expected));
         seen.found = Found {
             placed: wanted,
             is_in_force: true,
             is_whole: true,
+            foreign: None,
         };
         state.seen = Some(seen);
         state.end_moved().await?;

@@ -64,6 +64,8 @@ pub(super) struct Found {
     pub(super) is_in_force: bool,
     /// Whether nothing is there that must not be, and nothing lacks.
     pub(super) is_whole: bool,
+    /// What has a name of ours and is somebody else's: it holds something, and nothing of that is as we mark it.
+    pub(super) foreign: Option<String>,
 }
 
 impl Found {
@@ -75,16 +77,32 @@ impl Found {
             RouteTable::default()
         }
     }
+
+    /// Refuses to go on where somebody else's would be written over. A name alone makes nothing ours.
+    pub(super) fn refuse_foreign(&self) -> Result<(), RouterError> {
+        match self.foreign.clone() {
+            Some(what) => Err(RouterError::Foreign { what }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Runs a program to its end and returns what it wrote.
 pub(super) async fn run(program: Program, input: &str, what: &str) -> Result<Vec<u8>, RouterError> {
-    let ran = program.run(input.as_bytes(), MOST_OUTPUT, PATIENCE).await;
+    let ran = end(program, input).await;
     ran.and_then(crate::process::Output::success)
         .map_err(|source| RouterError::Program {
             what: what.into(),
             source,
         })
+}
+
+/// Runs a program to its end, whichever that is. None has longer than a minute.
+pub(super) async fn end(
+    program: Program,
+    input: &str,
+) -> Result<crate::process::Output, crate::process::ProcessError> {
+    program.run(input.as_bytes(), MOST_OUTPUT, PATIENCE).await
 }
 
 /// Runs what waits for the kernel where it keeps nobody else waiting.

@@ -130,7 +130,8 @@ impl NftablesRouter {
         let program = Program::new("nft").arguments(["--check", "--file", "-"]);
         let rules = rules::whole(self.own, &Placed::default());
         drop(kernel::run(program, &rules, "try out our rules with `nft`").await?);
-        Ok(())
+        let state = self.state.lock().await;
+        self.read(&state.netlink).await?.refuse_foreign()
     }
 
     /// Takes all routes back, and everything else that this router has made but forwarding.
@@ -142,12 +143,13 @@ impl NftablesRouter {
         state.seen = None;
         state.owed.clear();
         #[cfg(feature = "iptables")]
-        kernel::blocking("take back what lets our packets pass", passage::close).await?;
+        passage::close().await?;
         let is_there = match state.netlink.with(dump::has_our_table) {
             Ok(is_there) => is_there,
+            Err(error) if dump::is_unknown(&error) => false,
             Err(_) => self.is_listed().await?,
         };
-        if !is_there {
+        if !is_there || self.read(&state.netlink).await?.foreign.is_some() {
             return Ok(Change::AlreadySo);
         }
         drop(self.execute(rules::REMOVAL).await?);
@@ -209,6 +211,7 @@ impl NftablesRouter {
         bound: Bound,
     ) -> Result<Option<Change>, RouterError> {
         let mut seen = self.look(state.seen.take(), &state.netlink).await?;
+        seen.found.refuse_foreign()?;
         let is_open = seen.is_open(&state.netlink).await?;
         let networks = kernel::networks()?;
         let around = Around {
@@ -233,8 +236,7 @@ impl NftablesRouter {
         switch::turn_forwarding_on(&after)?;
         #[cfg(feature = "iptables")]
         if !after.is_empty() && (!is_open || found.placed.is_empty()) {
-            let netlink = state.netlink.clone();
-            kernel::blocking("let our packets pass", move || passage::open(&netlink)).await?;
+            passage::open(&state.netlink).await?;
             let before = seen.generation;
             seen.generation = generation(&state.netlink);
             // Where it had to change any rule, it is looked at again.
@@ -349,9 +351,7 @@ impl Seen {
             {
                 return Ok(passes);
             }
-            let netlink = netlink.clone();
-            let ask = move || passage::is_open(&netlink);
-            let passes = kernel::blocking("read the rules that let our packets pass", ask).await?;
+            let passes = passage::is_open(netlink).await?;
             self.passes = Some(passes);
             return Ok(passes);
         }
@@ -364,6 +364,7 @@ impl Seen {
             placed,
             is_in_force,
             is_whole,
+            foreign: _,
         } = &self.found;
         *is_in_force && *is_whole && !placed.is_empty() && self.around.as_ref() == Some(around)
     }

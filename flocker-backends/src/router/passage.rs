@@ -5,8 +5,6 @@
 //! made the policy of `iptables` a refusal. Where nobody uses that filter, it is
 //! left alone.
 
-use std::io;
-
 use super::iptables::hooks::Hook;
 use super::iptables::hooks::Place;
 use super::iptables::hooks::Tool;
@@ -14,6 +12,7 @@ use super::kernel::PASS_MARK;
 use super::kernel::netlink::GET_CHAIN;
 use super::kernel::netlink::Kept;
 use super::kernel::switch::has_oldest_tables;
+use crate::router::RouterError;
 
 /// The name by which our rule is known again.
 const NAME: &str = "flocker:pass";
@@ -45,15 +44,15 @@ fn is_there(netlink: &Kept, family: u8) -> bool {
     has_oldest_filter() || asked.unwrap_or(true)
 }
 
-/// Returns what is missing. Blocks.
-fn missing(netlink: &Kept) -> io::Result<Vec<(Tool, Hook)>> {
+/// Returns what is missing.
+async fn missing(netlink: &Kept) -> Result<Vec<(Tool, Hook)>, RouterError> {
     let mut missing = Vec::new();
     for (tool, family) in TOOLS {
         if !is_there(netlink, family) {
             continue;
         }
-        // A filter that cannot be asked is not there, and drops nothing.
-        let Ok(forward) = tool.list("filter", "FORWARD") else {
+        // Without a program, or a filter that it knows, nothing is dropped.
+        let Some(forward) = tool.list("filter", "FORWARD").await? else {
             continue;
         };
         let others = forward.iter().filter(|rule| !rule.contains(NAME));
@@ -63,13 +62,13 @@ fn missing(netlink: &Kept) -> io::Result<Vec<(Tool, Hook)>> {
         }
         for chain in CHAINS {
             let rules = match chain {
-                "FORWARD" => forward.clone(),
+                "FORWARD" => Some(forward.clone()),
                 _ if forward.iter().any(|rule| rule.ends_with(&format!("-j {chain}"))) => {
-                    tool.list("filter", chain)?
+                    tool.list("filter", chain).await?
                 }
-                _ => continue,
+                _ => None,
             };
-            if !rules.iter().any(|rule| rule.contains(NAME)) {
+            if rules.is_some_and(|rules| !rules.iter().any(|rule| rule.contains(NAME))) {
                 missing.push((tool, hook(chain)));
             }
         }
@@ -77,27 +76,26 @@ fn missing(netlink: &Kept) -> io::Result<Vec<(Tool, Hook)>> {
     Ok(missing)
 }
 
-/// Says whether our packets pass. Blocks.
-pub(super) fn is_open(netlink: &Kept) -> io::Result<bool> {
-    Ok(missing(netlink)?.is_empty())
+/// Says whether our packets pass.
+pub(super) async fn is_open(netlink: &Kept) -> Result<bool, RouterError> {
+    Ok(missing(netlink).await?.is_empty())
 }
 
-/// Lets our packets pass. Blocks.
-pub(super) fn open(netlink: &Kept) -> io::Result<()> {
-    missing(netlink)?
-        .into_iter()
-        .try_for_each(|(tool, hook)| tool.add(&hook))
+/// Lets our packets pass.
+pub(super) async fn open(netlink: &Kept) -> Result<(), RouterError> {
+    for (tool, hook) in missing(netlink).await? {
+        tool.add(&hook).await?;
+    }
+    Ok(())
 }
 
-/// Takes the rule back wherever it is. Blocks.
-pub(super) fn close() -> io::Result<()> {
+/// Takes the rule back wherever it is.
+pub(super) async fn close() -> Result<(), RouterError> {
     for (tool, _) in TOOLS {
         for chain in CHAINS {
-            let Ok(rules) = tool.list("filter", chain) else {
-                continue;
-            };
+            let rules = tool.list("filter", chain).await?.unwrap_or_default();
             if rules.iter().any(|rule| rule.contains(NAME)) {
-                tool.remove(&hook(chain))?;
+                tool.remove(&hook(chain)).await?;
             }
         }
     }

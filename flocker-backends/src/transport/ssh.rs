@@ -41,6 +41,7 @@ use self::bootstrap::Setback;
 pub use self::effective::Effective;
 pub use self::payload::NodeProgram;
 use self::program::End;
+use crate::process::Output;
 use crate::process::Program;
 use crate::transport::Channel;
 use crate::transport::Purpose;
@@ -144,21 +145,30 @@ impl SshTransport {
     }
 
     async fn ask(&self, target: Target) -> Result<Effective, TransportError> {
-        let asked = Program::new("ssh")
-            .arguments(arguments::question(&self.options, &target))
-            .variables(self.options.environment.clone())
-            .run(b"", LONGEST_ANSWER, READING)
-            .await;
-        let answer = asked.map_err(|source| TransportError::Program { source })?;
+        let answer = self.answer(arguments::question(&self.options, &target)).await?;
+        // Where it does not say, nothing counts as being so without a configuration.
+        let default = self
+            .answer(arguments::question_without_configuration(&target))
+            .await?;
+        let default = String::from_utf8_lossy(&default.stdout);
         let said = String::from_utf8_lossy(&answer.stderr).into_owned();
         let understood = answer
             .success()
             .ok()
-            .and_then(|answer| Effective::parse(&String::from_utf8_lossy(&answer)));
+            .and_then(|answer| Effective::parse(&String::from_utf8_lossy(&answer), &default));
         understood.ok_or_else(|| TransportError::Refused {
             host: target.host,
             said: refusal::repeat(&said),
         })
+    }
+
+    async fn answer(&self, arguments: Vec<OsString>) -> Result<Output, TransportError> {
+        let asked = Program::new("ssh")
+            .arguments(arguments)
+            .variables(self.options.environment.clone())
+            .run(b"", LONGEST_ANSWER, READING)
+            .await;
+        asked.map_err(|source| TransportError::Program { source })
     }
 
     async fn by_program(&self, target: &Target) -> Result<Channel, TransportError> {

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use flocker_backends::Change;
+use flocker_backends::RouterError;
 use flocker_backends::conformance::run;
 use flocker_backends::router::choice::Preference;
 use flocker_backends::router::choice::choose;
+use flocker_backends::router::choice::try_out;
 use flocker_backends::router::iptables::IptablesRouter;
 use flocker_backends::router::iptables::Variant;
 use flocker_backends::router::nftables::NftablesRouter;
@@ -34,6 +36,7 @@ const FIREWALLD: &str = include_str!("../data/foreign/firewalld.nft");
 
 for_each_router! {
     rules_of_others_stay_as_they_are
+    what_others_have_made_by_a_name_of_ours_stays_as_it_is
 }
 
 fn save(kind: Kind) -> String {
@@ -61,7 +64,7 @@ fn foreign(saved: &str) -> Vec<String> {
     kept
 }
 
-fn withdraw(kind: Kind) -> Change {
+pub(crate) fn withdraw(kind: Kind) -> Change {
     let own = Ip::V4.machine(1);
     let mut change = None;
     run(async {
@@ -111,6 +114,100 @@ fn rules_of_others_stay_as_they_are(kind: Kind) {
     assert!(!left.to_lowercase().contains("flocker"), "{left}");
     assert_eq!(arrives(CLIENT, at(9080)), format!("neighbour {}", ip.machine(9)));
     assert_eq!(ports(ALPHA, &router), [0; 0]);
+}
+
+const BLOCKLIST: &str = "table inet flocker {
+    set blocked { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.2 }; }
+    chain input { type filter hook input priority 0; ip saddr @blocked drop; }
+}";
+
+/// What somebody has made that is called as ours is, how it is listed, and how it is called.
+fn make_foreign(kind: Kind) -> (Vec<String>, &'static str) {
+    let tool = kind.iptables();
+    if kind == Kind::Nftables {
+        call_with("nft -f -", BLOCKLIST);
+        return (
+            vec!["nft list table inet flocker".into()],
+            "the table `inet flocker`",
+        );
+    }
+    call(&format!("{tool} -w -t raw -N FLOCKER-HOLD"));
+    call(&format!("{tool} -w -t raw -A FLOCKER-HOLD -s 192.0.2.1 -j DROP"));
+    call(&format!("{tool} -w -t raw -A PREROUTING -j FLOCKER-HOLD"));
+    (
+        vec![format!("{tool} -w -t raw -S")],
+        "the chain `FLOCKER-HOLD` of the table `raw`",
+    )
+}
+
+fn remove_foreign(kind: Kind) {
+    let tool = kind.iptables();
+    if kind == Kind::Nftables {
+        call("nft delete table inet flocker");
+    } else {
+        call(&format!("{tool} -w -t raw -F"));
+        call(&format!("{tool} -w -t raw -X FLOCKER-HOLD"));
+    }
+}
+
+fn what_others_have_made_by_a_name_of_ours_stays_as_it_is(kind: Kind) {
+    build();
+    let router = kind.router(Ip::V4.machine(1));
+    let change = set(80, &[Ip::V4.machine(2)]);
+    on(ALPHA, || {
+        let (listings, called) = make_foreign(kind);
+        let listed = || listings.iter().map(|line| call(line)).collect::<String>();
+        let before = listed();
+        assert!(before.contains("192.0.2.1"), "{before}");
+        run(async {
+            let refused = router.apply(&change, &[].into()).await.unwrap_err();
+            assert!(
+                matches!(&refused, RouterError::Foreign { what } if what == called),
+                "{refused:?}"
+            );
+            assert!(refused.to_string().starts_with(called), "{refused}");
+            assert!(router.current().await.unwrap().entries().is_empty());
+        });
+        assert_eq!(listed(), before);
+        assert_eq!(withdraw(kind), Change::AlreadySo);
+        assert_eq!(listed(), before);
+        remove_foreign(kind);
+    });
+    assert_eq!(apply(ALPHA, &router, &change, None), Change::Made);
+    assert_eq!(ports(ALPHA, &router), [80]);
+    // What is ours stays so, also with a rule of somebody else in it.
+    let others = if kind == Kind::Nftables {
+        "nft add rule inet flocker leave ip saddr 192.0.2.1 drop".to_owned()
+    } else {
+        format!(
+            "{} -w -t raw -A FLOCKER-HOLD -s 192.0.2.1 -j DROP",
+            kind.iptables()
+        )
+    };
+    on(ALPHA, || call(&others));
+    assert_eq!(apply(ALPHA, &router, &change, None), Change::Made);
+    assert_eq!(on(ALPHA, || withdraw(kind)), Change::Made);
+}
+
+#[test]
+fn a_filter_in_which_somebody_else_has_our_name_is_not_chosen() {
+    privately(|| {
+        let own = Ip::V4.machine(1);
+        call_with("nft -f -", BLOCKLIST);
+        let before = call("nft list table inet flocker");
+        run(async {
+            // That `nft` lists tables says nothing of whether it can carry ours.
+            let refused = choose(Preference::Nftables, own).await.unwrap_err();
+            let told = refused.to_string();
+            assert!(told.contains("the table `inet flocker` is in the way"), "{told}");
+            let tried = try_out(Preference::Nftables, own).await.unwrap_err();
+            assert_eq!(tried.to_string(), told);
+            assert_eq!(try_out(Preference::Auto, own).await.unwrap(), "iptables");
+            let other = choose(Preference::Auto, own).await.unwrap();
+            assert!(format!("{other:?}").starts_with("IptablesRouter"), "{other:?}");
+        });
+        assert_eq!(call("nft list table inet flocker"), before);
+    });
 }
 
 #[test]

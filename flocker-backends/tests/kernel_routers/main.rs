@@ -7,8 +7,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod batch;
+mod busy;
 mod conformance;
 mod foreign;
+mod loopback;
 mod moves;
 mod network;
 mod paths;

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::loopback::is_closed_to_the_client;
+use crate::loopback::send_loopback_to_beta;
 use crate::network::ALPHA;
 use crate::network::BETA;
 use crate::network::BOX;
@@ -161,17 +163,6 @@ fn a_link_leads_to_its_application_wherever_it_is(kind: Kind) {
     assert!(connect(CLIENT, link(5432), patience).is_none());
 }
 
-/// How many packets a machine has received by wire.
-fn received(machine: &str) -> u64 {
-    let counter = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    let counters = on(machine, counter);
-    let wire = counters
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("eth0:"))
-        .unwrap();
-    wire.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 fn what_goes_round_is_dropped(kind: Kind) {
     build();
     let ip = Ip::V4;
@@ -216,17 +207,8 @@ fn services_at_loopback_stay_unreachable_for_others(kind: Kind) {
         &set(80, &[ip.machine(1)]),
         None,
     );
-    // A machine that sends packets for loopback addresses out by wire.
-    on(CLIENT, || {
-        call("sysctl -q -w net.ipv4.conf.all.route_localnet=1");
-        call("ip route del local 127.0.0.0/8 dev lo table local");
-        call("ip route del local 127.0.0.1 dev lo table local");
-        call("ip route add 127.0.0.1 via 10.77.0.2 dev eth0 src 10.77.0.9");
-    });
-    let before = received(BETA);
-    let patience = Duration::from_millis(500);
-    assert!(connect(CLIENT, SocketAddr::new(ip.loopback(), 7000), patience).is_none());
-    assert!(received(BETA) > before, "it was not even sent");
+    send_loopback_to_beta();
+    assert!(is_closed_to_the_client(7000));
     // Its own clients reach both.
     assert!(arrives(BETA, SocketAddr::new(ip.loopback(), 7000)).starts_with("beta "));
     assert!(arrives(BETA, SocketAddr::new(ip.loopback(), 80)).starts_with("alpha "));

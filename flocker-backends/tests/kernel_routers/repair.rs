@@ -51,6 +51,7 @@ const IPTABLES: &[&str] = &[
     "IPTABLES -w -t mangle -F FORWARD",
     "IPTABLES -w -F FORWARD",
     "IPTABLES -w -t nat -I FLOCKER-ENTER -j RETURN",
+    "sysctl -q -w net.ipv4.conf.eth0.route_localnet=0",
 ];
 
 fn whatever_is_flushed_comes_back(kind: Kind) {

@@ -167,6 +167,17 @@ struct Routing {
     proxy: Option<Arc<ProxyRouter>>,
 }
 
+/// Returns which packet filter of the kernel a node uses that is set up so; nothing where it uses the proxy.
+pub(super) fn packet_filter(router: RouterKind, runtime: RuntimeKind) -> Option<Preference> {
+    match (router, runtime) {
+        // Programs of the machine itself listen at its own address, where a connection can be held for them.
+        (RouterKind::Proxy, _) | (RouterKind::Auto, RuntimeKind::Process) => None,
+        (RouterKind::Auto, RuntimeKind::Docker | RuntimeKind::Systemd) => Some(Preference::Auto),
+        (RouterKind::Nftables, _) => Some(Preference::Nftables),
+        (RouterKind::Iptables, _) => Some(Preference::Iptables),
+    }
+}
+
 async fn routing(settings: &Settings, directory: &Path) -> Result<Routing, Failure> {
     let Settings {
         name,
@@ -175,14 +186,7 @@ async fn routing(settings: &Settings, directory: &Path) -> Result<Routing, Failu
         ..
     } = settings;
     let failed = || Failure::failed(format!("{name} cannot route with `router: {router}`"));
-    let preference = match (router, settings.runtime) {
-        // Programs of the machine itself listen at its own address, where a connection can be held for them.
-        (RouterKind::Proxy, _) | (RouterKind::Auto, RuntimeKind::Process) => None,
-        (RouterKind::Auto, RuntimeKind::Docker | RuntimeKind::Systemd) => Some(Preference::Auto),
-        (RouterKind::Nftables, _) => Some(Preference::Nftables),
-        (RouterKind::Iptables, _) => Some(Preference::Iptables),
-    };
-    if let Some(preference) = preference {
+    if let Some(preference) = packet_filter(*router, settings.runtime) {
         let chosen = choice::choose(preference, *address).await;
         return Ok(Routing {
             router: chosen.map_err(|error| failed().because(&error))?,

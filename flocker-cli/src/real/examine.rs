@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
+use flocker_backends::RouterError;
+use flocker_backends::router::choice;
 use flocker_engine::clock;
 use flocker_model::ByteSize;
 use flocker_model::ExternalPort;
@@ -16,6 +19,7 @@ use flocker_model::VolumeKind;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::assemble::packet_filter;
 use super::machine::ask;
 use super::machine::has;
 use super::machine::listeners;
@@ -136,7 +140,9 @@ pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<Ip
             }
             RuntimeKind::Process => {}
         }
-        found.extend(router(asked.router).await);
+        let own = settled.as_ref().map(|settings| settings.address).ok();
+        let address = own.or(reached_at).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        found.extend(router(&asked, address).await);
         let images = images(asked.runtime, &request.closely.images).await;
         Ok((found, images, listeners(&request.closely.ports).await))
     });
@@ -346,40 +352,18 @@ fn systemd() -> Finding {
     }
 }
 
-pub(super) async fn router(router: RouterKind) -> Vec<Finding> {
-    match router {
-        RouterKind::Proxy => Vec::new(),
-        RouterKind::Nftables => vec![nftables().await],
-        RouterKind::Iptables => vec![iptables().await],
-        RouterKind::Auto => {
-            let mut found = vec![nftables().await, iptables().await];
-            if found.iter().any(|finding| finding.weight == Weight::Good) {
-                found.retain(|finding| finding.weight == Weight::Good);
-            }
-            // Without either there is still the proxy.
-            for finding in &mut found {
-                finding.weight = finding.weight.min(Weight::Note);
-            }
-            found
-        }
-    }
+/// Asks what a node asks when it starts: a filter that lists its tables may still not take our rules.
+async fn router(asked: &Asked, address: IpAddr) -> Option<Finding> {
+    let preference = packet_filter(asked.router, asked.runtime)?;
+    Some(filter(choice::try_out(preference, address).await))
 }
 
-async fn nftables() -> Finding {
-    rules("nftables", "nft", &["list", "tables"]).await
-}
-
-async fn iptables() -> Finding {
-    rules("iptables", "iptables-save", &["-t", "nat"]).await
-}
-
-async fn rules(subject: &str, tool: &str, arguments: &[&str]) -> Finding {
-    if !has(tool) {
-        return Finding::new(subject, Weight::Problem, format!("`{tool}` is not installed"));
-    }
-    match ask(tool, arguments).await {
-        Ok(_) => Finding::new(subject, Weight::Good, "it works"),
-        Err(why) => Finding::new(subject, Weight::Problem, why),
+fn filter(tried: Result<&'static str, RouterError>) -> Finding {
+    let subject = "routes";
+    match tried {
+        Ok(name) => Finding::new(subject, Weight::Good, format!("`{name}` takes our rules")),
+        Err(error) => Finding::new(subject, Weight::Problem, error.to_string())
+            .hint("`flocker node prepare NODE --install` installs `nft`; or write `router: proxy`"),
     }
 }
 
@@ -406,6 +390,27 @@ mod tests {
         asked.router = RouterKind::Proxy;
         asked.volumes = VolumeKind::Zfs;
         assert_eq!(weight_of(&asked, false), Weight::Problem);
+    }
+
+    #[test]
+    fn a_filter_that_does_not_take_our_rules_is_a_problem_wherever_a_node_needs_one() {
+        let refused = RouterError::NoFilter {
+            tried: "could not try out our rules with `nft`".into(),
+        };
+        let found = filter(Err(refused));
+        assert_eq!(found.weight, Weight::Problem);
+        assert!(
+            found.said.contains("could not try out our rules with `nft`"),
+            "{found:?}"
+        );
+        assert_eq!(filter(Ok("nftables")).weight, Weight::Good);
+        // Without a packet filter a node of containers does not start, and programs need none.
+        let needs = |router, runtime| packet_filter(router, runtime).is_some();
+        assert!(needs(RouterKind::Auto, RuntimeKind::Docker));
+        assert!(needs(RouterKind::Auto, RuntimeKind::Systemd));
+        assert!(needs(RouterKind::Nftables, RuntimeKind::Process));
+        assert!(!needs(RouterKind::Auto, RuntimeKind::Process));
+        assert!(!needs(RouterKind::Proxy, RuntimeKind::Docker));
     }
 
     #[test]

@@ -3,36 +3,30 @@
 //! Each is one run of a program, so this is for the handful of rules that let our packets pass or
 //! are taken back. What leads to our own chains is written together with them elsewhere.
 
-use std::ffi::OsStr;
-use std::io;
-use std::path::Path;
+use super::super::kernel;
+#[cfg(feature = "nftables")]
+use crate::process::ProcessError;
+use crate::process::Program;
+use crate::router::RouterError;
 
-use iptables::IPTables;
+/// How many seconds a program waits for others that change rules at the same time: Docker does whenever a container
+/// starts. After that it says who is in the way, and fails.
+pub(super) const WAIT: [&str; 2] = ["-w", "30"];
 
-use crate::process::find_program;
+/// How a program ends that somebody else has kept from the rules.
+#[cfg(feature = "nftables")]
+const KEPT_OUT: i32 = 4;
 
 /// A program by which single rules are asked for and added: `iptables` or one like it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::router) struct Tool {
     name: &'static str,
-    /// Where it may be. The crate would look where our own environment says, which may know nothing of such programs.
-    places: &'static [&'static str],
 }
 
 macro_rules! tools {
     ($($tool:ident $name:literal)*) => {
         impl Tool {$(
-            pub(in crate::router) const $tool: Self = Self {
-                name: $name,
-                places: &[
-                    concat!("/usr/local/sbin/", $name),
-                    concat!("/usr/sbin/", $name),
-                    concat!("/sbin/", $name),
-                    concat!("/usr/local/bin/", $name),
-                    concat!("/usr/bin/", $name),
-                    concat!("/bin/", $name),
-                ],
-            };
+            pub(in crate::router) const $tool: Self = Self { name: $name };
         )*}
     };
 }
@@ -65,68 +59,80 @@ pub(in crate::router) enum Place {
     Last,
 }
 
-/// Errors of the crate cannot be handed to another thread; their text can.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it stands in for a conversion, which takes the error"
-)]
-fn to_io(error: Box<dyn std::error::Error>) -> io::Error {
-    io::Error::other(error.to_string().trim().to_owned())
-}
-
 impl Tool {
     pub(in crate::router) fn name(self) -> &'static str {
         self.name
     }
 
-    /// Every version that is still about knows how to check and to wait.
-    fn program(self) -> IPTables {
-        let is_there = |place: &&&str| find_program(Path::new(place), OsStr::new("")).is_some();
-        IPTables {
-            cmd: self.places.iter().find(is_there).copied().unwrap_or(self.name),
-            has_check: true,
-            has_wait: true,
-            is_numeric: true,
-        }
+    fn program(self, table: &str) -> Program {
+        Program::new(self.name).arguments(WAIT).arguments(["-t", table])
     }
 
-    /// Returns the rules of a chain, policy first. Blocks.
+    /// Returns the rules of a chain, policy first; nothing where there is no such chain, or no such program.
+    ///
+    /// Where somebody else keeps it from the rules, that is an error: what could not be read is not absent.
     #[cfg(feature = "nftables")]
-    pub(in crate::router) fn list(self, table: &str, chain: &str) -> io::Result<Vec<String>> {
-        // Asked directly: the crate's own list does not tell failure from emptiness.
-        let output = self
-            .program()
-            .execute(table, &format!("-S {chain}"))
-            .map_err(to_io)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(said.trim().to_owned()));
+    pub(in crate::router) async fn list(
+        self,
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<Vec<String>>, RouterError> {
+        let failed = |source| RouterError::Program {
+            what: format!(
+                "read the rules of `{chain}` in the table `{table}` with `{}`",
+                self.name
+            ),
+            source,
+        };
+        let ran = self.program(table).arguments(["-S", chain]);
+        let output = match kernel::end(ran, "").await {
+            Err(ProcessError::NotFound { .. }) => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        if !output.status.success() && output.status.code() != Some(KEPT_OUT) {
+            return Ok(None);
         }
-        let rules = String::from_utf8_lossy(&output.stdout);
-        Ok(rules.lines().map(str::to_owned).collect())
+        let rules = output.success().map_err(failed)?;
+        let rules = String::from_utf8_lossy(&rules);
+        Ok(Some(rules.lines().map(str::to_owned).collect()))
     }
 
-    /// Adds a rule. Blocks.
+    /// Adds a rule.
     #[cfg(feature = "nftables")]
-    pub(in crate::router) fn add(self, hook: &Hook) -> io::Result<()> {
+    pub(in crate::router) async fn add(self, hook: &Hook) -> Result<(), RouterError> {
         let Hook {
             table,
             chain,
             place,
             rule,
         } = hook;
-        let added = match place {
-            Place::First => self.program().insert(table, chain, rule, 1),
-            Place::Last => self.program().append(table, chain, rule),
+        let program = self.program(table);
+        let program = match place {
+            Place::First => program.arguments(["-I", chain, "1"]),
+            Place::Last => program.arguments(["-A", chain]),
         };
-        added.map_err(to_io)
+        let what = format!(
+            "add a rule to `{chain}` in the table `{table}` with `{}`",
+            self.name
+        );
+        drop(kernel::run(program.arguments(rule.split_whitespace()), "", &what).await?);
+        Ok(())
     }
 
-    /// Removes a rule that is there. Blocks.
-    pub(in crate::router) fn remove(self, hook: &Hook) -> io::Result<()> {
+    /// Removes a rule that is there.
+    pub(in crate::router) async fn remove(self, hook: &Hook) -> Result<(), RouterError> {
         let Hook {
-            table, chain, rule, ..
+            table,
+            chain,
+            place: _,
+            rule,
         } = hook;
-        self.program().delete(table, chain, rule).map_err(to_io)
+        let program = self.program(table).arguments(["-D", chain]);
+        let what = format!(
+            "remove our rule from `{chain}` in the table `{table}` with `{}`",
+            self.name
+        );
+        drop(kernel::run(program.arguments(rule.split_whitespace()), "", &what).await?);
+        Ok(())
     }
 }

@@ -44,6 +44,12 @@ impl Family {
 /// Every mark of ours begins so.
 pub(super) const OURS: &str = "flocker:";
 
+/// What the rules are called by which nothing comes in by wire with a loopback address.
+pub(super) const GUARD: [&str; 2] = ["to-loopback", "from-loopback"];
+
+/// What the hook is called that leads to them.
+pub(super) const GUARD_HOOK: &str = "guard";
+
 /// Set for connections that go another way than to an application of this node.
 const THERE_MARK: u32 = PASS_MARK << 1;
 const MARK_BITS: u32 = PASS_MARK | THERE_MARK;
@@ -149,8 +155,9 @@ pub(super) fn fixed_rules(family: Family) -> Rules {
         leave.push(fixed("FLOCKER-LEAVE", "loopback", &says, "MASQUERADE"));
         // What comes by wire with a loopback address is refused as before.
         filter.push(fixed("FLOCKER-FORWARD", "link-nowhere", &to_link(), "DROP"));
-        raw.push(fixed("FLOCKER-GUARD", "to-loopback", "-d 127.0.0.0/8", "DROP"));
-        raw.push(fixed("FLOCKER-GUARD", "from-loopback", "-s 127.0.0.0/8", "DROP"));
+        let [to, from] = GUARD;
+        raw.push(fixed("FLOCKER-GUARD", to, "-d 127.0.0.0/8", "DROP"));
+        raw.push(fixed("FLOCKER-GUARD", from, "-s 127.0.0.0/8", "DROP"));
     }
     [
         ("raw", raw),
@@ -246,7 +253,7 @@ pub(super) fn hooks(family: Family) -> Vec<(&'static str, Hook)> {
             "raw",
             "PREROUTING",
             Place::First,
-            "guard",
+            GUARD_HOOK,
             "! -i lo",
             "FLOCKER-GUARD",
         );

@@ -22,10 +22,14 @@ pub(super) struct Saved {
     pub(super) pieces: BTreeSet<Piece>,
     /// Where something leads to our chains: table, chain and name.
     pub(super) hooks: BTreeSet<(String, String, String)>,
+    /// The chains that have a name of ours, hold rules, and bear no mark of ours: each with its table.
+    pub(super) foreign: BTreeSet<(String, String)>,
     /// Whether there is any chain of ours.
     pub(super) is_there: bool,
     /// Whether Docker's chain for the rules of others is there.
     pub(super) has_docker: bool,
+    /// Those rules by name that are there of the ones that stop what comes by wire with a loopback address.
+    pub(super) guard: BTreeSet<&'static str>,
     /// Whether every rule of our chains is ours, and all are there that do not depend on routes.
     pub(super) is_whole: bool,
 }
@@ -57,6 +61,7 @@ pub(super) fn read(family: Family, text: &str) -> Saved {
     let mut ends = BTreeMap::new();
     let mut held_links = BTreeSet::new();
     let mut table = "";
+    let (mut there, mut marked, mut unmarked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let is_ours = |table: &str, chain: &str| {
         rules::CHAINS
             .iter()
@@ -67,7 +72,9 @@ pub(super) fn read(family: Family, text: &str) -> Saved {
             table = name;
         } else if let Some(chain) = line.strip_prefix(':') {
             let chain = chain.split(' ').next().unwrap_or_default();
-            saved.is_there |= is_ours(table, chain);
+            if is_ours(table, chain) {
+                there.insert((table.to_owned(), chain.to_owned()));
+            }
             saved.has_docker |= table == "filter" && chain == "DOCKER-USER";
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let words = words(rule);
@@ -76,12 +83,20 @@ pub(super) fn read(family: Family, text: &str) -> Saved {
             };
             if !is_ours(table, chain) {
                 if let Some(name) = name(words) {
+                    let to = option(words, "-j").unwrap_or_default();
+                    marked.insert((table.to_owned(), to.to_owned()));
                     saved
                         .hooks
                         .insert((table.to_owned(), chain.clone(), name.to_owned()));
                 }
                 continue;
             }
+            let of = if name(words).is_some() {
+                &mut marked
+            } else {
+                &mut unmarked
+            };
+            of.insert((table.to_owned(), chain.clone()));
             match read_rule(words) {
                 Some(Rule::Fixed(name)) => drop(names.insert(name)),
                 Some(Rule::Mark(led, port, way)) => {
@@ -94,6 +109,12 @@ pub(super) fn read(family: Family, text: &str) -> Saved {
             }
         }
     }
+    saved.foreign = unmarked.difference(&marked).cloned().collect();
+    saved.is_there = there.difference(&saved.foreign).next().is_some();
+    saved.guard = rules::GUARD
+        .into_iter()
+        .filter(|name| names.contains(*name))
+        .collect();
     saved.is_whole &= names == rules::fixed_names(family) && marks.keys().eq(ends.keys());
     let mut n_linked = 0;
     let of = |led| ends.iter().filter(move |((by, _), _)| *by == led);
@@ -259,6 +280,27 @@ mod tests {
             "-A FLOCKER-ENTER -s 10.0.0.9 -j RETURN\n-A FLOCKER-ENTER ",
         );
         assert!(!read(Family::V4, &foreign).is_whole);
+    }
+
+    #[test]
+    fn a_chain_of_somebody_else_is_told_from_one_that_is_damaged() {
+        let foreign = |rules: &str| {
+            read(
+                Family::V4,
+                &format!("*raw\n:FLOCKER-HOLD - [0:0]\n{rules}COMMIT\n"),
+            )
+        };
+        let stranger = "-A FLOCKER-HOLD -s 192.0.2.1/32 -j DROP\n";
+        let hook = "-A PREROUTING -m comment --comment flocker:hold -j FLOCKER-HOLD\n";
+        let theirs = foreign(&format!("-A PREROUTING -j FLOCKER-HOLD\n{stranger}"));
+        let called = ("raw".to_owned(), "FLOCKER-HOLD".to_owned());
+        assert_eq!(theirs.foreign, [called].into());
+        assert!(!theirs.is_there);
+        for ours in [String::new(), hook.to_owned(), format!("{hook}{stranger}")] {
+            let saved = foreign(&ours);
+            assert!(saved.foreign.is_empty() && saved.is_there, "{ours}");
+        }
+        assert!(read(Family::V4, NFT).foreign.is_empty());
     }
 
     #[test]

@@ -126,12 +126,18 @@ fn write_table<'r>(text: &mut String, table: &str, chains: &[&str], rules: impl 
     text.push_str("COMMIT\n");
 }
 
-/// Returns what removes our chains, to which nothing leads any more.
-pub(super) fn removal() -> String {
+/// Returns what removes our chains, to which nothing leads any more, and no foreign one that has the name of one.
+pub(super) fn removal(foreign: &BTreeSet<(String, String)>) -> String {
     let mut text = String::new();
     for (table, chains) in CHAINS {
+        let is_foreign = |chain: &str| foreign.contains(&(table.to_owned(), chain.to_owned()));
+        let chains: Vec<&str> = chains
+            .iter()
+            .copied()
+            .filter(|chain| !is_foreign(chain))
+            .collect();
         let removed: Vec<String> = chains.iter().map(|chain| format!("-X {chain}")).collect();
-        write_table(&mut text, table, chains, removed.iter());
+        write_table(&mut text, table, &chains, removed.iter());
     }
     text
 }

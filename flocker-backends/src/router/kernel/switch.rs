@@ -17,15 +17,15 @@ const FORWARDING: [(&str, Kind); 2] = [
     ("/proc/sys/net/ipv6/conf/all/forwarding", IpAddr::is_ipv6),
 ];
 
-fn is_on(path: &Path) -> io::Result<bool> {
+pub(in crate::router) fn is_on(path: &Path) -> io::Result<bool> {
     Ok(fs::read_to_string(path)?.trim() != "0")
 }
 
-/// Turns a switch on, and leaves it alone where it is.
-pub(in crate::router) fn turn_on(path: &Path) -> Result<(), RouterError> {
+/// Turns a switch on by writing this to it, and leaves it alone where it is.
+pub(in crate::router) fn turn_on(path: &Path, on: &str) -> Result<(), RouterError> {
     let turned = match is_on(path) {
         Ok(true) => Ok(()),
-        Ok(false) => fs::write(path, "1"),
+        Ok(false) => fs::write(path, on),
         Err(error) => Err(error),
     };
     turned.map_err(|source| RouterError::Io {
@@ -34,11 +34,23 @@ pub(in crate::router) fn turn_on(path: &Path) -> Result<(), RouterError> {
     })
 }
 
+/// Turns a switch off. One that is gone is off.
+#[cfg(feature = "iptables")]
+pub(in crate::router) fn turn_off(path: &Path) -> Result<(), RouterError> {
+    match fs::write(path, "0") {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(RouterError::Io {
+            what: format!("turn `{}` off", path.display()),
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Lets this node pass packets on, for those kinds of addresses at which something ends.
 pub(in crate::router) fn turn_forwarding_on(placed: &Placed) -> Result<(), RouterError> {
     for (path, kind) in FORWARDING {
         if placed.has(kind) {
-            turn_on(Path::new(path))?;
+            turn_on(Path::new(path), "1")?;
         }
     }
     Ok(())

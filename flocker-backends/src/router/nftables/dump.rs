@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
+use nix::errno::Errno;
+
 use super::super::kernel::Found;
 use super::super::kernel::neighbours::Network;
 use super::super::kernel::netlink::Ask;
@@ -64,6 +66,19 @@ fn name(bytes: &[u8], kind: u16) -> Option<&str> {
 /// Says whether our table is there.
 pub(super) fn has_our_table(netlink: &mut Netlink) -> io::Result<bool> {
     netlink.has(GET_TABLE, INET, &[(OF_TABLE, TABLE)])
+}
+
+/// Says whether that is how a kernel answers that knows no such packet filter, and so has none of its tables.
+pub(super) fn is_unknown(error: &io::Error) -> bool {
+    let unknown = [
+        Errno::EINVAL,
+        Errno::EOPNOTSUPP,
+        Errno::EPROTONOSUPPORT,
+        Errno::EAFNOSUPPORT,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|raw| unknown.contains(&Errno::from_raw(raw)))
 }
 
 /// Reads our table. Blocks.

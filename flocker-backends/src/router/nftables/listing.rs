@@ -233,6 +233,36 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_somebody_else_is_told_from_one_that_is_damaged() {
+        let foreign = |objects: &str| {
+            listed(&format!(
+                r#"{{"nftables": [{{"table": {{"family": "inet", "name": "flocker"}}}}, {objects}]}}"#
+            ))
+            .foreign
+        };
+        let named = Some("the table `inet flocker`".to_owned());
+        let chain = |name: &str| format!(r#"{{"chain": {{"name": "{name}"}}}}"#);
+        let rule = |chain: &str, comment: &str| {
+            format!(r#"{{"rule": {{"chain": "{chain}", "comment": "{comment}"}}}}"#)
+        };
+        let set =
+            |name: &str, element: &str| format!(r#"{{"set": {{"name": "{name}", "elem": [{element}]}}}}"#);
+        assert_eq!(foreign(&chain("input")), named);
+        assert_eq!(foreign(&rule("input", "")), named);
+        assert_eq!(foreign(&rule("enter", "")), named);
+        assert_eq!(foreign(&rule("input", "hold")), named);
+        assert_eq!(foreign(&set("blocked", "\"192.0.2.1\"")), named);
+        // What a flush leaves, and what somebody has put into ours.
+        assert_eq!(foreign(&chain("enter")), None);
+        assert_eq!(
+            foreign(&[rule("enter", ""), rule("hold", "hold")].join(",")),
+            None
+        );
+        assert_eq!(foreign(&[set("held", "80"), chain("input")].join(",")), None);
+        assert_eq!(listed(LISTING).foreign, None);
+    }
+
+    #[test]
     fn a_listing_says_everything_that_is_carried() {
         let found = listed(LISTING);
         assert!(found.is_in_force && found.is_whole);

@@ -73,6 +73,9 @@ impl There {
                 (chain.name.to_owned(), names.collect())
             })
             .collect();
+        let foreign = self
+            .is_foreign(&expected)
+            .then(|| format!("the table `inet {}`", rules::TABLE));
         let is_in_force = std::mem::take(&mut self.chains) == expected;
         let (pieces, are_paired) = self.pieces();
         let (placed, are_whole) = Placed::of(own, &pieces);
@@ -80,7 +83,35 @@ impl There {
             placed,
             is_in_force,
             is_whole: are_paired && are_whole,
+            foreign,
         }
+    }
+
+    /// Says whether there is something, and nothing of it is as we would have made it.
+    fn is_foreign(&self, expected: &BTreeMap<String, Vec<String>>) -> bool {
+        let Self {
+            chains,
+            pieces,
+            ends,
+            led,
+            links,
+            linked,
+            has_strange,
+        } = self;
+        let has_elements = !pieces.is_empty()
+            || !ends.is_empty()
+            || !led.is_empty()
+            || !links.is_empty()
+            || !linked.is_empty();
+        let is_ours = |(name, rules): (&String, &Vec<String>)| {
+            expected
+                .get(name)
+                .is_some_and(|expected| rules.iter().any(|rule| expected.contains(rule)))
+        };
+        // An empty chain of a name of ours is what a flush leaves.
+        let holds =
+            |(name, rules): (&String, &Vec<String>)| !rules.is_empty() || !expected.contains_key(name);
+        (*has_strange || chains.iter().any(holds)) && !has_elements && !chains.iter().any(is_ours)
     }
 
     /// Returns the pieces of which every element is there, and whether there was nothing else.

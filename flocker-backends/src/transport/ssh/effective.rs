@@ -1,9 +1,11 @@
 //! What `ssh` would do for a host, read from `ssh -G`.
 //!
 //! The operator's configuration is read by `ssh` itself, with all its `Match`
-//! and `Include`; here only its answer is looked at. What is not known here
-//! counts as something that only `ssh` can do.
+//! and `Include`; here only its answer is looked at. What is not known here to
+//! be harmless counts as something that only `ssh` can do, unless it is as `ssh` has it without any
+//! configuration: who allows fewer ciphers, or larger keys only, means it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// What `ssh -G` said of a host.
@@ -45,16 +47,92 @@ const PLAIN: &[(&str, &[&str])] = &[
     ("verifyhostkeydns", &["no", "false"]),
 ];
 
+/// Settings that neither lead elsewhere nor make anything stricter that we do: they are about a terminal, about what is
+/// forwarded, about ways to log in that are never tried here, or about the program itself.
+///
+/// A host key that is not known is refused here whatever `stricthostkeychecking` says.
+const HARMLESS: &[&str] = &[
+    "addkeystoagent",
+    "batchmode",
+    "canonicaldomains",
+    "canonicalizefallbacklocal",
+    "canonicalizemaxdots",
+    "canonicalizepermittedcnames",
+    "challengeresponseauthentication",
+    "clearallforwardings",
+    "compression",
+    "connectionattempts",
+    "connecttimeout",
+    "controlmaster",
+    "controlpath",
+    "controlpersist",
+    "dynamicforward",
+    "enableescapecommandline",
+    "enablesshkeysign",
+    "escapechar",
+    "exitonforwardfailure",
+    "fingerprinthash",
+    "forkafterauthentication",
+    "forwardagent",
+    "forwardx11",
+    "forwardx11timeout",
+    "forwardx11trusted",
+    "gatewayports",
+    "gssapiauthentication",
+    "gssapiclientidentity",
+    "gssapidelegatecredentials",
+    "gssapikexalgorithms",
+    "gssapikeyexchange",
+    "gssapirenewalforcesrekey",
+    "gssapiserveridentity",
+    "gssapitrustdns",
+    "hashknownhosts",
+    "host",
+    "hostbasedacceptedalgorithms",
+    "hostbasedauthentication",
+    "ipqos",
+    "kbdinteractiveauthentication",
+    "localforward",
+    "loglevel",
+    "logverbose",
+    "numberofpasswordprompts",
+    "passwordauthentication",
+    "permitremoteopen",
+    "remoteforward",
+    "requesttty",
+    "securitykeyprovider",
+    "sendenv",
+    "serveralivecountmax",
+    "serveraliveinterval",
+    "setenv",
+    "stdinnull",
+    "streamlocalbindmask",
+    "streamlocalbindunlink",
+    "stricthostkeychecking",
+    "syslogfacility",
+    "tcpkeepalive",
+    "updatehostkeys",
+    "visualhostkey",
+    "xauthlocation",
+];
+
+/// Splits a line of an answer into the name of a setting, in lower case, and what it says.
+fn setting(line: &str) -> (String, &str) {
+    let (name, value) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+    (name.to_ascii_lowercase(), value.trim())
+}
+
 impl Effective {
-    /// Reads the answer of `ssh -G`: one setting to a line, its name in lower case.
+    /// Reads the answer of `ssh -G`: one setting to a line. `default` is its answer without any configuration.
     ///
     /// Nothing where the answer lacks what every answer has.
     #[must_use]
-    pub fn parse(answer: &str) -> Option<Self> {
+    pub fn parse(answer: &str, default: &str) -> Option<Self> {
+        let default: BTreeSet<(String, &str)> = default.lines().map(setting).collect();
         let mut effective = Self::default();
         for line in answer.lines() {
-            let (name, value) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
-            let value = value.trim();
+            let (name, value) = setting(line);
+            let name = name.as_str();
             match name {
                 "hostname" => value.clone_into(&mut effective.host),
                 "user" => value.clone_into(&mut effective.user),
@@ -75,9 +153,11 @@ impl Effective {
                     effective.known_hosts.extend(files.map(PathBuf::from));
                 }
                 _ => {
-                    if let Some((_, plain)) = PLAIN.iter().find(|(known, _)| *known == name)
-                        && !plain.contains(&value)
-                    {
+                    let is_plain = match PLAIN.iter().find(|(known, _)| *known == name) {
+                        Some((_, plain)) => plain.contains(&value),
+                        None => HARMLESS.contains(&name) || default.contains(&(name.to_owned(), value)),
+                    };
+                    if !is_plain {
                         effective.refuse(name, value);
                     }
                 }
@@ -107,14 +187,34 @@ mod tests {
     /// What OpenSSH 9.2 says, with a file of its own for the host.
     const ANSWER: &str = include_str!("../../../tests/data/ssh-9.2/plain.txt");
 
+    /// What it says without any file, and with the one that comes with Debian 12.
+    const DEFAULT: &str = include_str!("../../../tests/data/ssh-9.2/default.txt");
+    const DEBIAN: &str = include_str!("../../../tests/data/ssh-9.2/debian.txt");
+
+    fn parse(answer: &str) -> Option<Effective> {
+        Effective::parse(answer, DEFAULT)
+    }
+
     fn with(line: &str) -> Effective {
-        Effective::parse(&format!("{ANSWER}{line}\n")).unwrap()
+        parse(&format!("{ANSWER}{line}\n")).unwrap()
+    }
+
+    /// The answer with another value of a setting that it has.
+    fn changed(name: &str, value: &str) -> Effective {
+        let lines = ANSWER.lines().map(|line| match setting(line) {
+            (known, _) if known == name => format!("{name} {value}\n"),
+            _ => format!("{line}\n"),
+        });
+        let answer: String = lines.collect();
+        assert!(answer.contains(&format!("\n{name} {value}\n")), "{name}");
+        parse(&answer).unwrap()
     }
 
     #[test]
     fn a_plain_host_needs_nothing_that_only_ssh_can_do() {
-        let effective = Effective::parse(ANSWER).unwrap();
+        let effective = parse(ANSWER).unwrap();
         assert_eq!(effective.needs_program, None);
+        assert_eq!(parse(DEBIAN).unwrap().needs_program, None);
         assert_eq!((&*effective.host, effective.port), ("192.0.2.7", 2222));
         assert_eq!(effective.user, "operator");
         assert!(effective.identities_only);
@@ -156,8 +256,53 @@ mod tests {
 
     #[test]
     fn half_an_answer_is_none() {
-        assert_eq!(Effective::parse(""), None);
-        assert_eq!(Effective::parse("hostname x\nuser y\n"), None);
-        assert_eq!(Effective::parse("hostname x\nuser y\nport many\n"), None);
+        assert_eq!(parse(""), None);
+        assert_eq!(parse("hostname x\nuser y\n"), None);
+        assert_eq!(parse("hostname x\nuser y\nport many\n"), None);
+    }
+
+    #[test]
+    fn what_is_stricter_than_without_a_configuration_is_for_ssh() {
+        for (name, value) in [
+            ("ciphers", "aes256-gcm@openssh.com"),
+            ("kexalgorithms", "sntrup761x25519-sha512"),
+            ("macs", "hmac-sha2-512-etm@openssh.com"),
+            ("hostkeyalgorithms", "ssh-ed25519"),
+            ("pubkeyacceptedalgorithms", "ssh-ed25519"),
+            ("casignaturealgorithms", "ssh-ed25519"),
+            ("requiredrsasize", "3072"),
+            ("rekeylimit", "1073741824 3600"),
+            ("nohostauthenticationforlocalhost", "yes"),
+        ] {
+            let needs = changed(name, value).needs_program;
+            assert_eq!(needs, Some(format!("{name} {value}")));
+        }
+        // Named only where it is set, and what this version does not know.
+        for line in ["preferredauthentications publickey", "somethingnew yes"] {
+            assert_eq!(with(line).needs_program.as_deref(), Some(line));
+        }
+    }
+
+    #[test]
+    fn what_makes_nothing_stricter_is_harmless() {
+        for (name, value) in [
+            ("stricthostkeychecking", "true"),
+            ("serveraliveinterval", "15"),
+            ("forwardagent", "yes"),
+            ("controlmaster", "auto"),
+            ("compression", "yes"),
+        ] {
+            assert_eq!(changed(name, value).needs_program, None, "{name}");
+        }
+        assert_eq!(with("sendenv LC_*").needs_program, None);
+    }
+
+    #[test]
+    fn every_setting_of_a_default_is_known_to_be_one() {
+        let effective = Effective::parse(DEFAULT, DEFAULT).unwrap();
+        assert_eq!(effective.needs_program, None);
+        // Without the default to compare with, nothing is taken for it.
+        let unknown = Effective::parse(DEFAULT, "").unwrap().needs_program;
+        assert!(unknown.is_some());
     }
 }
