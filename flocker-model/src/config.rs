@@ -45,6 +45,7 @@ pub mod schema;
 
 pub use diagnostic::Code;
 pub use diagnostic::Diagnostic;
+pub use diagnostic::NotText;
 pub use diagnostic::Place;
 pub use diagnostic::Severity;
 pub use diagnostic::Source;
@@ -53,6 +54,7 @@ pub use draft::SecretSource;
 pub use load::Loaded;
 pub use load::SecretSources;
 pub use load::WantedSecret;
+pub use load::check_one;
 pub use load::load;
 
 use std::time::Duration;

@@ -18,6 +18,7 @@ use flocker_model::config::Loaded;
 use flocker_model::config::SecretSource;
 use flocker_model::config::SecretSources;
 use flocker_model::config::Source;
+use flocker_model::config::check_one;
 use flocker_model::config::load;
 use flocker_model::config::marshal;
 use flocker_model::secret::DefinitionKey;
@@ -43,6 +44,13 @@ impl Case {
                 .map(Loaded::warnings)
                 .map_err(Vec::as_slice),
         );
+        // What is said of one file alone is said of both together.
+        let together = loaded
+            .as_ref()
+            .map_or_else(Vec::as_slice, |loaded| loaded.warnings());
+        for one in [&self.application, nodes].into_iter().flat_map(check_one) {
+            assert!(together.contains(&one), "{one}");
+        }
         loaded
     }
 
