@@ -387,6 +387,22 @@ fn a_volume_without_an_id_has_the_one_of_flocker_1_3() {
 }
 
 #[test]
+fn a_dataset_of_compose_is_known_by_its_service_and_not_by_the_name_of_its_volume() {
+    let dataset = |service: &str, volume: &str| {
+        let nodes = Source::new("nodes", format!("{{version: 1, nodes: {{alpha: [{service}]}}}}"));
+        let text = format!(
+            "{{services: {{{service}: {{image: x, volumes: [\"{volume}:/data\"]}}}}, volumes: {{{volume}: {{}}}}}}"
+        );
+        let loaded = load(&Source::new("app", text), &nodes).unwrap();
+        let deployment = loaded.resolve(fetch).unwrap();
+        let application = deployment.applications().values().next().unwrap();
+        application.volume.as_ref().unwrap().dataset
+    };
+    assert_eq!(dataset("db", "pg"), dataset("db", "other"));
+    assert_ne!(dataset("db", "pg"), dataset("database", "pg"));
+}
+
+#[test]
 fn line_ends_and_byte_order_marks_of_other_systems_change_nothing() {
     for case in cases("valid") {
         let Some(nodes) = &case.nodes else { continue };
