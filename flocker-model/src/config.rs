@@ -34,6 +34,7 @@ mod compose;
 mod deployment;
 mod draft;
 mod load;
+mod places;
 mod quantity;
 mod reader;
 mod v1;

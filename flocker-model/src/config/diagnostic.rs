@@ -235,6 +235,8 @@ codes! {
     LinkToNothing => "link-to-nothing",
     /// A value is taken to mean something near to it.
     Approximated => "approximated",
+    /// Braces in an argument are not filled, and may be meant to be.
+    UnfilledPlace => "unfilled-place",
     /// A secret could not be fetched.
     SecretUnavailable => "secret-unavailable",
 }
