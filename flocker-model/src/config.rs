@@ -37,6 +37,7 @@ mod load;
 mod places;
 mod quantity;
 mod reader;
+mod source;
 mod v1;
 mod yaml;
 
@@ -46,7 +47,6 @@ pub mod schema;
 
 pub use diagnostic::Code;
 pub use diagnostic::Diagnostic;
-pub use diagnostic::NotText;
 pub use diagnostic::Place;
 pub use diagnostic::Severity;
 pub use diagnostic::Source;
@@ -57,6 +57,7 @@ pub use load::SecretSources;
 pub use load::WantedSecret;
 pub use load::check_one;
 pub use load::load;
+pub use source::NotText;
 
 use std::time::Duration;
 
