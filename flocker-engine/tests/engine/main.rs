@@ -23,5 +23,6 @@ mod orders;
 mod passages;
 mod protocol;
 mod put_back;
+mod put_back_of_several;
 mod rotation;
 mod transfer;
