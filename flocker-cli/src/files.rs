@@ -22,8 +22,10 @@ use flocker_model::ByteSize;
 use flocker_model::Deployment;
 use flocker_model::config::Diagnostic;
 use flocker_model::config::Loaded;
+use flocker_model::config::NotText;
 use flocker_model::config::SecretSource;
 use flocker_model::config::Source;
+use flocker_model::config::check_one;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -41,6 +43,9 @@ const SMALL: ByteSize = ByteSize(4 << 20);
 
 /// How large a report of nodes or a saved plan may be.
 const LARGE: ByteSize = ByteSize(256 << 20);
+
+/// What each of the two files is called.
+const CONFIGURATION: &str = "the configuration file";
 
 /// After how long people want to know what is waited for.
 const UNTIL_A_WAIT_IS_TOLD: Duration = Duration::from_secs(2);
@@ -60,8 +65,53 @@ pub(crate) fn read(paths: [&Path; 2]) -> Result<Configuration, Failure> {
                 .hint("name the deployment file and the application file"),
         );
     }
-    let [one, other] = paths.map(source);
-    load([one?, other?])
+    match paths.map(source) {
+        [Ok(one), Ok(other)] => load([one, other]),
+        files => Err(unusable(files)),
+    }
+}
+
+/// Why there is no text of a configuration file.
+enum Unread {
+    Failed(io::Error),
+    NotText(Box<NotText>),
+}
+
+/// Says all that is known of two files of which one at least has no text.
+fn unusable(files: [Result<Source, (&Path, Unread)>; 2]) -> Failure {
+    let mut failed: Vec<(&Path, io::Error)> = Vec::new();
+    let mut diagnostics = Vec::new();
+    let mut sources = Vec::new();
+    for file in files {
+        match file {
+            Ok(source) => {
+                diagnostics.extend(check_one(&source));
+                sources.push(source);
+            }
+            Err((_, Unread::NotText(wrong))) => {
+                diagnostics.push(wrong.diagnostic);
+                sources.push(wrong.source);
+            }
+            Err((path, Unread::Failed(error))) => failed.push((path, error)),
+        }
+    }
+    let has_errors = diagnostics.iter().any(Diagnostic::is_error);
+    let wrong = Failure::configuration(diagnostics, &sources);
+    let unread = match &failed[..] {
+        [] => return wrong,
+        [(path, error)] => unreadable(path, CONFIGURATION, error),
+        [..] => {
+            let mut unread = Failure::usage("could not read the configuration files");
+            for (path, error) in &failed {
+                unread.causes.push(format!("`{}`: {error}", path.display()));
+            }
+            unread
+        }
+    };
+    Failure {
+        files: wrong.files.filter(|_| has_errors),
+        ..unread
+    }
 }
 
 /// Says whether two paths lead to the same file. A pipe that is read for the one has nothing left for the other.
@@ -82,21 +132,26 @@ pub(crate) fn load(sources: [Source; 2]) -> Result<Configuration, Failure> {
     }
 }
 
-fn source(path: &Path) -> Result<Source, Failure> {
-    let name = path.display().to_string();
-    text_within(path, "the configuration file", SMALL).map(|text| Source::new(name, text))
+fn source(path: &Path) -> Result<Source, (&Path, Unread)> {
+    let read = telling_of_a_wait(path, || read_within(path, SMALL));
+    read.map_err(Unread::Failed)
+        .and_then(|bytes| Source::from_bytes(path.display().to_string(), bytes).map_err(Unread::NotText))
+        .map_err(|unread| (path, unread))
 }
 
 /// Reads a report or a saved plan that was named on the command line.
 pub(crate) fn text(path: &Path, what: &str) -> Result<String, Failure> {
-    text_within(path, what, LARGE)
+    let read = telling_of_a_wait(path, || text_within(path, LARGE));
+    read.map_err(|error| unreadable(path, what, &error))
 }
 
-fn text_within(path: &Path, what: &str, limit: ByteSize) -> Result<String, Failure> {
-    let read = telling_of_a_wait(path, || read_within(path, limit));
-    read.map_err(|error| {
-        Failure::usage(format!("could not read {what} `{}`", path.display())).because(&error)
-    })
+fn unreadable(path: &Path, what: &str, error: &io::Error) -> Failure {
+    Failure::usage(format!("could not read {what} `{}`", path.display())).because(error)
+}
+
+fn text_within(path: &Path, limit: ByteSize) -> io::Result<String> {
+    String::from_utf8(read_within(path, limit)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 /// Does what may wait for whoever writes into a pipe, and says so where that takes long.
@@ -122,7 +177,7 @@ fn telling_of_a_wait<T>(path: &Path, read: impl FnOnce() -> T) -> T {
 }
 
 /// Reads a file, a pipe or what is typed on a terminal; of anything that goes on for too long, no more than shows that it does.
-fn read_within(path: &Path, limit: ByteSize) -> io::Result<String> {
+fn read_within(path: &Path, limit: ByteSize) -> io::Result<Vec<u8>> {
     let refuse = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
     let is_endless = std::fs::metadata(path)?.file_type().is_block_device();
     if is_endless {
@@ -137,7 +192,7 @@ fn read_within(path: &Path, limit: ByteSize) -> io::Result<String> {
     if bytes.len() as u64 > limit.0 {
         return Err(refuse(format!("it has more than {limit}, which is the limit")));
     }
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    Ok(bytes)
 }
 
 /// Writes a file that was named on the command line, whole or not at all.
@@ -166,7 +221,7 @@ pub(crate) fn may_become_a_plan(path: &Path, inputs: &[&Path]) -> Result<(), Fai
     if !there.is_file() {
         return Err(refuse("it is not a file"));
     }
-    let text = read_within(path, LARGE);
+    let text = text_within(path, LARGE);
     match text.map(|text| SavedPlan::read(&text)) {
         // Of another version or not, it was written by `--out`.
         Ok(Ok(_) | Err(SavedPlanError::Version { .. })) => Ok(()),
@@ -267,7 +322,7 @@ impl Configuration {
 fn fetch(source: &SecretSource, beside: &Path) -> Result<String, String> {
     match source {
         SecretSource::File(path) => {
-            read_within(&beside.join(&**path), SMALL).map_err(|error| error.to_string())
+            text_within(&beside.join(&**path), SMALL).map_err(|error| error.to_string())
         }
         SecretSource::Environment(name) => cli::variable_os(name)
             .ok_or_else(|| "it is not set".to_owned())?
@@ -383,7 +438,7 @@ fn read_last(state_dir: &Path) -> Result<Option<LastUsed>, Failure> {
             "`rm {path}` forgets it; a deploy with both files named writes it anew"
         ))
     };
-    let text = match read_within(&path, SMALL) {
+    let text = match text_within(&path, SMALL) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|error| unreadable().because(&error))?,
     };
@@ -402,10 +457,10 @@ mod tests {
         let path = directory.path().join("file");
         for (size, is_read) in [(9, true), (10, true), (11, false)] {
             std::fs::write(&path, "x".repeat(size)).unwrap();
-            let read = read_within(&path, ByteSize(10));
+            let read = text_within(&path, ByteSize(10));
             assert_eq!(read.is_ok(), is_read, "{size}: {read:?}");
         }
-        let error = read_within(&path, ByteSize(10)).unwrap_err();
+        let error = text_within(&path, ByteSize(10)).unwrap_err();
         assert!(error.to_string().contains("10 B"), "{error}");
     }
 

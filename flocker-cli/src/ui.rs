@@ -4,6 +4,7 @@
 //! error is talk: problems, questions, progress. Colours are dropped where
 //! nobody sees them, and none carries a meaning that the words do not.
 
+use std::borrow::Cow;
 use std::io::BufRead as _;
 use std::io::ErrorKind;
 use std::io::IsTerminal as _;
@@ -308,7 +309,7 @@ fn drawn(diagnostic: &Diagnostic, sources: &[Source]) -> String {
         let Some(source) = sources.iter().find(|source| source.name == file) else {
             continue;
         };
-        let mut snippet = Snippet::source(source.text.as_str()).path(file);
+        let mut snippet = Snippet::source(with_line_ends(&source.text)).path(file);
         if *diagnostic.place.file == *file {
             let range = clipped(&diagnostic.place, &source.text);
             snippet = snippet.annotation(AnnotationKind::Primary.span(range));
@@ -330,13 +331,35 @@ fn drawn(diagnostic: &Diagnostic, sources: &[Source]) -> String {
     Renderer::styled().render(&[group])
 }
 
+/// Returns a text of the same length in which every line ends as whoever draws it expects.
+fn with_line_ends(text: &str) -> Cow<'_, str> {
+    let is_alone = |(at, _): &(usize, &str)| text.as_bytes().get(at + 1) != Some(&b'\n');
+    let alone: Vec<usize> = text
+        .match_indices('\r')
+        .filter(is_alone)
+        .map(|(at, _)| at)
+        .collect();
+    if alone.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut drawn = String::with_capacity(text.len());
+    let mut start = 0;
+    for end in alone {
+        drawn.push_str(&text[start..end]);
+        drawn.push('\n');
+        start = end + 1;
+    }
+    drawn.push_str(&text[start..]);
+    Cow::Owned(drawn)
+}
+
 /// Returns the stretch of a place, up to the end of its line: a block of many lines is not drawn in full.
 fn clipped(place: &Place, text: &str) -> std::ops::Range<usize> {
     let range = place.span.range();
     let Some(within) = text.get(range.clone()) else {
         return text.len()..text.len();
     };
-    let first = within.split('\n').next().unwrap_or(within);
+    let first = within.split(['\n', '\r']).next().unwrap_or(within);
     let first = first.trim_end();
     range.start
         ..range.start

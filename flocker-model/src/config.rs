@@ -34,8 +34,10 @@ mod compose;
 mod deployment;
 mod draft;
 mod load;
+mod places;
 mod quantity;
 mod reader;
+mod source;
 mod v1;
 mod yaml;
 
@@ -53,7 +55,9 @@ pub use draft::SecretSource;
 pub use load::Loaded;
 pub use load::SecretSources;
 pub use load::WantedSecret;
+pub use load::check_one;
 pub use load::load;
+pub use source::NotText;
 
 use std::time::Duration;
 

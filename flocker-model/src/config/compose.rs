@@ -12,6 +12,7 @@ use super::diagnostic::Code;
 use super::diagnostic::Span;
 use super::draft::Applications;
 use super::draft::Draft;
+use super::places::within;
 use super::quantity::Units;
 use super::reader::Fields;
 use super::reader::Reader;
@@ -173,6 +174,10 @@ impl Reader<'_, '_, '_> {
         }
         if let Some(node) = fields.get("depends_on") {
             self.service_dependencies(node, &mut draft);
+        }
+        let test = fields.get("healthcheck").and_then(|node| within(node, "test"));
+        for node in fields.get("command").into_iter().chain(test) {
+            self.places(node, &draft);
         }
         Some(draft)
     }

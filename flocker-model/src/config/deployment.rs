@@ -1,6 +1,8 @@
 //! The deployment file: which node runs which applications.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::diagnostic::Code;
@@ -65,7 +67,23 @@ pub(crate) struct Placement {
 #[derive(Default)]
 struct Claims {
     ids: BTreeMap<NodeId, Span>,
-    addresses: BTreeMap<(String, u16), Span>,
+    addresses: BTreeMap<(Host, u16), Span>,
+}
+
+/// A host, which is the same however it is written.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Host {
+    Address(IpAddr),
+    Name(String),
+}
+
+impl From<&str> for Host {
+    fn from(text: &str) -> Self {
+        match text.parse::<IpAddr>() {
+            Ok(address) => Self::Address(address.to_canonical()),
+            Err(_) => Self::Name(text.to_ascii_lowercase()),
+        }
+    }
 }
 
 impl Reader<'_, '_, '_> {
@@ -85,9 +103,12 @@ impl Reader<'_, '_, '_> {
             };
             let mut member = Member::empty();
             match &node.value {
-                Value::Sequence(items) => self.place(items, &name, &mut member, &mut nodes.placements),
+                Value::Sequence(items) => {
+                    self.claim_host((name.as_str(), key.span), None, &mut claims);
+                    self.place(items, &name, &mut member, &mut nodes.placements);
+                }
                 Value::Mapping(_) => {
-                    let placed = self.member(node, &name, &mut member, &mut claims);
+                    let placed = self.member(node, (&name, key.span), &mut member, &mut claims);
                     self.place(placed, &name, &mut member, &mut nodes.placements);
                 }
                 Value::Scalar(_) => {
@@ -109,7 +130,7 @@ impl Reader<'_, '_, '_> {
     fn member<'n, 'a>(
         &mut self,
         node: &'n Node<'a>,
-        name: &NodeName,
+        (name, named): (&NodeName, Span),
         member: &mut Member,
         claims: &mut Claims,
     ) -> &'n [Node<'a>] {
@@ -117,7 +138,7 @@ impl Reader<'_, '_, '_> {
             return &[];
         };
         let host = fields.get("address");
-        let place = host.map_or(node.span, |node| node.span);
+        let place = host.map_or(named, |node| node.span);
         let host = host.and_then(|node| {
             let text = self.string(node, "`address`")?;
             let found: Result<NodeName, _> = text.parse();
@@ -129,14 +150,10 @@ impl Reader<'_, '_, '_> {
         });
         let user = fields.get("user").and_then(|node| self.user(node));
         let port = fields.get("port").and_then(|node| self.port(node, "`port`"));
+        let claimed = host.as_deref().unwrap_or(name.as_str());
+        self.claim_host((claimed, place), port, claims);
         if host.is_some() || user.is_some() || port.is_some() {
             let host = host.unwrap_or_else(|| name.to_string());
-            let claim = (host.to_ascii_lowercase(), port.map_or(22, PortNumber::get));
-            if let Some(&first) = claims.addresses.get(&claim) {
-                let message = || format!("`{host}` is the address of two nodes");
-                self.conflict(Code::NodeNamedTwice, place, message, (first, "first here"));
-            }
-            claims.addresses.insert(claim, place);
             member.address = Some(NodeAddress::Ssh { host, user, port });
         }
         if let Some(node) = fields.get("id")
@@ -155,6 +172,20 @@ impl Reader<'_, '_, '_> {
         placed
             .and_then(|node| self.list(node, "`applications`"))
             .unwrap_or_default()
+    }
+
+    /// Takes a host for a node. On another port another node may answer.
+    fn claim_host(&mut self, (host, place): (&str, Span), port: Option<PortNumber>, claims: &mut Claims) {
+        let claim = (Host::from(host), port.map_or(22, PortNumber::get));
+        match claims.addresses.entry(claim) {
+            btree_map::Entry::Vacant(free) => {
+                free.insert(place);
+            }
+            btree_map::Entry::Occupied(taken) => {
+                let message = || format!("`{host}` is the address of two nodes");
+                self.conflict(Code::NodeNamedTwice, place, message, (*taken.get(), "first here"));
+            }
+        }
     }
 
     /// Reads what a node is put together from.

@@ -73,6 +73,8 @@ macro_rules! codes {
 
 codes! {
     // YAML
+    /// The file is not UTF-8.
+    NotUtf8 => "not-utf8",
     /// The text is not YAML.
     YamlSyntax => "yaml-syntax",
     /// A key stands twice in one mapping.
@@ -173,6 +175,8 @@ codes! {
     LinkToNothing => "link-to-nothing",
     /// A value is taken to mean something near to it.
     Approximated => "approximated",
+    /// Braces in an argument are not filled, and may be meant to be.
+    UnfilledPlace => "unfilled-place",
     /// A secret could not be fetched.
     SecretUnavailable => "secret-unavailable",
 }
@@ -226,13 +230,19 @@ impl Place {
     #[must_use]
     pub fn excerpt<'t>(&self, text: &'t str) -> Option<&'t str> {
         let at = self.span.start as usize;
-        let before = text.get(..at)?;
-        let start = before.rfind('\n').map_or(0, |end| end + 1);
-        let line = text.get(start..)?;
-        let line = line.split('\n').next().unwrap_or(line);
-        Some(line.strip_suffix('\r').unwrap_or(line))
+        let (before, after) = (text.get(..at)?, text.get(at..)?);
+        // The two characters of one line end are not parted.
+        let before = before
+            .strip_suffix('\r')
+            .filter(|_| after.starts_with('\n'))
+            .unwrap_or(before);
+        let start = before.rfind(LINE_ENDS).map_or(0, |end| end + 1);
+        text.get(start..)?.split(LINE_ENDS).next()
     }
 }
+
+/// What ends a line of YAML; both together end one.
+const LINE_ENDS: [char; 2] = ['\n', '\r'];
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -295,7 +305,12 @@ const BLOCK: usize = 1024;
 
 impl Index {
     fn new(text: &str) -> Self {
-        let ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
+        let bytes = text.as_bytes();
+        let ends = bytes.iter().enumerate().filter(|&(at, &byte)| match byte {
+            b'\n' => true,
+            b'\r' => bytes.get(at + 1) != Some(&b'\n'),
+            _ => false,
+        });
         let lines = std::iter::once(0)
             .chain(ends.filter_map(|(at, _)| u32::try_from(at + 1).ok()))
             .collect();
@@ -460,6 +475,37 @@ mod tests {
         assert_eq!(file.place(Span::default()).excerpt(&source.text), Some("x: 1"));
         assert_eq!(place.excerpt("x"), None);
         assert_eq!(place.to_string(), "a.yml:2:6");
+    }
+
+    #[test]
+    fn every_line_end_of_yaml_is_counted() {
+        let source = Source::new("a", "one\rtwo\n\rfour\r\nfive\r");
+        let file = File::new(&source);
+        let found: Vec<_> = (0..=source.text.len())
+            .map(|at| {
+                let at = u32::try_from(at).unwrap();
+                let place = file.place(Span { start: at, end: at });
+                (
+                    place.line,
+                    place.column,
+                    place.excerpt(&source.text).unwrap().to_owned(),
+                )
+            })
+            .collect();
+        for (at, line, column, excerpt) in [
+            (0, 1, 1, "one"),
+            (3, 1, 4, "one"),
+            (4, 2, 1, "two"),
+            (7, 2, 4, "two"),
+            (8, 3, 1, ""),
+            (9, 4, 1, "four"),
+            (13, 4, 5, "four"),
+            (14, 4, 6, "four"),
+            (15, 5, 1, "five"),
+            (20, 6, 1, ""),
+        ] {
+            assert_eq!(found[at], (line, column, excerpt.to_owned()), "{at}");
+        }
     }
 
     #[test]

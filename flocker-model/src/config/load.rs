@@ -206,8 +206,7 @@ pub fn load(one: &Source, other: &Source) -> Result<Loaded, Vec<Diagnostic>> {
     let (one, other) = if in_order { (one, other) } else { (other, one) };
     let files = [File::new(one), File::new(other)];
     let [one, other] = files.each_ref().map(|file| {
-        let root = yaml::parse(file, &mut problems)?;
-        let kind = kind(&root, &mut Reader::new(file, &mut problems))?;
+        let (root, kind) = recognised(file, &mut problems)?;
         Some((file, root, kind))
     });
     if let (Some((first_file, first_root, first)), Some((file, root, second))) = (&one, &other)
@@ -251,6 +250,35 @@ pub fn load(one: &Source, other: &Source) -> Result<Loaded, Vec<Diagnostic>> {
         }
         _ => Err(problems),
     }
+}
+
+/// Returns all that is wrong with one file by itself, warnings among it, in order of place: for when the other cannot be read.
+#[must_use]
+pub fn check_one(source: &Source) -> Vec<Diagnostic> {
+    let mut problems = Problems::default();
+    let file = File::new(source);
+    if let Some((root, kind)) = recognised(&file, &mut problems) {
+        let mut reader = Reader::new(&file, &mut problems);
+        let applications = match kind {
+            FileKind::Applications => Some(reader.applications(&root)),
+            FileKind::Services(form) => Some(reader.services(&root, form)),
+            FileKind::Deployment => {
+                reader.nodes(&root);
+                None
+            }
+        };
+        if let Some(applications) = &applications {
+            check::applications(&file, applications, &mut problems);
+        }
+    }
+    problems.into_sorted()
+}
+
+/// Parses a file and says which of the two it is.
+fn recognised<'s>(file: &File<'s>, problems: &mut Problems) -> Option<(Node<'s>, FileKind)> {
+    let root = yaml::parse(file, problems)?;
+    let kind = kind(&root, &mut Reader::new(file, problems))?;
+    Some((root, kind))
 }
 
 fn assemble(

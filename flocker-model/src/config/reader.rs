@@ -286,8 +286,9 @@ impl<'s> Reader<'_, '_, 's> {
         node
     }
 
-    /// Returns the one of some texts that is nearest to this one, if it is near; nothing once nobody would read it,
-    /// or so much was compared already that a person would have to wait.
+    /// Returns the one of some texts that is nearest to this one, if it is near, or the shortest that goes on where this one
+    /// ends; capitals do not count. Nothing is returned once nobody would read it, or so much was compared already that a
+    /// person would have to wait.
     pub(crate) fn suggest<'t>(
         &self,
         text: &str,
@@ -295,21 +296,40 @@ impl<'s> Reader<'_, '_, 's> {
     ) -> Option<&'t str> {
         // To compare two texts takes the product of their lengths.
         const MOST_WORK: usize = 1 << 22;
+        // Fewer letters begin too much.
+        const BEGINNING: usize = 3;
         let work = &self.problems.compared;
         if self.problems.is_full() || text.len() > 64 {
             return None;
         }
+        let text = text.to_ascii_lowercase();
         let limit = (text.chars().count() / 3).clamp(1, 3);
+        let is_beginning = |candidate: &str| {
+            let beginning = candidate.as_bytes().get(..text.len());
+            text.len() >= BEGINNING
+                && beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(text.as_bytes()))
+        };
         candidates
-            .filter(|candidate| candidate.len().abs_diff(text.len()) <= limit)
-            .take_while(|candidate| {
-                work.set(work.get() + text.len() * candidate.len());
+            .map(|candidate| {
+                let is_close = candidate.len().abs_diff(text.len()) <= limit;
+                (is_close, candidate)
+            })
+            .take_while(|(is_close, candidate)| {
+                let width = if *is_close { candidate.len() } else { 1 };
+                work.set(work.get() + text.len() * width);
                 work.get() <= MOST_WORK
             })
-            .map(|candidate| (strsim::osa_distance(text, candidate), candidate))
-            .filter(|(distance, _)| *distance <= limit)
+            .filter_map(|(is_close, candidate)| {
+                let distance = || strsim::osa_distance(&text, &candidate.to_ascii_lowercase());
+                let distance = Some(()).filter(|()| is_close).map(|()| distance());
+                match distance.filter(|distance| *distance <= limit) {
+                    Some(distance) => Some((distance, candidate.len(), candidate)),
+                    // What was left out is further than what was mistyped.
+                    None => is_beginning(candidate).then_some((limit + 1, candidate.len(), candidate)),
+                }
+            })
             .min()
-            .map(|(_, candidate)| candidate)
+            .map(|(_, _, candidate)| candidate)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A schema says what one file may have by itself. That names are defined,
 //! that nothing is claimed twice and that no key stands twice is seen only by
-//! [`super::load`]. There is no schema for files of Docker Compose: Compose
+//! [`super::load`]; so is that a range of ports begins before it ends. There is no schema for files of Docker Compose: Compose
 //! publishes its own, and `load` names every key of it that is not supported.
 
 use serde_json::Value;
@@ -52,14 +52,27 @@ pub fn application() -> Value {
                     {"type": "string", "pattern": "^[0-9]+$|^([0-9]+(\\.[0-9]*)?(h|m|s|ms|us|µs|ns))+$"},
                 ],
             },
+            "duration_above_zero": {
+                "$ref": "#/$defs/duration",
+                "not": {"oneOf": [{"const": 0}, {"type": "string", "pattern": "^[^1-9]*$"}]},
+            },
             "application": definition(),
             "health_check": health_check(),
         },
     })
 }
 
+/// Returns a text of one line. What `$` means differs: to some who read schemas a line end may follow it.
+fn line(pattern: &str) -> Value {
+    json!({"type": "string", "pattern": pattern, "not": {"pattern": "[\\n\\r]"}})
+}
+
 fn application_name() -> Value {
-    json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"})
+    line("^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")
+}
+
+fn uuid() -> Value {
+    line("^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$")
 }
 
 fn definition() -> Value {
@@ -70,7 +83,7 @@ fn definition() -> Value {
         "properties": {
             "image": {
                 "description": "The image, repository[:tag]",
-                "type": "string", "maxLength": 4096, "pattern": "^[^:\\s\\u0000-\\u001f-]([^\\s\\u0000-\\u001f]*[^:\\s\\u0000-\\u001f])?$",
+                "type": "string", "maxLength": 4096, "not": {"pattern": "[\\n\\r]"}, "pattern": "^[^:\\s\\u0000-\\u001f-]([^\\s\\u0000-\\u001f]*[^:\\s\\u0000-\\u001f])?$",
             },
             "command_line": {
                 "description": "Its arguments; no shell reads them",
@@ -114,7 +127,10 @@ fn definition() -> Value {
                         "not": {"pattern": "/\\.\\.?(/|$)"},
                     },
                     "maximum_size": {"$ref": "#/$defs/size"},
-                    "dataset_id": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
+                    "dataset_id": {
+                        "description": "What the dataset is known by; it follows from the name of the application where nothing is said",
+                        "allOf": [uuid()],
+                    },
                 },
             },
             "environment": environment(),
@@ -131,7 +147,10 @@ fn definition() -> Value {
                 "if": {"properties": {"name": {"enum": ["never", "always"]}}},
                 "then": {"properties": {"maximum_retry_count": false}},
             },
-            "health_check": {"$ref": "#/$defs/health_check"},
+            "health_check": {
+                "description": "How it is seen to serve. Without one it counts as healthy as soon as it runs, and the pause of a move that is reported ends then, not at its first answer",
+                "$ref": "#/$defs/health_check",
+            },
             "stop_grace": {"$ref": "#/$defs/duration"},
             "depends_on": {"type": "array", "items": {"$ref": "#/$defs/application_name"}},
         },
@@ -183,8 +202,8 @@ fn health_check() -> Value {
                 "prefixItems": [{"type": "string", "minLength": 1}],
                 "items": {"$ref": "#/$defs/text"},
             },
-            "interval": {"$ref": "#/$defs/duration"},
-            "timeout": {"$ref": "#/$defs/duration"},
+            "interval": {"$ref": "#/$defs/duration_above_zero"},
+            "timeout": {"$ref": "#/$defs/duration_above_zero"},
             "retries": {"type": "integer", "minimum": 1, "maximum": u32::MAX},
         },
     })
@@ -194,7 +213,8 @@ fn health_check() -> Value {
 #[must_use]
 pub fn deployment() -> Value {
     let placed = json!({"type": "array", "uniqueItems": true, "items": application_name()});
-    let host = json!({"type": "string", "pattern": "^[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}$"});
+    let host = line("^[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}$");
+    let port = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))";
     json!({
         "$schema": DRAFT,
         "title": "Flocker deployment file",
@@ -224,13 +244,13 @@ pub fn deployment() -> Value {
                                 "router": {"description": "What answers for its ports", "enum": RouterKind::WORDS},
                                 "transfer_ports": {
                                     "description": "On which ports it lets other nodes in with what they send, as in 7800-7899",
-                                    "type": "string", "pattern": "^[1-9][0-9]{0,4}-[1-9][0-9]{0,4}$",
+                                    "allOf": [line(&format!("^{port}-{port}$"))],
                                 },
                                 "applications": placed,
                                 "address": host,
-                                "user": {"type": "string", "pattern": "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}$"},
+                                "user": line("^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}$"),
                                 "port": {"type": "integer", "minimum": 1, "maximum": 65535},
-                                "id": {"type": "string", "pattern": "^[0-9A-Fa-f]{8}-?([0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}$"},
+                                "id": uuid(),
                             },
                         },
                     ],

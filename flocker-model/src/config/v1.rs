@@ -14,6 +14,7 @@ use super::diagnostic::Span;
 use super::draft::Applications;
 use super::draft::Draft;
 use super::draft::SecretSource;
+use super::places::within;
 use super::quantity;
 use super::quantity::Units;
 use super::reader::Fields;
@@ -194,6 +195,12 @@ impl Reader<'_, '_, '_> {
         if let Some(node) = fields.get("depends_on") {
             let items = self.list(node, "`depends_on`").unwrap_or_default();
             (draft.application.depends_on, draft.depends_on) = self.names(items, "a name in `depends_on`");
+        }
+        let command = fields
+            .get("health_check")
+            .and_then(|node| within(node, "command"));
+        for node in fields.get("command_line").into_iter().chain(command) {
+            self.places(node, &draft);
         }
         Some(draft)
     }

@@ -252,6 +252,36 @@ fn applications() -> Vec<Hostile> {
                 "",
             ),
         ),
+        Hostile {
+            code: None,
+            ..hostile(
+                "places for many ports that are not there among many that are",
+                Code::UnfilledPlace,
+                lines(
+                    &lines(
+                        &format!("{APPLICATION}    ports:\n"),
+                        25_000,
+                        |i| format!("    - {{internal: {}, external: {}}}\n", i + 1, i + 1),
+                        "    command_line:\n",
+                    ),
+                    60_000,
+                    |i| format!("    - '{{port:{}}}'\n", i + 30_000),
+                    "",
+                ),
+            )
+        },
+        Hostile {
+            code: None,
+            ..hostile(
+                "braces of which one ends, and braces that end",
+                Code::UnfilledPlace,
+                format!(
+                    "{APPLICATION}    command_line: ['{}}}', '{}']\n",
+                    "{".repeat(900_000),
+                    "{vol}".repeat(200_000)
+                ),
+            )
+        },
         hostile(
             "a circle of ten thousand",
             Code::DependencyCycle,
@@ -342,6 +372,19 @@ fn deployments() -> Vec<Hostile> {
             Code::UnknownApplication,
             format!("{{version: 1, nodes: {{n: [{placed}]}}}}"),
         ),
+        Hostile {
+            code: None,
+            ..with(
+                "nodes of many addresses",
+                Code::NodeNamedTwice,
+                lines(
+                    "version: 1\nnodes:\n",
+                    50_000,
+                    |i| format!("  '::{i:x}': []\n"),
+                    "",
+                ),
+            )
+        },
         with(
             "nodes of one address",
             Code::NodeNamedTwice,

@@ -18,6 +18,7 @@ use flocker_model::config::Loaded;
 use flocker_model::config::SecretSource;
 use flocker_model::config::SecretSources;
 use flocker_model::config::Source;
+use flocker_model::config::check_one;
 use flocker_model::config::load;
 use flocker_model::config::marshal;
 use flocker_model::secret::DefinitionKey;
@@ -43,6 +44,13 @@ impl Case {
                 .map(Loaded::warnings)
                 .map_err(Vec::as_slice),
         );
+        // What is said of one file alone is said of both together.
+        let together = loaded
+            .as_ref()
+            .map_or_else(Vec::as_slice, |loaded| loaded.warnings());
+        for one in [&self.application, nodes].into_iter().flat_map(check_one) {
+            assert!(together.contains(&one), "{one}");
+        }
         loaded
     }
 
@@ -376,6 +384,22 @@ fn a_volume_without_an_id_has_the_one_of_flocker_1_3() {
             assert_eq!(application.volume.as_ref().unwrap().dataset.to_string(), id);
         }
     }
+}
+
+#[test]
+fn a_dataset_of_compose_is_known_by_its_service_and_not_by_the_name_of_its_volume() {
+    let dataset = |service: &str, volume: &str| {
+        let nodes = Source::new("nodes", format!("{{version: 1, nodes: {{alpha: [{service}]}}}}"));
+        let text = format!(
+            "{{services: {{{service}: {{image: x, volumes: [\"{volume}:/data\"]}}}}, volumes: {{{volume}: {{}}}}}}"
+        );
+        let loaded = load(&Source::new("app", text), &nodes).unwrap();
+        let deployment = loaded.resolve(fetch).unwrap();
+        let application = deployment.applications().values().next().unwrap();
+        application.volume.as_ref().unwrap().dataset
+    };
+    assert_eq!(dataset("db", "pg"), dataset("db", "other"));
+    assert_ne!(dataset("db", "pg"), dataset("database", "pg"));
 }
 
 #[test]

@@ -4,9 +4,9 @@ use flocker_model::config::Code;
 use flocker_model::config::Source;
 use flocker_model::config::load;
 
-/// The codes that only the texts of `tests/budget` bring out.
+/// The codes that only the texts of `tests/budget` bring out, and what is no text.
 pub(crate) fn codes() -> impl Iterator<Item = Code> {
-    [Code::FileTooLarge, Code::TooManyValues].into_iter()
+    [Code::FileTooLarge, Code::TooManyValues, Code::NotUtf8].into_iter()
 }
 
 #[test]

@@ -33,39 +33,40 @@ impl Reader<'_, '_, '_> {
 
 impl Reader<'_, '_, '_> {
     pub(super) fn service_volumes(&mut self, node: &Node<'_>, draft: &mut Draft, file: &mut File) {
-        let items = self.list(node, "`volumes`").unwrap_or_default();
-        for second in items.iter().skip(1) {
-            let message = || format!("application `{}` has more than one volume", draft.name);
-            let first = (items[0].span, "the one that it may have");
-            self.conflict(Code::UnsupportedValue, second.span, message, first);
-        }
-        if let Some(item) = items.first() {
-            self.service_volume(item, draft, file);
+        let mut first: Option<Span> = None;
+        for item in self.list(node, "`volumes`").unwrap_or_default() {
+            // Each is looked at, so that none is called one too many that is no volume at all.
+            let Some(Read { source, mountpoint }) = self.service_volume(item, file) else {
+                continue;
+            };
+            if let Some(first) = first {
+                let message = || format!("application `{}` has more than one volume", draft.name);
+                let first = (first, "the one that it may have");
+                self.conflict(Code::UnsupportedValue, item.span, message, first);
+                continue;
+            }
+            first = Some(item.span);
+            let is_free = source.is_none_or(|source| self.take(source, item.span, draft, file));
+            if let Some(mountpoint) = mountpoint.filter(|_| is_free) {
+                draft.claim(item.span, mountpoint, None);
+            }
         }
     }
 
-    fn service_volume(&mut self, node: &Node<'_>, draft: &mut Draft, file: &mut File) {
+    /// Reads one volume, and says what is wrong with it by itself. Returns nothing for what is none.
+    fn service_volume<'n>(&mut self, node: &'n Node<'_>, file: &File) -> Option<Read<'n>> {
         let (source, target) = match &node.value {
-            Value::Mapping(_) => {
-                let Some(found) = self.long_volume(node) else {
-                    return;
-                };
-                found
-            }
-            Value::Scalar(_) | Value::Sequence(_) => {
-                let Some(text) = self.string(node, "a volume") else {
-                    return;
-                };
-                match text.split_once(':') {
-                    None => (None, text),
-                    Some((source, target)) => (Some(source), target),
-                }
-            }
+            Value::Mapping(_) => self.long_volume(node)?,
+            Value::Scalar(_) | Value::Sequence(_) => split(self.string(node, "a volume")?),
         };
-        if let Some(source) = source
-            && !self.take(source, node.span, draft, file)
-        {
-            return;
+        if let Some(source) = source {
+            if is_directory(source) {
+                let message = format!("`{}` is a directory of the host, and {BIND}", shorten(source));
+                let hint = "use a named volume, or the path in the container alone";
+                self.error_with(Code::UnsupportedValue, node.span, message, hint);
+                return None;
+            }
+            self.declared(source, node.span, file);
         }
         let (path, mode) = match target.split_once(':') {
             Some((path, mode)) if source.is_some() => (path, Some(mode)),
@@ -75,9 +76,8 @@ impl Reader<'_, '_, '_> {
             let message = format!("the mode `{}` of a volume is not supported", shorten(mode));
             self.error(Code::UnsupportedValue, node.span, message);
         }
-        if let Some(mountpoint) = self.mountpoint(path, node.span) {
-            draft.claim(node.span, mountpoint, None);
-        }
+        let mountpoint = self.mountpoint(path, node.span);
+        Some(Read { source, mountpoint })
     }
 
     fn long_volume<'n>(&mut self, node: &'n Node<'_>) -> Option<(Option<&'n str>, &'n str)> {
@@ -97,51 +97,85 @@ impl Reader<'_, '_, '_> {
         Some((source, self.string(target?, "`target`")?))
     }
 
-    /// Gives a named volume to a service. Says whether it is one, and free.
-    fn take(&mut self, source: &str, span: Span, draft: &Draft, file: &mut File) -> bool {
-        if source.starts_with(['/', '.', '~', '$']) || source.contains(['/', '\\']) || source.is_empty() {
-            let message = format!("`{}` is a directory of the host, and {BIND}", shorten(source));
-            let hint = "use a named volume, or the path in the container alone";
-            self.error_with(Code::UnsupportedValue, span, message, hint);
-            return false;
+    /// Checks that a named volume is declared, where volumes are.
+    fn declared(&mut self, source: &str, span: Span, file: &File) {
+        if file.form == Form::Fig || file.volumes.contains_key(source) {
+            return;
         }
-        match file.volumes.get(source) {
-            None if file.form == Form::Compose => {
-                let names = || file.volumes.keys().map(String::as_str);
-                let message = format!("the volume `{}` is not declared under `volumes`", shorten(source));
-                let hint = if let Some(name) = self.suggest(source, names()) {
-                    format!("did you mean `{name}`?")
-                } else {
-                    let names: Vec<_> = names().take(8).map(shorten).collect();
-                    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-                    format!("declared are: {}", listed(&names))
-                };
-                self.error_with(Code::UnknownVolume, span, message, hint);
-                return false;
-            }
-            None | Some(None) => {}
-            Some(Some(Taken { by, span: first })) => {
-                let message = || {
-                    format!(
-                        "applications `{by}` and `{}` both claim volume `{}`",
-                        draft.name,
-                        shorten(source)
-                    )
-                };
-                self.conflict(
-                    Code::DatasetClaimedTwice,
-                    span,
-                    message,
-                    (*first, "first claimed here"),
-                );
-                return false;
-            }
-        }
-        let taken = Taken {
-            by: draft.name.clone(),
-            span,
+        let names = || file.volumes.keys().map(String::as_str);
+        let message = format!("the volume `{}` is not declared under `volumes`", shorten(source));
+        let hint = if let Some(name) = self.suggest(source, names()) {
+            format!("did you mean `{name}`?")
+        } else {
+            let names: Vec<_> = names().take(8).map(shorten).collect();
+            let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+            format!("declared are: {}", listed(&names))
         };
-        file.volumes.insert(source.to_owned(), Some(taken));
-        true
+        self.error_with(Code::UnknownVolume, span, message, hint);
     }
+
+    /// Gives a named volume to a service. Says whether it was free.
+    fn take(&mut self, source: &str, span: Span, draft: &Draft, file: &mut File) -> bool {
+        let Some(taken) = file.volumes.get_mut(source) else {
+            // Nothing is known of one that is not declared, and in Fig none is.
+            if file.form == Form::Fig {
+                file.volumes
+                    .insert(source.to_owned(), Some(Taken::new(draft, span)));
+            }
+            return true;
+        };
+        let Some(Taken { by, span: first }) = taken else {
+            *taken = Some(Taken::new(draft, span));
+            return true;
+        };
+        let message = || {
+            format!(
+                "applications `{by}` and `{}` both claim volume `{}`",
+                draft.name,
+                shorten(source)
+            )
+        };
+        let first = (*first, "first claimed here");
+        self.conflict(Code::DatasetClaimedTwice, span, message, first);
+        false
+    }
+}
+
+/// One item of `volumes` that is a volume.
+struct Read<'n> {
+    source: Option<&'n str>,
+    /// Nothing where it was wrong, and said to be.
+    mountpoint: Option<Box<str>>,
+}
+
+impl Taken {
+    fn new(draft: &Draft, span: Span) -> Self {
+        let by = draft.name.clone();
+        Self { by, span }
+    }
+}
+
+/// Splits the short form into its source, if it has one, and what follows.
+fn split(text: &str) -> (Option<&str>, &str) {
+    // The first colon of `C:\data:/data` and of `C:/data:/data` belongs to the source; that of `c:/data:rw` does not.
+    let path = text.get(2..).filter(|_| is_drive(text.as_bytes()));
+    let path = path.map(|path| path.split_once(':').unwrap_or((path, "")));
+    match path {
+        Some((path, target)) if path.starts_with('\\') || target.starts_with('/') => {
+            (Some(&text[..path.len() + 2]), target)
+        }
+        Some(_) | None => match text.split_once(':') {
+            None => (None, text),
+            Some((source, target)) => (Some(source), target),
+        },
+    }
+}
+
+/// Says whether a text begins with a drive of Windows, or what may be one.
+fn is_drive(text: &[u8]) -> bool {
+    matches!(text, [letter, b':', b'/' | b'\\', ..] if letter.is_ascii_alphabetic())
+}
+
+fn is_directory(source: &str) -> bool {
+    source.is_empty() || source.starts_with(['.', '~', '$']) || source.contains(['/', '\\'])
 }
