@@ -53,7 +53,7 @@ const MOST_OUTPUT: usize = 512 << 20;
 const MANY_PORTS: usize = 64;
 
 /// How long one program may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was found in the kernel.
 #[derive(Clone, Debug, Default)]

@@ -3,10 +3,17 @@
 //! Each is one run of a program, so this is for the handful of rules that let our packets pass or
 //! are taken back. What leads to our own chains is written together with them elsewhere.
 
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::process::Output;
+
+use iptables::IPTables;
+use tokio::time::timeout;
+
 use super::super::kernel;
-#[cfg(feature = "nftables")]
-use crate::process::ProcessError;
-use crate::process::Program;
+use crate::process::describe;
+use crate::process::find_program;
 use crate::router::RouterError;
 
 /// How many seconds a program waits for others that change rules at the same time: Docker does whenever a container
@@ -21,12 +28,24 @@ const KEPT_OUT: i32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::router) struct Tool {
     name: &'static str,
+    /// Where it may be. The crate would look where our own environment says, which may know nothing of such programs.
+    places: &'static [&'static str],
 }
 
 macro_rules! tools {
     ($($tool:ident $name:literal)*) => {
         impl Tool {$(
-            pub(in crate::router) const $tool: Self = Self { name: $name };
+            pub(in crate::router) const $tool: Self = Self {
+                name: $name,
+                places: &[
+                    concat!("/usr/local/sbin/", $name),
+                    concat!("/usr/sbin/", $name),
+                    concat!("/sbin/", $name),
+                    concat!("/usr/local/bin/", $name),
+                    concat!("/usr/bin/", $name),
+                    concat!("/bin/", $name),
+                ],
+            };
         )*}
     };
 }
@@ -59,13 +78,51 @@ pub(in crate::router) enum Place {
     Last,
 }
 
+/// Errors of the crate cannot be handed to another thread; their text can.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it stands in for a conversion, which takes the error"
+)]
+fn to_io(error: Box<dyn std::error::Error>) -> io::Error {
+    io::Error::other(error.to_string().trim().to_owned())
+}
+
+/// Returns what a program wrote, or its own words where it failed.
+fn success(output: &Output) -> io::Result<String> {
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!(
+        "it ended with {}: {}",
+        describe(output.status),
+        said.trim()
+    )))
+}
+
 impl Tool {
     pub(in crate::router) fn name(self) -> &'static str {
         self.name
     }
 
-    fn program(self, table: &str) -> Program {
-        Program::new(self.name).arguments(WAIT).arguments(["-t", table])
+    /// Every version that is still about knows how to check.
+    fn program(self) -> Option<IPTables> {
+        let is_there = |place: &&&str| find_program(Path::new(place), OsStr::new("")).is_some();
+        Some(IPTables {
+            cmd: self.places.iter().find(is_there)?,
+            has_check: true,
+            // The crate would have it wait for as long as others change rules; it is told for how long instead.
+            has_wait: false,
+            is_numeric: true,
+        })
+    }
+
+    /// Runs it in a table, to its end, whichever that is.
+    async fn run(self, table: &'static str, words: String) -> io::Result<Output> {
+        let program = self.program().ok_or(io::ErrorKind::NotFound)?;
+        let words = format!("{} {words}", WAIT.join(" "));
+        let ran = crate::blocking::blocking(move || program.execute(table, &words).map_err(to_io));
+        timeout(kernel::PATIENCE, ran).await?
     }
 
     /// Returns the rules of a chain, policy first; nothing where there is no such chain, or no such program.
@@ -74,26 +131,23 @@ impl Tool {
     #[cfg(feature = "nftables")]
     pub(in crate::router) async fn list(
         self,
-        table: &str,
+        table: &'static str,
         chain: &str,
     ) -> Result<Option<Vec<String>>, RouterError> {
-        let failed = |source| RouterError::Program {
+        let rules = match self.run(table, format!("-S {chain}")).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(output) if !output.status.success() && output.status.code() != Some(KEPT_OUT) => {
+                return Ok(None);
+            }
+            ran => ran.and_then(|output| success(&output)),
+        };
+        let rules = rules.map_err(|source| RouterError::Io {
             what: format!(
                 "read the rules of `{chain}` in the table `{table}` with `{}`",
                 self.name
             ),
             source,
-        };
-        let ran = self.program(table).arguments(["-S", chain]);
-        let output = match kernel::end(ran, "").await {
-            Err(ProcessError::NotFound { .. }) => return Ok(None),
-            other => other.map_err(failed)?,
-        };
-        if !output.status.success() && output.status.code() != Some(KEPT_OUT) {
-            return Ok(None);
-        }
-        let rules = output.success().map_err(failed)?;
-        let rules = String::from_utf8_lossy(&rules);
+        })?;
         Ok(Some(rules.lines().map(str::to_owned).collect()))
     }
 
@@ -106,17 +160,18 @@ impl Tool {
             place,
             rule,
         } = hook;
-        let program = self.program(table);
-        let program = match place {
-            Place::First => program.arguments(["-I", chain, "1"]),
-            Place::Last => program.arguments(["-A", chain]),
+        let words = match place {
+            Place::First => format!("-I {chain} 1 {rule}"),
+            Place::Last => format!("-A {chain} {rule}"),
         };
-        let what = format!(
-            "add a rule to `{chain}` in the table `{table}` with `{}`",
-            self.name
-        );
-        drop(kernel::run(program.arguments(rule.split_whitespace()), "", &what).await?);
-        Ok(())
+        let added = self.run(table, words).await.and_then(|output| success(&output));
+        added.map(drop).map_err(|source| RouterError::Io {
+            what: format!(
+                "add a rule to `{chain}` in the table `{table}` with `{}`",
+                self.name
+            ),
+            source,
+        })
     }
 
     /// Removes a rule that is there.
@@ -127,12 +182,14 @@ impl Tool {
             place: _,
             rule,
         } = hook;
-        let program = self.program(table).arguments(["-D", chain]);
-        let what = format!(
-            "remove our rule from `{chain}` in the table `{table}` with `{}`",
-            self.name
-        );
-        drop(kernel::run(program.arguments(rule.split_whitespace()), "", &what).await?);
-        Ok(())
+        let ran = self.run(table, format!("-D {chain} {rule}")).await;
+        let removed = ran.and_then(|output| success(&output));
+        removed.map(drop).map_err(|source| RouterError::Io {
+            what: format!(
+                "remove our rule from `{chain}` in the table `{table}` with `{}`",
+                self.name
+            ),
+            source,
+        })
     }
 }
