@@ -319,6 +319,7 @@ impl Push<'_> {
             };
             if plan.steps().is_empty() {
                 if plan.is_settled() {
+                    self.course.settle();
                     return Ok(End::Settled);
                 }
                 // A node that this push has seen may only have been started again: it gets a while to come back.

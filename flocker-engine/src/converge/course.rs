@@ -73,6 +73,8 @@ struct Track {
     dataset: Option<DatasetId>,
     stopped: Option<Instant>,
     started: bool,
+    /// Whether a route to its new home is planned, and was not seen to be made.
+    lacks_routes: bool,
     has_let_go: bool,
     n_failures: u32,
     cause: Option<NodeError>,
@@ -112,7 +114,17 @@ impl Course {
             for step in &report.steps {
                 track.follow(application, step);
             }
+            track.lacks_routes = report.steps.iter().any(|step| {
+                leads_to(&step.step.action, application) && !matches!(step.ending, Ending::Done(_))
+            });
             track.count_failures(report);
+        }
+    }
+
+    /// Takes note that nothing is left to do, so that every route leads where it is to.
+    pub(super) fn settle(&mut self) {
+        for track in self.tracks.values_mut() {
+            track.lacks_routes = false;
         }
     }
 
@@ -161,6 +173,7 @@ impl Course {
             dataset: None,
             stopped: None,
             started: false,
+            lacks_routes: false,
             has_let_go: false,
             n_failures: 0,
             cause: None,
@@ -205,9 +218,22 @@ impl Course {
     }
 
     pub(super) fn finish(self) -> (Vec<Move>, Vec<RolledBack>) {
-        let moves = self.tracks.into_values().map(|track| track.seen).collect();
-        (moves, self.rolled_back)
+        let moves = self.tracks.into_values().map(|track| Move {
+            // Whom no route leads to is still away.
+            downtime: track.seen.downtime.filter(|_| !track.lacks_routes),
+            ..track.seen
+        });
+        (moves.collect(), self.rolled_back)
     }
+}
+
+/// Says whether a step makes routes that lead to an application.
+fn leads_to(action: &Action, application: &ApplicationName) -> bool {
+    let Action::Route { change } = action else {
+        return false;
+    };
+    let mut targets = change.set.values();
+    targets.any(|target| target.application == *application)
 }
 
 impl Track {
@@ -238,12 +264,8 @@ impl Track {
                 self.started = true;
                 self.serves_since(report.ended);
             }
-            Action::Route { change } if is_done && self.started => {
-                let leads_there = change
-                    .set
-                    .values()
-                    .any(|target| target.application == *application);
-                if leads_there {
+            Action::Route { .. } if is_done && self.started => {
+                if leads_to(&step.action, application) {
                     self.serves_since(report.ended);
                 }
             }

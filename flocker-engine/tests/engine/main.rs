@@ -24,4 +24,5 @@ mod passages;
 mod protocol;
 mod put_back;
 mod rotation;
+mod stopping;
 mod transfer;
