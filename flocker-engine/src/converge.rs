@@ -182,6 +182,8 @@ pub enum End {
     Interrupted {
         /// The steps that were not begun or not finished.
         left: Vec<StepId>,
+        /// The cut-overs that would have followed the copies.
+        cut_overs: Vec<Waiting>,
     },
     /// The plan was shown and declined.
     Declined,
@@ -295,7 +297,7 @@ impl Push<'_> {
         let mut failed = BTreeMap::new();
         for turn in 1.. {
             if self.options.stop.is_asked() {
-                return Ok(End::Interrupted { left: Vec::new() });
+                return Ok(self.interrupted());
             }
             self.take_locks().await?;
             let generation = self.agree_on_generation()?;
@@ -362,7 +364,8 @@ impl Push<'_> {
             let left = report.left().map(flocker_plan::Step::id).collect();
             self.reports.push(report);
             if was_interrupted {
-                return Ok(End::Interrupted { left });
+                let cut_overs = cut_overs(&plan);
+                return Ok(End::Interrupted { left, cut_overs });
             }
             if changed {
                 idle_turns = 0;
@@ -378,7 +381,22 @@ impl Push<'_> {
             }
             self.look().await;
         }
-        Ok(End::Interrupted { left: Vec::new() })
+        Ok(self.interrupted())
+    }
+
+    /// Says what is left to do of what was begun.
+    fn interrupted(&self) -> End {
+        if self.reports.is_empty() {
+            return End::Interrupted {
+                left: Vec::new(),
+                cut_overs: Vec::new(),
+            };
+        }
+        let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
+        End::Interrupted {
+            left: plan.steps().iter().map(flocker_plan::Step::id).collect(),
+            cut_overs: cut_overs(&plan),
+        }
     }
 
     async fn look(&mut self) {
@@ -498,6 +516,12 @@ impl Push<'_> {
             () = self.options.stop.asked() => {}
         }
     }
+}
+
+/// Returns the cut-overs that follow the copies of a plan.
+fn cut_overs(plan: &Plan) -> Vec<Waiting> {
+    let follows = |waiting: &&Waiting| matches!(waiting, Waiting::PreCopy { .. });
+    plan.waiting().iter().filter(follows).cloned().collect()
 }
 
 /// Returns how much was copied in a second, by the largest transfer that is large enough to tell.

@@ -167,15 +167,21 @@ impl<'a> Aftermath<'a> {
                     });
                 }
             }
-            End::Interrupted { left } => {
+            End::Interrupted { left, cut_overs } => {
                 aftermath.ending = Word::Interrupted;
                 aftermath.left.clone_from(left);
                 let left = left
                     .iter()
                     .map(|step| format!("left: {}", progress.readable(step)));
                 aftermath.lines.extend(left);
-                let last = "stopped; the same command looks at what there is and goes on from there";
-                aftermath.lines.push(last.into());
+                let left = cut_overs.iter().filter_map(Waiting::application);
+                let left = left.map(|application| format!("left: the cut-over of {application}"));
+                aftermath.lines.extend(left);
+                let waiting = cut_overs.iter();
+                aftermath.waiting = waiting
+                    .map(|waiting| Blocked::waiting(waiting).with_hint(GO_ON))
+                    .collect();
+                aftermath.lines.push(format!("stopped; {GO_ON}"));
             }
             End::Declined => {
                 aftermath.ending = Word::Declined;
@@ -214,6 +220,9 @@ impl<'a> Moved<'a> {
         }
     }
 }
+
+/// What to do after a stop.
+const GO_ON: &str = "the same command looks at what there is and goes on from there";
 
 /// What to do about a cut-over that waits for a copy which cannot be made.
 const STUCK: &str = "the copy that it waits for cannot be made as things are: see what failed";
@@ -342,13 +351,23 @@ mod tests {
         let mut far = outcome(End::Settled);
         far.moves[0].carrier = Some(Carrier::Relay);
         assert!(lines(&far)[0].ends_with("while it ran, then 40.0 KiB (relayed)"));
-        let mut early = outcome(End::Interrupted { left: Vec::new() });
+        let mut early = outcome(End::Interrupted {
+            left: Vec::new(),
+            cut_overs: vec![Waiting::PreCopy {
+                application: "mongodb".parse().unwrap(),
+                from: "alpha".parse().unwrap(),
+                to: "beta".parse().unwrap(),
+                round: 3,
+                bytes: ByteSize(1),
+            }],
+        });
         early.moves[0].downtime = None;
         early.moves[0].last_round = None;
         assert_eq!(
             lines(&early),
             [
                 "mongodb is on its way from alpha to beta; copied 1.0 GiB, 3.0 MiB while it ran",
+                "left: the cut-over of mongodb",
                 "stopped; the same command looks at what there is and goes on from there",
             ]
         );

@@ -12,6 +12,8 @@ use flocker_engine::PushOptions;
 use flocker_engine::converge::push;
 use flocker_engine::stopper;
 use flocker_plan::Policy;
+use flocker_plan::StepId;
+use flocker_plan::Waiting;
 
 use crate::cluster::Cluster;
 use crate::cluster::Recorder;
@@ -92,6 +94,15 @@ async fn a_push_that_is_stopped_while_it_copies_is_finished_by_the_next() {
     let (outcome, _) = stopped_at(&cluster, "beta", is_copy).await;
     assert!(runs(&cluster, "alpha") && !runs(&cluster, "beta"));
     assert_eq!(outcome.moves[0].downtime, None);
+    let End::Interrupted { left, cut_overs } = &outcome.end else {
+        panic!("{outcome:#?}");
+    };
+    let said: Vec<_> = cut_overs.iter().filter_map(Waiting::application).collect();
+    let is_stop = |step: &StepId| step.0.starts_with("alpha/stop/mongodb");
+    assert!(
+        said == [&app("mongodb")] || left.iter().any(is_stop),
+        "{outcome:#?}"
+    );
     assert_eq!(push_to(&cluster, "beta").await.end, End::Settled);
     assert!(runs(&cluster, "beta"));
     cluster.assert_nothing_bad();
