@@ -32,7 +32,8 @@ use crate::ui::Ui;
 pub(crate) struct Deploy {
     #[command(flatten)]
     files: OptionalFiles,
-    /// Carry out this saved plan and nothing else: refused if the nodes are not as they were
+    /// Carry out this saved plan and nothing else: refused if the nodes are not as they were. Later turns go on with
+    /// its applications and what these need; what else there is to do is told
     #[arg(long, value_name = "FILE", conflicts_with_all = ["max_downtime", "hold", "allow_stop_all"])]
     plan: Option<PathBuf>,
     #[command(flatten)]

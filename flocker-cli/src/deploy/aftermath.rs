@@ -39,6 +39,8 @@ pub(super) struct Aftermath<'a> {
     refused: Vec<Blocked<&'a Refusal>>,
     failed: Vec<Failed>,
     left: Vec<StepId>,
+    /// What is to be done and is not in the saved plan that was carried out.
+    beyond: &'a [StepId],
     silent: Vec<Silent<'a>>,
     #[serde(skip)]
     lines: Vec<String>,
@@ -104,6 +106,7 @@ impl<'a> Aftermath<'a> {
             refused: Vec::new(),
             failed: Vec::new(),
             left: Vec::new(),
+            beyond: &outcome.beyond,
             silent: shown::silent(&outcome.actual)
                 .map(|(node, silence)| Silent {
                     node,
@@ -187,6 +190,14 @@ impl<'a> Aftermath<'a> {
                 aftermath.ending = Word::Declined;
                 aftermath.lines.push("nothing was done".into());
             }
+        }
+        for step in &outcome.beyond {
+            let line = format!("not in the saved plan, and not done: {}", progress.readable(step));
+            aftermath.lines.push(line);
+        }
+        if !outcome.beyond.is_empty() {
+            let hint = "   hint: `flocker plan` shows what there is to do now; `flocker deploy` does it";
+            aftermath.lines.push(hint.into());
         }
         aftermath
     }
@@ -330,6 +341,7 @@ mod tests {
             reports: Vec::new(),
             moves: vec![moved],
             rolled_back: Vec::new(),
+            beyond: Vec::new(),
             actual: ClusterState::default(),
         }
     }
@@ -369,6 +381,24 @@ mod tests {
                 "mongodb is on its way from alpha to beta; copied 1.0 GiB, 3.0 MiB while it ran",
                 "left: the cut-over of mongodb",
                 "stopped; the same command looks at what there is and goes on from there",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_saved_plan_does_not_have_is_told_with_what_does_it() {
+        let mut beyond = outcome(End::Partly {
+            waiting: Vec::new(),
+            refused: Vec::new(),
+            failed: BTreeMap::new(),
+        });
+        beyond.beyond = vec![StepId("alpha/start/note".into())];
+        let lines = lines(&beyond);
+        assert_eq!(
+            lines[1..],
+            [
+                "not in the saved plan, and not done: alpha start note",
+                "   hint: `flocker plan` shows what there is to do now; `flocker deploy` does it",
             ]
         );
     }

@@ -9,6 +9,7 @@
     reason = "a test looks for one thing among many"
 )]
 
+mod agreed;
 mod canary;
 mod cluster;
 mod converge;
