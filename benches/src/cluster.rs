@@ -314,6 +314,7 @@ impl Shape {
             fences: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             free: Some(ByteSize(1 << 50)),
+            keeps: flocker_model::Keeps::Lists,
             foreign_ports: BTreeSet::new(),
             peers: BTreeMap::new(),
             forgotten: BTreeMap::new(),

@@ -23,6 +23,7 @@ use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Keeps;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::SnapshotGuid;
@@ -54,6 +55,8 @@ pub struct Inventory {
     pub unreadable: BTreeMap<DatasetId, String>,
     /// How much more data fits, if that can be told.
     pub free: Option<ByteSize>,
+    /// What is kept of snapshots that are not the newest of their copy. Who says that it is their content sends any of them.
+    pub keeps: Keeps,
 }
 
 /// Which snapshot is to be sent, and from where on.

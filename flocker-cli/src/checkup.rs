@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use flocker_backends::TransportError;
 use flocker_engine::clock;
 use flocker_engine::one_line;
 use flocker_model::ExternalPort;
 use flocker_model::NodeAddress;
+use flocker_model::NodeName;
 
 use crate::real::Closely;
 use crate::real::Examination;
@@ -85,9 +87,52 @@ pub(crate) fn in_use(
     })
 }
 
+/// Finds the nodes that the others would look for on themselves: where some are reached at addresses of a network,
+/// and one at an address that means this very machine to each of them.
+pub(crate) fn reached_from_itself(addresses: &BTreeMap<NodeName, IpAddr>) -> BTreeMap<NodeName, Finding> {
+    if addresses.values().all(IpAddr::is_loopback) {
+        return BTreeMap::new();
+    }
+    let alone = addresses.iter().filter(|(_, address)| address.is_loopback());
+    alone
+        .map(|(node, address)| {
+            let said =
+                format!("it is reached at {address}, at which each of the other machines finds itself");
+            let hint =
+                "write an address at which the others reach it into the deployment file, as its `address`";
+            (
+                node.clone(),
+                Finding::new("address", Weight::Problem, said).hint(hint),
+            )
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_the_others_would_look_for_on_themselves_is_told() {
+        let nodes = |addresses: &[&str]| -> BTreeMap<NodeName, IpAddr> {
+            let names = ["alpha", "beta", "gamma"].map(|name| name.parse().unwrap());
+            let addresses = addresses.iter().map(|address| address.parse().unwrap());
+            names.into_iter().zip(addresses).collect()
+        };
+        assert_eq!(
+            reached_from_itself(&nodes(&["192.0.2.1", "fd00::2"])),
+            BTreeMap::new()
+        );
+        // A cluster on one machine.
+        assert_eq!(
+            reached_from_itself(&nodes(&["127.0.0.11", "127.0.0.12"])),
+            BTreeMap::new()
+        );
+        let found = reached_from_itself(&nodes(&["127.0.1.1", "192.0.2.2", "::1"]));
+        let names: Vec<&str> = found.keys().map(NodeName::as_str).collect();
+        assert_eq!(names, ["alpha", "gamma"]);
+        assert!(found.values().all(|finding| finding.weight == Weight::Problem));
+    }
 
     #[test]
     fn clocks_that_are_apart_are_told() {

@@ -22,6 +22,7 @@ use flocker_plan::Refusal;
 use flocker_plan::Step;
 use flocker_plan::StepId;
 use flocker_plan::Waiting;
+use flocker_plan::render;
 use serde::Serialize;
 
 use crate::commands::status::owner;
@@ -37,9 +38,19 @@ pub(crate) struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// Prints the plan for people, and says which nodes were not seen.
-    pub(crate) fn text(&self, ui: &Ui) {
-        ui.data(&self.to_text());
+    /// Prints the plan for people, and says what it waits for besides and which nodes were not seen.
+    pub(crate) fn text(&self, unsaid: &[Waiting], ui: &Ui) {
+        let text = self.to_text();
+        if unsaid.is_empty() {
+            ui.data(&text);
+        } else {
+            let mut text = text.replace(render::NOTHING_TO_DO, "");
+            for waiting in unsaid {
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint());
+            }
+            ui.data(&text);
+        }
         self.silent(ui);
     }
 
@@ -61,7 +72,7 @@ impl Shown<'_> {
     }
 
     pub(crate) fn to_text(&self) -> String {
-        flocker_plan::render::text(self.plan, self.desired, &self.estimate())
+        render::text(self.plan, self.desired, &self.estimate())
     }
 
     pub(crate) fn estimate(&self) -> Estimate {
@@ -152,6 +163,16 @@ pub(crate) fn unseen(desired: &Deployment, actual: &ClusterState) -> Option<Wait
     })
 }
 
+/// Returns what a plan waits for and does not say: no step of it would mend that.
+pub(crate) fn unsaid(plan: &Plan, desired: &Deployment, actual: &ClusterState) -> Vec<Waiting> {
+    let mut all = unserved(actual, Some(plan));
+    let is_said = |waiting: &Waiting| matches!(waiting, Waiting::ForSight { .. });
+    if !plan.waiting().iter().any(is_said) {
+        all.extend(unseen(desired, actual));
+    }
+    all
+}
+
 /// Says which data holds more than it may, or cannot be read and stands in no plan's way.
 pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option<&Plan>) -> Vec<String> {
     let of = |dataset: DatasetId, state: &NodeState| match owner(dataset, desired, state) {
@@ -186,7 +207,7 @@ pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option
 /// Says whether a plan leaves something undone that no next plan does by itself.
 pub(crate) fn is_blocked(plan: &Plan) -> bool {
     // Another copy round follows by itself.
-    let waits = |waiting: &Waiting| !matches!(waiting, Waiting::PreCopy { .. });
+    let waits = |waiting: &Waiting| !waiting.is_for_a_copy();
     plan.waiting().iter().any(waits) || !plan.refused().is_empty()
 }
 
@@ -203,6 +224,15 @@ pub(crate) struct Body<'a> {
     silent: Vec<Silent<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+}
+
+impl<'a> Body<'a> {
+    /// Adds what the plan waits for and does not say itself.
+    pub(crate) fn and_waits_for(mut self, unsaid: &'a [Waiting]) -> Self {
+        self.settled &= unsaid.is_empty();
+        self.waiting.extend(unsaid.iter().map(Blocked::waiting));
+        self
+    }
 }
 
 #[derive(Debug, Serialize)]

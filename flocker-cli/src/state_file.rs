@@ -23,6 +23,7 @@ use flocker_model::Deployment;
 use flocker_model::Epoch;
 use flocker_model::ExternalPort;
 use flocker_model::Generation;
+use flocker_model::Keeps;
 use flocker_model::KnownTables;
 use flocker_model::Manifestation;
 use flocker_model::NodeId;
@@ -239,6 +240,8 @@ struct WrittenState {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unreadable: BTreeMap<DatasetId, String>,
     free: Option<ByteSize>,
+    #[serde(default, skip_serializing_if = "Keeps::is_lists")]
+    keeps: Keeps,
     foreign_ports: BTreeSet<ExternalPort>,
     peers: BTreeMap<NodeName, Peer>,
     forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
@@ -264,6 +267,7 @@ impl From<NodeState> for WrittenState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,
@@ -281,6 +285,7 @@ impl From<NodeState> for WrittenState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,
@@ -303,6 +308,7 @@ impl From<WrittenState> for NodeState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,
@@ -320,6 +326,7 @@ impl From<WrittenState> for NodeState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,

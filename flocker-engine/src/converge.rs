@@ -373,7 +373,7 @@ impl Push<'_> {
             }
             let forecast = flocker_plan::estimate(&plan, &self.actual, &self.policy);
             let report = execute(&plan, &self.desired, self.handles, &self.execution()).await;
-            self.course.follow(&forecast, &report);
+            self.course.follow(&forecast, &report, &self.actual);
             self.locks.doubt(&report);
             self.policy.rates.bytes_per_second =
                 measured_rate(&report).unwrap_or(self.policy.rates.bytes_per_second);
@@ -504,6 +504,7 @@ impl Push<'_> {
         plan.waiting().iter().any(|waiting| match waiting {
             Waiting::ForSight { nodes, .. } => nodes.iter().any(was_seen),
             Waiting::PreCopy { .. }
+            | Waiting::Earlier { .. }
             | Waiting::Held { .. }
             | Waiting::NotConverging { .. }
             | Waiting::TooManyFiles { .. }

@@ -368,6 +368,7 @@ impl NodeHandle for LocalNode {
             fences: inventory.fences,
             unreadable: inventory.unreadable,
             free: inventory.free,
+            keeps: inventory.keeps,
             foreign_ports,
             peers: record.peers,
             forgotten: record.forgotten,

@@ -68,6 +68,7 @@
 //! 4. Knocks. Nothing of it is said to who speaks version 3.
 //! 5. [`Ask::Obey`], and which generation other nodes have obeyed, in claims and in reports. Nothing of it is said to who
 //!    speaks version 4.
+//! 6. What a node keeps of older snapshots, in its reports. Nothing of it is said to who speaks version 5.
 
 mod definition;
 mod frame;
@@ -93,7 +94,7 @@ pub(crate) use message::{check_hello, our_hello};
 pub use state::WrittenState;
 
 /// The versions of the protocol that this program speaks, oldest and newest.
-pub const PROTOCOL: (u32, u32) = (1, 5);
+pub const PROTOCOL: (u32, u32) = (1, 6);
 
 /// The first version in which transfers need not go by the sender's own transport.
 pub(crate) const PASSAGES: u32 = 2;
@@ -106,6 +107,9 @@ pub(crate) const KNOCKS: u32 = 4;
 
 /// The first version in which nodes are told which generation they and others obey.
 pub(crate) const GENERATIONS: u32 = 5;
+
+/// The first version in which a node says what it keeps of older snapshots.
+pub(crate) const KEEPS: u32 = 6;
 
 /// Why what came in was not understood.
 #[derive(Debug, Error)]

@@ -37,7 +37,7 @@ pub use route::{Home, KnownTables, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
 pub use setup::{ChoiceError, NodeSetup, PortRange, PortRangeError, RouterKind, RuntimeKind, VolumeKind};
 pub use state::{
-    ClusterState, ContainerState, ContainerStatus, Findings, Health, Manifestation, NodeState, Observed,
-    PartialReceive, Peer, Role, Silence, Snapshot, Trashed,
+    ClusterState, ContainerState, ContainerStatus, Findings, Health, Keeps, Manifestation, NodeState,
+    Observed, PartialReceive, Peer, Role, Silence, Snapshot, Trashed,
 };
 pub use volume::{Dataset, Volume};

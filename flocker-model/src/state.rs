@@ -317,12 +317,33 @@ pub struct NodeState {
     pub unreadable: BTreeMap<DatasetId, String>,
     /// How much more data it can take, if it can tell.
     pub free: Option<ByteSize>,
+    /// What it keeps of snapshots that are not the newest of their copy.
+    pub keeps: Keeps,
     /// Ports of its address that something else than Flocker uses.
     pub foreign_ports: BTreeSet<ExternalPort>,
     /// The other nodes that it has been told of.
     pub peers: BTreeMap<NodeName, Peer>,
     /// Nodes that a person has declared lost for ever, and who they were; nobody where that was not known.
     pub forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
+}
+
+/// What a node keeps of a snapshot once there is a newer one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keeps {
+    /// A list of what it held: an increment can start from it, and it can be sent no more. So say older versions of every node.
+    #[default]
+    Lists,
+    /// Everything that it held: it can be sent like the newest.
+    Content,
+}
+
+impl Keeps {
+    /// Says whether it is what is said by who says nothing.
+    #[must_use]
+    pub fn is_lists(&self) -> bool {
+        *self == Self::Lists
+    }
 }
 
 /// Another node, as a node is told of it.

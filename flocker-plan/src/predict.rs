@@ -138,10 +138,23 @@ fn sent(
     }
     let snapshot = source.snapshots.iter().find(|snapshot| snapshot.name == *name);
     let snapshot = snapshot.ok_or("the snapshot is not there")?.clone();
-    Ok(Sent {
-        snapshot,
-        used: source.used,
-    })
+    let mut used = source.used;
+    if source.snapshots.last() != Some(&snapshot) {
+        // How much an earlier one held is known of the copies that ended with it.
+        let copies = state
+            .all_known()
+            .filter_map(|(_, node)| node.datasets.get(&dataset));
+        let ends_with_it = |copy: &&Manifestation| {
+            let newest = copy.snapshots.last();
+            newest.is_some_and(|newest| newest.guid == snapshot.guid)
+        };
+        used = copies
+            .filter(ends_with_it)
+            .map(|copy| copy.used)
+            .max()
+            .unwrap_or(used);
+    }
+    Ok(Sent { snapshot, used })
 }
 
 fn receive(

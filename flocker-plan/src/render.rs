@@ -45,6 +45,9 @@ pub struct Line {
     pub note: String,
 }
 
+/// How the [text] of a settled plan ends.
+pub const NOTHING_TO_DO: &str = "nothing to do: everything is as it is to be\n";
+
 /// Returns a plan as text: what is done, what waits, what is refused, what is kept.
 #[must_use]
 pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
@@ -83,11 +86,7 @@ pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
         }
     }
     // A cut-over that follows by itself is said in its group.
-    for waiting in plan
-        .waiting()
-        .iter()
-        .filter(|waiting| !matches!(waiting, Waiting::PreCopy { .. }))
-    {
+    for waiting in plan.waiting().iter().filter(|waiting| !waiting.is_for_a_copy()) {
         writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
     }
     for refusal in plan.refused() {
@@ -107,7 +106,7 @@ pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
         .unwrap_or_default();
     }
     if plan.is_settled() {
-        text.push_str("nothing to do: everything is as it is to be\n");
+        text.push_str(NOTHING_TO_DO);
     }
     text
 }
@@ -167,15 +166,16 @@ pub fn groups(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> Vec<Gro
                 | Reason::Tidies { dataset: None } => reason.to_string(),
             };
             let mut lines = lines(&steps, &names, n_nodes);
-            if plan.waiting().iter().any(|waiting| is_pre_copy(waiting, &reason)) {
-                let object = "more copies while they shrink, then the cut-over".into();
-                lines.push(Line {
-                    actor: "...".into(),
-                    verb: "",
-                    object,
-                    note: String::new(),
-                });
-            }
+            let follows = plan
+                .waiting()
+                .iter()
+                .find_map(|waiting| follows(waiting, &reason));
+            lines.extend(follows.map(|object| Line {
+                actor: "...".into(),
+                verb: "",
+                object: object.into(),
+                note: String::new(),
+            }));
             Group {
                 headline,
                 cost: cost(&reason, estimate),
@@ -204,9 +204,23 @@ fn moved(reason: &Reason) -> Option<&ApplicationName> {
     }
 }
 
-fn is_pre_copy(waiting: &Waiting, reason: &Reason) -> bool {
-    matches!((waiting, reason), (Waiting::PreCopy { application, .. }, Reason::Moves { application: moved, .. })
-        if application == moved)
+/// Says what follows a copy by itself, where a plan makes one for a move.
+fn follows(waiting: &Waiting, reason: &Reason) -> Option<&'static str> {
+    match (waiting, reason) {
+        (
+            Waiting::PreCopy { application, .. },
+            Reason::Moves {
+                application: moved, ..
+            },
+        ) if application == moved => Some("more copies while they shrink, then the cut-over"),
+        (
+            Waiting::Earlier { application, .. },
+            Reason::Moves {
+                application: moved, ..
+            },
+        ) if application == moved => Some("what was written since, then the cut-over"),
+        (_, _) => None,
+    }
 }
 
 fn cost(reason: &Reason, estimate: &Estimate) -> Option<String> {

@@ -48,6 +48,30 @@ pub fn written_since(source: &Manifestation, base: Option<&Snapshot>) -> ByteSiz
     later.fold(source.unsent, |sum, snapshot| sum.plus(snapshot.written))
 }
 
+/// Returns how much is sent by way of a snapshot that holds so much: up to it, and all in all; at most, as far as it is known.
+#[must_use]
+pub fn by_way_of(
+    source: &Manifestation,
+    base: Option<&Snapshot>,
+    snapshot: &Snapshot,
+    held: ByteSize,
+) -> (ByteSize, ByteSize) {
+    let rest = written_since(source, Some(snapshot));
+    let up_to_it = base.map_or(held, |base| {
+        let written = written_since(source, Some(base));
+        ByteSize(written.0.saturating_sub(rest.0)).min(held)
+    });
+    (up_to_it, up_to_it.plus(rest))
+}
+
+/// Says whether so much is little more than the whole: an eighth of it, or a mebibyte.
+///
+/// What was written both before and after a snapshot on the way is sent twice.
+#[must_use]
+pub fn is_worth_a_stop(all: ByteSize, whole: ByteSize) -> bool {
+    all <= whole.plus(ByteSize((whole.0 / 8).max(1 << 20)))
+}
+
 /// Returns how much is expected to be sent after `base`, on the way to `epoch`.
 ///
 /// How much is unsent may be an upper bound: a directory knows that a large

@@ -2,12 +2,13 @@
 //!
 //! One pass finds the applications of which anything is not as it is to be;
 //! only those are looked at by rule. The rules are `dataset` (the table of
-//! what is wanted against what is seen), `handoff`, `warm` and `offer`
-//! (how data changes hands), `writers` (one at a time), `application`
+//! what is wanted against what is seen), `handoff`, `warm`, `earlier`
+//! and `offer` (how data changes hands), `writers` (one at a time), `application`
 //! (start, restart, stop), `order`, `route` and `tidy`.
 
 mod application;
 mod dataset;
+mod earlier;
 mod handoff;
 mod offer;
 mod order;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use flocker_model::BootId;
+use flocker_model::ByteSize;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::NodeId;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::action::Action;
+use crate::blocked::Refusal;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::step::Step;
@@ -162,13 +164,14 @@ impl SavedPlan {
                 differences.push(Difference::New(id.to_string()));
             }
         }
-        // The text of what waits has byte counts in it, which are noise.
+        // What waits has byte counts in it, which are noise.
         let waiting = |plan: &Plan| {
             let all = plan.waiting().iter();
             all.map(|waiting| (std::mem::discriminant(waiting), waiting.application().cloned()))
                 .collect::<Vec<_>>()
         };
-        if waiting(&self.plan) != waiting(&now) || self.plan.refused() != now.refused() {
+        let refused = |plan: &Plan| plan.refused().iter().map(without_noise).collect::<Vec<_>>();
+        if waiting(&self.plan) != waiting(&now) || refused(&self.plan) != refused(&now) {
             let said = now.waiting().iter().map(ToString::to_string);
             let said: Vec<String> = said
                 .chain(now.refused().iter().map(ToString::to_string))
@@ -186,6 +189,28 @@ impl SavedPlan {
             Err(differences)
         }
     }
+}
+
+/// Returns a refusal without what changes while nothing does: how much data is there and is free, and how it is told.
+fn without_noise(refusal: &Refusal) -> Refusal {
+    let mut refusal = refusal.clone();
+    match &mut refusal {
+        Refusal::NoRoom { needed, free, .. } => (*needed, *free) = (ByteSize(0), ByteSize(0)),
+        Refusal::LargerThanLimit { used, .. } => *used = ByteSize(0),
+        Refusal::Unreadable { reason, .. } => reason.clear(),
+        Refusal::SplitOwnership { .. }
+        | Refusal::NoOwner { .. }
+        | Refusal::LastSnapshot { .. }
+        | Refusal::InTrash { .. }
+        | Refusal::PortTaken { .. }
+        | Refusal::StopAll { .. }
+        | Refusal::Returned { .. }
+        | Refusal::Outdated { .. }
+        | Refusal::Circle { .. }
+        | Refusal::NotPromoted { .. }
+        | Refusal::NotRestored { .. } => {}
+    }
+    refusal
 }
 
 /// Compares two steps of one name; how much was written into a base snapshot is for forecasts only.

@@ -7,6 +7,7 @@ use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::NodeName;
+use flocker_model::SnapshotName;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -45,6 +46,21 @@ pub enum Waiting {
         round: u32,
         /// How much it has to copy.
         bytes: ByteSize,
+    },
+    /// An earlier snapshot is copied first, because other nodes have it as well; what was written since follows.
+    Earlier {
+        /// The application that moves.
+        application: ApplicationName,
+        /// From where.
+        from: NodeName,
+        /// To where.
+        to: NodeName,
+        /// The snapshot.
+        snapshot: SnapshotName,
+        /// How much it has to copy.
+        bytes: ByteSize,
+        /// Whose newest snapshot it is: with it, increments fit there from the new home.
+        also: Vec<NodeName>,
     },
     /// The copies are close enough, and the operator wants to say when.
     Held {
@@ -101,9 +117,23 @@ impl Waiting {
             } => application.as_ref(),
             Self::ForHealth { application, .. }
             | Self::PreCopy { application, .. }
+            | Self::Earlier { application, .. }
             | Self::Held { application, .. }
             | Self::NotConverging { application, .. }
             | Self::TooManyFiles { application, .. } => Some(application),
+        }
+    }
+
+    /// Says whether it is a copy that this plan makes: what comes after it follows by itself.
+    #[must_use]
+    pub fn is_for_a_copy(&self) -> bool {
+        match self {
+            Self::PreCopy { .. } | Self::Earlier { .. } => true,
+            Self::ForSight { .. }
+            | Self::ForHealth { .. }
+            | Self::Held { .. }
+            | Self::NotConverging { .. }
+            | Self::TooManyFiles { .. } => false,
         }
     }
 
@@ -124,7 +154,7 @@ impl Waiting {
                 "`flocker logs {application} --on {}` shows why; the next deploy looks again",
                 on.first().map_or("NODE", NodeName::as_str)
             ),
-            Self::PreCopy { .. } => {
+            Self::PreCopy { .. } | Self::Earlier { .. } => {
                 "nothing to do: the cut-over follows when the copies are close enough".into()
             }
             Self::Held { application, .. } => format!("`flocker cutover {application}` makes the cut-over"),
@@ -154,7 +184,7 @@ impl fmt::Display for Waiting {
                 match (application, dataset) {
                     (Some(application), _) => write!(f, "{application} waits to see {}", list(nodes))?,
                     (None, Some(dataset)) => write!(f, "dataset {dataset} waits to see {}", list(nodes))?,
-                    (None, None) => write!(f, "waiting to see {}", list(nodes))?,
+                    (None, None) => write!(f, "the deploy waits to see {}", list(nodes))?,
                 }
                 if dataset.is_some() {
                     f.write_str(": its data may be there")
@@ -176,6 +206,19 @@ impl fmt::Display for Waiting {
             } => write!(
                 f,
                 "the cut-over of {application} from {from} to {to} waits for copy {round}, {bytes}, made while it still runs"
+            ),
+            Self::Earlier {
+                application,
+                from,
+                to,
+                snapshot,
+                bytes,
+                also,
+            } => write!(
+                f,
+                "the cut-over of {application} from {from} to {to} waits for a copy of {snapshot}, {bytes}, which is the newest that {} {}: what comes after it fits there later",
+                list(also),
+                if also.len() == 1 { "has" } else { "have" },
             ),
             Self::Held {
                 application,

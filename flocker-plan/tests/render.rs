@@ -82,6 +82,7 @@ fn node(number: u8) -> NodeState {
         fences: BTreeMap::new(),
         unreadable: BTreeMap::new(),
         free: None,
+        keeps: flocker_model::Keeps::Lists,
         foreign_ports: BTreeSet::new(),
         peers: BTreeMap::new(),
         forgotten: BTreeMap::new(),

@@ -148,8 +148,7 @@ fn follow(
             return String::new();
         }
     };
-    let moving = |waiting: &Waiting| matches!(waiting, Waiting::PreCopy { .. });
-    if last.waiting().iter().any(moving) {
+    if last.waiting().iter().any(Waiting::is_for_a_copy) {
         writeln!(wrong, "{name}: waits for a copy that nobody makes").unwrap();
     }
     if last.is_settled() {

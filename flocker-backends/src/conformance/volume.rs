@@ -125,6 +125,7 @@ macro_rules! volume_conformance {
             a_released_copy_that_receives_becomes_a_replica_and_keeps_its_fence
             a_dataset_moves_there_and_back
             a_dataset_goes_round_by_increments
+            a_dataset_goes_round_by_way_of_older_snapshots
             a_replica_is_never_sent
             what_is_not_here_is_not_sent
         }

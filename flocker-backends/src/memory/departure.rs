@@ -30,6 +30,14 @@ impl Disk {
             snapshot,
         };
         let kept = held.find(snapshot).ok_or_else(|| missing(snapshot.to_string()))?;
+        let is_newest = held.newest() == Some(kept.snapshot.guid);
+        if self.blurs && !is_newest && kept.content != held.live {
+            // As a list has it that is all that is kept of it.
+            return Err(VolumeError::Diverged {
+                dataset: *dataset,
+                reason: format!("what snapshot {snapshot} held is not all here any more"),
+            });
+        }
         let older = held
             .snapshots
             .iter()

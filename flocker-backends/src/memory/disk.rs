@@ -8,6 +8,7 @@ use flocker_model::ByteSize;
 use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Keeps;
 use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
@@ -131,6 +132,7 @@ impl Disk {
                 .map(|(id, fence)| (*id, *fence))
                 .collect(),
             free: self.capacity.map(|all| ByteSize(all.0.saturating_sub(used))),
+            keeps: if self.blurs { Keeps::Lists } else { Keeps::Content },
         }
     }
 

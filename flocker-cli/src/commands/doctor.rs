@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use clap::Args;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::checkup::by_ssh;
 use crate::checkup::in_use;
+use crate::checkup::reached_from_itself;
 use crate::checkup::write_line;
 use crate::cli::FilesOption;
 use crate::cli::Global;
@@ -97,6 +99,7 @@ async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
                 NodeAddress::Ssh { .. } => by_ssh(&ways, &address, &closely).await,
                 NodeAddress::Local { .. } => (Vec::new(), None),
             };
+            let mut reached = found.as_ref().and_then(|found| found.address);
             let (listening, by) = found.map_or((None, BTreeMap::new()), |found| {
                 (Some(found.listening), found.listeners)
             });
@@ -106,16 +109,26 @@ async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
                 _ => finding.weight < Weight::Problem,
             });
             if let (true, Ok(handle)) = (may_answer, handle) {
-                findings.extend(answer(&*handle, &ports, &by).await);
+                let (answer, at) = answer(&*handle, &ports, &by).await;
+                findings.extend(answer);
+                reached = at.or(reached);
             } else if let Some(listening) = listening {
                 findings.extend(in_use(&ports, &listening, &by));
             }
-            (name, findings)
+            (name, findings, reached)
         });
     }
     let mut found: BTreeMap<NodeName, Vec<Finding>> = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
     while let Some(look) = looks.join_next().await {
-        found.extend(look.ok());
+        let Ok((name, findings, reached)) = look else {
+            continue;
+        };
+        addresses.extend(reached.map(|address| (name.clone(), address)));
+        found.insert(name, findings);
+    }
+    for (node, finding) in reached_from_itself(&addresses) {
+        found.entry(node).or_default().push(finding);
     }
     let patients = found.into_iter().map(|(node, findings)| Patient {
         healthy: findings.iter().all(|finding| finding.weight < Weight::Problem),
@@ -125,12 +138,12 @@ async fn examine_all(cluster: &Cluster, only: &[NodeName]) -> Vec<Patient> {
     patients.collect()
 }
 
-/// Asks the node itself, which proves that it can be put together.
+/// Asks the node itself, which proves that it can be put together; returns also the address that it goes by.
 async fn answer(
     handle: &dyn flocker_engine::NodeHandle,
     ports: &BTreeSet<ExternalPort>,
     by: &BTreeMap<ExternalPort, String>,
-) -> Vec<Finding> {
+) -> (Vec<Finding>, Option<IpAddr>) {
     match handle.observe().await {
         Ok(state) => {
             let said = format!(
@@ -141,9 +154,12 @@ async fn answer(
             );
             let mut all = vec![Finding::new("node", Weight::Good, said)];
             all.extend(in_use(ports, &state.foreign_ports, by));
-            all
+            (all, Some(state.address))
         }
-        Err(error) => vec![Finding::new("node", Weight::Problem, one_line(&error))],
+        Err(error) => (
+            vec![Finding::new("node", Weight::Problem, one_line(&error))],
+            None,
+        ),
     }
 }
 

@@ -147,6 +147,7 @@ impl Plan {
             actual: &actual,
             policy: &policy,
         };
+        let unsaid = shown::unsaid(&plan, &desired, &actual);
         if ui.is_json() {
             let unknown = assumed.into_iter().map(|(application, node)| Unknown {
                 application,
@@ -154,19 +155,20 @@ impl Plan {
                 what: SECRETS,
             });
             ui.document(&Body {
-                plan: shown.body(),
+                plan: shown.body().and_waits_for(&unsaid),
                 copies,
                 unknown: unknown.collect(),
             })?;
         } else {
-            shown.text(ui);
+            shown.text(&unsaid, ui);
             ui.data(&shown::copies(&copies));
             shown.warn(ui);
             for (application, node) in &assumed {
                 ui.data(&format!("unknown: {SECRETS}: {application} on {node}\n"));
             }
         }
-        let ending = match (self.exit_code, plan.is_settled(), plan.steps().is_empty()) {
+        let is_settled = plan.is_settled() && unsaid.is_empty();
+        let ending = match (self.exit_code, is_settled, plan.steps().is_empty()) {
             (false, _, _) | (true, true, _) => Ending::Done,
             (true, false, false) => Ending::WorkFound,
             (true, false, true) => Ending::Blocked,

@@ -246,7 +246,7 @@ fn waits<'a>(
 ) -> Blocked<&'a Waiting> {
     let told = Blocked::waiting(waiting);
     let copied = match waiting {
-        Waiting::PreCopy { application, .. } => application,
+        Waiting::PreCopy { application, .. } | Waiting::Earlier { application, .. } => application,
         Waiting::ForSight { .. }
         | Waiting::ForHealth { .. }
         | Waiting::Held { .. }
@@ -443,7 +443,7 @@ mod tests {
         let mut outcome = outcome(end);
         outcome.moves.clear();
         let lines = lines(&outcome);
-        assert!(lines[0].starts_with("waiting: waiting to see gamma\n   hint: bring gamma back"));
+        assert!(lines[0].starts_with("waiting: the deploy waits to see gamma\n   hint: bring gamma back"));
         assert!(
             lines[1].starts_with(
                 "failed: beta start mongodb: the deploy lock of this order is no longer held\n   hint: `flocker why beta/start/mongodb`"

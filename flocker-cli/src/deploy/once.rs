@@ -115,7 +115,7 @@ pub(crate) async fn carry_out_once(
             ui.data(&format!("{nothing}\n"));
             shown.silent(ui);
         } else {
-            shown.text(ui);
+            shown.text(&[], ui);
         }
     }
     let is_wanted = !plan.steps().is_empty()

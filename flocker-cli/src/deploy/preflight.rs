@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::checkup::by_ssh;
 use crate::checkup::in_use;
+use crate::checkup::reached_from_itself;
 use crate::cluster::Cluster;
 use crate::error::Failure;
 use crate::real::Closely;
@@ -108,6 +109,11 @@ pub(super) async fn look(cluster: &Cluster, plan: &Plan, actual: &ClusterState) 
             name,
             wanted.filter_map(|image| image_for(name, image, examination, &seen)),
         );
+    }
+    let seen = actual.all_known();
+    let addresses = seen.map(|(name, state)| (name.clone(), state.address)).collect();
+    for (name, finding) in reached_from_itself(&addresses) {
+        preflight.add(&name, [finding]);
     }
     for (name, needed) in arriving(plan, actual) {
         let free = actual.known(&name).and_then(|state| state.free);

@@ -72,6 +72,8 @@ impl Finding {
 pub(crate) struct Examination {
     /// Its time of day, in seconds since 1970.
     pub(crate) time: u64,
+    /// The address at which others are told to reach it, where that is settled.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) findings: Vec<Finding>,
     /// The ports on which anybody listens.
     pub(crate) listening: BTreeSet<ExternalPort>,
@@ -150,6 +152,7 @@ pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<Ip
     };
     Examination {
         time: clock::time_of_day(),
+        address: settled.as_ref().ok().map(|settings| settings.address),
         findings,
         listening: reached_at
             .and_then(|address| local::listening_at(address).ok())

@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::net::UdpSocket;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -92,13 +93,17 @@ impl Settings {
         wanted: Option<&Wanted>,
         reached_at: Option<IpAddr>,
     ) -> Result<Self, Failure> {
-        match (before, wanted) {
+        let settled = match (before, wanted) {
             (Some(before), Some(wanted)) => before.with(wanted),
             (Some(before), None) => Ok(before.clone()),
             (None, Some(wanted)) => Self::new(wanted, reached_at),
             (None, None) => Err(Failure::usage("this machine was never set up as a node")
                 .hint("`flocker deploy` with a deployment file that names it sets it up")),
-        }
+        }?;
+        Ok(Self {
+            address: address_now(settled.address, reached_at, is_here),
+            ..settled
+        })
     }
 
     fn new(wanted: &Wanted, reached_at: Option<IpAddr>) -> Result<Self, Failure> {
@@ -169,6 +174,24 @@ impl Settings {
     }
 }
 
+/// Returns the address at which others are told to reach this machine.
+///
+/// It stays what it was while the machine has it, so that routes do not change with the way that an operator comes.
+/// One that the machine has lost, or that means another machine to each of the others, gives way to the one at which
+/// it is reached now.
+fn address_now(before: IpAddr, reached_at: Option<IpAddr>, is_here: impl Fn(IpAddr) -> bool) -> IpAddr {
+    match reached_at {
+        Some(now) if !is_here(before) || (before.is_loopback() && !now.is_loopback()) => now,
+        Some(_) | None => before,
+    }
+}
+
+/// Says whether an address is one of this machine's; where that cannot be told, it is.
+fn is_here(address: IpAddr) -> bool {
+    let bound = UdpSocket::bind((address, 0));
+    !bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,13 +240,39 @@ mod tests {
         };
         let after = Settings::settle(Some(&before), Some(&renamed), elsewhere).unwrap();
         assert_eq!(after.name.as_str(), "beta");
-        assert_eq!(after.address, before.address);
         assert_eq!(Settings::settle(Some(&before), None, None).unwrap(), before);
         // Where others come in may change, and stays where the file says nothing of it.
         assert_eq!(after.transfer_ports.unwrap().numbers(), 7800..=7899);
         let silent = wanted(NodeSetup::default());
         let later = Settings::settle(Some(&after), Some(&silent), None).unwrap();
         assert_eq!(later.transfer_ports, after.transfer_ports);
+    }
+
+    /// A machine that got another address is reached at that, and one that was first reached from itself is not its neighbours.
+    #[test]
+    fn an_address_stays_while_it_leads_here() {
+        let [old, new, own] = ["192.0.2.7", "192.0.2.8", "127.0.1.1"].map(|text| text.parse().unwrap());
+        let now = |before, reached_at, has: &[IpAddr]| {
+            address_now(before, reached_at, |address| has.contains(&address))
+        };
+        assert_eq!(now(old, Some(new), &[old, new]), old);
+        assert_eq!(now(old, Some(own), &[old, own]), old);
+        assert_eq!(now(old, Some(new), &[new]), new);
+        assert_eq!(now(old, None, &[new]), old);
+        assert_eq!(now(own, Some(new), &[own, new]), new);
+        assert_eq!(now(own, Some(own), &[own]), own);
+        // 192.0.2.0/24 is for documents: no machine has an address of it.
+        assert!(!is_here(old));
+        assert!(is_here("127.0.0.1".parse().unwrap()));
+        let before = Settings::settle(None, Some(&wanted(NodeSetup::default())), Some(old)).unwrap();
+        for wanted in [None, Some(&wanted(NodeSetup::default()))] {
+            assert_eq!(
+                Settings::settle(Some(&before), wanted, Some(new))
+                    .unwrap()
+                    .address,
+                new
+            );
+        }
     }
 
     #[test]

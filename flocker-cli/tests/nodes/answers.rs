@@ -220,7 +220,7 @@ applications:
     machine.flocker(&["local", "down", "beta"]).ended_with(0);
     let silent = machine.flocker(&deploy).ended_with(1);
     assert!(
-        silent.talk.contains("waiting to see beta") && silent.talk.contains("bring beta back"),
+        silent.talk.contains("waits to see beta") && silent.talk.contains("bring beta back"),
         "{}",
         silent.talk
     );

@@ -8,6 +8,7 @@ use flocker_backends::ErrorClass;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::ClusterState;
+use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Health;
@@ -35,7 +36,7 @@ pub struct Move {
     pub to: NodeName,
     /// How much each copy sent that was made while it still ran.
     pub rounds: Vec<ByteSize>,
-    /// How much the last copy sent, which was made after it was stopped.
+    /// How much the last copy sent, which was made after it was stopped; of what never ran, how much all of them did.
     pub last_round: Option<ByteSize>,
     /// By what the newest copy was carried, if it went to another machine.
     pub carrier: Option<Carrier>,
@@ -71,6 +72,8 @@ impl RolledBack {
 struct Track {
     seen: Move,
     dataset: Option<DatasetId>,
+    /// Whether it ran where it came from when this began.
+    ran: bool,
     stopped: Option<Instant>,
     started: bool,
     /// Whether a route to its new home is planned, and was not seen to be made.
@@ -98,9 +101,11 @@ impl Course {
     }
 
     /// Takes note of one turn.
-    pub(super) fn follow(&mut self, forecast: &Estimate, report: &Report) {
+    ///
+    /// `before` was seen before it.
+    pub(super) fn follow(&mut self, forecast: &Estimate, report: &Report, before: &ClusterState) {
         for step in &report.steps {
-            self.begin(step);
+            self.begin(step, before);
         }
         for expected in &forecast.applications {
             if let Some(track) = self.tracks.get_mut(&expected.application)
@@ -143,7 +148,7 @@ impl Course {
         }
     }
 
-    fn begin(&mut self, step: &StepReport) {
+    fn begin(&mut self, step: &StepReport, before: &ClusterState) {
         let Reason::Moves {
             application,
             from,
@@ -159,6 +164,9 @@ impl Course {
         if is_rolled_back {
             return;
         }
+        let there = before
+            .known(from)
+            .and_then(|state| state.containers.get(application));
         let track = self.tracks.entry(application.clone()).or_insert_with(|| Track {
             seen: Move {
                 application: application.clone(),
@@ -171,6 +179,7 @@ impl Course {
                 downtime: None,
             },
             dataset: None,
+            ran: there.is_some_and(ContainerState::is_alive),
             stopped: None,
             started: false,
             lacks_routes: false,
@@ -249,7 +258,10 @@ impl Track {
             Action::Push { dataset, .. } if Some(dataset.id) == self.dataset && is_done => {
                 self.seen.carrier = report.carrier;
                 // What never ran here is not stopped, and lets go all the same.
-                if self.stopped.is_some() || self.has_let_go {
+                if !self.ran {
+                    let before = self.seen.last_round.unwrap_or_default();
+                    self.seen.last_round = Some(before.plus(report.sent));
+                } else if self.stopped.is_some() || self.has_let_go {
                     self.seen.last_round = Some(report.sent);
                 } else {
                     self.seen.rounds.push(report.sent);
@@ -387,17 +399,17 @@ mod tests {
         };
         let mut course = Course::new(None);
         let report = Report {
-            steps: vec![done(release, 0), done(push, 9)],
+            steps: vec![done(push.clone(), 100), done(release, 0), done(push, 9)],
             was_interrupted: false,
         };
         for step in &report.steps {
-            course.begin(step);
+            course.begin(step, &ClusterState::default());
         }
         let track = course.tracks.get_mut(&application).unwrap();
         for step in &report.steps {
             track.follow(&application, step);
         }
         assert_eq!(track.seen.rounds, []);
-        assert_eq!(track.seen.last_round, Some(ByteSize(9)));
+        assert_eq!(track.seen.last_round, Some(ByteSize(109)));
     }
 }

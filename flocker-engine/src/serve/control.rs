@@ -12,6 +12,7 @@ use flocker_backends::ByteStream;
 use flocker_backends::Channel;
 use flocker_model::ByteSize;
 use flocker_model::Generation;
+use flocker_model::Keeps;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::ReadHalf;
 use tokio::io::WriteHalf;
@@ -32,6 +33,7 @@ use crate::wire::FrameReader;
 use crate::wire::FrameWriter;
 use crate::wire::GENERATIONS;
 use crate::wire::Incoming;
+use crate::wire::KEEPS;
 use crate::wire::MAX_CHUNK;
 use crate::wire::Reply;
 use crate::wire::Request;
@@ -208,6 +210,10 @@ async fn reply(
                 for peer in state.peers.values_mut() {
                     peer.generation = Generation::default();
                 }
+            }
+            if version < KEEPS {
+                // The same.
+                state.keeps = Keeps::default();
             }
             Say::State(Box::new(state.into()))
         }

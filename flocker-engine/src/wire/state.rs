@@ -13,6 +13,7 @@ use flocker_model::DefinitionKey;
 use flocker_model::Epoch;
 use flocker_model::ExternalPort;
 use flocker_model::Generation;
+use flocker_model::Keeps;
 use flocker_model::Manifestation;
 use flocker_model::NodeId;
 use flocker_model::NodeName;
@@ -46,6 +47,9 @@ pub struct WrittenState {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     unreadable: BTreeMap<DatasetId, String>,
     free: Option<ByteSize>,
+    // The same. From version 6.
+    #[serde(default, skip_serializing_if = "Keeps::is_lists")]
+    keeps: Keeps,
     foreign_ports: BTreeSet<ExternalPort>,
     peers: BTreeMap<NodeName, Peer>,
     forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
@@ -66,6 +70,7 @@ impl From<NodeState> for WrittenState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,
@@ -83,6 +88,7 @@ impl From<NodeState> for WrittenState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,
@@ -107,6 +113,7 @@ impl TryFrom<WrittenState> for NodeState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,
@@ -127,6 +134,7 @@ impl TryFrom<WrittenState> for NodeState {
             fences,
             unreadable,
             free,
+            keeps,
             foreign_ports,
             peers,
             forgotten,

@@ -417,11 +417,11 @@ async fn who_cannot_write_down_what_begins_is_left_out_and_the_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_of_generations_is_said_to_a_program_of_version_4() {
+async fn nothing_new_of_a_report_is_said_to_a_program_of_version_4_or_5() {
     let cluster = Cluster::new(["alpha"]);
     tell(&cluster, "alpha", "beta", NodeId(Uuid::from_u128(1)), 3).await;
     // A node of ours, asked by an older program, and by one of today.
-    for (newest, is_said) in [(4, false), (5, true)] {
+    for (newest, is_said, keeps) in [(4, false, false), (5, true, false), (6, true, true)] {
         let mut raw = Raw::new(open(&cluster, Purpose::Control).await);
         raw.hello((1, newest), Some(Greeting::Control)).await;
         assert!(matches!(raw.next().await, Some(Frame::Hello(_))));
@@ -431,6 +431,7 @@ async fn nothing_of_generations_is_said_to_a_program_of_version_4() {
         let peer = &reply["say"]["state"]["peers"]["beta"];
         assert_eq!(peer.get("generation").is_some(), is_said, "{reply}");
         assert!(peer.get("id").is_some(), "{reply}");
+        assert_eq!(reply["say"]["state"].get("keeps").is_some(), keeps, "{reply}");
     }
     // An older node, told by a program of ours.
     let mut acceptor = cluster.network.listen("/nodes/old");

@@ -213,3 +213,45 @@ async fn what_goes_round_three_twins_of_directories_travels_once() {
     }
     cluster.assert_nothing_bad();
 }
+
+/// Moves data round nodes that keep what older snapshots held, three times.
+async fn go_round<const N: usize>(nodes: [&str; N]) {
+    let n_nodes = nodes.len();
+    let cluster = Cluster::new(nodes);
+    push_to(&cluster, nodes[0]).await;
+    cluster.write(nodes[0], "all", &noise(ALL));
+    for turn in 1..=3 * n_nodes {
+        let (from, home) = (nodes[(turn - 1) % n_nodes], nodes[turn % n_nodes]);
+        cluster.write(from, &format!("of-{turn}"), &vec![7; WRITTEN]);
+        let sent = sent(&push_to(&cluster, home).await);
+        // Who has never had a copy gets all of it. Who has an older one lacks what the other homes wrote.
+        let expected = if turn < n_nodes {
+            ALL + turn * WRITTEN
+        } else {
+            (n_nodes - 1) * WRITTEN
+        };
+        let as_expected = expected..expected + WRITTEN;
+        assert!(
+            as_expected.contains(&sent),
+            "turn {turn}, to {home}: {sent} bytes"
+        );
+        let is_there = |file: &str| cluster.machine(home).memory.volumes().read(dataset().id, file);
+        assert!((1..=turn).all(|turn| is_there(&format!("of-{turn}")).is_some()));
+        for machine in cluster.machines.values() {
+            let inventory = machine.memory.volumes().inventory().await.unwrap();
+            assert_eq!(inventory.trash, [], "turn {turn}");
+            let copy = inventory.datasets.get(&dataset().id);
+            assert!(
+                copy.is_none_or(|copy| copy.snapshots.len() <= n_nodes),
+                "turn {turn}"
+            );
+        }
+    }
+    cluster.assert_nothing_bad();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_round_nodes_that_keep_old_snapshots_travels_once_and_fills_no_trash() {
+    go_round(NODES).await;
+    go_round(["alpha", "beta", "gamma", "delta", "epsilon"]).await;
+}

@@ -92,11 +92,17 @@ impl<'a> Rules<'a> {
         let expected = expected_since(source, base_of(&base), epoch);
         let round = least_round(source, target);
         let downtime = self.policy.rates.downtime(expected, round);
-        match if runs {
+        let readiness = if runs {
             self.readiness(&move_, &base, delta, expected, round)
         } else {
             Readiness::Ready
-        } {
+        };
+        if readiness.lets_copy()
+            && let Some(earlier) = self.earlier(&move_, &base)
+        {
+            return self.earlier_round(&move_, &base, &earlier);
+        }
+        match readiness {
             Readiness::Round { number, take, bytes } => self.warm_round(&move_, &base, number, take, bytes),
             Readiness::Held => {
                 let (from, to) = (self.node(from), self.node(to));
@@ -351,34 +357,42 @@ impl<'a> Rules<'a> {
 
     /// Promises space at the target, or refuses with numbers. Both copies stay, so swaps need room for both.
     pub(super) fn has_room(&mut self, move_: &Move<'_>, bytes: ByteSize, arrived: ByteSize) -> bool {
-        let Some(state) = self.view.node(move_.to).seen else {
+        let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
+        let Some(free) = self.lack_of_room(move_, bytes, arrived) else {
+            let promised = &mut self.promised[move_.to as usize];
+            *promised = promised.plus(needed);
             return true;
         };
-        let Some(free) = state.free else {
-            return true;
-        };
-        let promised = &mut self.promised[move_.to as usize];
-        let free = ByteSize(free.0.saturating_sub(promised.0));
+        self.note_full(move_.to);
+        let application = self.application(move_.application);
+        let on = self.node(move_.to);
+        self.refused.push(Refusal::NoRoom {
+            application,
+            on,
+            needed,
+            free,
+        });
+        false
+    }
+
+    /// Returns how much space there is at the target where that is too little.
+    pub(super) fn lack_of_room(
+        &self,
+        move_: &Move<'_>,
+        bytes: ByteSize,
+        arrived: ByteSize,
+    ) -> Option<ByteSize> {
+        let state = self.view.node(move_.to).seen?;
+        let promised = self.promised[move_.to as usize];
+        let free = ByteSize(state.free?.0.saturating_sub(promised.0));
         let needed = ByteSize(bytes.0.saturating_sub(arrived.0));
         // The beginning of another copy goes when this one comes.
         let given_back = || {
             let partial = state.datasets.get(&move_.dataset.id)?.partial.as_ref()?;
             Some(partial.received).filter(|_| arrived == ByteSize(0))
         };
-        if needed > free && needed > free.plus(given_back().unwrap_or_default()) {
-            self.note_full(move_.to);
-            let application = self.application(move_.application);
-            let on = self.node(move_.to);
-            self.refused.push(Refusal::NoRoom {
-                application,
-                on,
-                needed,
-                free,
-            });
-            return false;
-        }
-        *promised = promised.plus(needed);
-        true
+        let is_lacking = needed > free && needed > free.plus(given_back().unwrap_or_default());
+        is_lacking.then_some(free)
     }
 
     /// Nothing moves in this plan: the application serves where it runs now, and is not stopped.

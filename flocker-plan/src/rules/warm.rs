@@ -37,6 +37,16 @@ pub(super) enum Readiness {
     TooManyFiles,
 }
 
+impl Readiness {
+    /// Says whether copies are not made in vain.
+    pub(super) fn lets_copy(&self) -> bool {
+        match self {
+            Self::Round { .. } | Self::Ready | Self::Held => true,
+            Self::NotConverging { .. } | Self::TooManyFiles => false,
+        }
+    }
+}
+
 impl<'a> Rules<'a> {
     /// One more copy while the application still runs.
     pub(super) fn warm_round(

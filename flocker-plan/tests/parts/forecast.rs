@@ -4,7 +4,7 @@ use flocker_model::{
     ByteSize, ClusterState, Deployment, Epoch, Generation, Observed, PartialReceive, Role, Snapshot,
     SnapshotName,
 };
-use flocker_plan::replicate::{expected_since, least_round};
+use flocker_plan::replicate::{by_way_of, expected_since, is_worth_a_stop, least_round};
 use flocker_plan::{Action, Policy, Reason, estimate, plan};
 
 use crate::world::{application, application_name, container, copy, node_name, snapshot};
@@ -32,6 +32,31 @@ fn only_after_the_newest_of_several_rounds_is_less_expected_than_is_unsent() {
     // One round held everything, which says nothing of what is written in the same time.
     source.snapshots = vec![warm(1, 10)];
     assert_eq!(expected(Some(&warm(1, 10)), &source), 500);
+}
+
+#[test]
+fn by_way_of_a_snapshot_comes_what_it_held_or_what_was_written_up_to_it_and_what_was_written_since() {
+    let (first, then, last) = (warm(1, 1000), warm(2, 10), warm(3, 70));
+    let snapshots = vec![first.clone(), then.clone(), last.clone()];
+    let mut source = copy(Role::Primary { epoch: Epoch(1) }, 1, snapshots);
+    source.unsent = ByteSize(500);
+    let way = |base, over, held| {
+        let (up_to_it, all) = by_way_of(&source, base, over, ByteSize(held));
+        (up_to_it.0, all.0)
+    };
+    assert_eq!(way(None, &then, 900), (900, 1470));
+    assert_eq!(way(Some(&first), &last, 900), (80, 580));
+    // No increment is more than everything.
+    assert_eq!(way(Some(&first), &last, 50), (50, 550));
+}
+
+#[test]
+fn a_stop_on_the_way_is_worth_an_eighth_of_the_whole_or_a_mebibyte() {
+    let worth = |all, whole| is_worth_a_stop(ByteSize(all), ByteSize(whole));
+    assert!(worth(9 << 30, 8 << 30));
+    assert!(!worth((9 << 30) + 1, 8 << 30));
+    assert!(worth((1 << 20) + 5, 5));
+    assert!(!worth((1 << 20) + 6, 5));
 }
 
 #[test]

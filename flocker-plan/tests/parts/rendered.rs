@@ -135,4 +135,23 @@ fn more_copies_are_said_to_follow_only_where_they_do() {
     };
     assert!(said(0));
     assert!(!said(1));
+    let earlier = |number| Waiting::Earlier {
+        application: application_name(number),
+        from: node_name(0),
+        to: node_name(1),
+        snapshot: SnapshotName::handoff(flocker_model::Epoch(1)),
+        bytes: ByteSize(1 << 20),
+        also: vec![node_name(2), node_name(3)],
+    };
+    let said = |number| {
+        let step = with_reason(0, push.clone(), reason.clone());
+        text(2, vec![step], vec![earlier(number)]).contains("what was written since, then the cut-over")
+    };
+    assert!(said(0));
+    assert!(!said(1));
+    assert_eq!(
+        earlier(0).to_string(),
+        "the cut-over of a0 from n0 to n1 waits for a copy of handoff-1, 1.0 MiB, which is the newest that n2 and n3 have: \
+         what comes after it fits there later"
+    );
 }

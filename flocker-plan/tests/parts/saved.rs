@@ -4,7 +4,7 @@ use flocker_model::{
     BootId, ByteSize, ClusterState, Deployment, Epoch, Generation, NodeId, NodeState, Observed, Role,
     SnapshotName,
 };
-use flocker_plan::{CutOver, Difference, Policy, SavedPlan, SavedPlanError, Waiting, plan};
+use flocker_plan::{CutOver, Difference, Policy, Refusal, SavedPlan, SavedPlanError, Waiting, plan};
 
 use crate::world::{application, application_name, container, node_name, silent, snapshot};
 use crate::{cluster, holder, world};
@@ -86,6 +86,29 @@ fn byte_counts_and_free_space_are_noise() {
         }
     });
     assert_eq!(saved.check(&desired, &actual), Ok(()));
+}
+
+/// How much is missing changes with every byte that anybody writes; that it does not fit stays.
+#[test]
+fn by_how_much_something_is_refused_is_noise() {
+    let (desired, mut actual) = (desired(0, true), moving(1));
+    change(&mut actual, 1, |node| node.free = Some(ByteSize(0)));
+    let saved = save(&desired, &actual);
+    let [Refusal::NoRoom { needed, .. }] = saved.plan().refused() else {
+        panic!("{:?}", saved.plan().refused())
+    };
+    let needed = *needed;
+    change(&mut actual, 0, |node| {
+        for copy in node.datasets.values_mut() {
+            copy.unsent = copy.unsent.plus(ByteSize(1));
+        }
+    });
+    change(&mut actual, 1, |node| node.free = Some(ByteSize(7)));
+    let now = plan(&desired, &actual, &Policy::default());
+    assert!(matches!(now.refused(), [Refusal::NoRoom { needed: now, .. }] if *now != needed));
+    assert_eq!(saved.check(&desired, &actual), Ok(()));
+    change(&mut actual, 1, |node| node.free = None);
+    assert!(saved.check(&desired, &actual).is_err());
 }
 
 #[test]

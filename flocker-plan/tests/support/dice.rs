@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use flocker_model::{
     Application, ByteSize, ClusterState, ContainerState, ContainerStatus, DefinitionHash, Deployment, Epoch,
-    Generation, Health, Home, Link, Manifestation, Member, NodeState, Observed, PartialReceive,
+    Generation, Health, Home, Keeps, Link, Manifestation, Member, NodeState, Observed, PartialReceive,
     RestartPolicy, Role, RouteChange, RouteTarget, SnapshotName,
 };
 use flocker_plan::{CutOver, NotConverging, Policy, StopAll};
@@ -169,6 +169,10 @@ pub(crate) fn any_cluster(
             if dice.once_in(12) {
                 seen.foreign_ports.insert(port_of(application));
             }
+        }
+        // No throw of its own: the bytes of older cases stay what they are.
+        if seen.foreign_ports.is_empty() {
+            seen.keeps = Keeps::Content;
         }
         if dice.once_in(8) {
             seen.free = Some(ByteSize([1 << 30, 15 << 20, 5 << 20][dice.roll(3)]));

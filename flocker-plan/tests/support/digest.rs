@@ -51,11 +51,22 @@ fn node(seen: &NodeState, into: &mut Both) {
         fences,
         unreadable,
         free,
+        keeps,
         foreign_ports,
         peers,
         forgotten,
     } = seen;
-    (id, generation, fences, unreadable, free, foreign_ports, forgotten).hash(into);
+    (
+        id,
+        generation,
+        fences,
+        unreadable,
+        free,
+        keeps,
+        foreign_ports,
+        forgotten,
+    )
+        .hash(into);
     routes.entries().hash(into);
     peers.len().hash(into);
     for (dataset, copy) in datasets {

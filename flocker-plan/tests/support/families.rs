@@ -1,6 +1,6 @@
 //! The families of small clusters: which letters a node can be, and what can be wanted of them.
 
-use flocker_model::{Application, Deployment, Generation, Member};
+use flocker_model::{Application, Deployment, Generation, Keeps, Member, Observed};
 
 use crate::proof::Wish;
 use crate::small::{Copy, Letter, Run, Sight, Symmetry, cluster, comes_first};
@@ -24,6 +24,8 @@ pub(crate) struct Family {
     pub(crate) wishes: Vec<Wish>,
     /// What runs is defined as here.
     defined: Deployment,
+    /// What its nodes keep of older snapshots.
+    keeps: Keeps,
     /// Whether another wish is tried wherever the first one can be cut short, and not only where it has come to rest.
     pub(crate) half_way: bool,
 }
@@ -43,7 +45,15 @@ impl Family {
             word.push(letters[usize::try_from(rest % n_letters).unwrap()]);
             rest /= n_letters;
         }
-        comes_first(&word, self.symmetry).then(|| cluster(&word, &self.defined))
+        comes_first(&word, self.symmetry).then(|| {
+            let mut state = cluster(&word, &self.defined);
+            for seen in state.nodes.values_mut() {
+                if let Observed::Known(seen) = seen {
+                    seen.keeps = self.keeps;
+                }
+            }
+            state
+        })
     }
 }
 
@@ -373,6 +383,12 @@ impl Draft {
             symmetry,
             defined: wishes[0].first.clone(),
             wishes,
+            // Two nodes have no third one, and with two datasets the other way is tried.
+            keeps: if n_nodes == 3 && kinds[1] == Kind::None {
+                Keeps::Content
+            } else {
+                Keeps::Lists
+            },
             half_way,
         }
     }
@@ -532,6 +548,7 @@ fn new_names(sights: &[Sight]) -> Family {
         symmetry: Symmetry::Nodes,
         defined: both.unwrap().first.clone(),
         wishes,
+        keeps: Keeps::Lists,
         half_way: false,
     }
 }

@@ -69,8 +69,7 @@ pub(crate) fn stopped_anywhere_it_converges(
         walk(&made, &desired, &mut state, n_steps, &mut witness)?;
     }
     let (last, _) = settle(&desired, &policy, &mut state, TURNS)?;
-    let copying = |waiting: &Waiting| matches!(waiting, Waiting::PreCopy { .. });
-    if last.waiting().iter().any(copying) {
+    if last.waiting().iter().any(Waiting::is_for_a_copy) {
         return Err("it waits for a copy that nobody makes".into());
     }
     let is_all_wanted = || {

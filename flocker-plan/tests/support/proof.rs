@@ -227,8 +227,7 @@ fn newest(state: &ClusterState, dataset: DatasetId) -> Option<ByteSize> {
 
 /// Nothing is left undone without a word, and nobody waits for what nobody does.
 fn at_rest(last: &Plan, wish: &Deployment, state: &ClusterState) -> Result<(), String> {
-    let copying = |waiting: &Waiting| matches!(waiting, Waiting::PreCopy { .. });
-    if last.waiting().iter().any(copying) {
+    if last.waiting().iter().any(Waiting::is_for_a_copy) {
         return Err("it waits for a copy that nobody makes".into());
     }
     let stays = last

@@ -17,7 +17,7 @@ use std::time::Duration;
 use flocker_model::{
     Application, ApplicationName, BootId, ByteSize, ClusterState, ContainerState, ContainerStatus, DatasetId,
     DefinitionHash, DefinitionKey, Deployment, EnvironmentValue, Epoch, ExternalPort, Generation, Health,
-    Home, Link, Manifestation, Member, NodeId, NodeName, NodeState, Observed, PartialReceive, Port,
+    Home, Keeps, Link, Manifestation, Member, NodeId, NodeName, NodeState, Observed, PartialReceive, Port,
     PortNumber, RestartPolicy, Role, RouteTable, RouteTarget, Secret, Silence, Snapshot, SnapshotGuid,
     SnapshotName, Trashed, Volume,
 };
@@ -201,6 +201,7 @@ fn node(number: usize, words: &[&str]) -> NodeState {
         fences: BTreeMap::new(),
         unreadable: BTreeMap::new(),
         free: None,
+        keeps: Keeps::Lists,
         foreign_ports: std::collections::BTreeSet::new(),
         peers: BTreeMap::new(),
         forgotten: BTreeMap::new(),
@@ -209,6 +210,10 @@ fn node(number: usize, words: &[&str]) -> NodeState {
         match key {
             "generation" => state.generation = Generation(value(text)),
             "free" => state.free = Some(size(text)),
+            "keeps" => {
+                assert_eq!(text, "content", "that is all it can say");
+                state.keeps = Keeps::Content;
+            }
             "foreign" => state.foreign_ports = text.split(',').map(value).collect(),
             "forgot" => {
                 for name in text.split(',') {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flocker_model::{
     Application, ApplicationName, BootId, ByteSize, ClusterState, ContainerState, ContainerStatus, DatasetId,
-    DefinitionHash, DefinitionKey, Deployment, Epoch, ExternalPort, Generation, Health, Manifestation,
+    DefinitionHash, DefinitionKey, Deployment, Epoch, ExternalPort, Generation, Health, Keeps, Manifestation,
     NodeId, NodeName, NodeState, Observed, Port, PortNumber, Role, RouteTable, Silence, Snapshot,
     SnapshotGuid, SnapshotName, Volume,
 };
@@ -67,6 +67,7 @@ pub(crate) fn node(number: usize) -> NodeState {
         fences: BTreeMap::new(),
         unreadable: BTreeMap::new(),
         free: None,
+        keeps: Keeps::Lists,
         foreign_ports: BTreeSet::new(),
         peers: BTreeMap::new(),
         forgotten: BTreeMap::new(),

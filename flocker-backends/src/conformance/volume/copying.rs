@@ -2,6 +2,7 @@
 
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Keeps;
 use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use tokio::io::AsyncReadExt;
@@ -333,6 +334,49 @@ pub async fn a_dataset_goes_round_by_increments(harness: &dyn VolumeHarness) {
             .take(if base.is_none() { 1 } else { 2 });
         let since: u64 = since.map(|snapshot| snapshot.written.0).sum();
         assert!(since < FILE_SIZE as u64, "{told:#?}");
+    }
+}
+
+/// Who keeps what older snapshots held sends them, and by way of them a copy on any node stays good for an increment.
+pub async fn a_dataset_goes_round_by_way_of_older_snapshots(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    let gamma = harness.second().await;
+    if harness.backend().inventory().await.unwrap().keeps != Keeps::Content {
+        return;
+    }
+    let nodes: [&dyn VolumeHarness; 3] = [harness, &*beta, &*gamma];
+    create_full(harness).await;
+    let mut bases = vec![hand_over(harness, &*beta, 2, None).await];
+    for turn in 1..9_u64 {
+        let at = usize::try_from(turn).unwrap();
+        let (from, to) = (nodes[at % 3], nodes[(at + 1) % 3]);
+        let changed = noise(&format!("turn {turn}"), FILE_SIZE);
+        from.write(ID, &format!("data/{turn}"), &changed).await.unwrap();
+        // The third node has nothing newer than what it let go last.
+        let older = format!("handoff-{}", turn + 1);
+        let base = at.checked_sub(2).map(|before| bases[before]);
+        let bytes = sent(from, &request_to_send(&older, base)).await;
+        assert!(
+            base.is_none() || bytes.len() < 3 * FILE_SIZE,
+            "{} bytes",
+            bytes.len()
+        );
+        made(receive(to, &older, base, whole(bytes)).await);
+        to.reopen().await;
+        assert_eq!(guid(to, &older).await, bases[at - 1]);
+        let (epoch, last) = (turn + 2, format!("handoff-{}", turn + 2));
+        bases.push(release(from, epoch).await);
+        let bytes = sent(from, &request_to_send(&last, Some(bases[at - 1]))).await;
+        assert!(bytes.len() < 3 * FILE_SIZE, "{} bytes", bytes.len());
+        made(receive(to, &last, Some(bases[at - 1]), whole(bytes)).await);
+        made(acquire(to, epoch, &last, bases[at]).await);
+        for file in 0..16 {
+            let last_turn = (1..=turn).find(|turn| *turn == file);
+            let seed = last_turn.map_or(format!("data/{file}"), |turn| format!("turn {turn}"));
+            let found = to.read(ID, &format!("data/{file}")).await;
+            assert!(found == Some(noise(&seed, FILE_SIZE)), "turn {turn}, file {file}");
+        }
+        assert_eq!(harness.backend().inventory().await.unwrap().trash, []);
     }
 }
 

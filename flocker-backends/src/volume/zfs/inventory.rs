@@ -6,6 +6,7 @@ use std::time::Duration;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::Keeps;
 use flocker_model::Manifestation;
 use flocker_model::PartialReceive;
 use flocker_model::Role;
@@ -53,6 +54,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Result<Inventory, VolumeError>
     let now = shared.now()?;
     let mut inventory = Inventory {
         free: Some(ByteSize(seen.available)),
+        keeps: Keeps::Content,
         ..Inventory::default()
     };
     for (dataset, ours) in &seen.here {
