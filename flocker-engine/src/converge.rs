@@ -554,8 +554,11 @@ impl Push<'_> {
 
 /// Returns the cut-overs that follow the copies of a plan.
 fn cut_overs(plan: &Plan) -> Vec<Waiting> {
-    let follows = |waiting: &&Waiting| matches!(waiting, Waiting::PreCopy { .. });
-    plan.waiting().iter().filter(follows).cloned().collect()
+    let waiting = plan.waiting().iter();
+    waiting
+        .filter(|waiting| waiting.is_for_a_copy())
+        .cloned()
+        .collect()
 }
 
 /// Returns how much was copied in a second, by the largest transfer that is large enough to tell.

@@ -191,14 +191,7 @@ impl<'a> Aftermath<'a> {
                 aftermath.lines.push("nothing was done".into());
             }
         }
-        for step in &outcome.beyond {
-            let line = format!("not in the saved plan, and not done: {}", progress.readable(step));
-            aftermath.lines.push(line);
-        }
-        if !outcome.beyond.is_empty() {
-            let hint = "   hint: `flocker plan` shows what there is to do now; `flocker deploy` does it";
-            aftermath.lines.push(hint.into());
-        }
+        aftermath.lines.extend(not_agreed_to(&outcome.beyond, progress));
         aftermath
     }
 
@@ -307,6 +300,17 @@ fn told(moved: &Move, is_settled: bool) -> Option<String> {
         )),
         None => Some(format!("{application} is on its way from {from} to {to}{copied}")),
     }
+}
+
+/// Says what there is to do that the saved plan does not have, and what does it.
+fn not_agreed_to(beyond: &[StepId], progress: &Progress) -> Vec<String> {
+    let told = |step| format!("not in the saved plan, and not done: {}", progress.readable(step));
+    let mut lines: Vec<String> = beyond.iter().map(told).collect();
+    if !lines.is_empty() {
+        let hint = "   hint: `flocker plan` shows what there is to do now; `flocker deploy` does it";
+        lines.push(hint.into());
+    }
+    lines
 }
 
 /// Says whether an application was on its way and turned round.

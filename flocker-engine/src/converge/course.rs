@@ -76,8 +76,8 @@ struct Track {
     ran: bool,
     stopped: Option<Instant>,
     started: bool,
-    /// Whether a route to its new home is planned, and was not seen to be made.
-    lacks_routes: bool,
+    /// How many routes to its new home are planned, and were not seen to be made.
+    n_routes_left: usize,
     has_let_go: bool,
     n_failures: u32,
     cause: Option<NodeError>,
@@ -119,9 +119,13 @@ impl Course {
             for step in &report.steps {
                 track.follow(application, step);
             }
-            track.lacks_routes = report.steps.iter().any(|step| {
-                leads_to(&step.step.action, application) && !matches!(step.ending, Ending::Done(_))
-            });
+            let routes = report
+                .steps
+                .iter()
+                .filter(|step| leads_to(&step.step.action, application));
+            track.n_routes_left = routes
+                .filter(|step| !matches!(step.ending, Ending::Done(_)))
+                .count();
             track.count_failures(report);
         }
     }
@@ -129,7 +133,7 @@ impl Course {
     /// Takes note that nothing is left to do, so that every route leads where it is to.
     pub(super) fn settle(&mut self) {
         for track in self.tracks.values_mut() {
-            track.lacks_routes = false;
+            track.n_routes_left = 0;
         }
     }
 
@@ -182,7 +186,7 @@ impl Course {
             ran: there.is_some_and(ContainerState::is_alive),
             stopped: None,
             started: false,
-            lacks_routes: false,
+            n_routes_left: 0,
             has_let_go: false,
             n_failures: 0,
             cause: None,
@@ -229,7 +233,7 @@ impl Course {
     pub(super) fn finish(self) -> (Vec<Move>, Vec<RolledBack>) {
         let moves = self.tracks.into_values().map(|track| Move {
             // Whom no route leads to is still away.
-            downtime: track.seen.downtime.filter(|_| !track.lacks_routes),
+            downtime: track.seen.downtime.filter(|_| track.n_routes_left == 0),
             ..track.seen
         });
         (moves.collect(), self.rolled_back)

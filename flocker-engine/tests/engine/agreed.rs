@@ -81,7 +81,7 @@ async fn push_both(cluster: &Cluster, home: &str, confirm: &dyn Confirm) -> Outc
 async fn what_ends_meanwhile_is_not_started_under_a_plan_that_does_not_name_it() {
     let cluster = Cluster::new(["alpha", "beta", "gamma"]);
     assert_eq!(push_both(&cluster, "alpha", &Go).await.end, End::Settled);
-    cluster.write("alpha", "journal", &[1; 100_000]);
+    cluster.write("alpha", "journal", &vec![1; 100_000]);
     let other = cluster.machine("gamma").memory.runtime();
     cluster.machine("beta").memory.faults().decide({
         let other = other.clone();

@@ -30,7 +30,7 @@ async fn stopped_at(
     is_it: impl Fn(&Attempt) -> bool + Send + 'static,
 ) -> (Outcome, Vec<Event>) {
     push_to(cluster, "alpha").await;
-    cluster.write("alpha", "journal", &[1; 100_000]);
+    cluster.write("alpha", "journal", &vec![1; 100_000]);
     let (stopper, stop) = stopper();
     let faults = cluster.machine(node).memory.faults().clone();
     faults.decide(move |attempt| {
