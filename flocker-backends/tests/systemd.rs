@@ -142,7 +142,7 @@ async fn what_ends_soon_is_told_with_its_last_words() {
     node.systemd().stop(&spec.name, GRACE).await.unwrap();
 }
 
-/// A volume is looked for by the unit itself, so that it may start at boot.
+/// A volume that is a plain directory is there at boot, and the unit opens the gate to it.
 #[tokio::test]
 async fn a_unit_opens_the_gate_that_a_boot_has_closed() {
     let node = SystemdNode::new().await;
@@ -169,6 +169,73 @@ async fn a_unit_opens_the_gate_that_a_boot_has_closed() {
         assert!(begun.elapsed() < PATIENCE, "it was not started by its unit");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    node.systemd().stop(&spec.name, GRACE).await.unwrap();
+}
+
+/// What is mounted for a test, for as long as it needs it.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn at(place: std::path::PathBuf) -> Self {
+        let said = run("mount", &["-t", "tmpfs", "none", &place.to_string_lossy()]);
+        assert_eq!(said, "");
+        Self(place)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", &["-l", &self.0.to_string_lossy()]);
+    }
+}
+
+/// After a boot nobody has seen the data: nothing runs, nothing is tried again and again, and no start is used up.
+#[tokio::test]
+async fn a_unit_whose_volume_is_not_mounted_is_passed_over_once() {
+    let node = SystemdNode::new().await;
+    let place = node.volume_path();
+    let mounted = Mounted::at(place.clone());
+    // It ends well when it is asked to, as databases do when a machine is shut down.
+    let mut application =
+        script("trap 'exit 0' TERM; echo started > /data/started; while :; do sleep 0.02; done");
+    application.volume = Some(volume());
+    application.restart_policy = RestartPolicy::OnFailure {
+        maximum_retry_count: std::num::NonZeroU32::new(1),
+    };
+    let spec = spec(&node, "web", application);
+    node.systemd().start(&spec).await.unwrap();
+    let begun = Instant::now();
+    while !place.join("started").exists() {
+        assert!(begun.elapsed() < PATIENCE, "it never wrote");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let unit = node.unit("web");
+    run("systemctl", &["stop", &unit]);
+    let code = docker(&[
+        "inspect",
+        "--format",
+        "{{.State.ExitCode}}",
+        &node.container("web"),
+    ]);
+    assert_eq!(code.trim(), "0");
+    drop(mounted);
+    std::fs::remove_dir_all(node.run_docker()).unwrap();
+
+    let show = |property: &str| run("systemctl", &["show", "--value", "--property", property, &unit]);
+    assert_eq!(run("systemctl", &["start", &unit]), "");
+    assert_eq!(show("ActiveState").trim(), "inactive");
+    assert_eq!(show("Result").trim(), "success");
+    assert_eq!(show("NRestarts").trim(), "0");
+    assert_eq!(is_enabled(&unit), "enabled");
+    assert!(std::fs::read_dir(&place).unwrap().next().is_none());
+    // That it ended well before the boot is no reason to leave it alone.
+    let state = node.systemd().list().await.unwrap().remove(&spec.name).unwrap();
+    assert_eq!(state.status, ContainerStatus::Exited { code: None });
+
+    let _mounted = Mounted::at(place.clone());
+    assert_eq!(node.systemd().start(&spec).await.unwrap(), Change::Made);
+    let state = node.systemd().list().await.unwrap().remove(&spec.name).unwrap();
+    assert_eq!(state.status, ContainerStatus::Running);
     node.systemd().stop(&spec.name, GRACE).await.unwrap();
 }
 

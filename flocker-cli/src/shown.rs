@@ -1,9 +1,11 @@
 //! A plan as it is shown: as text, and as the body of a JSON document.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fmt::Write as _;
 
 use flocker_engine::Reach;
+use flocker_engine::older_owners;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::ContainerStatus;
@@ -13,6 +15,7 @@ use flocker_model::Health;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::Observed;
+use flocker_model::Role;
 use flocker_model::Silence;
 use flocker_plan::Estimate;
 use flocker_plan::Kept;
@@ -173,7 +176,8 @@ pub(crate) fn unsaid(plan: &Plan, desired: &Deployment, actual: &ClusterState) -
     all
 }
 
-/// Says which data holds more than it may, or cannot be read and stands in no plan's way.
+/// Says which data holds more than it may, cannot be read and stands in no plan's way, or was taken over from who still says
+/// that it owns it.
 pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option<&Plan>) -> Vec<String> {
     let of = |dataset: DatasetId, state: &NodeState| match owner(dataset, desired, state) {
         Some(application) => format!("the data of {application}"),
@@ -201,7 +205,66 @@ pub(crate) fn cautions(actual: &ClusterState, desired: &Deployment, plan: Option
             }
         }
     }
+    cautions.extend(contradicted(actual, desired).iter().map(ToString::to_string));
     cautions
+}
+
+/// What a node that was put back says it owns, and others know to be another's.
+#[derive(Debug)]
+pub(crate) struct Contradicted {
+    pub(crate) node: NodeName,
+    /// The application, or the dataset where that is not known: as `promote` takes it.
+    what: String,
+    /// Who owns it by what is seen of the others.
+    owner: Option<NodeName>,
+}
+
+impl Contradicted {
+    /// Returns what decides it in favour of the newest copy that is left.
+    pub(crate) fn command(&self) -> String {
+        let on = self.owner.as_ref().unwrap_or(&self.node);
+        format!("flocker promote {} --on {on}", self.what)
+    }
+}
+
+impl fmt::Display for Contradicted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, what, owner } = self;
+        write!(
+            f,
+            "{node} was put back from an older copy and says that it owns the data of {what}, which was taken over from it since: `{}` ",
+            self.command()
+        )?;
+        match owner {
+            Some(_) => write!(f, "keeps the newer copy, and `--on {node}` the older one"),
+            None => write!(f, "lets it own that again: nobody else does"),
+        }
+    }
+}
+
+/// Returns what is contradicted of all that nodes which were put back say they own.
+pub(crate) fn contradicted(actual: &ClusterState, desired: &Deployment) -> Vec<Contradicted> {
+    let mut all = Vec::new();
+    for (node, datasets) in older_owners(actual) {
+        for dataset in datasets {
+            // Only by the files is a name surely that of this data.
+            let user = desired.applications().iter().find(|(_, application)| {
+                let volume = application.volume.as_ref();
+                volume.is_some_and(|volume| volume.dataset == dataset)
+            });
+            let others = actual.all_known().filter(|(other, _)| **other != node);
+            let owners = others.filter_map(|(other, state)| match state.datasets.get(&dataset)?.role {
+                Role::Primary { epoch } => Some((epoch, other)),
+                Role::Released { .. } | Role::Replica => None,
+            });
+            all.push(Contradicted {
+                what: user.map_or_else(|| dataset.to_string(), |(name, _)| name.to_string()),
+                owner: owners.max().map(|(_, owner)| owner.clone()),
+                node: node.clone(),
+            });
+        }
+    }
+    all
 }
 
 /// Says whether a plan leaves something undone that no next plan does by itself.

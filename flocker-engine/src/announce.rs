@@ -6,6 +6,14 @@
 //! durably, and each remembers that of all others. Whoever says less than is
 //! remembered of it was put back. The two are told one after the other, so
 //! that nothing is remembered of a node that was not so.
+//!
+//! With one exception. Who was put back may say of several datasets that it
+//! owns what is another's by now, and has to be told something where a person
+//! decides the first of them; or it may know nothing of an offer that it took
+//! up. What it is told must not make it believed about the rest. So all others
+//! remember, before it is told, that it has obeyed one generation more:
+//! wherever the command dies, it says less than is remembered of it. It obeys
+//! that next generation when nothing of this is left.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -28,11 +36,20 @@ use crate::node_error::NodeError;
 /// who cannot be told.
 ///
 /// Each claim is the one by which the lock is held. Nothing is written where
-/// all of it was told before.
+/// all of it was told before. Who is `behind`, as
+/// [`behind()`](crate::behind()) of the same look says, is still known to be
+/// after that.
 pub async fn announce(
     generation: Generation,
     held: &[(Arc<dyn NodeHandle>, Claim)],
+    behind: &BTreeSet<NodeName>,
 ) -> BTreeMap<NodeName, NodeError> {
+    if !behind.is_empty() {
+        let failed = remember(held, |name| behind.contains(name).then(|| generation.next())).await;
+        if !failed.is_empty() {
+            return failed;
+        }
+    }
     let mut telling = JoinSet::new();
     for (node, claim) in held {
         let (node, lock) = (Arc::clone(node), claim.token);
@@ -51,14 +68,23 @@ pub async fn announce(
     if !failed.is_empty() {
         return failed;
     }
+    remember(held, |name| obeying.contains(name).then_some(generation)).await
+}
+
+/// Has all remember of each other what each has obeyed, where that is known; returns who could not be told, and why.
+async fn remember(
+    held: &[(Arc<dyn NodeHandle>, Claim)],
+    obeyed: impl Fn(&NodeName) -> Option<Generation>,
+) -> BTreeMap<NodeName, NodeError> {
     let mut telling = JoinSet::new();
     for (node, claim) in held {
         let (node, mut claim) = (Arc::clone(node), claim.clone());
-        for (_, peer) in claim.peers.iter_mut().filter(|(name, _)| obeying.contains(*name)) {
-            peer.generation = generation;
+        for (name, peer) in &mut claim.peers {
+            peer.generation = obeyed(name).unwrap_or(peer.generation);
         }
         telling.spawn(async move { (node.name().clone(), node.lock(&claim).await) });
     }
+    let mut failed = BTreeMap::new();
     for (node, told) in telling.join_all().await {
         match told {
             Ok(Change::AlreadySo) => {}

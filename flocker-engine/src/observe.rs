@@ -24,7 +24,9 @@ use crate::handles::Handles;
 use crate::node::NodeHandle;
 use crate::node_error::NodeError;
 
+pub use put_back::behind;
 pub use put_back::leave_out_older_owners;
+pub use put_back::older_owners;
 
 /// After how long people want to know for whom they wait.
 const LATE: Duration = Duration::from_secs(2);

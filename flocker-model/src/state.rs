@@ -89,6 +89,9 @@ pub enum Silence {
         remembered: BTreeMap<NodeName, Generation>,
         /// The nodes that are silent, any of which may have what it had; none where one that has it is seen.
         silent: BTreeSet<NodeName>,
+        /// What it says it owns and is seen to be another's: a person has to decide each of these.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        owns: BTreeSet<DatasetId>,
     },
     /// A person has declared it lost for ever, so nobody asks it.
     Forgotten,
@@ -111,9 +114,20 @@ impl Silence {
                     who = who.join(" and ")
                 ))
             }
-            Self::PutBack { silent, .. } if silent.is_empty() => Some(format!(
-                "`flocker plan` shows what more than one node says it owns, and `flocker promote` decides which copy counts; {node} counts again then"
-            )),
+            Self::PutBack { silent, owns, .. } if silent.is_empty() => {
+                let decide: Vec<String> = owns
+                    .iter()
+                    .map(|dataset| format!("`flocker promote {dataset} --on NODE`"))
+                    .collect();
+                Some(format!(
+                    "`flocker plan` shows who else owns it, and {} decides which copy counts; {node} counts again once all is decided",
+                    if decide.is_empty() {
+                        "`flocker promote`".into()
+                    } else {
+                        decide.join(" and ")
+                    }
+                ))
+            }
             Self::PutBack { silent, .. } => {
                 let forget: Vec<String> = silent
                     .iter()
@@ -171,6 +185,7 @@ impl fmt::Display for Silence {
                 obeys,
                 remembered,
                 silent,
+                owns,
             } => {
                 let who: BTreeSet<NodeName> = remembered.keys().cloned().collect();
                 let newest = remembered.values().max().copied().unwrap_or_default();
@@ -183,7 +198,13 @@ impl fmt::Display for Silence {
                     newest,
                 )?;
                 if silent.is_empty() {
-                    return f.write_str("it says that it owns what was taken over from it since");
+                    f.write_str("it says that it owns what was taken over from it since")?;
+                    let owns: Vec<String> = owns.iter().map(ToString::to_string).collect();
+                    return if owns.is_empty() {
+                        Ok(())
+                    } else {
+                        write!(f, ": {}", owns.join(" and "))
+                    };
                 }
                 write!(
                     f,
@@ -355,6 +376,9 @@ pub struct Peer {
     /// Who answered there first. It stays until the node is forgotten.
     pub id: Option<NodeId>,
     /// The newest generation that just this machine is known to have obeyed. It says of no other one anything.
+    ///
+    /// While a machine that was put back from an older copy owns what is another's by now, it is one more than
+    /// it was told: so it stays known for what it is.
     // Left out where there is none: who does not know of it would refuse the whole.
     #[serde(default, skip_serializing_if = "Generation::is_none")]
     pub generation: Generation,

@@ -43,6 +43,8 @@ use crate::blocked::Kept;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
+use crate::needs::Gathered;
+use crate::needs::Listed;
 use crate::needs::Needs;
 use crate::plan::Plan;
 use crate::policy::Policy;
@@ -170,6 +172,8 @@ struct Rules<'a> {
     /// The application that the rules are looking at.
     looked_at: Option<u32>,
     steps: Vec<Step>,
+    /// What the newest steps need, until it is handed out to them.
+    gathered: Gathered,
     waiting: Vec<Waiting>,
     refused: Vec<Refusal>,
     kept: Vec<Kept>,
@@ -203,6 +207,7 @@ impl<'a> Rules<'a> {
             beside: Beside::default(),
             looked_at: None,
             steps: Vec::new(),
+            gathered: Gathered::default(),
             waiting: Vec::new(),
             refused: Vec::new(),
             kept: Vec::new(),
@@ -302,7 +307,8 @@ impl<'a> Rules<'a> {
         too_much
     }
 
-    fn finish(self) -> Plan {
+    fn finish(mut self) -> Plan {
+        self.hand_out();
         Plan::linked_by(
             self.view.workers,
             self.view.desired.generation(),
@@ -379,14 +385,15 @@ impl<'a> Rules<'a> {
 
     /// Adds a step, and says what it makes: that is what follows from its action.
     fn step(&mut self, actor: u32, action: Action, reason: &Reason, needs: Vec<Need>, makes: Vec<Fact>) {
-        self.act(actor, action, reason, needs.into());
+        let needs = self.gathered.list(needs);
+        self.act(actor, action, reason, needs);
         let is_made = |fact| self.steps.last().is_some_and(|step| step.is_maker_of(fact));
         debug_assert!(makes.iter().all(is_made), "{makes:?}");
         drop(makes);
     }
 
     /// Adds a step.
-    fn act(&mut self, actor: u32, action: Action, reason: &Reason, needs: Needs) {
+    fn act(&mut self, actor: u32, action: Action, reason: &Reason, needs: Listed) {
         // Steps of one reason come together, and share it.
         let before = self.steps.last().map(|step| &step.reason);
         let reason = match before.filter(|before| ***before == *reason) {
@@ -397,12 +404,19 @@ impl<'a> Rules<'a> {
             actor: self.node(actor),
             action,
             reason,
-            needs,
+            needs: Needs::default(),
         };
-        if step.needs.iter().any(|need| order::may_be_cut_short(&step, need)) {
+        let needed = self.gathered.get(needs);
+        if needed.iter().any(|need| order::may_be_cut_short(&step, need)) {
             self.after_stops.push(self.steps.len());
         }
+        self.gathered.give(self.steps.len(), needs);
         self.steps.push(step);
+    }
+
+    /// Gives the newest steps what they need. Before that, nobody may read or change it.
+    fn hand_out(&mut self) {
+        self.gathered.hand_out(0, &mut self.steps);
     }
 
     fn is_stopped(&self, name: &ApplicationName, node: u32) -> bool {
@@ -424,7 +438,8 @@ impl<'a> Rules<'a> {
             .map_or(flocker_model::Application::DEFAULT_STOP_GRACE, |container| {
                 container.stop_grace
             });
-        self.stop_within(name, node, grace, reason, needs.into())
+        let needs = self.gathered.list(needs);
+        self.stop_within(name, node, grace, reason, needs)
     }
 
     /// Removes a container, alive or not, of which it is known how long it may take to end.
@@ -434,7 +449,7 @@ impl<'a> Rules<'a> {
         node: u32,
         grace: Duration,
         reason: &Reason,
-        needs: Needs,
+        needs: Listed,
     ) -> Fact {
         let on = self.node(node);
         let stopped = Fact::Stopped {

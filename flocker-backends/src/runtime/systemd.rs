@@ -1,9 +1,9 @@
 //! Containers of the Docker engine that units of systemd run.
 //!
 //! The container is made by the engine, as for [`docker`](super::docker); a
-//! unit starts it, starts it again after its end, and starts it at boot, once
-//! its volume is mounted. The unit holds nothing but names and paths: what is
-//! secret is in the container, which only the engine shows.
+//! unit starts it, starts it again after its end, and starts it at boot where
+//! its volume is there by then. The unit holds nothing but names and paths:
+//! what is secret is in the container, which only the engine shows.
 
 mod host;
 mod installing;

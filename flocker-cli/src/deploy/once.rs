@@ -1,6 +1,7 @@
 //! One plan, carried out once: what a person asked for by name, not the files.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use flocker_engine::Peer;
 use flocker_engine::Report;
 use flocker_engine::StepReport;
 use flocker_engine::announce;
+use flocker_engine::behind;
 use flocker_engine::clock;
 use flocker_engine::leave_out_older_owners;
+use flocker_engine::older_owners;
 use flocker_engine::one_line;
 use flocker_engine::stopper;
 use flocker_model::ClusterState;
@@ -138,11 +141,21 @@ pub(crate) async fn carry_out_once(
     } else {
         Ok(Report::default())
     };
+    let after = if is_wanted && report.is_ok() {
+        catch_up(cluster, &actual, token, desired.generation()).await
+    } else {
+        None
+    };
     if is_locked {
         unlock(cluster, &actual, token).await;
     }
     let report = report?;
     tell(&shown, is_wanted, &report, ui)?;
+    if let Some(after) = after.filter(|_| !ui.is_json()) {
+        for contradicted in shown::contradicted(&after, &desired) {
+            ui.warn(&contradicted.to_string());
+        }
+    }
     let is_complete = report.failures().next().is_none() && report.left().next().is_none();
     let is_declined = once == Once::Ask && !is_wanted && !plan.steps().is_empty();
     if is_declined {
@@ -246,7 +259,7 @@ async fn begin(
     for (name, _) in actual.all_known() {
         held.push((cluster.handle(name)?, claim(cluster, actual, name, token)));
     }
-    let failed = announce(generation, &held).await;
+    let failed = announce(generation, &held, &behind(actual)).await;
     let Some((node, error)) = failed.first_key_value() else {
         return Ok(());
     };
@@ -255,6 +268,36 @@ async fn begin(
     ))
     .because(error)
     .hint("`flocker status` shows which nodes answer"))
+}
+
+/// Tells who was put back that it counts again, once nobody contradicts it any more; returns what is seen then.
+///
+/// Where this does not come about, the next deploy that tells the nodes anything does it.
+async fn catch_up(
+    cluster: &Cluster,
+    before: &ClusterState,
+    token: LockToken,
+    generation: Generation,
+) -> Option<ClusterState> {
+    let were_behind = older_owners(before);
+    if were_behind.is_empty() {
+        return None;
+    }
+    let after = cluster.observe().await;
+    let are_behind = older_owners(&after);
+    let has_caught_up = were_behind.keys().any(|name| !are_behind.contains_key(name));
+    // Of a node that came into sight meanwhile the lock is not held, and who fell silent may know better.
+    let seen = |state: &ClusterState| {
+        state
+            .all_known()
+            .map(|(_, seen)| seen.id)
+            .collect::<BTreeSet<_>>()
+    };
+    if has_caught_up && seen(before) == seen(&after) {
+        // That it could not be said makes nothing of what was done undone.
+        begin(cluster, &after, token, generation.next()).await.ok();
+    }
+    Some(after)
 }
 
 fn claim(cluster: &Cluster, actual: &ClusterState, node: &NodeName, token: LockToken) -> Claim {

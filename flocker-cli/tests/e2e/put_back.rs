@@ -28,9 +28,25 @@ fn copy(from: &Path, to: &Path) {
 
 /// Says whether the program runs on a node.
 fn runs(machine: &Machine, node: &str) -> bool {
+    n_running(machine, node) > 0
+}
+
+fn n_running(machine: &Machine, node: &str) -> usize {
     let directory = machine.path("state/nodes").join(node);
-    let mut all = processes_about(&directory).into_iter();
-    all.any(|(_, command_line)| command_line.contains(" demo-program "))
+    let all = processes_about(&directory).into_iter();
+    all.filter(|(_, command_line)| command_line.contains(" demo-program "))
+        .count()
+}
+
+/// Writes the files with the ledger and another application of its kind on one node of three.
+fn place_two(machine: &Machine, home: &str) {
+    let ledger = machine.ledger(0);
+    let (_, definition) = ledger.split_once("  ledger:\n").unwrap();
+    let mail = definition.replace("external: 7000", "external: 7001");
+    machine.write_files(&NODES, home, &format!("{ledger}  mail:\n{mail}"));
+    let file = machine.path("deployment.yml");
+    let deployment = fs::read_to_string(&file).unwrap();
+    fs::write(file, deployment.replace("[ledger]", "[ledger, mail]")).unwrap();
 }
 
 /// Deploys, and demands that nothing starts because of what alpha says, and that the reason is given.
@@ -96,5 +112,69 @@ fn an_older_copy_of_a_node_does_not_write_beside_the_new_owner() {
         assert_eq!(runs(&machine, node), node == "beta", "{node}");
     }
     assert_eq!(append(machine.address("gamma"), "me", 3).unwrap(), 3);
+    machine.finish();
+}
+
+#[test]
+fn who_was_put_back_is_not_believed_before_all_that_it_owned_is_decided() {
+    let machine = Machine::with_nodes(&NODES);
+    let alpha = machine.path("state/nodes/alpha");
+    let kept = machine.path("kept");
+    place_two(&machine, "alpha");
+    machine.deploy().ok();
+    machine.run(&["local", "down", "alpha"]).ok();
+    copy(&alpha, &kept);
+    machine.up(&["alpha"]).ok();
+    machine.deploy().ok();
+    place_two(&machine, "beta");
+    machine.deploy().ok();
+    assert_eq!(n_running(&machine, "beta"), 2);
+
+    machine.run(&["local", "down", "alpha"]).ok();
+    fs::remove_dir_all(&alpha).unwrap();
+    copy(&kept, &alpha);
+    machine.up(&["alpha"]).ok();
+    let first = machine.run(&["promote", "ledger", "--on", "beta", "--yes"]);
+    let rest = "says that it owns the data of mail";
+    let command = "flocker promote mail --on beta";
+    assert!(
+        first.stderr.contains(rest) && first.stderr.contains(command),
+        "{first:?}"
+    );
+    assert!(!first.stderr.contains("owns the data of ledger"), "{first:?}");
+    first.ok();
+    let status = machine.run(&["status"]);
+    assert!(
+        status.stderr.contains(rest) && status.stderr.contains(command),
+        "{status:?}"
+    );
+    let why = machine.run(&["why", "alpha"]);
+    assert!(
+        why.stdout.contains(rest) && why.stdout.contains(command),
+        "{why:?}"
+    );
+    machine.kill_node("beta");
+    place_two(&machine, "alpha");
+    nothing_starts(&machine, "while beta is silent");
+    assert_eq!(
+        (n_running(&machine, "alpha"), n_running(&machine, "beta")),
+        (0, 2)
+    );
+
+    machine.up(&["beta"]).ok();
+    let last = machine.run(&["promote", "mail", "--on", "beta", "--yes"]);
+    assert!(!last.stderr.contains("was put back"), "{last:?}");
+    last.ok();
+    // It counts again: another one may be silent.
+    machine.kill_node("gamma");
+    let status = machine.run(&["status"]);
+    assert!(!status.stdout.contains("put back"), "{status:?}");
+    machine.up(&["gamma"]).ok();
+    place_two(&machine, "beta");
+    machine.deploy().ok();
+    assert_eq!(
+        (n_running(&machine, "alpha"), n_running(&machine, "beta")),
+        (0, 2)
+    );
     machine.finish();
 }

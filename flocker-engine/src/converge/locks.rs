@@ -26,6 +26,7 @@ use crate::node::LockToken;
 use crate::node::NodeHandle;
 use crate::node::Peer;
 use crate::node_error::NodeError;
+use crate::observe::behind;
 use crate::report::Ending;
 use crate::report::Report;
 
@@ -178,7 +179,7 @@ impl Locks {
             .iter()
             .filter_map(|name| Some((handles.get(name)?, self.claim(name, &peers, options))));
         let held: Vec<_> = held.collect();
-        let failed = announce(generation, &held).await;
+        let failed = announce(generation, &held, &behind(actual)).await;
         self.untold
             .retain(|node, (n_times, _)| *n_times >= MAX_UNTOLD || failed.contains_key(node));
         let is_known = failed.is_empty();

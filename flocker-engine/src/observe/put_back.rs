@@ -48,7 +48,7 @@ pub(super) fn doubt_put_back(state: &mut ClusterState) {
             .remembered
             .retain(|witness, _| !others.is_forgotten(witness));
         if !doubt.remembered.is_empty() && !others.is_forgotten(&name) {
-            let silence = doubt.silence(silent.clone());
+            let silence = doubt.silence(silent.clone(), BTreeSet::new());
             state.nodes.insert(name, Observed::Unknown(silence));
         }
     }
@@ -61,18 +61,79 @@ pub(super) fn doubt_put_back(state: &mut ClusterState) {
 /// person decides which copy counts; until then, to look and to decide, both
 /// owners have to be seen, so [`observe()`](super::observe()) leaves it.
 pub fn leave_out_older_owners(state: &mut ClusterState) {
-    let mut older = Vec::new();
+    let older = older_owners(state);
     for (name, doubt) in all_doubtful(state) {
-        let owned = state.known(&name).into_iter().flat_map(|seen| &seen.datasets);
-        let mut owned = owned.filter_map(|(dataset, copy)| match copy.role {
-            Role::Primary { epoch } => Some((*dataset, epoch)),
-            Role::Released { .. } | Role::Replica => None,
-        });
-        if owned.any(|(dataset, epoch)| state.all_known().any(|(_, seen)| knows(seen, dataset) > epoch)) {
-            older.push((name, Observed::Unknown(doubt.silence(BTreeSet::new()))));
+        if let Some(owns) = older.get(&name) {
+            let silence = doubt.silence(BTreeSet::new(), owns.clone());
+            state.nodes.insert(name, Observed::Unknown(silence));
         }
     }
-    state.nodes.extend(older);
+}
+
+/// Returns every node that was put back, and of which datasets it says that it owns what others know to be another's by now.
+///
+/// A person decides each of them, one after the other.
+#[must_use]
+pub fn older_owners(state: &ClusterState) -> BTreeMap<NodeName, BTreeSet<DatasetId>> {
+    let mut older = BTreeMap::new();
+    for name in all_doubtful(state).into_keys() {
+        let copies = state.known(&name).into_iter().flat_map(|seen| &seen.datasets);
+        let claims = copies.filter(|(dataset, copy)| is_contradicted(state, &name, **dataset, &copy.role));
+        let claims: BTreeSet<DatasetId> = claims.map(|(dataset, _)| *dataset).collect();
+        if !claims.is_empty() {
+            older.insert(name, claims);
+        }
+    }
+    older
+}
+
+/// Returns every node that was put back and has to stay known for that, whatever it is told.
+///
+/// These are the [older owners](older_owners()), and who might take up an
+/// offer that was taken up before, or take one back: it does not know that any
+/// more, and with the owner of today silent nobody else might.
+#[must_use]
+pub fn behind(state: &ClusterState) -> BTreeSet<NodeName> {
+    let mut behind: BTreeSet<NodeName> = older_owners(state).into_keys().collect();
+    let doubtful = all_doubtful(state).into_keys();
+    behind.extend(doubtful.filter(|name| has_old_offer(state, name)));
+    behind
+}
+
+/// Says whether a node has a part in an offer that was taken up since, of which only the others know.
+fn has_old_offer(state: &ClusterState, name: &NodeName) -> bool {
+    let all = state.all_known();
+    let mut all = all.flat_map(|(by, seen)| {
+        seen.datasets
+            .iter()
+            .map(move |(dataset, copy)| (by, *dataset, copy))
+    });
+    all.any(|(by, dataset, copy)| match &copy.role {
+        Role::Released { epoch, to, .. } if by == name || to == name => {
+            // Whoever of the two knows of a newer ownership refuses this one.
+            let mut parties = [by, to].into_iter().filter_map(|party| state.known(party));
+            parties.all(|party| knows(party, dataset) <= *epoch)
+                && state.all_known().any(|(_, seen)| knows(seen, dataset) > *epoch)
+        }
+        Role::Released { .. } | Role::Primary { .. } | Role::Replica => false,
+    })
+}
+
+/// Says whether any node that is seen knows better than one that says to own a dataset, or to have let it go.
+fn is_contradicted(state: &ClusterState, claiming: &NodeName, dataset: DatasetId, role: &Role) -> bool {
+    let others = || state.all_known().filter(|(name, _)| *name != claiming);
+    let mut owners = others().filter_map(|(_, seen)| match seen.datasets.get(&dataset)?.role {
+        Role::Primary { epoch } => Some(epoch),
+        Role::Released { .. } | Role::Replica => None,
+    });
+    match role {
+        Role::Primary { epoch } => {
+            owners.next().is_some() || state.all_known().any(|(_, seen)| knows(seen, dataset) > *epoch)
+        }
+        // Let go for an ownership that is newer than an owner's: one of the two comes from one that was lost.
+        Role::Released { epoch, .. } => owners.any(|owned| owned < *epoch),
+        Role::Replica => false,
+    }
 }
 
 /// Returns the newest ownership of a dataset that a node knows of.
@@ -93,12 +154,13 @@ struct Doubt {
 }
 
 impl Doubt {
-    fn silence(self, silent: BTreeSet<NodeName>) -> Silence {
+    fn silence(self, silent: BTreeSet<NodeName>, owns: BTreeSet<DatasetId>) -> Silence {
         let Self { obeys, remembered } = self;
         Silence::PutBack {
             obeys,
             remembered,
             silent,
+            owns,
         }
     }
 }

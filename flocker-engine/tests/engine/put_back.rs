@@ -51,14 +51,14 @@ use crate::protocol::Raw;
 use crate::protocol::open;
 
 /// Everything that was on a node at some time.
-struct Copy {
+pub(crate) struct Copy {
     node: &'static str,
     disk: Picture,
     record: NodeRecord,
 }
 
 /// Copies a node while it is off, and switches it on again.
-fn copy(cluster: &mut Cluster, node: &'static str) -> Copy {
+pub(crate) fn copy(cluster: &mut Cluster, node: &'static str) -> Copy {
     let machine = cluster.machine(node);
     machine.memory.crash();
     let copy = Copy {
@@ -70,7 +70,7 @@ fn copy(cluster: &mut Cluster, node: &'static str) -> Copy {
     copy
 }
 
-fn put_back(cluster: &mut Cluster, copy: &Copy) {
+pub(crate) fn put_back(cluster: &mut Cluster, copy: &Copy) {
     let machine = cluster.machine(copy.node);
     machine.memory.crash();
     machine.memory.become_as(&copy.disk);
@@ -78,15 +78,15 @@ fn put_back(cluster: &mut Cluster, copy: &Copy) {
     cluster.restart(copy.node);
 }
 
-fn silence(cluster: &Cluster, node: &str) {
+pub(crate) fn silence(cluster: &Cluster, node: &str) {
     cluster.network.part(OPERATOR, directory(node));
 }
 
-fn bring_back(cluster: &Cluster, node: &str) {
+pub(crate) fn bring_back(cluster: &Cluster, node: &str) {
     cluster.network.join(OPERATOR, directory(node));
 }
 
-async fn look(cluster: &Cluster) -> ClusterState {
+pub(crate) async fn look(cluster: &Cluster) -> ClusterState {
     let looking = Looking {
         deadline: Duration::from_secs(10),
         known: BTreeMap::new(),
@@ -104,17 +104,18 @@ fn doubt(
             obeys,
             remembered,
             silent,
+            ..
         }) => Some((*obeys, remembered.clone(), silent.clone())),
         Observed::Unknown(_) | Observed::Known(_) => None,
     }
 }
 
-fn obeyed(cluster: &Cluster, node: &str) -> Generation {
+pub(crate) fn obeyed(cluster: &Cluster, node: &str) -> Generation {
     cluster.machine(node).record.load().unwrap().unwrap().generation
 }
 
 /// Lets a node remember what another one has obeyed, by whatever identity.
-async fn tell(cluster: &Cluster, node: &str, other: &str, id: NodeId, generation: u64) {
+pub(crate) async fn tell(cluster: &Cluster, node: &str, other: &str, id: NodeId, generation: u64) {
     let peer = Peer {
         address: address(other),
         id: Some(id),
@@ -131,7 +132,7 @@ async fn tell(cluster: &Cluster, node: &str, other: &str, id: NodeId, generation
     node.unlock(claim.token).await.unwrap();
 }
 
-fn id(cluster: &Cluster, node: &str) -> NodeId {
+pub(crate) fn id(cluster: &Cluster, node: &str) -> NodeId {
     cluster.machine(node).node.id()
 }
 
@@ -380,7 +381,7 @@ async fn a_command_that_dies_while_it_says_what_begins_makes_nobody_doubtful() {
         handle.lock(&claim).await.unwrap();
         held.push((Arc::new(handle), claim));
     }
-    assert_eq!(announce(next, &held).await, BTreeMap::new());
+    assert_eq!(announce(next, &held, &BTreeSet::new()).await, BTreeMap::new());
     drop(held);
     assert_eq!(look(&cluster).await.all_known().count(), 2);
     bring_back(&cluster, "beta");

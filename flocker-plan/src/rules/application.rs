@@ -15,7 +15,7 @@ use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
-use crate::needs::Needs;
+use crate::needs::Listed;
 use crate::step::Because;
 use crate::step::Need;
 use crate::step::Reason;
@@ -181,12 +181,16 @@ impl<'a> Rules<'a> {
             on: self.node(home),
         };
         match self.container(application, home) {
-            None => self.start(application, home, &started, needs.into()),
+            None => {
+                let needs = self.gathered.list(needs);
+                self.start(application, home, &started, needs);
+            }
             Some(container) if container.definition == definition || is_planted(Bug::DefinitionIgnored) => {
                 if runs_as_wanted(self.view.definitions[application as usize], container) {
                     return;
                 }
-                self.start(application, home, &started, needs.into());
+                let needs = self.gathered.list(needs);
+                self.start(application, home, &started, needs);
             }
             Some(container) => {
                 let reason = if container.is_alive() {
@@ -207,7 +211,8 @@ impl<'a> Rules<'a> {
                     .collect();
                 let stopped = self.stop(self.view.names[application as usize], home, &reason, before);
                 needs.push(need(stopped, Because::OneCopy));
-                self.start(application, home, &reason, needs.into());
+                let needs = self.gathered.list(needs);
+                self.start(application, home, &reason, needs);
             }
         }
     }
@@ -231,11 +236,11 @@ impl<'a> Rules<'a> {
             application: name,
             definition,
         };
-        self.act(node, action, reason, Needs::default());
+        self.act(node, action, reason, Listed::default());
         Some(fact)
     }
 
-    pub(super) fn start(&mut self, application: u32, node: u32, reason: &Reason, needs: Needs) {
+    pub(super) fn start(&mut self, application: u32, node: u32, reason: &Reason, needs: Listed) {
         let Some(state) = self.view.node(node).seen else {
             return;
         };

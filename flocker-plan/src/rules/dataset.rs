@@ -326,7 +326,8 @@ impl Rules<'_> {
             return self.stays(application);
         }
         let action = Action::Create { dataset, epoch };
-        self.act(home, action, &reason, before.clone().into());
+        let listed = self.gathered.list(before.iter().cloned());
+        self.act(home, action, &reason, listed);
         needs.push(need(made.clone(), Because::DataThere));
         if is_alive {
             let mut before = before;
@@ -335,7 +336,8 @@ impl Rules<'_> {
             let stopped = self.stop(name, home, &reason, before);
             needs.push(need(stopped, Because::OneCopy));
         }
-        self.start(application, home, &reason, needs.into());
+        let needs = self.gathered.list(needs);
+        self.start(application, home, &reason, needs);
     }
 
     /// Returns the dataset of an application as a backend is asked for it.

@@ -109,7 +109,8 @@ impl<'a> Rules<'a> {
         }
         self.prepare_beside(move_.application, move_.to, &move_.reason);
         let set_aside = self.set_aside(move_, base);
-        self.push(move_, &snapshot.name, base, set_aside.into_iter().collect());
+        let needs = self.gathered.list(set_aside);
+        self.push(move_, &snapshot.name, base, needs);
         let also: Vec<NodeName> = also.iter().map(|&node| self.node(node)).collect();
         self.waiting.push(Waiting::Earlier {
             application: self.application(move_.application),

@@ -22,7 +22,7 @@ use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
 use crate::fact::Fact;
-use crate::needs::Needs;
+use crate::needs::Listed;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::expected_since;
@@ -169,8 +169,8 @@ impl<'a> Rules<'a> {
         let set_aside = self.set_aside(move_, base);
         let prepared = self.prepare_beside(move_.application, move_.to, &move_.reason);
         let prepared = prepared.map(|fact| need(fact, Because::NothingStopsInVain));
-        let before_stop: Needs = prepared.into_iter().chain(set_aside.clone()).collect();
-        let before_release = self.stop_users(move_, &before_stop);
+        let before_stop = self.gathered.list(prepared.into_iter().chain(set_aside.clone()));
+        let before_release = self.stop_users(move_, before_stop);
         let before_release = if before_release.is_empty() || is_planted(Bug::ReleaseBeforeStop) {
             before_stop
         } else {
@@ -194,31 +194,21 @@ impl<'a> Rules<'a> {
             before_release,
         );
         let before_push = [need(released.clone(), Because::OneWriter)];
-        let mut before_push: Needs = before_push.into_iter().chain(set_aside.clone()).collect();
+        let mut before_push = self
+            .gathered
+            .list(before_push.into_iter().chain(set_aside.clone()));
         if is_planted(Bug::AcquireBeforeRelease) {
-            before_push = set_aside.into_iter().collect();
+            before_push = self.gathered.list(set_aside);
         }
         let complete = self.push(move_, &last, base, before_push);
-        let mut needs: Needs = [
-            need(released.clone(), Because::OneWriter),
-            need(complete.clone(), Because::DataComplete),
-        ]
-        .into();
-        if is_planted(Bug::AcquireBeforeRelease) {
-            needs = [need(complete, Because::DataComplete)].into();
-        }
-        if is_planted(Bug::AcquireBeforeComplete) {
-            needs = [need(released.clone(), Because::OneWriter)].into();
-        }
         if is_planted(Bug::DestroyedUnreceived) {
-            let before = [need(released, Because::OneWriter)];
-            self.act(
-                move_.from,
-                Action::Destroy { dataset: id },
-                &move_.reason,
-                before.into(),
-            );
+            let before = self.gathered.list([need(released.clone(), Because::OneWriter)]);
+            self.act(move_.from, Action::Destroy { dataset: id }, &move_.reason, before);
         }
+        let released = (!is_planted(Bug::AcquireBeforeRelease)).then(|| need(released, Because::OneWriter));
+        let complete =
+            (!is_planted(Bug::AcquireBeforeComplete)).then(|| need(complete, Because::DataComplete));
+        let needs = self.gathered.list(released.into_iter().chain(complete));
         self.take_over(move_, &last, None, needs);
     }
 
@@ -228,7 +218,7 @@ impl<'a> Rules<'a> {
         move_: &Move<'a>,
         from: &SnapshotName,
         guid: Option<SnapshotGuid>,
-        needs: Needs,
+        needs: Listed,
     ) {
         let id = move_.dataset.id;
         let to = self.node(move_.to);
@@ -249,34 +239,34 @@ impl<'a> Rules<'a> {
             let needs = vec![need(owns.clone(), Because::DataThere)];
             self.resize(move_.application, move_.to, move_.source, needs);
         }
-        let mut before_start: Needs = [need(owns, Because::DataThere)].into();
+        let mut before_start = self.gathered.list([need(owns, Because::DataThere)]);
         if is_planted(Bug::StartBeforeAcquire) {
-            before_start = Needs::default();
+            before_start = Listed::default();
         }
         self.start(move_.application, move_.to, &move_.reason, before_start);
     }
 
     /// Stops whatever uses the dataset anywhere, so that nothing writes once it is released.
-    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: &Needs) -> Needs {
+    pub(super) fn stop_users(&mut self, move_: &Move<'a>, before: Listed) -> Listed {
         let id = move_.dataset.id;
-        let mut needs = Needs::default();
         if is_planted(Bug::StopForgotten) {
-            return needs;
+            return Listed::default();
         }
+        let mut all_stopped = Vec::new();
         for (node, user, container) in self.users(move_.application, id) {
             // What does not run at the target is replaced by the start.
             let is_replaced = node == move_.to && !container.is_alive();
             if !is_replaced {
                 let before = if node == move_.to {
-                    Needs::default()
+                    Listed::default()
                 } else {
-                    before.clone()
+                    before
                 };
                 let stopped = self.stop_within(user, node, container.stop_grace, &move_.reason, before);
-                needs.push(need(stopped, Because::OneWriter));
+                all_stopped.push(need(stopped, Because::OneWriter));
             }
         }
-        needs
+        self.gathered.list(all_stopped)
     }
 
     /// Stops what runs beside a copy that is to be set aside, and says whether anything did: the rest is for the next plan.
@@ -316,7 +306,7 @@ impl<'a> Rules<'a> {
         move_: &Move<'a>,
         snapshot: &SnapshotName,
         base: &Common<'_>,
-        needs: Needs,
+        needs: Listed,
     ) -> Fact {
         let to = self.node(move_.to);
         let dataset = move_.dataset.clone();

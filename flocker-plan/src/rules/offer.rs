@@ -19,7 +19,7 @@ use super::warm::arrived;
 use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::fact::Fact;
-use crate::needs::Needs;
+use crate::needs::Listed;
 use crate::replicate::Common;
 use crate::replicate::common;
 use crate::replicate::written_since;
@@ -117,14 +117,17 @@ impl<'a> Rules<'a> {
         if offered_elsewhere && let Some(taker) = taker {
             needs.extend(self.renounce(&move_, offer, taker));
         }
-        needs.extend_from_slice(&self.stop_users(&move_, &Needs::default()));
+        let stopped = self.stop_users(&move_, Listed::default());
+        needs.extend_from_slice(self.gathered.get(stopped));
         if home == offer.by {
-            return self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
+            let needs = self.gathered.list(needs);
+            return self.take_over(&move_, offer.last, Some(offer.guid), needs);
         }
         if is_planted(Bug::StaleCopyTakesOver)
             && let Some(newest) = target.and_then(|copy| copy.snapshots.last())
         {
-            return self.take_over(&move_, &newest.name, None, needs.into());
+            let needs = self.gathered.list(needs);
+            return self.take_over(&move_, &newest.name, None, needs);
         }
         let set_aside = if is_complete {
             None
@@ -139,10 +142,12 @@ impl<'a> Rules<'a> {
         if !is_complete {
             let mut before_push = needs.clone();
             before_push.extend(set_aside);
-            let complete = self.push(&move_, offer.last, &base, before_push.into());
+            let before_push = self.gathered.list(before_push);
+            let complete = self.push(&move_, offer.last, &base, before_push);
             needs.push(need(complete, Because::DataComplete));
         }
-        self.take_over(&move_, offer.last, Some(offer.guid), needs.into());
+        let needs = self.gathered.list(needs);
+        self.take_over(&move_, offer.last, Some(offer.guid), needs);
     }
 
     /// Refuses to take back what its node would refuse to own again.

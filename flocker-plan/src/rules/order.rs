@@ -9,6 +9,7 @@ use flocker_model::NodeName;
 use super::Rules;
 use super::need;
 use crate::fact::Fact;
+use crate::needs::Gathered;
 use crate::shares::each;
 use crate::shares::each_of;
 use crate::step::Because;
@@ -24,6 +25,9 @@ enum Mark {
     Closed,
 }
 
+/// How many needs are gathered before they are handed out: as many as stay near.
+const MANY: usize = 256;
+
 impl Rules<'_> {
     /// Makes each start need the health of what it uses, if that starts too. An unrelated application never waits.
     ///
@@ -33,6 +37,7 @@ impl Rules<'_> {
         if self.uses_others.is_empty() {
             return;
         }
+        self.hand_out();
         let owners = self.port_owners();
         // In order of user, and for one user in order of what it uses.
         self.uses_others.dedup();
@@ -67,16 +72,17 @@ impl Rules<'_> {
         let needs = each(&shares, |share| {
             let mut needs = Vec::with_capacity(share.len());
             for &(user, used) in waiting[share].iter().copied().flatten() {
-                let makers = starts_of(used).iter().map(|&(_, maker)| Fact::Healthy {
+                let healthy = |maker: usize| Fact::Healthy {
                     application: rules.application(used),
                     on: rules.steps[maker].actor.clone(),
-                });
-                let facts: Vec<Fact> = makers.collect();
+                };
                 for &(_, position) in starts_of(user) {
-                    let more = facts.iter().map(|fact| need(fact.clone(), Because::UsesIt));
-                    needs.extend(more.map(|need| (position, need)));
+                    let makers = starts_of(used).iter().map(|&(_, maker)| maker);
+                    needs.extend(makers.map(|maker| (position, need(healthy(maker), Because::UsesIt))));
                 }
             }
+            // Stable: what is on several nodes comes node by node, and for each in the same order as before.
+            needs.sort_by_key(|(position, _)| *position);
             needs
         });
         let mut rest = self.steps.as_mut_slice();
@@ -88,9 +94,18 @@ impl Rules<'_> {
             rest = before;
         }
         each_of(shares, |(first, steps, needs)| {
-            for (position, need) in needs {
-                steps[position - first].needs.push(need);
+            let mut gathered = Gathered::default();
+            let mut needs = needs.into_iter().peekable();
+            while let Some(&(position, _)) = needs.peek() {
+                let own = steps[position - first].needs.iter().cloned();
+                let more = std::iter::from_fn(|| needs.next_if(|(other, _)| *other == position));
+                let list = gathered.list(own.chain(more.map(|(_, need)| need)));
+                gathered.give(position, list);
+                if gathered.len() > MANY {
+                    gathered.hand_out(first, steps);
+                }
             }
+            gathered.hand_out(first, steps);
         });
     }
 
@@ -106,6 +121,7 @@ impl Rules<'_> {
 
     /// What a step needs to be stopped starts again after that step, not between the stop and it.
     pub(super) fn start_again_last(&mut self) {
+        self.hand_out();
         let mut waits = Vec::new();
         for &position in &self.after_stops {
             let step = &self.steps[position];

@@ -8,6 +8,7 @@ use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
 use flocker_model::Epoch;
+use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
@@ -16,6 +17,7 @@ use flocker_model::planted::is_planted;
 
 use super::Rules;
 use super::dataset::Seen;
+use super::dataset::newest_epoch;
 use super::dataset::next_epoch;
 use super::dataset::see;
 use super::need;
@@ -69,7 +71,11 @@ pub fn promote(
         });
         return rules.finish();
     };
-    if !matches!(seen, Seen::Primary { .. }) && rules.view.unreadable_on(dataset).next().is_some() {
+    // An owner that is seen counts, unless a newer ownership is known of whose owner is gone.
+    let newest = newest_epoch(&rules.view, dataset);
+    let is_outlived = |what: &Manifestation| matches!(what.role, Role::Primary { epoch } if epoch < newest);
+    let counts = matches!(&seen, Seen::Primary { what, .. } if !is_outlived(what));
+    if !counts && rules.view.unreadable_on(dataset).next().is_some() {
         rules.refuse_unreadable(None, dataset);
         return rules.finish();
     }
@@ -81,7 +87,13 @@ pub fn promote(
         copy.node == node && can_count
     });
     let obstacle = match seen {
-        Seen::Primary { on: owner, .. } if owner == node => None,
+        Seen::Primary { on: owner, what } if owner == node => {
+            // It takes an ownership that is newer than all, as it does where the newer owner is still there.
+            if is_outlived(what) {
+                rules.promote_copy(dataset, node, Vec::new());
+            }
+            None
+        }
         Seen::Primary { on: owner, .. } => Some(NotPromoted::Owned {
             by: rules.node(owner),
         }),

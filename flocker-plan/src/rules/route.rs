@@ -127,6 +127,7 @@ impl Rules<'_> {
         if self.leaving.is_empty() {
             return;
         }
+        self.hand_out();
         let leaving = self.leaving.iter();
         let ports = leaving.flat_map(|&(application, _)| &self.view.definitions[application as usize].ports);
         let ports: BTreeSet<ExternalPort> = ports.map(|port| port.external).collect();

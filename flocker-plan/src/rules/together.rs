@@ -79,6 +79,7 @@ impl<'a> Rules<'a> {
                 self.looked_at = Some(application);
                 self.apply(application);
             }
+            self.hand_out();
         }
         self.looked_at = None;
     }
@@ -143,6 +144,7 @@ impl<'a> Rules<'a> {
             beside,
             looked_at: _,
             mut steps,
+            gathered: _,
             waiting,
             refused,
             kept,

@@ -87,7 +87,8 @@ impl<'a> Rules<'a> {
             needs.push(need(taken, Because::TakenFirst));
         }
         needs.extend(set_aside);
-        self.push(move_, &snapshot, base, needs.into());
+        let needs = self.gathered.list(needs);
+        self.push(move_, &snapshot, base, needs);
         self.waiting.push(Waiting::PreCopy {
             application: self.application(move_.application),
             from: self.node(move_.from),

@@ -47,20 +47,25 @@ const END_INTERVAL: Duration = Duration::from_millis(500);
 ///
 /// All is as with [`DockerRuntime`](crate::runtime::docker::DockerRuntime),
 /// but that the engine never starts a container by itself: the unit
-/// `flocker-NAME.service` does, also at boot, where it waits for the volume
-/// to be mounted. A unit of that name that is not marked as ours is never
-/// touched; the application is refused instead. What an application says is
-/// in the journal, for as long as the journal keeps it.
+/// `flocker-NAME.service` does. A unit of that name that is not marked as
+/// ours is never touched; the application is refused instead. What an
+/// application says is in the journal, for as long as the journal keeps it.
 ///
 /// A unit is enabled when its application is started and disabled when it is
-/// stopped. An application that has ended by itself is run once more at boot.
+/// stopped. At boot it starts an application without a volume, also one that
+/// had ended by itself, and one whose volume is a plain directory. Where the
+/// volume is a file system of its own that is not mounted, systemd passes the
+/// unit over, once and without a failure, and nothing tries again when the
+/// volume is mounted: the application is started by whoever has seen the
+/// volume, that is by [`ContainerRuntime::start`]. Until then nobody knows
+/// with what it ended, whatever the engine says.
 #[derive(Clone, Debug)]
 pub struct SystemdRuntime {
     pub(super) engine: Engine,
     pub(super) systemctl: Systemctl,
     journal: Journal,
     pub(super) programs: Programs,
-    unit_directory: PathBuf,
+    pub(super) unit_directory: PathBuf,
 }
 
 impl SystemdRuntime {
@@ -84,7 +89,6 @@ impl SystemdRuntime {
             docker: find("docker")?,
             ln: find("ln")?,
             mkdir: find("mkdir")?,
-            mountpoint: find("mountpoint")?,
             systemd_cat: find("systemd-cat")?,
         };
         let directory = &docker.state_directory;
@@ -203,6 +207,13 @@ impl SystemdRuntime {
             seen.restarts = unit.restarts.min(most);
             match (unit.activity, seen.is_alive()) {
                 (_, true) | (Activity::Inactive, false) => break,
+                (Activity::PassedOver, false) => {
+                    // With what it ended before a boot does not say that it has done its work.
+                    if let ContainerStatus::Exited { .. } = seen.status {
+                        seen.status = ContainerStatus::Exited { code: None };
+                    }
+                    break;
+                }
                 (Activity::Starting, false) => {
                     seen.status = ContainerStatus::Restarting;
                     break;

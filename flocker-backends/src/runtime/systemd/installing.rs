@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use flocker_model::ApplicationName;
@@ -32,7 +33,8 @@ impl SystemdRuntime {
             let mut opened = File::create(&new)?;
             opened.write_all(text.as_bytes())?;
             opened.sync_all()?;
-            std::fs::rename(&new, &file)
+            std::fs::rename(&new, &file)?;
+            sync(&self.unit_directory)
         };
         write().map_err(|source| RuntimeError::Io {
             what: format!("write the unit `{}`", file.display()),
@@ -73,7 +75,16 @@ impl SystemdRuntime {
         }
         // It reads the units anew only where it has changed something.
         self.ask(&spec.name, &["enable", "--quiet", "--", &self.unit(&spec.name)])
-            .await
+            .await?;
+        self.keep_enabling()
+    }
+
+    /// Makes durable what `systemctl` has enabled and disabled, which it leaves to the system.
+    fn keep_enabling(&self) -> Result<(), RuntimeError> {
+        sync_units(&self.unit_directory).map_err(|source| RuntimeError::Io {
+            what: format!("keep what is enabled in `{}`", self.unit_directory.display()),
+            source,
+        })
     }
 
     /// Sees to it that a unit neither starts nor restarts its container any more, and ends it.
@@ -87,6 +98,7 @@ impl SystemdRuntime {
         // What is on disk first: a boot in between must not start it.
         let disable = ["disable", "--quiet", "--", &unit];
         self.ask(application, &disable).await?;
+        self.keep_enabling()?;
         let file = self.unit_file(application);
         let container = self.engine.container(application);
         let Some(definition) = unit::definition_of(text) else {
@@ -118,18 +130,51 @@ impl SystemdRuntime {
 
     pub(super) async fn remove_unit(&self, application: &ApplicationName) -> Result<(), RuntimeError> {
         let file = self.unit_file(application);
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(RuntimeError::Io {
-                    what: format!("remove the unit `{}`", file.display()),
-                    source: error,
-                });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        let removed = match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // One that was gone may have been removed just before a crash.
+            Ok(()) | Err(_) => sync(&self.unit_directory),
+        };
+        removed.map_err(|source| RuntimeError::Io {
+            what: format!("remove the unit `{}`", file.display()),
+            source,
+        })?;
         self.ask(application, &["daemon-reload"]).await?;
         let reset = ["reset-failed", "--", &self.unit(application)];
         let reset = self.systemctl.try_run(&reset, self.margin()).await;
         reset.map_err(failed(|| format!("forget the unit `{}`", file.display())))
+    }
+}
+
+/// Makes durable which units are there, and which of them start at boot.
+fn sync_units(directory: &Path) -> io::Result<()> {
+    match sync(&directory.join(unit::WANTS)) {
+        // It goes with the last of what it wants.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    sync(directory)
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_starts_at_boot_is_made_durable_also_where_nothing_does() {
+        let directory = tempfile::tempdir().unwrap();
+        sync_units(directory.path()).unwrap();
+        let wants = directory.path().join(unit::WANTS);
+        std::fs::create_dir(&wants).unwrap();
+        sync_units(directory.path()).unwrap();
+        let missing = sync_units(&directory.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        std::fs::remove_dir(&wants).unwrap();
+        std::os::unix::fs::symlink(&wants, &wants).unwrap();
+        sync_units(directory.path()).unwrap_err();
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Activity {
     Starting,
     /// It does nothing, and will not by itself.
     Inactive,
+    /// It was to start, and one of its conditions did not hold; it does nothing, and will not by itself.
+    PassedOver,
 }
 
 /// The program that talks to systemd.
@@ -62,7 +64,9 @@ impl Systemctl {
 
     /// Returns what systemd says of a unit.
     pub(super) async fn show(&self, unit: &str, deadline: Duration) -> Result<UnitState, ShowError> {
-        let arguments = ["show", "--property=ActiveState,NRestarts,Job", "--", unit];
+        const PROPERTIES: &str =
+            "--property=ActiveState,NRestarts,Job,ConditionResult,ConditionTimestampMonotonic";
+        let arguments = ["show", PROPERTIES, "--", unit];
         let said = self.run(&arguments, deadline).await?;
         parse(&String::from_utf8_lossy(&said)).ok_or_else(|| ShowError::Unreadable {
             unit: unit.to_owned(),
@@ -86,11 +90,15 @@ fn parse(text: &str) -> Option<UnitState> {
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
     };
+    // Conditions that nobody has ever looked at do not hold either.
+    let has_looked = value("ConditionTimestampMonotonic").is_some_and(|when| when != "0");
+    let is_passed_over = has_looked && value("ConditionResult") == Some("no");
     let activity = match value("ActiveState")? {
         "active" | "reloading" | "refreshing" | "deactivating" => Activity::Active,
         "activating" => Activity::Starting,
         // On its way from one run to the next it is dead for a moment, with the next start ordered.
         "inactive" | "failed" if value("Job").is_some_and(|job| !job.is_empty()) => Activity::Starting,
+        "inactive" | "failed" if is_passed_over => Activity::PassedOver,
         "inactive" | "failed" | "maintenance" => Activity::Inactive,
         _ => return None,
     };
@@ -127,6 +135,26 @@ mod tests {
             (
                 "Job=2011\nNRestarts=1\nActiveState=inactive\n",
                 state(Activity::Starting, 1),
+            ),
+            (
+                "ActiveState=inactive\nConditionResult=no\nConditionTimestampMonotonic=0\n",
+                state(Activity::Inactive, 0),
+            ),
+            (
+                "ActiveState=inactive\nConditionResult=yes\nConditionTimestampMonotonic=7\n",
+                state(Activity::Inactive, 0),
+            ),
+            (
+                "ActiveState=inactive\nConditionResult=no\nConditionTimestampMonotonic=7\n",
+                state(Activity::PassedOver, 0),
+            ),
+            (
+                "ActiveState=active\nConditionResult=no\nConditionTimestampMonotonic=7\n",
+                state(Activity::Active, 0),
+            ),
+            (
+                "Job=2011\nActiveState=inactive\nConditionResult=no\nConditionTimestampMonotonic=7\n",
+                state(Activity::Starting, 0),
             ),
             ("ActiveState=\nNRestarts=0\n", None),
             ("ActiveState=active\nNRestarts=many\n", None),

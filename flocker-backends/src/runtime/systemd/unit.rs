@@ -13,6 +13,12 @@ use crate::runtime::docker::whole_seconds;
 /// The section by which a unit is known as ours; systemd passes over sections of this form.
 const SECTION: &str = "[X-Flocker]";
 
+/// What units are wanted by that are enabled.
+const TARGET: &str = "multi-user.target";
+
+/// Where systemd keeps what starts at boot, in the directory of the units.
+pub(super) const WANTS: &str = "multi-user.target.wants";
+
 /// How often systemd starts a unit at most.
 const BURST: &str = "StartLimitBurst=";
 
@@ -25,7 +31,6 @@ pub(super) struct Programs {
     pub(super) docker: PathBuf,
     pub(super) ln: PathBuf,
     pub(super) mkdir: PathBuf,
-    pub(super) mountpoint: PathBuf,
     pub(super) systemd_cat: PathBuf,
 }
 
@@ -84,8 +89,13 @@ impl Unit<'_> {
         line("Requires=docker.service");
         line("After=docker.service network-online.target zfs-mount.service");
         line("Wants=network-online.target");
-        if let Some(Guarded { volume, .. }) = guarded {
+        if let Some(Guarded { volume, is_mount, .. }) = guarded {
             line(&format!("RequiresMountsFor={}", quoted(volume)));
+            if *is_mount {
+                // Not a command that fails: after a boot it would fail many times a second until somebody has seen the
+                // data, and use up the starts that the policy allows.
+                line(&format!("ConditionPathIsMountPoint={}", bare(volume)));
+            }
         }
         let (restart, burst) = match policy {
             RestartPolicy::Never => ("no", None),
@@ -106,21 +116,13 @@ impl Unit<'_> {
         line(&format!("SyslogIdentifier={name}"));
         line("SyslogLevelPrefix=no");
         line("Environment=HOME=/");
-        if let Some(Guarded {
-            volume,
-            gate,
-            is_mount,
-        }) = guarded
-        {
+        if let Some(Guarded { volume, gate, .. }) = guarded {
             let mut before = |program: &Path, arguments: &[&str], paths: &[&Path]| {
                 let mut words = vec![quoted(program)];
                 words.extend(arguments.iter().map(|&word| word.to_owned()));
                 words.extend(paths.iter().map(|path| quoted(path)));
                 line(&format!("ExecStartPre={}", words.join(" ")));
             };
-            if *is_mount {
-                before(&programs.mountpoint, &["-q"], &[volume]);
-            }
             let directory = gate.parent().unwrap_or(gate);
             before(&programs.mkdir, &["-p", "-m", "0700"], &[directory]);
             before(&programs.ln, &["-sfn"], &[volume, gate]);
@@ -142,7 +144,7 @@ impl Unit<'_> {
         line(&format!("RestartSec={PAUSE}"));
         line("");
         line("[Install]");
-        line("WantedBy=multi-user.target");
+        line(&format!("WantedBy={TARGET}"));
         text
     }
 }
@@ -162,6 +164,14 @@ fn quoted(path: &Path) -> String {
     }
     word.push('"');
     word
+}
+
+/// Returns a path as the whole of a setting that knows no quotes.
+///
+/// What no such setting can say becomes the path of nothing: the unit then
+/// does not start.
+fn bare(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%%").replace('\n', "\\n")
 }
 
 /// Returns the application of a unit, if the unit is ours.
@@ -204,7 +214,6 @@ mod tests {
             docker: program("docker"),
             ln: program("ln"),
             mkdir: program("mkdir"),
-            mountpoint: program("mountpoint"),
             systemd_cat: program("systemd-cat"),
         }
     }
@@ -230,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_starts_a_container_once_its_volume_is_mounted() {
+    fn a_unit_is_passed_over_where_its_volume_is_not_mounted() {
         let policy = RestartPolicy::OnFailure {
             maximum_retry_count: NonZeroU32::new(2),
         };
@@ -264,7 +273,9 @@ mod tests {
             for wanted in [restart, limit] {
                 assert!(text.lines().any(|line| line == wanted), "{wanted} in {text}");
             }
-            assert!(!text.contains("ExecStartPre") && !text.contains("RequiresMountsFor"));
+            for unwanted in ["ExecStartPre", "RequiresMountsFor", "Condition"] {
+                assert!(!text.contains(unwanted), "{unwanted} in {text}");
+            }
         }
     }
 
@@ -277,6 +288,13 @@ mod tests {
             ("/line\nExecStart=/bin/evil", "\"/line\\nExecStart=/bin/evil\""),
         ] {
             assert_eq!(quoted(Path::new(path)), expected);
+        }
+        for (path, expected) in [
+            ("/a \"b\"", "/a \"b\""),
+            ("/100%/$HOME", "/100%%/$HOME"),
+            ("/line\nExecStart=/bin/evil", "/line\\nExecStart=/bin/evil"),
+        ] {
+            assert_eq!(bare(Path::new(path)), expected);
         }
     }
 

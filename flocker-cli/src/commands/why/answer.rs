@@ -420,6 +420,12 @@ impl<'a> View<'a> {
                 | Silence::Forgotten => next.extend(cluster::way_out(&node, self.sight.address(&node))),
             }
         }
+        for contradicted in shown::contradicted(self.actual, self.desired) {
+            if contradicted.node == node {
+                known.push(contradicted.to_string());
+                next.push(contradicted.command());
+            }
+        }
         let steps = self.steps_of(|step| step.actor == node);
         self.add_deploy(&steps, &mut next);
         let blocked = self
