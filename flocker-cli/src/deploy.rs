@@ -140,7 +140,7 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
             ui.hint(&hint);
         }
     }
-    Ok(ending(&outcome.end, &wish.policy, outcome.rolled_back.is_empty()))
+    Ok(ending(&outcome, &wish.policy))
 }
 
 fn options(wish: &Wish, stop: Stop) -> PushOptions {
@@ -151,11 +151,17 @@ fn options(wish: &Wish, stop: Stop) -> PushOptions {
     options
 }
 
-fn ending(end: &End, policy: &Policy, went_forward: bool) -> Ending {
+fn ending(outcome: &Outcome, policy: &Policy) -> Ending {
+    let is_all = outcome.rolled_back.is_empty() && outcome.beyond.is_empty();
+    let end = &outcome.end;
     match end {
-        End::Settled if went_forward => Ending::Done,
+        End::Settled if is_all => Ending::Done,
         // It was asked for, so it is no obstacle.
-        End::Partly { .. } if policy.cut_over == CutOver::Hold && is_only_held(end) => Ending::Done,
+        End::Partly { .. }
+            if policy.cut_over == CutOver::Hold && is_only_held(end) && outcome.beyond.is_empty() =>
+        {
+            Ending::Done
+        }
         End::Settled | End::Partly { .. } | End::Interrupted { .. } | End::Declined => Ending::Blocked,
     }
 }
@@ -411,7 +417,8 @@ impl Confirm for Asking<'_> {
             return Answer::Decline;
         }
         match &self.wish.consent {
-            Consent::Given | Consent::Saved(_) => Answer::Go,
+            Consent::Given => Answer::Go,
+            Consent::Saved(_) => Answer::GoNoFurther,
             Consent::Ask if agrees(self.ui).await => Answer::Go,
             Consent::Ask => Answer::Decline,
         }

@@ -246,8 +246,15 @@ impl Progress {
                 )
             }
             Event::BackingOff { pause } => format!("looking again in {}", seconds(*pause)),
-            Event::Stopping => {
+            Event::Stopping { finishing } if finishing.is_empty() => {
                 "stopping: what runs gets 10 s to finish; once more Ctrl-C stops at once".into()
+            }
+            Event::Stopping { finishing } => {
+                let names: Vec<&str> = finishing.iter().map(ApplicationName::as_str).collect();
+                format!(
+                    "stopping: {} is away, so its cut-over is carried to its end first; once more Ctrl-C stops at once",
+                    names.join(", ")
+                )
             }
             Event::StepCarried {
                 step,
@@ -315,7 +322,7 @@ impl Seen {
             | Event::LockAwaited { .. }
             | Event::BackingOff { .. }
             | Event::RolledBack { .. }
-            | Event::Stopping
+            | Event::Stopping { .. }
             | _ => {}
         }
     }

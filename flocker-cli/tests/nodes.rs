@@ -360,6 +360,9 @@ fn a_node_that_is_lost_is_called_lost_in_what_a_deploy_says() {
         deployed.talk
     );
     assert!(!deployed.talk.contains("asked"), "{}", deployed.talk);
+    // Nothing is awaited of it.
+    let all = machine.flocker(&["report-state"]).ended_with(0);
+    assert!(all.talk.contains("beta was not seen"), "{}", all.talk);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod agent;
 mod course;
 mod locks;
+mod scope;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -48,6 +49,7 @@ pub use agent::{AgentTurn, agent_turn};
 use course::Course;
 pub use course::{Move, RolledBack};
 use locks::Locks;
+use scope::Scope;
 
 /// The longest pause between two turns.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -120,7 +122,7 @@ pub enum IfHeld {
 /// Who is asked before the first plan is carried out.
 #[async_trait]
 pub trait Confirm: Send + Sync {
-    /// Is shown a plan that has steps, and what it was made from.
+    /// Is shown the first plan that has steps, and what it was made from.
     async fn confirm(&self, plan: &Plan, actual: &ClusterState) -> Answer;
 
     /// Is shown every plan of every turn before any of it is carried out, and asked nothing.
@@ -132,6 +134,8 @@ pub trait Confirm: Send + Sync {
 pub enum Answer {
     /// Carry it out, and those after it.
     Go,
+    /// Carry it out, and of those after it only what goes on with the same applications, data and routes.
+    GoNoFurther,
     /// Leave everything as it is.
     Decline,
 }
@@ -160,6 +164,8 @@ pub struct Outcome {
     pub moves: Vec<Move>,
     /// The moves that were given up.
     pub rolled_back: Vec<RolledBack>,
+    /// The steps that are to be done and are beyond what was agreed to, where that was one plan.
+    pub beyond: Vec<StepId>,
     /// What was seen last.
     pub actual: ClusterState,
 }
@@ -169,7 +175,7 @@ pub struct Outcome {
 pub enum End {
     /// Everything is as it is to be; where a move was rolled back, as it was before it.
     Settled,
-    /// Not everything is.
+    /// Not everything is; where nothing waits, is refused or has failed, there is what was not agreed to.
     Partly {
         /// What waits, and for what.
         waiting: Vec<Waiting>,
@@ -182,6 +188,8 @@ pub enum End {
     Interrupted {
         /// The steps that were not begun or not finished.
         left: Vec<StepId>,
+        /// The cut-overs that would have followed the copies.
+        cut_overs: Vec<Waiting>,
     },
     /// The plan was shown and declined.
     Declined,
@@ -246,6 +254,8 @@ pub async fn push(
         seen: BTreeSet::new(),
         unlocked: BTreeSet::new(),
         course: Course::new(options.roll_back_after),
+        scope: None,
+        beyond: Vec::new(),
         reports: Vec::new(),
         actual: ClusterState::default(),
     };
@@ -255,6 +265,7 @@ pub async fn push(
     let Push {
         generation,
         course,
+        beyond,
         reports,
         actual,
         ..
@@ -266,6 +277,7 @@ pub async fn push(
         reports,
         moves,
         rolled_back,
+        beyond,
         actual,
     })
 }
@@ -284,6 +296,10 @@ struct Push<'a> {
     /// The nodes that answered and whose lock could not be had.
     unlocked: BTreeSet<NodeName>,
     course: Course,
+    /// What was agreed to, where that was one plan and no more.
+    scope: Option<Scope>,
+    /// What the plan of this turn has beyond that.
+    beyond: Vec<StepId>,
     reports: Vec<Report>,
     actual: ClusterState,
 }
@@ -293,9 +309,10 @@ impl Push<'_> {
         self.look().await;
         let mut idle_turns = 0;
         let mut failed = BTreeMap::new();
+        let mut is_agreed = false;
         for turn in 1.. {
             if self.options.stop.is_asked() {
-                return Ok(End::Interrupted { left: Vec::new() });
+                return Ok(self.interrupted());
             }
             self.take_locks().await?;
             let generation = self.agree_on_generation()?;
@@ -309,7 +326,7 @@ impl Push<'_> {
                 idle_turns = 0;
             }
             self.desired = std::mem::take(&mut self.desired).at(generation);
-            let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
+            let plan = self.plan();
             self.tell_plan(turn, &plan);
             confirm.sees(&plan, &self.actual);
             let partly = |failed| End::Partly {
@@ -319,7 +336,10 @@ impl Push<'_> {
             };
             if plan.steps().is_empty() {
                 if plan.is_settled() {
-                    return Ok(End::Settled);
+                    self.course.settle();
+                    if self.beyond.is_empty() {
+                        return Ok(End::Settled);
+                    }
                 }
                 // A node that this push has seen may only have been started again: it gets a while to come back.
                 if idle_turns < self.options.max_idle_turns && self.waits_for_who_was_seen(&plan) {
@@ -333,8 +353,13 @@ impl Push<'_> {
             if turn > self.options.max_turns || idle_turns > self.options.max_idle_turns {
                 return Ok(partly(failed));
             }
-            if turn == 1 && confirm.confirm(&plan, &self.actual).await == Answer::Decline {
-                return Ok(End::Declined);
+            if !is_agreed {
+                match confirm.confirm(&plan, &self.actual).await {
+                    Answer::Go => {}
+                    Answer::GoNoFurther => self.scope = Some(Scope::of(&plan)),
+                    Answer::Decline => return Ok(End::Declined),
+                }
+                is_agreed = true;
             }
             let announced = self
                 .locks
@@ -361,7 +386,8 @@ impl Push<'_> {
             let left = report.left().map(flocker_plan::Step::id).collect();
             self.reports.push(report);
             if was_interrupted {
-                return Ok(End::Interrupted { left });
+                let cut_overs = cut_overs(&plan);
+                return Ok(End::Interrupted { left, cut_overs });
             }
             if changed {
                 idle_turns = 0;
@@ -377,7 +403,33 @@ impl Push<'_> {
             }
             self.look().await;
         }
-        Ok(End::Interrupted { left: Vec::new() })
+        Ok(self.interrupted())
+    }
+
+    /// Says what is left to do of what was begun.
+    fn interrupted(&mut self) -> End {
+        if self.reports.is_empty() {
+            return End::Interrupted {
+                left: Vec::new(),
+                cut_overs: Vec::new(),
+            };
+        }
+        let plan = self.plan();
+        End::Interrupted {
+            left: plan.steps().iter().map(flocker_plan::Step::id).collect(),
+            cut_overs: cut_overs(&plan),
+        }
+    }
+
+    /// Plans, as far as it was agreed to.
+    fn plan(&mut self) -> Plan {
+        let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
+        let Some(scope) = &self.scope else {
+            return plan;
+        };
+        let (plan, beyond) = scope.part_of(&plan);
+        self.beyond = beyond;
+        plan
     }
 
     async fn look(&mut self) {
@@ -498,6 +550,15 @@ impl Push<'_> {
             () = self.options.stop.asked() => {}
         }
     }
+}
+
+/// Returns the cut-overs that follow the copies of a plan.
+fn cut_overs(plan: &Plan) -> Vec<Waiting> {
+    let waiting = plan.waiting().iter();
+    waiting
+        .filter(|waiting| waiting.is_for_a_copy())
+        .cloned()
+        .collect()
 }
 
 /// Returns how much was copied in a second, by the largest transfer that is large enough to tell.

@@ -132,8 +132,11 @@ pub enum Event {
         /// What could not be done, with all causes.
         cause: String,
     },
-    /// It was asked to stop: nothing more is started.
-    Stopping,
+    /// It was asked to stop: nothing more is started but what ends these cut-overs.
+    Stopping {
+        /// The applications that are away for a cut-over that has begun.
+        finishing: Vec<ApplicationName>,
+    },
 }
 
 /// Who is told what happens. It must not block.

@@ -3,6 +3,7 @@
 //! Which step is ready is the frontier's to say, what a step means the
 //! node's, and whether to try again the loop's. Nothing is chosen here.
 
+mod begun;
 mod images;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
@@ -33,6 +34,7 @@ use flocker_plan::Step;
 use flocker_plan::StepId;
 use tokio::time::Instant;
 
+use self::begun::Begun;
 use self::images::Sources;
 use crate::clock;
 use crate::event::Event;
@@ -84,8 +86,9 @@ pub struct Execution {
 /// Carries a plan out, and says how every step ended.
 ///
 /// A failed step takes with it what needed its facts, and nothing else. Asked
-/// to stop, it starts nothing more, gives what runs a short time, drops it
-/// then, and reports what is left. Dropped half way, running steps are dropped.
+/// to stop, it carries the cut-overs to their end that have begun, starts
+/// nothing else, gives what runs a short time, drops it then, and reports what
+/// is left. Dropped half way, running steps are dropped.
 pub async fn execute(plan: &Plan, desired: &Deployment, handles: &Handles, execution: &Execution) -> Report {
     let mut run = Run {
         plan,
@@ -93,6 +96,7 @@ pub async fn execute(plan: &Plan, desired: &Deployment, handles: &Handles, execu
         handles,
         execution,
         frontier: Frontier::new(plan),
+        begun: None,
         queues: BTreeMap::new(),
         running: JoinSet::new(),
         notes: vec![Note::default(); plan.steps().len()],
@@ -108,15 +112,11 @@ pub async fn execute(plan: &Plan, desired: &Deployment, handles: &Handles, execu
     loop {
         if execution.stop.is_asked() {
             interrupted = true;
-        } else {
-            run.start_what_may();
-        }
-        if run.running.is_empty() {
+            run.wind_down().await;
             break;
         }
-        if interrupted {
-            execution.listener.on(&Event::Stopping);
-            run.wind_down().await;
+        run.start_what_may();
+        if run.running.is_empty() {
             break;
         }
         tokio::select! {
@@ -174,6 +174,8 @@ struct Run<'a> {
     handles: &'a Handles,
     execution: &'a Execution,
     frontier: Frontier,
+    /// The cut-overs that had begun when it was asked to stop: nothing else is started since.
+    begun: Option<Begun>,
     queues: BTreeMap<NodeName, Queue>,
     running: JoinSet<Done>,
     notes: Vec<Note>,
@@ -184,15 +186,26 @@ struct Run<'a> {
 impl Run<'_> {
     fn enqueue(&mut self, ready: Vec<usize>) {
         for position in ready {
+            if !self.may_start(position) {
+                continue;
+            }
             let actor = &self.plan.steps()[position].actor;
             let queue = self.queues.entry(actor.clone()).or_default();
             queue.ready.push_back(position);
         }
     }
 
+    fn may_start(&self, position: usize) -> bool {
+        self.begun.as_ref().is_none_or(|begun| begun.is_theirs[position])
+    }
+
     /// Starts as many ready steps as each node may do at once.
     fn start_what_may(&mut self) {
-        let limit = self.execution.per_node.max(1);
+        let limit = match self.begun {
+            None => self.execution.per_node.max(1),
+            // What is only waited for must not stand in the way of who is away.
+            Some(_) => usize::MAX,
+        };
         let mut starting = Vec::new();
         for queue in self.queues.values_mut() {
             while queue.n_running < limit {
@@ -339,15 +352,41 @@ impl Run<'_> {
         }
     }
 
-    /// Lets running steps finish for a while, and drops them then.
+    /// Carries the cut-overs to their end that have begun; lets what else runs finish for a while, and drops it then.
     async fn wind_down(&mut self) {
+        let begun = Begun::of(self.plan, &self.frontier);
+        if !(self.running.is_empty() && begun.applications.is_empty()) {
+            self.execution.listener.on(&Event::Stopping {
+                finishing: begun.applications.iter().cloned().collect(),
+            });
+        }
+        for queue in self.queues.values_mut() {
+            queue.ready.retain(|&position| begun.is_theirs[position]);
+        }
+        self.begun = Some(begun);
         let end = clock::now() + self.execution.stop_grace;
-        while !self.running.is_empty() {
+        loop {
+            self.start_what_may();
+            if self.running.is_empty() {
+                break;
+            }
+            if self.carries_a_cut_over() {
+                let done = self.running.join_next().await;
+                self.take_in(done);
+                continue;
+            }
             match timeout_at(end, self.running.join_next()).await {
                 Ok(done) => self.take_in(done),
                 Err(_) => self.running.shutdown().await,
             }
         }
+    }
+
+    /// Says whether a step of a cut-over runs that is carried to its end.
+    fn carries_a_cut_over(&self) -> bool {
+        let standings = self.frontier.standings().iter().enumerate();
+        let mut running = standings.filter(|(_, standing)| **standing == Standing::Running);
+        self.begun.is_some() && running.any(|(position, _)| self.may_start(position))
     }
 
     fn report(self, was_interrupted: bool) -> Report {

@@ -26,12 +26,14 @@ use crate::ui::Ui;
 /// Bring the nodes to what the files say
 ///
 /// Shows the plan with its forecast, asks, and carries it out. Done twice, the second time does nothing. Stopped
-/// half way, by Ctrl-C or otherwise, the next deploy goes on from there.
+/// half way, by Ctrl-C or otherwise, the next deploy goes on from there. At the first Ctrl-C, an application that is
+/// away for its cut-over is brought back first; the second stops at once.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     #[command(flatten)]
     files: OptionalFiles,
-    /// Carry out this saved plan and nothing else: refused if the nodes are not as they were
+    /// Carry out this saved plan and nothing else: refused if the nodes are not as they were. Later turns go on with
+    /// its applications and what these need; what else there is to do is told
     #[arg(long, value_name = "FILE", conflicts_with_all = ["max_downtime", "hold", "allow_stop_all"])]
     plan: Option<PathBuf>,
     #[command(flatten)]

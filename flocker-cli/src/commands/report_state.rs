@@ -27,7 +27,9 @@ pub(crate) struct ReportState {
 impl ReportState {
     pub(crate) fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         let seen = look(&self.nodes, global)?;
-        let is_complete = shown::silent(&seen).next().is_none();
+        // Of a node that was declared lost for ever nothing is awaited, but by who asks for it.
+        let is_awaited = |node: &NodeName| !self.nodes.is_empty() || !seen.is_forgotten(node);
+        let is_complete = !shown::silent(&seen).any(|(node, _)| is_awaited(node));
         if ui.is_json() {
             ui.document(&state_file::Report::new(seen))?;
         } else {

@@ -39,6 +39,8 @@ pub(super) struct Aftermath<'a> {
     refused: Vec<Blocked<&'a Refusal>>,
     failed: Vec<Failed>,
     left: Vec<StepId>,
+    /// What is to be done and is not in the saved plan that was carried out.
+    beyond: &'a [StepId],
     silent: Vec<Silent<'a>>,
     #[serde(skip)]
     lines: Vec<String>,
@@ -104,6 +106,7 @@ impl<'a> Aftermath<'a> {
             refused: Vec::new(),
             failed: Vec::new(),
             left: Vec::new(),
+            beyond: &outcome.beyond,
             silent: shown::silent(&outcome.actual)
                 .map(|(node, silence)| Silent {
                     node,
@@ -167,21 +170,28 @@ impl<'a> Aftermath<'a> {
                     });
                 }
             }
-            End::Interrupted { left } => {
+            End::Interrupted { left, cut_overs } => {
                 aftermath.ending = Word::Interrupted;
                 aftermath.left.clone_from(left);
                 let left = left
                     .iter()
                     .map(|step| format!("left: {}", progress.readable(step)));
                 aftermath.lines.extend(left);
-                let last = "stopped; the same command looks at what there is and goes on from there";
-                aftermath.lines.push(last.into());
+                let left = cut_overs.iter().filter_map(Waiting::application);
+                let left = left.map(|application| format!("left: the cut-over of {application}"));
+                aftermath.lines.extend(left);
+                let waiting = cut_overs.iter();
+                aftermath.waiting = waiting
+                    .map(|waiting| Blocked::waiting(waiting).with_hint(GO_ON))
+                    .collect();
+                aftermath.lines.push(format!("stopped; {GO_ON}"));
             }
             End::Declined => {
                 aftermath.ending = Word::Declined;
                 aftermath.lines.push("nothing was done".into());
             }
         }
+        aftermath.lines.extend(not_agreed_to(&outcome.beyond, progress));
         aftermath
     }
 
@@ -214,6 +224,9 @@ impl<'a> Moved<'a> {
         }
     }
 }
+
+/// What to do after a stop.
+const GO_ON: &str = "the same command looks at what there is and goes on from there";
 
 /// What to do about a cut-over that waits for a copy which cannot be made.
 const STUCK: &str = "the copy that it waits for cannot be made as things are: see what failed";
@@ -289,6 +302,17 @@ fn told(moved: &Move, is_settled: bool) -> Option<String> {
     }
 }
 
+/// Says what there is to do that the saved plan does not have, and what does it.
+fn not_agreed_to(beyond: &[StepId], progress: &Progress) -> Vec<String> {
+    let told = |step| format!("not in the saved plan, and not done: {}", progress.readable(step));
+    let mut lines: Vec<String> = beyond.iter().map(told).collect();
+    if !lines.is_empty() {
+        let hint = "   hint: `flocker plan` shows what there is to do now; `flocker deploy` does it";
+        lines.push(hint.into());
+    }
+    lines
+}
+
 /// Says whether an application was on its way and turned round.
 fn was_given_up(moved: &Move, outcome: &Outcome) -> bool {
     let mut given_up = outcome.rolled_back.iter();
@@ -321,6 +345,7 @@ mod tests {
             reports: Vec::new(),
             moves: vec![moved],
             rolled_back: Vec::new(),
+            beyond: Vec::new(),
             actual: ClusterState::default(),
         }
     }
@@ -342,14 +367,42 @@ mod tests {
         let mut far = outcome(End::Settled);
         far.moves[0].carrier = Some(Carrier::Relay);
         assert!(lines(&far)[0].ends_with("while it ran, then 40.0 KiB (relayed)"));
-        let mut early = outcome(End::Interrupted { left: Vec::new() });
+        let mut early = outcome(End::Interrupted {
+            left: Vec::new(),
+            cut_overs: vec![Waiting::PreCopy {
+                application: "mongodb".parse().unwrap(),
+                from: "alpha".parse().unwrap(),
+                to: "beta".parse().unwrap(),
+                round: 3,
+                bytes: ByteSize(1),
+            }],
+        });
         early.moves[0].downtime = None;
         early.moves[0].last_round = None;
         assert_eq!(
             lines(&early),
             [
                 "mongodb is on its way from alpha to beta; copied 1.0 GiB, 3.0 MiB while it ran",
+                "left: the cut-over of mongodb",
                 "stopped; the same command looks at what there is and goes on from there",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_saved_plan_does_not_have_is_told_with_what_does_it() {
+        let mut beyond = outcome(End::Partly {
+            waiting: Vec::new(),
+            refused: Vec::new(),
+            failed: BTreeMap::new(),
+        });
+        beyond.beyond = vec![StepId("alpha/start/note".into())];
+        let lines = lines(&beyond);
+        assert_eq!(
+            lines[1..],
+            [
+                "not in the saved plan, and not done: alpha start note",
+                "   hint: `flocker plan` shows what there is to do now; `flocker deploy` does it",
             ]
         );
     }

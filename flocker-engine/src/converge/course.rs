@@ -76,6 +76,8 @@ struct Track {
     ran: bool,
     stopped: Option<Instant>,
     started: bool,
+    /// How many routes to its new home are planned, and were not seen to be made.
+    n_routes_left: usize,
     has_let_go: bool,
     n_failures: u32,
     cause: Option<NodeError>,
@@ -117,7 +119,21 @@ impl Course {
             for step in &report.steps {
                 track.follow(application, step);
             }
+            let routes = report
+                .steps
+                .iter()
+                .filter(|step| leads_to(&step.step.action, application));
+            track.n_routes_left = routes
+                .filter(|step| !matches!(step.ending, Ending::Done(_)))
+                .count();
             track.count_failures(report);
+        }
+    }
+
+    /// Takes note that nothing is left to do, so that every route leads where it is to.
+    pub(super) fn settle(&mut self) {
+        for track in self.tracks.values_mut() {
+            track.n_routes_left = 0;
         }
     }
 
@@ -170,6 +186,7 @@ impl Course {
             ran: there.is_some_and(ContainerState::is_alive),
             stopped: None,
             started: false,
+            n_routes_left: 0,
             has_let_go: false,
             n_failures: 0,
             cause: None,
@@ -214,9 +231,22 @@ impl Course {
     }
 
     pub(super) fn finish(self) -> (Vec<Move>, Vec<RolledBack>) {
-        let moves = self.tracks.into_values().map(|track| track.seen).collect();
-        (moves, self.rolled_back)
+        let moves = self.tracks.into_values().map(|track| Move {
+            // Whom no route leads to is still away.
+            downtime: track.seen.downtime.filter(|_| track.n_routes_left == 0),
+            ..track.seen
+        });
+        (moves.collect(), self.rolled_back)
     }
+}
+
+/// Says whether a step makes routes that lead to an application.
+fn leads_to(action: &Action, application: &ApplicationName) -> bool {
+    let Action::Route { change } = action else {
+        return false;
+    };
+    let mut targets = change.set.values();
+    targets.any(|target| target.application == *application)
 }
 
 impl Track {
@@ -250,12 +280,8 @@ impl Track {
                 self.started = true;
                 self.serves_since(report.ended);
             }
-            Action::Route { change } if is_done && self.started => {
-                let leads_there = change
-                    .set
-                    .values()
-                    .any(|target| target.application == *application);
-                if leads_there {
+            Action::Route { .. } if is_done && self.started => {
+                if leads_to(&step.action, application) {
                     self.serves_since(report.ended);
                 }
             }

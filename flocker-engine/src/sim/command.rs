@@ -311,6 +311,6 @@ fn tell(event: &Event) -> Option<String> {
         | Event::ImageBrought { .. }
         | Event::StepSkipped { .. }
         | Event::BackingOff { .. }
-        | Event::Stopping => None,
+        | Event::Stopping { .. } => None,
     }
 }

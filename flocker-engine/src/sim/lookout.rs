@@ -68,7 +68,7 @@ impl Following {
             | Event::ImageBrought { .. }
             | Event::BackingOff { .. }
             | Event::RolledBack { .. }
-            | Event::Stopping => Ok(()),
+            | Event::Stopping { .. } => Ok(()),
         }
     }
 

@@ -22,7 +22,6 @@ use flocker_engine::PushOptions;
 use flocker_engine::Stop;
 use flocker_engine::agent_turn;
 use flocker_engine::converge::push;
-use flocker_engine::stopper;
 use flocker_model::ByteSize;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
@@ -293,30 +292,6 @@ async fn a_declined_plan_changes_nothing() {
     assert!(cluster.observer.history().is_empty());
     let state = cluster.remote("alpha").observe().await.unwrap();
     assert_eq!(state.generation, Generation(0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_push_that_is_stopped_is_finished_by_the_next() {
-    let cluster = Cluster::new(["alpha", "beta"]);
-    push_to(&cluster, "alpha").await;
-    cluster.write("alpha", "journal", b"first");
-    let (stopper, stop) = stopper();
-    cluster.machine("alpha").memory.faults().decide(move |attempt| {
-        if matches!(attempt.effect, Effect::Release(_)) {
-            stopper.stop();
-        }
-        None
-    });
-    let stopping = PushOptions::new("ann@laptop", 0, stop);
-    let outcome = push_with(&cluster, "beta", &stopping, &Recorder::default())
-        .await
-        .unwrap();
-    assert!(matches!(outcome.end, End::Interrupted { .. }), "{outcome:#?}");
-    assert!(!runs(&cluster, "alpha") && !runs(&cluster, "beta"));
-    let outcome = push_to(&cluster, "beta").await;
-    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
-    assert!(runs(&cluster, "beta"));
-    cluster.assert_nothing_bad();
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@
     reason = "a test looks for one thing among many"
 )]
 
+mod agreed;
 mod canary;
 mod cluster;
 mod converge;
@@ -25,4 +26,5 @@ mod protocol;
 mod put_back;
 mod put_back_of_several;
 mod rotation;
+mod stopping;
 mod transfer;

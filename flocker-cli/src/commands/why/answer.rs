@@ -1,6 +1,7 @@
 //! The answer to `flocker why`, from what is wanted and what is seen.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use flocker_model::ApplicationName;
@@ -13,6 +14,7 @@ use flocker_model::NodeName;
 use flocker_model::Observed;
 use flocker_model::Role;
 use flocker_model::Silence;
+use flocker_plan::Action;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Step;
@@ -254,8 +256,9 @@ impl<'a> View<'a> {
         }
         let steps = self.steps_of(|step| {
             let of_data = dataset.is_some() && step.action.dataset() == dataset;
-            step.action.application() == Some(&name) || of_data
+            step.action.application() == Some(&name) || of_data || leads_to(step, &name)
         });
+        known.extend(self.not_led_to(&name, &homes));
         let blocked = self.blocked(|application| *application == name);
         let is_running = |container: &ContainerState| container.status == ContainerStatus::Running;
         let mut seen = self.actual.all_known();
@@ -275,6 +278,29 @@ impl<'a> View<'a> {
             next,
             has_files: self.has_files,
         })
+    }
+
+    /// Says which nodes do not send connections yet to where an application runs already.
+    fn not_led_to(&self, name: &ApplicationName, homes: &[NodeName]) -> Option<String> {
+        let runs_on = |home: &NodeName| {
+            let state = self.actual.known(home);
+            let container = state.and_then(|state| state.containers.get(name));
+            container.is_some_and(|container| container.status == ContainerStatus::Running)
+        };
+        let steps = self.plan.steps().iter();
+        let astray: BTreeSet<&NodeName> = steps
+            .filter(|step| leads_to(step, name))
+            .map(|step| &step.actor)
+            .collect();
+        if astray.is_empty() || !homes.iter().any(runs_on) {
+            return None;
+        }
+        if self.actual.all_known().all(|(node, _)| astray.contains(node)) {
+            return Some("no node sends anybody to it yet".into());
+        }
+        let astray: Vec<NodeName> = astray.into_iter().cloned().collect();
+        let send = if astray.len() == 1 { "sends" } else { "send" };
+        Some(format!("{} {send} nobody to it yet", list(&astray)))
     }
 
     /// Says what the last deploy could not do about an application or its data.
@@ -479,6 +505,15 @@ impl<'a> View<'a> {
             next.push(self.deploy.clone());
         }
     }
+}
+
+/// Says whether a step makes routes that lead to an application.
+fn leads_to(step: &Step, application: &ApplicationName) -> bool {
+    let Action::Route { change } = &step.action else {
+        return false;
+    };
+    let mut targets = change.set.values();
+    targets.any(|target| target.application == *application)
 }
 
 /// Says whether a sentence names a node: a wait names those that it waits for.
