@@ -7,7 +7,6 @@ use std::time::Duration;
 use flocker_model::ClusterState;
 use flocker_model::Generation;
 use flocker_model::NodeName;
-use flocker_model::Observed;
 use flocker_model::Silence;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,6 +26,7 @@ use crate::node::NodeHandle;
 use crate::node::Peer;
 use crate::node_error::NodeError;
 use crate::observe::behind;
+use crate::observe::leave_out;
 use crate::report::Ending;
 use crate::report::Report;
 
@@ -205,14 +205,14 @@ impl Locks {
     pub(super) fn leave_out_unlocked(&self, actual: &mut ClusterState) -> Vec<NodeName> {
         let seen = actual.all_known().map(|(name, _)| name.clone());
         let unlocked: Vec<NodeName> = seen.filter(|name| !self.held.contains(name)).collect();
-        for name in &unlocked {
+        let left_out = unlocked.iter().map(|name| {
             let reason = match self.is_left_out(name) {
                 Some(error) => format!("it could not be told what is deployed: {}", one_line(error)),
                 None => "its deploy lock could not be taken".into(),
             };
-            let silence = Silence::Unreachable { reason };
-            actual.nodes.insert(name.clone(), Observed::Unknown(silence));
-        }
+            (name.clone(), Silence::Unreachable { reason })
+        });
+        leave_out(actual, left_out.collect());
         unlocked
     }
 

@@ -54,6 +54,31 @@ pub(super) fn doubt_put_back(state: &mut ClusterState) {
     }
 }
 
+/// Takes nodes as not seen that were seen, each for its reason, and with them every node that was put back.
+///
+/// Who is left out is no witness any more, so what it knows better cannot be
+/// held against a node that says less than is remembered of it.
+pub(crate) fn leave_out(state: &mut ClusterState, which: Vec<(NodeName, Silence)>) {
+    let doubtful = all_doubtful(state);
+    let counted = which.iter().map(|(name, _)| name);
+    let silent: BTreeSet<NodeName> = counted
+        .filter(|name| !state.is_forgotten(name))
+        .cloned()
+        .collect();
+    for (name, silence) in which {
+        state.nodes.insert(name, Observed::Unknown(silence));
+    }
+    if silent.is_empty() {
+        return;
+    }
+    for (name, doubt) in doubtful {
+        if state.known(&name).is_some() {
+            let silence = doubt.silence(silent.clone(), BTreeSet::new());
+            state.nodes.insert(name, Observed::Unknown(silence));
+        }
+    }
+}
+
 /// Takes every node as silent that was put back and says that it owns what was taken over from it, for others to see.
 ///
 /// Whoever deploys does without it. What it is told would hide that it was put
@@ -91,12 +116,14 @@ pub fn older_owners(state: &ClusterState) -> BTreeMap<NodeName, BTreeSet<Dataset
 ///
 /// These are the [older owners](older_owners()), and who might take up an
 /// offer that was taken up before, or take one back: it does not know that any
-/// more, and with the owner of today silent nobody else might.
+/// more, and with the owner of today silent nobody else might. So is who has
+/// something that cannot be read: what it claims of that is not known yet.
 #[must_use]
 pub fn behind(state: &ClusterState) -> BTreeSet<NodeName> {
     let mut behind: BTreeSet<NodeName> = older_owners(state).into_keys().collect();
     let doubtful = all_doubtful(state).into_keys();
-    behind.extend(doubtful.filter(|name| has_old_offer(state, name)));
+    let is_unread = |name: &NodeName| state.known(name).is_some_and(|seen| !seen.unreadable.is_empty());
+    behind.extend(doubtful.filter(|name| has_old_offer(state, name) || is_unread(name)));
     behind
 }
 
@@ -119,14 +146,17 @@ fn has_old_offer(state: &ClusterState, name: &NodeName) -> bool {
     })
 }
 
-/// Says whether any node that is seen knows better than one that says to own a dataset, or to have let it go.
+/// Says whether any node that is seen knows better than one that says to own a dataset, or to have let it go; or may, and
+/// cannot be read.
 fn is_contradicted(state: &ClusterState, claiming: &NodeName, dataset: DatasetId, role: &Role) -> bool {
     let others = || state.all_known().filter(|(name, _)| *name != claiming);
     let mut owners = others().filter_map(|(_, seen)| match seen.datasets.get(&dataset)?.role {
         Role::Primary { epoch } => Some(epoch),
         Role::Released { .. } | Role::Replica => None,
     });
+    let is_unread = others().any(|(_, seen)| seen.unreadable.contains_key(&dataset));
     match role {
+        Role::Primary { .. } | Role::Released { .. } if is_unread => true,
         Role::Primary { epoch } => {
             owners.next().is_some() || state.all_known().any(|(_, seen)| knows(seen, dataset) > *epoch)
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use flocker_backends::Change;
 use flocker_engine::Claim;
 use flocker_engine::End;
+use flocker_engine::FileRecord;
 use flocker_engine::Go;
 use flocker_engine::LockToken;
 use flocker_engine::Looking;
@@ -16,6 +17,7 @@ use flocker_engine::Order;
 use flocker_engine::Outcome;
 use flocker_engine::Peer;
 use flocker_engine::PushOptions;
+use flocker_engine::RecordStore as _;
 use flocker_engine::Stop;
 use flocker_engine::Unwatched;
 use flocker_engine::announce;
@@ -389,6 +391,66 @@ async fn an_offer_that_was_taken_up_since_is_not_taken_up_again_by_who_was_put_b
         silence(&cluster, "gamma");
         assert!(look(&cluster).await.known(&name("alpha")).is_some());
     }
+}
+
+/// Whoever is left out of a deploy knows better no more than whoever is silent.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_told_what_begins_is_missed_as_a_witness_too() {
+    let mut cluster = Cluster::new(["alpha", "beta", "delta", "gamma"]);
+    let place = tempfile::tempdir().unwrap();
+    let home = place.path().join("gamma");
+    let record = Arc::new(FileRecord::new(&home));
+    let known = cluster.machine("gamma").record.load().unwrap().unwrap();
+    record.save(&known).unwrap();
+    cluster.restart_with("gamma", record);
+    push_all(&cluster, "beta").await;
+    let before = copy(&mut cluster, "alpha");
+    for home in ["alpha", "gamma"] {
+        let outcome = push_all(&cluster, home).await;
+        assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    }
+    put_back(&mut cluster, &before);
+    std::fs::remove_dir_all(&home).unwrap();
+    std::fs::write(&home, "").unwrap();
+    for home in ["alpha", "beta"] {
+        let outcome = push_all(&cluster, home).await;
+        assert_eq!(running(&cluster, "gamma"), APPS, "{outcome:#?}");
+        assert_eq!(running(&cluster, home), [""; 0], "{outcome:#?}");
+    }
+}
+
+/// What cannot be read may be the newer owner's, or the very claim that is in question.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_put_back_is_not_believed_beside_what_cannot_be_read() {
+    let cluster = Cluster::new(["alpha", "beta", "gamma"]);
+    let seen = look(&cluster).await;
+    tell(&cluster, "gamma", "alpha", id(&cluster, "alpha"), 9).await;
+    let doubtful = look(&cluster).await;
+    let beside = |state: &ClusterState, copy: Option<Manifestation>, unreadable: &str| {
+        let mut state = state.clone();
+        if let (Some(copy), Some(Observed::Known(alpha))) = (copy, state.nodes.get_mut(&name("alpha"))) {
+            alpha.datasets.insert(data_of("ledger"), copy);
+        }
+        if let Some(Observed::Known(seen)) = state.nodes.get_mut(&name(unreadable)) {
+            seen.unreadable.insert(data_of("ledger"), "it is damaged".into());
+        }
+        (!older_owners(&state).is_empty(), !behind(&state).is_empty())
+    };
+    for claim in [owned(3), offered(3, "beta", 3)] {
+        assert_eq!(
+            beside(&doubtful, Some(claim.clone()), "gamma"),
+            (true, true),
+            "{claim:?}"
+        );
+        assert_eq!(
+            beside(&seen, Some(claim.clone()), "gamma"),
+            (false, false),
+            "{claim:?}"
+        );
+    }
+    assert_eq!(beside(&doubtful, Some(copied(3)), "gamma"), (false, false));
+    assert_eq!(beside(&doubtful, None, "alpha"), (false, true));
+    assert_eq!(beside(&seen, None, "alpha"), (false, false));
 }
 
 fn copy_as(role: Role, fence: u64) -> Manifestation {
