@@ -41,6 +41,7 @@ use super::kernel::switch;
 #[cfg(feature = "iptables")]
 use super::passage;
 use crate::change::Change;
+use crate::process::ProcessError;
 use crate::process::Program;
 use crate::router::Router;
 use crate::router::RouterError;
@@ -152,8 +153,21 @@ impl NftablesRouter {
         if !is_there || self.read(&state.netlink).await?.foreign.is_some() {
             return Ok(Change::AlreadySo);
         }
-        drop(self.execute(rules::REMOVAL).await?);
-        Ok(Change::Made)
+        match self.execute(rules::REMOVAL).await {
+            Ok(_) => Ok(Change::Made),
+            // The table is in force without the program that made it.
+            Err(RouterError::Program {
+                what,
+                source: ProcessError::NotFound { .. },
+            }) => Err(RouterError::Io {
+                what: format!(
+                    "{what}: the table `inet {}` is there, and the program is not",
+                    rules::TABLE
+                ),
+                source: io::ErrorKind::NotFound.into(),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     async fn execute(&self, rules: &str) -> Result<Vec<u8>, RouterError> {

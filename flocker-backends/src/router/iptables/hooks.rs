@@ -20,9 +20,10 @@ use crate::router::RouterError;
 /// starts. After that it says who is in the way, and fails.
 pub(super) const WAIT: [&str; 2] = ["-w", "30"];
 
-/// How a program ends that somebody else has kept from the rules.
+/// How a program ends where there is no such chain, and where there is no such table. Any other failure says nothing of
+/// what is there: somebody else has kept it from the rules, say, or it was killed.
 #[cfg(feature = "nftables")]
-const KEPT_OUT: i32 = 4;
+const ABSENT: [Option<i32>; 2] = [Some(1), Some(3)];
 
 /// A program by which single rules are asked for and added: `iptables` or one like it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,9 +137,7 @@ impl Tool {
     ) -> Result<Option<Vec<String>>, RouterError> {
         let rules = match self.run(table, format!("-S {chain}")).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Ok(output) if !output.status.success() && output.status.code() != Some(KEPT_OUT) => {
-                return Ok(None);
-            }
+            Ok(output) if ABSENT.contains(&output.status.code()) => return Ok(None),
             ran => ran.and_then(|output| success(&output)),
         };
         let rules = rules.map_err(|source| RouterError::Io {
