@@ -95,7 +95,8 @@ impl Settings {
     ) -> Result<Self, Failure> {
         let settled = match (before, wanted) {
             (Some(before), Some(wanted)) => before.with(wanted),
-            (Some(before), None) => Ok(before.clone()),
+            // Who only looks comes by whatever way there is.
+            (Some(before), None) => return Ok(before.clone()),
             (None, Some(wanted)) => Self::new(wanted, reached_at),
             (None, None) => Err(Failure::usage("this machine was never set up as a node")
                 .hint("`flocker deploy` with a deployment file that names it sets it up")),
@@ -181,7 +182,7 @@ impl Settings {
 /// it is reached now.
 fn address_now(before: IpAddr, reached_at: Option<IpAddr>, is_here: impl Fn(IpAddr) -> bool) -> IpAddr {
     match reached_at {
-        Some(now) if !is_here(before) || (before.is_loopback() && !now.is_loopback()) => now,
+        Some(now) if !now.is_loopback() && (before.is_loopback() || !is_here(before)) => now,
         Some(_) | None => before,
     }
 }
@@ -261,18 +262,15 @@ mod tests {
         assert_eq!(now(old, None, &[new]), old);
         assert_eq!(now(own, Some(new), &[own, new]), new);
         assert_eq!(now(own, Some(own), &[own]), own);
+        // A network that is down for a moment is no reason to be nobody's but its own neighbour.
+        assert_eq!(now(old, Some(own), &[own]), old);
         // 192.0.2.0/24 is for documents: no machine has an address of it.
         assert!(!is_here(old));
         assert!(is_here("127.0.0.1".parse().unwrap()));
         let before = Settings::settle(None, Some(&wanted(NodeSetup::default())), Some(old)).unwrap();
-        for wanted in [None, Some(&wanted(NodeSetup::default()))] {
-            assert_eq!(
-                Settings::settle(Some(&before), wanted, Some(new))
-                    .unwrap()
-                    .address,
-                new
-            );
-        }
+        let settle = |wanted: Option<&Wanted>| Settings::settle(Some(&before), wanted, Some(new)).unwrap();
+        assert_eq!(settle(Some(&wanted(NodeSetup::default()))).address, new);
+        assert_eq!(settle(None).address, old);
     }
 
     #[test]
