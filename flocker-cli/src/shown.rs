@@ -1,5 +1,6 @@
 //! A plan as it is shown: as text, and as the body of a JSON document.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
@@ -215,30 +216,109 @@ pub(crate) struct Contradicted {
     pub(crate) node: NodeName,
     /// The application, or the dataset where that is not known: as `promote` takes it.
     what: String,
-    /// Who owns it by what is seen of the others.
-    owner: Option<NodeName>,
+    against: Against,
+}
+
+/// What is seen beside such a claim.
+#[derive(Debug, PartialEq, Eq)]
+enum Against {
+    /// The copy of an owner of a newer ownership.
+    Newer(NodeName),
+    /// A copy that was let go for a newer ownership, which nobody has begun.
+    LetGo { by: NodeName, to: NodeName },
+    /// The copy of an owner of an older ownership.
+    Older(NodeName),
+    /// The copy of an owner of the very same: nothing says which is newer.
+    Same(NodeName),
+    /// Something of it that cannot be read.
+    Unreadable(NodeName),
+    /// That there was a newer ownership, and no copy of it.
+    Memory,
 }
 
 impl Contradicted {
     /// Returns what decides it in favour of the newest copy that is left.
     pub(crate) fn command(&self) -> String {
-        let on = self.owner.as_ref().unwrap_or(&self.node);
+        let on = match &self.against {
+            Against::LetGo { .. } => return "flocker deploy".into(),
+            Against::Unreadable(_) => return "flocker status".into(),
+            Against::Newer(owner) | Against::Same(owner) => owner,
+            Against::Older(_) | Against::Memory => &self.node,
+        };
         format!("flocker promote {} --on {on}", self.what)
     }
 }
 
 impl fmt::Display for Contradicted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, what, owner } = self;
+        let Self { node, what, against } = self;
+        let command = self.command();
         write!(
             f,
-            "{node} was put back from an older copy and says that it owns the data of {what}, which was taken over from it since: `{}` ",
-            self.command()
+            "{node} was put back from an older copy and says that it owns the data of {what}, "
         )?;
-        match owner {
-            Some(_) => write!(f, "keeps the newer copy, and `--on {node}` the older one"),
-            None => write!(f, "lets it own that again: nobody else does"),
+        match against {
+            Against::Newer(_) => write!(
+                f,
+                "which was taken over from it since: `{command}` keeps the newer copy, and `--on {node}` the older one"
+            ),
+            Against::LetGo { by, to } => write!(
+                f,
+                "which {by} has let go to {to} since: `{command}` finishes that, with the newest copy"
+            ),
+            Against::Older(other) => write!(
+                f,
+                "and {other} says so with less right: `{command}` keeps the newer copy, and `--on {other}` the older one"
+            ),
+            Against::Same(other) => write!(
+                f,
+                "and {other} says so with the same right: `{command}` keeps that copy, and `--on {node}` the other one; look at both before"
+            ),
+            Against::Unreadable(on) => write!(
+                f,
+                "and {on} has something of it that cannot be read: `{command}` says what, and nothing is decided before"
+            ),
+            Against::Memory => write!(
+                f,
+                "which was taken over from it since, and no newer copy is seen: where none can be brought back, `{command}` lets it own that again"
+            ),
         }
+    }
+}
+
+/// Finds the newest that is seen beside the claim of one node.
+fn against(actual: &ClusterState, node: &NodeName, dataset: DatasetId) -> Against {
+    let epoch_of = |role: &Role| match role {
+        Role::Primary { epoch } | Role::Released { epoch, .. } => Some(*epoch),
+        Role::Replica => None,
+    };
+    let own = actual.known(node).and_then(|state| state.datasets.get(&dataset));
+    let own = own.and_then(|copy| epoch_of(&copy.role));
+    let others = || actual.all_known().filter(|(other, _)| *other != node);
+    if let Some((on, _)) = others().find(|(_, state)| state.unreadable.contains_key(&dataset)) {
+        return Against::Unreadable(on.clone());
+    }
+    let claims = others().filter_map(|(other, state)| {
+        let role = &state.datasets.get(&dataset)?.role;
+        // Of two with the same right, who has taken it over goes before who has let it go.
+        Some((
+            (epoch_of(role)?, matches!(role, Role::Primary { .. })),
+            other,
+            role,
+        ))
+    });
+    let newest = claims.max_by_key(|(right, other, _)| (*right, *other));
+    match newest {
+        Some(((epoch, _), by, Role::Released { to, .. })) if Some(epoch) > own => Against::LetGo {
+            by: by.clone(),
+            to: to.clone(),
+        },
+        Some(((epoch, true), other, _)) => match Some(epoch).cmp(&own) {
+            Ordering::Greater => Against::Newer(other.clone()),
+            Ordering::Equal => Against::Same(other.clone()),
+            Ordering::Less => Against::Older(other.clone()),
+        },
+        Some(_) | None => Against::Memory,
     }
 }
 
@@ -252,14 +332,9 @@ pub(crate) fn contradicted(actual: &ClusterState, desired: &Deployment) -> Vec<C
                 let volume = application.volume.as_ref();
                 volume.is_some_and(|volume| volume.dataset == dataset)
             });
-            let others = actual.all_known().filter(|(other, _)| **other != node);
-            let owners = others.filter_map(|(other, state)| match state.datasets.get(&dataset)?.role {
-                Role::Primary { epoch } => Some((epoch, other)),
-                Role::Released { .. } | Role::Replica => None,
-            });
             all.push(Contradicted {
                 what: user.map_or_else(|| dataset.to_string(), |(name, _)| name.to_string()),
-                owner: owners.max().map(|(_, owner)| owner.clone()),
+                against: against(actual, &node, dataset),
                 node: node.clone(),
             });
         }
@@ -368,4 +443,103 @@ struct Silent<'a> {
     node: &'a NodeName,
     #[serde(flatten)]
     cause: &'a Silence,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use flocker_model::BootId;
+    use flocker_model::ByteSize;
+    use flocker_model::DefinitionKey;
+    use flocker_model::Epoch;
+    use flocker_model::Generation;
+    use flocker_model::Keeps;
+    use flocker_model::Manifestation;
+    use flocker_model::NodeId;
+    use flocker_model::RouteTable;
+    use flocker_model::SnapshotGuid;
+    use flocker_model::SnapshotName;
+
+    use super::*;
+
+    fn dataset() -> DatasetId {
+        DatasetId(uuid::Uuid::from_u128(1))
+    }
+
+    fn owns(epoch: u64) -> Role {
+        Role::Primary { epoch: Epoch(epoch) }
+    }
+
+    fn let_go(epoch: u64, to: &str) -> Role {
+        Role::Released {
+            epoch: Epoch(epoch),
+            to: to.parse().unwrap(),
+            last: SnapshotName::warm(Epoch(epoch), 1),
+            guid: SnapshotGuid(1),
+        }
+    }
+
+    /// A node with a copy in some role, or with something that cannot be read.
+    fn node(number: u128, role: Option<Role>) -> NodeState {
+        let unreadable = role.is_none().then(|| (dataset(), "it is damaged".to_owned()));
+        let copy = role.map(|role| Manifestation {
+            role,
+            snapshots: Vec::new(),
+            maximum_size: None,
+            used: ByteSize(0),
+            unsent: ByteSize(0),
+            findings: None,
+            partial: None,
+            fence: Epoch(0),
+            age: Duration::ZERO,
+        });
+        NodeState {
+            id: NodeId(uuid::Uuid::from_u128(number)),
+            boot: BootId(uuid::Uuid::from_u128(number)),
+            address: IpAddr::from([192, 0, 2, 1]),
+            generation: Generation(1),
+            key: DefinitionKey::new([0; 32]),
+            datasets: copy.map(|copy| (dataset(), copy)).into_iter().collect(),
+            containers: BTreeMap::new(),
+            routes: RouteTable::default(),
+            trash: Vec::new(),
+            fences: BTreeMap::new(),
+            unreadable: unreadable.into_iter().collect(),
+            free: None,
+            keeps: Keeps::Lists,
+            foreign_ports: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
+        }
+    }
+
+    /// Which copy is the newest is told by its right, whoever has it, and whatever became of that right.
+    #[test]
+    fn the_newest_copy_is_the_one_that_is_named() {
+        let beta: NodeName = "beta".parse().unwrap();
+        let gamma = || "gamma".parse().unwrap();
+        let found = |alpha: Role, beta: Option<Role>| {
+            let nodes = [("alpha", node(1, Some(alpha))), ("beta", node(2, beta))];
+            let nodes = nodes.map(|(name, state)| (name.parse().unwrap(), Observed::Known(state)));
+            let actual = ClusterState { nodes: nodes.into() };
+            against(&actual, &"alpha".parse().unwrap(), dataset())
+        };
+        assert_eq!(found(owns(3), Some(owns(4))), Against::Newer(beta.clone()));
+        assert_eq!(found(owns(3), Some(owns(2))), Against::Older(beta.clone()));
+        assert_eq!(found(owns(3), Some(owns(3))), Against::Same(beta.clone()));
+        let by_beta = Against::LetGo {
+            by: beta.clone(),
+            to: gamma(),
+        };
+        assert_eq!(found(owns(3), Some(let_go(5, "gamma"))), by_beta);
+        assert_eq!(
+            found(let_go(5, "gamma"), Some(owns(3))),
+            Against::Older(beta.clone())
+        );
+        assert_eq!(found(owns(3), Some(Role::Replica)), Against::Memory);
+        assert_eq!(found(owns(3), None), Against::Unreadable(beta));
+    }
 }
