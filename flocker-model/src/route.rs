@@ -52,6 +52,11 @@ impl RouteChange {
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.drop.is_empty()
     }
+
+    /// Returns the applications to which the new routes lead, one for each port.
+    pub fn applications(&self) -> impl Iterator<Item = &ApplicationName> {
+        self.set.values().map(|target| &target.application)
+    }
 }
 
 /// All routes of one node. Cloning is cheap, and so is comparing.

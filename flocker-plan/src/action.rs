@@ -231,6 +231,12 @@ impl Action {
             | Self::Route { .. } => None,
         }
     }
+
+    /// Says whether it makes routes that lead to an application.
+    #[must_use]
+    pub fn leads_to(&self, application: &ApplicationName) -> bool {
+        matches!(self, Self::Route { change } if change.applications().any(|led_to| led_to == application))
+    }
 }
 
 /// The object of an action as it stands in the id of a step.

@@ -122,7 +122,7 @@ impl Course {
             let routes = report
                 .steps
                 .iter()
-                .filter(|step| leads_to(&step.step.action, application));
+                .filter(|step| step.step.action.leads_to(application));
             track.n_routes_left = routes
                 .filter(|step| !matches!(step.ending, Ending::Done(_)))
                 .count();
@@ -240,15 +240,6 @@ impl Course {
     }
 }
 
-/// Says whether a step makes routes that lead to an application.
-fn leads_to(action: &Action, application: &ApplicationName) -> bool {
-    let Action::Route { change } = action else {
-        return false;
-    };
-    let mut targets = change.set.values();
-    targets.any(|target| target.application == *application)
-}
-
 impl Track {
     fn follow(&mut self, application: &ApplicationName, report: &StepReport) {
         let is_done = matches!(report.ending, Ending::Done(_));
@@ -281,7 +272,7 @@ impl Track {
                 self.serves_since(report.ended);
             }
             Action::Route { .. } if is_done && self.started => {
-                if leads_to(&step.action, application) {
+                if step.action.leads_to(application) {
                     self.serves_since(report.ended);
                 }
             }

@@ -14,7 +14,6 @@ use flocker_model::NodeName;
 use flocker_model::Observed;
 use flocker_model::Role;
 use flocker_model::Silence;
-use flocker_plan::Action;
 use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Step;
@@ -256,7 +255,7 @@ impl<'a> View<'a> {
         }
         let steps = self.steps_of(|step| {
             let of_data = dataset.is_some() && step.action.dataset() == dataset;
-            step.action.application() == Some(&name) || of_data || leads_to(step, &name)
+            step.action.application() == Some(&name) || of_data || step.action.leads_to(&name)
         });
         known.extend(self.not_led_to(&name, &homes));
         let blocked = self.blocked(|application| *application == name);
@@ -289,7 +288,7 @@ impl<'a> View<'a> {
         };
         let steps = self.plan.steps().iter();
         let astray: BTreeSet<&NodeName> = steps
-            .filter(|step| leads_to(step, name))
+            .filter(|step| step.action.leads_to(name))
             .map(|step| &step.actor)
             .collect();
         if astray.is_empty() || !homes.iter().any(runs_on) {
@@ -505,15 +504,6 @@ impl<'a> View<'a> {
             next.push(self.deploy.clone());
         }
     }
-}
-
-/// Says whether a step makes routes that lead to an application.
-fn leads_to(step: &Step, application: &ApplicationName) -> bool {
-    let Action::Route { change } = &step.action else {
-        return false;
-    };
-    let mut targets = change.set.values();
-    targets.any(|target| target.application == *application)
 }
 
 /// Says whether a sentence names a node: a wait names those that it waits for.
