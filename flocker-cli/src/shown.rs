@@ -44,17 +44,12 @@ pub(crate) struct Shown<'a> {
 impl Shown<'_> {
     /// Prints the plan for people, and says what it waits for besides and which nodes were not seen.
     pub(crate) fn text(&self, unsaid: &[Waiting], ui: &Ui) {
-        let text = self.to_text();
-        if unsaid.is_empty() {
-            ui.data(&text);
-        } else {
-            let mut text = text.replace(render::NOTHING_TO_DO, "");
-            for waiting in unsaid {
-                // Writing to a string cannot fail.
-                let _ = writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint());
-            }
-            ui.data(&text);
-        }
+        ui.data(&render::text_and(
+            self.plan,
+            self.desired,
+            &self.estimate(),
+            unsaid,
+        ));
         self.silent(ui);
     }
 

@@ -45,12 +45,15 @@ pub struct Line {
     pub note: String,
 }
 
-/// How the [text] of a settled plan ends.
-pub const NOTHING_TO_DO: &str = "nothing to do: everything is as it is to be\n";
-
 /// Returns a plan as text: what is done, what waits, what is refused, what is kept.
 #[must_use]
 pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
+    text_and(plan, desired, estimate, &[])
+}
+
+/// Returns a plan as [text], and after it what is waited for besides: where there is any, not everything is as it is to be.
+#[must_use]
+pub fn text_and(plan: &Plan, desired: &Deployment, estimate: &Estimate, besides: &[Waiting]) -> String {
     let mut text = String::new();
     for group in groups(plan, desired, estimate) {
         match &group.cost {
@@ -85,9 +88,12 @@ pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
             writeln!(text, "{}", line.trim_end()).unwrap_or_default();
         }
     }
+    let wait = |text: &mut String, waiting: &Waiting| {
+        writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
+    };
     // A cut-over that follows by itself is said in its group.
     for waiting in plan.waiting().iter().filter(|waiting| !waiting.is_for_a_copy()) {
-        writeln!(text, "waiting: {waiting}\n   hint: {}", waiting.hint()).unwrap_or_default();
+        wait(&mut text, waiting);
     }
     for refusal in plan.refused() {
         writeln!(text, "refused: {refusal}\n   hint: {}", refusal.hint()).unwrap_or_default();
@@ -105,8 +111,11 @@ pub fn text(plan: &Plan, desired: &Deployment, estimate: &Estimate) -> String {
         )
         .unwrap_or_default();
     }
-    if plan.is_settled() {
-        text.push_str(NOTHING_TO_DO);
+    for waiting in besides {
+        wait(&mut text, waiting);
+    }
+    if plan.is_settled() && besides.is_empty() {
+        text.push_str("nothing to do: everything is as it is to be\n");
     }
     text
 }
@@ -206,20 +215,20 @@ fn moved(reason: &Reason) -> Option<&ApplicationName> {
 
 /// Says what follows a copy by itself, where a plan makes one for a move.
 fn follows(waiting: &Waiting, reason: &Reason) -> Option<&'static str> {
-    match (waiting, reason) {
-        (
-            Waiting::PreCopy { application, .. },
-            Reason::Moves {
-                application: moved, ..
-            },
-        ) if application == moved => Some("more copies while they shrink, then the cut-over"),
-        (
-            Waiting::Earlier { application, .. },
-            Reason::Moves {
-                application: moved, ..
-            },
-        ) if application == moved => Some("what was written since, then the cut-over"),
-        (_, _) => None,
+    let Reason::Moves { application, .. } = reason else {
+        return None;
+    };
+    if waiting.application() != Some(application) {
+        return None;
+    }
+    match waiting {
+        Waiting::PreCopy { .. } => Some("more copies while they shrink, then the cut-over"),
+        Waiting::Earlier { .. } => Some("what was written since, then the cut-over"),
+        Waiting::ForSight { .. }
+        | Waiting::ForHealth { .. }
+        | Waiting::Held { .. }
+        | Waiting::NotConverging { .. }
+        | Waiting::TooManyFiles { .. } => None,
     }
 }
 
@@ -243,9 +252,9 @@ fn cost_of(cost: &ApplicationEstimate) -> String {
 }
 
 fn sole_application(change: &RouteChange) -> Option<&ApplicationName> {
-    let mut targets = change.set.values().map(|target| &target.application);
-    let first = targets.next()?;
-    (change.drop.is_empty() && targets.all(|other| other == first)).then_some(first)
+    let mut led_to = change.applications();
+    let first = led_to.next()?;
+    (change.drop.is_empty() && led_to.all(|other| other == first)).then_some(first)
 }
 
 /// Applications by dataset: people know data by who uses it.
