@@ -386,7 +386,7 @@ impl Run<'_> {
     fn carries_a_cut_over(&self) -> bool {
         let standings = self.frontier.standings().iter().enumerate();
         let mut running = standings.filter(|(_, standing)| **standing == Standing::Running);
-        self.begun.is_some() && running.any(|(position, _)| self.may_start(position))
+        running.any(|(position, _)| self.may_start(position))
     }
 
     fn report(self, was_interrupted: bool) -> Report {

@@ -44,6 +44,20 @@ impl Edges {
         self.makers_of(position).iter().map(|&maker| maker as usize)
     }
 
+    /// Adds to steps that are chosen, by position, all that they need.
+    #[must_use]
+    pub fn and_makers(&self, mut chosen: Vec<bool>) -> Vec<bool> {
+        // From the last to the first: what a step needs comes before it.
+        for position in (0..chosen.len()).rev() {
+            if chosen[position] {
+                for maker in self.makers(position) {
+                    chosen[maker] = true;
+                }
+            }
+        }
+        chosen
+    }
+
     fn makers_of(&self, position: usize) -> &[u32] {
         let bounds = self.starts.get(position).zip(self.starts.get(position + 1));
         let range = bounds.map_or(0..0, |(start, end)| *start as usize..*end as usize);

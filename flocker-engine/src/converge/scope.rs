@@ -46,16 +46,8 @@ impl Scope {
     pub(super) fn part_of(&self, plan: &Plan) -> (Plan, Vec<StepId>) {
         let steps = plan.steps().iter().flat_map(|step| self.parted(step)).collect();
         let parted = Plan::new(plan.generation(), steps, Vec::new(), Vec::new(), Vec::new());
-        let mut is_part = vec![false; parted.steps().len()];
-        // From the last to the first: what a step needs comes before it.
-        for (position, step) in parted.steps().iter().enumerate().rev() {
-            is_part[position] |= self.has(step);
-            if is_part[position] {
-                for maker in parted.edges().makers(position) {
-                    is_part[maker] = true;
-                }
-            }
-        }
+        let own = parted.steps().iter().map(|step| self.has(step)).collect();
+        let is_part = parted.edges().and_makers(own);
         let (mut part, mut beyond) = (Vec::new(), Vec::new());
         for (step, is_part) in parted.steps().iter().zip(is_part) {
             if is_part {

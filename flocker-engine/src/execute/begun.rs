@@ -12,6 +12,7 @@ use flocker_plan::Frontier;
 use flocker_plan::Plan;
 use flocker_plan::Reason;
 use flocker_plan::Standing;
+use flocker_plan::Step;
 
 /// The cut-overs of a plan that have begun and not ended.
 #[derive(Debug, Default)]
@@ -36,58 +37,40 @@ impl Begun {
             if stopped_for(&step.reason).is_none() {
                 continue;
             }
-            match &step.action {
-                Action::Start { .. } => {
-                    starting.insert(&step.reason);
-                }
+            let standing = frontier.standing(position);
+            if let Action::Start { .. } = step.action {
+                starting.insert(&step.reason);
+            } else if let Action::Stop { .. } = step.action
+                && !matches!(standing, Standing::Running | Standing::Done)
+            {
                 // It still runs. Where there is no stop, it was stopped before this plan.
-                Action::Stop { .. } => {
-                    let standing = frontier.standing(position);
-                    if !matches!(standing, Standing::Running | Standing::Done) {
-                        serving.insert(&step.reason);
-                    }
-                }
-                Action::Create { .. }
-                | Action::Resize { .. }
-                | Action::Take { .. }
-                | Action::Push { .. }
-                | Action::Release { .. }
-                | Action::Acquire { .. }
-                | Action::Renounce { .. }
-                | Action::Destroy { .. }
-                | Action::Trim { .. }
-                | Action::DropPartial { .. }
-                | Action::Restore { .. }
-                | Action::EmptyTrash { .. }
-                | Action::Prepare { .. }
-                | Action::Route { .. } => {}
+                serving.insert(&step.reason);
             }
         }
         let away: BTreeSet<&Reason> = starting.difference(&serving).copied().collect();
         let names: BTreeSet<&ApplicationName> = away.iter().filter_map(|why| stopped_for(why)).collect();
-        let mut begun = Self {
-            applications: BTreeSet::new(),
-            is_theirs: vec![false; steps.len()],
-        };
-        // From the last to the first: what a step needs comes before it.
-        for (position, step) in steps.iter().enumerate().rev() {
-            let led_to = if let Action::Route { change } = &step.action {
-                let mut targets = change.set.values().map(|target| &target.application);
-                targets.find(|application| names.contains(application))
+        let of_whom = |step: &'_ Step| {
+            if let Action::Route { change } = &step.action {
+                change
+                    .applications()
+                    .find(|application| names.contains(application))
+                    .cloned()
             } else {
-                stopped_for(&step.reason).filter(|_| away.contains(&*step.reason))
-            };
-            if let Some(application) = led_to.filter(|_| is_open(position)) {
-                begun.applications.insert(application.clone());
-                begun.is_theirs[position] = true;
+                stopped_for(&step.reason)
+                    .filter(|_| away.contains(&*step.reason))
+                    .cloned()
             }
-            if begun.is_theirs[position] {
-                for maker in plan.edges().makers(position) {
-                    begun.is_theirs[maker] = true;
-                }
-            }
+        };
+        let open = steps.iter().enumerate();
+        let open: Vec<_> = open
+            .map(|(position, step)| of_whom(step).filter(|_| is_open(position)))
+            .collect();
+        Self {
+            is_theirs: plan
+                .edges()
+                .and_makers(open.iter().map(Option::is_some).collect()),
+            applications: open.into_iter().flatten().collect(),
         }
-        begun
     }
 }
 
