@@ -86,13 +86,13 @@ pub(crate) fn leave_out(state: &mut ClusterState, which: Vec<(NodeName, Silence)
 /// person decides which copy counts; until then, to look and to decide, both
 /// owners have to be seen, so [`observe()`](super::observe()) leaves it.
 pub fn leave_out_older_owners(state: &mut ClusterState) {
-    let older = older_owners(state);
-    for (name, doubt) in all_doubtful(state) {
-        if let Some(owns) = older.get(&name) {
-            let silence = doubt.silence(BTreeSet::new(), owns.clone());
-            state.nodes.insert(name, Observed::Unknown(silence));
-        }
-    }
+    let older = all_doubtful(state).into_iter().filter_map(|(name, doubt)| {
+        let owns = contradicted(state, &name);
+        (!owns.is_empty()).then(|| (name, Observed::Unknown(doubt.silence(BTreeSet::new(), owns))))
+    });
+    // Each is judged by what was seen of all.
+    let older: Vec<_> = older.collect();
+    state.nodes.extend(older);
 }
 
 /// Returns every node that was put back, and of which datasets it says that it owns what others know to be another's by now.
@@ -100,16 +100,18 @@ pub fn leave_out_older_owners(state: &mut ClusterState) {
 /// A person decides each of them, one after the other.
 #[must_use]
 pub fn older_owners(state: &ClusterState) -> BTreeMap<NodeName, BTreeSet<DatasetId>> {
-    let mut older = BTreeMap::new();
-    for name in all_doubtful(state).into_keys() {
-        let copies = state.known(&name).into_iter().flat_map(|seen| &seen.datasets);
-        let claims = copies.filter(|(dataset, copy)| is_contradicted(state, &name, **dataset, &copy.role));
-        let claims: BTreeSet<DatasetId> = claims.map(|(dataset, _)| *dataset).collect();
-        if !claims.is_empty() {
-            older.insert(name, claims);
-        }
-    }
-    older
+    let claims = all_doubtful(state).into_keys().map(|name| {
+        let claims = contradicted(state, &name);
+        (name, claims)
+    });
+    claims.filter(|(_, claims)| !claims.is_empty()).collect()
+}
+
+/// Returns what a node says that it owns, or has let go, and others know better of.
+fn contradicted(state: &ClusterState, name: &NodeName) -> BTreeSet<DatasetId> {
+    let copies = state.known(name).into_iter().flat_map(|seen| &seen.datasets);
+    let claims = copies.filter(|(dataset, copy)| is_contradicted(state, name, **dataset, &copy.role));
+    claims.map(|(dataset, _)| *dataset).collect()
 }
 
 /// Returns every node that was put back and has to stay known for that, whatever it is told.
@@ -120,11 +122,11 @@ pub fn older_owners(state: &ClusterState) -> BTreeMap<NodeName, BTreeSet<Dataset
 /// something that cannot be read: what it claims of that is not known yet.
 #[must_use]
 pub fn behind(state: &ClusterState) -> BTreeSet<NodeName> {
-    let mut behind: BTreeSet<NodeName> = older_owners(state).into_keys().collect();
-    let doubtful = all_doubtful(state).into_keys();
     let is_unread = |name: &NodeName| state.known(name).is_some_and(|seen| !seen.unreadable.is_empty());
-    behind.extend(doubtful.filter(|name| has_old_offer(state, name) || is_unread(name)));
-    behind
+    let is_behind = |name: &NodeName| {
+        !contradicted(state, name).is_empty() || has_old_offer(state, name) || is_unread(name)
+    };
+    all_doubtful(state).into_keys().filter(is_behind).collect()
 }
 
 /// Says whether a node has a part in an offer that was taken up since, of which only the others know.
