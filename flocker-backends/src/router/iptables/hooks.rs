@@ -163,14 +163,7 @@ impl Tool {
             Place::First => format!("-I {chain} 1 {rule}"),
             Place::Last => format!("-A {chain} {rule}"),
         };
-        let added = self.run(table, words).await.and_then(|output| success(&output));
-        added.map(drop).map_err(|source| RouterError::Io {
-            what: format!(
-                "add a rule to `{chain}` in the table `{table}` with `{}`",
-                self.name
-            ),
-            source,
-        })
+        self.change((table, chain), words, "add a rule to").await
     }
 
     /// Removes a rule that is there.
@@ -181,13 +174,20 @@ impl Tool {
             place: _,
             rule,
         } = hook;
-        let ran = self.run(table, format!("-D {chain} {rule}")).await;
-        let removed = ran.and_then(|output| success(&output));
-        removed.map(drop).map_err(|source| RouterError::Io {
-            what: format!(
-                "remove our rule from `{chain}` in the table `{table}` with `{}`",
-                self.name
-            ),
+        let words = format!("-D {chain} {rule}");
+        self.change((table, chain), words, "remove our rule from").await
+    }
+
+    async fn change(
+        self,
+        (table, chain): (&'static str, &str),
+        words: String,
+        what: &str,
+    ) -> Result<(), RouterError> {
+        let ran = self.run(table, words).await;
+        let changed = ran.and_then(|output| success(&output));
+        changed.map(drop).map_err(|source| RouterError::Io {
+            what: format!("{what} `{chain}` in the table `{table}` with `{}`", self.name),
             source,
         })
     }
