@@ -127,6 +127,7 @@ pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<Ip
     findings.push(privileges(&asked, rustix::process::geteuid().is_root()));
     findings.push(room(directory));
     findings.extend(other_program(directory));
+    let address = settled.as_ref().ok().map(|settings| settings.address);
     let tools = block_on(async {
         let mut found = Vec::new();
         if asked.volumes == VolumeKind::Zfs {
@@ -140,9 +141,8 @@ pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<Ip
             }
             RuntimeKind::Process => {}
         }
-        let own = settled.as_ref().map(|settings| settings.address).ok();
-        let address = own.or(reached_at).unwrap_or(Ipv4Addr::LOCALHOST.into());
-        found.extend(router(&asked, address).await);
+        let tried_at = address.or(reached_at).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        found.extend(router(&asked, tried_at).await);
         let images = images(asked.runtime, &request.closely.images).await;
         Ok((found, images, listeners(&request.closely.ports).await))
     });
@@ -158,7 +158,7 @@ pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<Ip
     };
     Examination {
         time: clock::time_of_day(),
-        address: settled.as_ref().ok().map(|settings| settings.address),
+        address,
         findings,
         listening: reached_at
             .and_then(|address| local::listening_at(address).ok())
