@@ -36,6 +36,7 @@ use async_trait::async_trait;
 use flocker_model::NodeAddress;
 use flocker_model::PortNumber;
 use nix::unistd::Uid;
+use tokio::sync::OnceCell;
 
 use self::bootstrap::Setback;
 pub use self::effective::Effective;
@@ -101,6 +102,8 @@ struct Target {
 pub struct SshTransport {
     options: SshOptions,
     program: NodeProgram,
+    /// What `ssh` does without any configuration, which is the same for each host.
+    default: OnceCell<String>,
     #[cfg(feature = "ssh2")]
     hosts: choice::Hosts,
 }
@@ -112,6 +115,7 @@ impl SshTransport {
         Self {
             options,
             program,
+            default: OnceCell::new(),
             #[cfg(feature = "ssh2")]
             hosts: choice::Hosts::default(),
         }
@@ -146,20 +150,22 @@ impl SshTransport {
 
     async fn ask(&self, target: Target) -> Result<Effective, TransportError> {
         let answer = self.answer(arguments::question(&self.options, &target)).await?;
-        // Where it does not say, nothing counts as being so without a configuration.
-        let default = self
-            .answer(arguments::question_without_configuration(&target))
-            .await?;
-        let default = String::from_utf8_lossy(&default.stdout);
+        let default = self.default.get_or_try_init(|| self.default()).await?;
         let said = String::from_utf8_lossy(&answer.stderr).into_owned();
         let understood = answer
             .success()
             .ok()
-            .and_then(|answer| Effective::parse(&String::from_utf8_lossy(&answer), &default));
+            .and_then(|answer| Effective::parse(&String::from_utf8_lossy(&answer), default));
         understood.ok_or_else(|| TransportError::Refused {
             host: target.host,
             said: refusal::repeat(&said),
         })
+    }
+
+    /// Asks what `ssh` does without any configuration. Where it does not say, nothing counts as being so.
+    async fn default(&self) -> Result<String, TransportError> {
+        let answer = self.answer(arguments::question_without_configuration()).await?;
+        Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
     }
 
     async fn answer(&self, arguments: Vec<OsString>) -> Result<Output, TransportError> {

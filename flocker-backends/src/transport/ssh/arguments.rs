@@ -63,11 +63,11 @@ pub(super) fn question(options: &SshOptions, target: &Target) -> Vec<OsString> {
     arguments
 }
 
-/// Returns the arguments with which it says what it would do for that host without any configuration.
-pub(super) fn question_without_configuration(target: &Target) -> Vec<OsString> {
-    let mut arguments = ["-G", "-F", "none", "--"].map(OsString::from).to_vec();
-    arguments.push(target.host.clone().into());
-    arguments
+/// Returns the arguments with which it says what it would do without any configuration, for whatever host.
+pub(super) fn question_without_configuration() -> Vec<OsString> {
+    ["-G", "-F", "none", "--", "localhost"]
+        .map(OsString::from)
+        .to_vec()
 }
 
 fn place(options: &SshOptions, target: &Target) -> Vec<OsString> {
