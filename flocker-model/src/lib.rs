@@ -35,7 +35,9 @@ pub use placements::Placements;
 pub use port::{ExternalPort, ExternalPortError, Protocol};
 pub use route::{Home, KnownTables, RouteChange, RouteTable, RouteTarget};
 pub use secret::{DefinitionKey, Secret};
-pub use setup::{ChoiceError, NodeSetup, PortRange, PortRangeError, RouterKind, RuntimeKind, VolumeKind};
+pub use setup::{
+    AtBoot, ChoiceError, NodeSetup, PortRange, PortRangeError, RouterKind, RuntimeKind, VolumeKind,
+};
 pub use state::{
     ClusterState, ContainerState, ContainerStatus, Findings, Health, Keeps, Manifestation, NodeState,
     Observed, PartialReceive, Peer, Role, Silence, Snapshot, Trashed,

@@ -90,6 +90,16 @@ choice! {
     }
 }
 
+choice! {
+    /// What a node does by itself after its machine has started anew.
+    AtBoot, "at_boot", {
+        /// Nothing: what runs there waits for the next deploy.
+        Wait => "wait",
+        /// It starts again what it owns the data of, without having heard of any other node.
+        Start => "start",
+    }
+}
+
 /// Why a text is none of the words that can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("`{what}` is one of {}", words.join(", "))]
@@ -170,6 +180,9 @@ pub struct NodeSetup {
     /// On which ports it lets other nodes in with what they send; any that is free where nobody ever said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer_ports: Option<PortRange>,
+    /// What it does by itself after its machine has started anew; `wait` where nobody ever said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_boot: Option<AtBoot>,
 }
 
 impl NodeSetup {
@@ -214,6 +227,9 @@ mod tests {
                 serde_json::to_value(word.parse::<RouterKind>().unwrap()).unwrap(),
                 *word
             );
+        }
+        for word in AtBoot::WORDS {
+            assert_eq!(word.parse::<AtBoot>().unwrap().as_str(), *word);
         }
         let error = "ZFS".parse::<VolumeKind>().unwrap_err();
         assert_eq!(error.to_string(), "`volumes` is one of zfs, directory");

@@ -43,6 +43,7 @@ const NODE: Keys = Keys {
         "runtime",
         "router",
         "transfer_ports",
+        "at_boot",
     ],
     unsupported: &[],
     extensions: false,
@@ -208,6 +209,7 @@ impl Reader<'_, '_, '_> {
             transfer_ports: fields
                 .get("transfer_ports")
                 .and_then(|node| self.parsed(node, "`transfer_ports`", Code::BadPort)),
+            at_boot: self.choice(fields, "at_boot"),
         }
     }
 

@@ -283,6 +283,7 @@ impl Lines {
             runtime,
             router,
             transfer_ports,
+            at_boot,
         } = setup;
         if let Some(volumes) = volumes {
             self.line(2, format_args!("volumes: {volumes}"));
@@ -298,6 +299,9 @@ impl Lines {
         }
         if let Some(ports) = transfer_ports {
             self.line(2, format_args!("transfer_ports: {ports}"));
+        }
+        if let Some(at_boot) = at_boot {
+            self.line(2, format_args!("at_boot: {at_boot}"));
         }
     }
 }

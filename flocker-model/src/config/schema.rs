@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::port::Protocol;
+use crate::setup::AtBoot;
 use crate::setup::RouterKind;
 use crate::setup::RuntimeKind;
 use crate::setup::VolumeKind;
@@ -245,6 +246,10 @@ pub fn deployment() -> Value {
                                 "transfer_ports": {
                                     "description": "On which ports it lets other nodes in with what they send, as in 7800-7899",
                                     "allOf": [line(&format!("^{port}-{port}$"))],
+                                },
+                                "at_boot": {
+                                    "description": "What it does by itself after its machine has started anew",
+                                    "enum": AtBoot::WORDS,
                                 },
                                 "applications": placed,
                                 "address": host,

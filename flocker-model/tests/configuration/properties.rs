@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flocker_model::Application;
 use flocker_model::ApplicationName;
+use flocker_model::AtBoot;
 use flocker_model::ByteSize;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
@@ -199,9 +200,10 @@ fn setup() -> impl Strategy<Value = NodeSetup> {
         word(VolumeKind::WORDS),
         word(RuntimeKind::WORDS),
         word(RouterKind::WORDS),
+        word(AtBoot::WORDS),
     );
     let ports = option::of((1..100_u16, 100..=u16::MAX));
-    (pool, words, ports).prop_map(|(pool, (volumes, runtime, router), ports)| NodeSetup {
+    (pool, words, ports).prop_map(|(pool, (volumes, runtime, router, at_boot), ports)| NodeSetup {
         pool: pool
             .filter(|_| volumes != Some(VolumeKind::Directory))
             .map(|pool| pool.parse().unwrap()),
@@ -209,6 +211,7 @@ fn setup() -> impl Strategy<Value = NodeSetup> {
         runtime,
         router,
         transfer_ports: ports.map(|(first, last)| format!("{first}-{last}").parse().unwrap()),
+        at_boot,
     })
 }
 
