@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod blocked;
+pub mod boot;
 mod by_dataset;
 pub mod check;
 pub mod estimate;

@@ -9,6 +9,8 @@
     reason = "a test looks for one thing among many"
 )]
 
+#[path = "parts/boot.rs"]
+mod boot;
 #[path = "parts/check.rs"]
 mod check;
 #[path = "parts/fact.rs"]
