@@ -11,6 +11,7 @@ pub mod systemd;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::DefinitionHash;
 use flocker_model::ExternalPort;
+use flocker_model::RestartPolicy;
 use serde::Deserialize;
 use serde::Serialize;
 use thiserror::Error;
@@ -114,6 +116,30 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync {
     /// Dropped half way: running, stopping or gone, and it will not be
     /// restarted by its policy.
     async fn stop(&self, application: &ApplicationName, grace: Duration) -> Result<Change, RuntimeError>;
+
+    /// Returns what can be started again as it was made, and what is done when it ends: every container that has run, has
+    /// ended, and that nobody has begun to stop as far as can be told.
+    ///
+    /// Where a runtime keeps nothing that it could start one from, there is none.
+    async fn resumable(&self) -> Result<BTreeMap<ApplicationName, RestartPolicy>, RuntimeError> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Starts a container again that has ended, as it was made, and returns when it was started.
+    ///
+    /// `volume` is where its data is, which the caller has seen to be its own; without it, or where nothing is there, one
+    /// that has data is refused. `AlreadySo` where it is alive. `NotHere` where it is none of those that
+    /// [`ContainerRuntime::resumable`] returns. As after a start by its restart policy, nobody waits for it to be
+    /// healthy. Dropped half way: running or not, and [`ContainerRuntime::list`] tells.
+    async fn resume(
+        &self,
+        application: &ApplicationName,
+        _volume: Option<&Path>,
+    ) -> Result<Change, RuntimeError> {
+        Err(RuntimeError::NotHere {
+            application: application.clone(),
+        })
+    }
 
     /// Opens the output of an application: both its streams, oldest first.
     ///

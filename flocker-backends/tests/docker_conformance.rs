@@ -10,3 +10,4 @@ mod docker_support;
 use docker_support::DockerNode;
 
 flocker_backends::runtime_conformance!(DockerNode::new().await);
+flocker_backends::runtime_resuming_conformance!(DockerNode::new().await);

@@ -243,6 +243,7 @@ impl RuntimeHarness for Node {
 mod runtime {
     use super::Node;
     flocker_backends::runtime_conformance!(Node::new("alpha"));
+    flocker_backends::runtime_resuming_conformance!(Node::new("alpha"));
 }
 
 /// A node with routes, and what is served around it.

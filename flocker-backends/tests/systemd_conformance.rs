@@ -10,3 +10,4 @@ mod systemd_support;
 use systemd_support::SystemdNode;
 
 flocker_backends::runtime_conformance!(SystemdNode::new().await);
+flocker_backends::runtime_resuming_conformance!(SystemdNode::new().await);

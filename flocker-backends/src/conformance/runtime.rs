@@ -1,6 +1,7 @@
 //! What every container runtime promises.
 
 pub mod output;
+pub mod resuming;
 pub mod running;
 mod steps;
 
@@ -112,6 +113,20 @@ macro_rules! runtime_conformance {
     };
 }
 
+/// Declares a test for every promise of a [`ContainerRuntime`] that starts again what has ended, as it was made.
+#[macro_export]
+macro_rules! runtime_resuming_conformance {
+    ($harness:expr) => {
+        $crate::conformance_tests! { $crate::conformance::runtime::resuming, $harness,
+            what_has_ended_is_resumed_as_it_was_made
+            what_runs_is_not_resumed
+            what_was_only_prepared_is_not_resumed
+            what_was_stopped_is_not_resumed
+            what_has_data_is_not_resumed_without_it
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -120,6 +135,7 @@ mod tests {
         for source in [
             include_str!("runtime/running.rs"),
             include_str!("runtime/output.rs"),
+            include_str!("runtime/resuming.rs"),
         ] {
             let promises: Vec<&str> = source
                 .lines()

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Waker;
@@ -22,6 +24,7 @@ use flocker_model::Role;
 
 use super::disk::Disk;
 use super::observer::Violation;
+use super::volumes::MemoryVolumes;
 use crate::change::Change;
 use crate::runtime::ContainerSpec;
 use crate::runtime::RuntimeError;
@@ -71,6 +74,10 @@ impl Container {
             stop_grace: self.spec.application.stop_grace,
             restarts: self.restarts,
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.status, ContainerStatus::Exited { .. })
     }
 
     /// Ends by itself; its policy says what then.
@@ -203,6 +210,48 @@ impl Containers {
         self.insert(spec, ContainerStatus::Running, address);
         self.output.entry(spec.name.clone()).or_default();
         self.run(&spec.name, &program);
+        Ok(Change::Made)
+    }
+
+    /// Returns what has run and ended, with what is done when it ends.
+    pub(super) fn resumable(&self) -> BTreeMap<ApplicationName, RestartPolicy> {
+        let ended = self.by_name.iter().filter(|(_, container)| container.has_ended());
+        ended
+            .map(|(name, container)| (name.clone(), container.spec.application.restart_policy))
+            .collect()
+    }
+
+    /// Starts what has ended as it was made, on the volume that it must have.
+    pub(super) fn resume(
+        &mut self,
+        application: &ApplicationName,
+        volume: Option<&Path>,
+        disk: &Disk,
+    ) -> Result<Change, RuntimeError> {
+        if self.is_alive(application) {
+            return Ok(Change::AlreadySo);
+        }
+        let found = self.by_name.get(application);
+        let spec = found
+            .filter(|container| container.has_ended())
+            .map(|container| &container.spec);
+        let Some(spec) = spec.cloned() else {
+            return Err(RuntimeError::NotHere {
+                application: application.clone(),
+            });
+        };
+        let given = ContainerSpec {
+            volume: volume.map(Path::to_path_buf),
+            ..(*spec).clone()
+        };
+        if !has_its_volume(disk, &given, MemoryVolumes::mountpoint) {
+            return Err(RuntimeError::Io {
+                what: format!("mount the volume of `{application}`"),
+                source: io::ErrorKind::NotFound.into(),
+            });
+        }
+        let program = self.program(&spec)?;
+        self.run(application, &program);
         Ok(Change::Made)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
@@ -15,6 +16,7 @@ use flocker_model::ContainerStatus;
 use flocker_model::DefinitionHash;
 use flocker_model::Health;
 use flocker_model::Image;
+use flocker_model::RestartPolicy;
 use tokio::io::AsyncRead;
 use tokio::io::ReadBuf;
 
@@ -215,6 +217,25 @@ impl ContainerRuntime for MemoryRuntime {
         let life = self.life("stop a container")?;
         let effect = Effect::Stop(application.clone());
         let apply = |state: &mut super::node::State| Ok(state.containers.stop(application));
+        let change = self.machine.effect(effect, &life, apply).await;
+        self.machine.lock().containers.wake();
+        change
+    }
+
+    async fn resumable(&self) -> Result<BTreeMap<ApplicationName, RestartPolicy>, RuntimeError> {
+        self.life("list containers")?;
+        Ok(self.machine.lock().containers.resumable())
+    }
+
+    async fn resume(
+        &self,
+        application: &ApplicationName,
+        volume: Option<&Path>,
+    ) -> Result<Change, RuntimeError> {
+        let life = self.life("start a container")?;
+        let effect = Effect::Start(application.clone());
+        let apply =
+            |state: &mut super::node::State| state.containers.resume(application, volume, &state.disk);
         let change = self.machine.effect(effect, &life, apply).await;
         self.machine.lock().containers.wake();
         change

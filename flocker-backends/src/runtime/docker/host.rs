@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::Image;
+use flocker_model::RestartPolicy;
 use futures_util::StreamExt as _;
 
 use super::DockerOptions;
 use super::engine::Engine;
 use super::labels::Manner;
 use super::making::Taken;
+use super::resuming::nothing_of;
 use super::seen::Seen;
 use super::survey::Survey;
 use crate::change::Change;
@@ -162,6 +165,28 @@ impl ContainerRuntime for DockerRuntime {
 
     async fn stop(&self, application: &ApplicationName, grace: Duration) -> Result<Change, RuntimeError> {
         self.engine.end(application, grace).await
+    }
+
+    async fn resumable(&self) -> Result<BTreeMap<ApplicationName, RestartPolicy>, RuntimeError> {
+        let Survey { seen, unread: _ } = self.engine.survey().await?;
+        let ended = seen.into_iter().filter(Seen::has_ended);
+        Ok(ended.map(|seen| (seen.labels.application, seen.policy)).collect())
+    }
+
+    async fn resume(
+        &self,
+        application: &ApplicationName,
+        volume: Option<&Path>,
+    ) -> Result<Change, RuntimeError> {
+        match self.engine.look_at_ours(application).await? {
+            Some(seen) if seen.is_alive() => Ok(Change::AlreadySo),
+            Some(seen) if seen.has_ended() => {
+                self.engine.lead_back(&seen, volume)?;
+                self.engine.start_again(&seen).await?;
+                Ok(Change::Made)
+            }
+            Some(_) | None => Err(nothing_of(application)),
+        }
     }
 
     async fn logs(

@@ -94,7 +94,7 @@ impl Naming {
 pub(in crate::runtime) struct Labels {
     pub(in crate::runtime) application: ApplicationName,
     pub(in crate::runtime) definition: DefinitionHash,
-    pub(super) dataset: Option<DatasetId>,
+    pub(in crate::runtime) dataset: Option<DatasetId>,
     pub(super) stop_grace: Duration,
     pub(super) health_check: Option<HealthCheck>,
     /// The image as its definition names it; the container has the identity.

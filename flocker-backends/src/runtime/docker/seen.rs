@@ -33,7 +33,7 @@ pub(in crate::runtime) struct Seen {
     /// Whether it ever ran and so may have said something.
     pub(super) has_run: bool,
     /// What the engine does when it ends.
-    pub(super) policy: RestartPolicy,
+    pub(in crate::runtime) policy: RestartPolicy,
     /// The signal that asks it to end, where it is not `SIGTERM`.
     pub(super) stop_signal: Option<String>,
     pub(super) address: Option<IpAddr>,

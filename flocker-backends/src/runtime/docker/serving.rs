@@ -1,6 +1,7 @@
 //! The start of a prepared container, and the wait until it serves.
 
 use std::io;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,14 +61,23 @@ impl Sight for Engine {
 impl Engine {
     /// Leads the container to its volume, which must be here.
     pub(in crate::runtime) fn open_gate(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        let (Some(_), volume) = (&spec.application.volume, &spec.volume) else {
-            return Ok(());
-        };
-        let volume = volume.as_ref().ok_or_else(|| RuntimeError::Io {
-            what: format!("enter the volume of `{}`", spec.name),
+        match &spec.application.volume {
+            None => Ok(()),
+            Some(_) => self.open_gate_to(&spec.name, spec.volume.as_deref()),
+        }
+    }
+
+    /// Leads the container of an application to its volume, which must be here.
+    pub(in crate::runtime) fn open_gate_to(
+        &self,
+        application: &ApplicationName,
+        volume: Option<&Path>,
+    ) -> Result<(), RuntimeError> {
+        let volume = volume.ok_or_else(|| RuntimeError::Io {
+            what: format!("enter the volume of `{application}`"),
             source: io::Error::other("nobody says where it is"),
         })?;
-        let opened = self.gates.open(&self.container(&spec.name), volume);
+        let opened = self.gates.open(&self.container(application), volume);
         opened.map_err(|source| RuntimeError::Io {
             what: format!("enter the volume `{}`", volume.display()),
             source,

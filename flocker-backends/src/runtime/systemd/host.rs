@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
+use flocker_model::RestartPolicy;
 
 use super::SystemdOptions;
 use super::journal::Journal;
@@ -142,6 +143,19 @@ impl SystemdRuntime {
         Ok(text.filter(|text| unit::application_of(text).as_ref() == Some(application)))
     }
 
+    /// Returns the unit of an application, if it is ours and starts at boot: whoever ends it for good disables it first.
+    fn enabled_unit(&self, application: &ApplicationName) -> Result<Option<String>, RuntimeError> {
+        let link = self.unit_directory.join(unit::WANTS).join(self.unit(application));
+        match std::fs::symlink_metadata(&link) {
+            Ok(_) => self.own_unit(application),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(RuntimeError::Io {
+                what: format!("look at `{}`", link.display()),
+                source,
+            }),
+        }
+    }
+
     /// Refuses where somebody else has a unit of that name.
     fn check_unit(&self, application: &ApplicationName) -> Result<(), RuntimeError> {
         if self.read_unit(application)?.is_some() && self.own_unit(application)?.is_none() {
@@ -169,6 +183,15 @@ impl SystemdRuntime {
         asked
             .map(drop)
             .map_err(failed(|| format!("`systemctl {verb}` for `{application}`")))
+    }
+
+    /// Starts a unit. What it counted for a container that is gone, or before a boot, is not held against this start.
+    async fn start_unit(&self, application: &ApplicationName) -> Result<(), RuntimeError> {
+        let unit = self.unit(application);
+        let reset = ["reset-failed", "--", &unit];
+        let reset = self.systemctl.try_run(&reset, self.margin()).await;
+        reset.map_err(failed(|| format!("forget the failures of `{application}`")))?;
+        self.ask(application, &["start", "--", &unit]).await
     }
 
     /// Everybody's units are read anew, which takes systemd its time.
@@ -292,14 +315,7 @@ impl ContainerRuntime for SystemdRuntime {
             Taken::Prepared(_) | Taken::Made(_) => {
                 self.engine.open_gate(spec)?;
                 self.install(spec).await?;
-                let unit = self.unit(&spec.name);
-                // What it counted for a container that is gone is not held against this one.
-                let reset = self
-                    .systemctl
-                    .try_run(&["reset-failed", "--", &unit], self.margin())
-                    .await;
-                reset.map_err(failed(|| format!("forget the failures of `{}`", spec.name)))?;
-                self.ask(&spec.name, &["start", "--", &unit]).await?;
+                self.start_unit(&spec.name).await?;
                 self.engine.wait_until_serving(spec, self, 0).await?;
                 Ok(Change::Made)
             }
@@ -317,6 +333,39 @@ impl ContainerRuntime for SystemdRuntime {
             return Ok(Change::Made);
         }
         Ok(ended)
+    }
+
+    async fn resumable(&self) -> Result<BTreeMap<ApplicationName, RestartPolicy>, RuntimeError> {
+        let mut policies = BTreeMap::new();
+        for seen in self.engine.survey().await?.seen {
+            let application = seen.labels.application.clone();
+            let Some(text) = self.enabled_unit(&application)? else {
+                continue;
+            };
+            if let (Some(policy), Some(seen)) = (unit::policy_of(&text), self.join(seen).await?)
+                && seen.has_ended()
+            {
+                policies.insert(application, policy);
+            }
+        }
+        Ok(policies)
+    }
+
+    async fn resume(
+        &self,
+        application: &ApplicationName,
+        volume: Option<&Path>,
+    ) -> Result<Change, RuntimeError> {
+        let is_enabled = self.enabled_unit(application)?.is_some();
+        match self.see(application).await? {
+            Some(seen) if seen.is_alive() => Ok(Change::AlreadySo),
+            Some(seen) if is_enabled && seen.has_ended() => {
+                self.engine.lead_back(&seen, volume)?;
+                self.start_unit(application).await?;
+                Ok(Change::Made)
+            }
+            Some(_) | None => Err(docker::nothing_of(application)),
+        }
     }
 
     async fn logs(

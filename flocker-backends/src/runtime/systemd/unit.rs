@@ -1,5 +1,6 @@
 //! The unit of an application, as text.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub(super) const WANTS: &str = "multi-user.target.wants";
 
 /// How often systemd starts a unit at most.
 const BURST: &str = "StartLimitBurst=";
+
+/// What systemd does when a unit has ended.
+const RESTART: &str = "Restart=";
 
 /// How long systemd waits before it starts an application again.
 const PAUSE: &str = "100ms";
@@ -140,7 +144,7 @@ impl Unit<'_> {
         ));
         let patience = stop_grace.saturating_add(*margin);
         line(&format!("TimeoutStopSec={}", whole_seconds(patience)));
-        line(&format!("Restart={restart}"));
+        line(&format!("{RESTART}{restart}"));
         line(&format!("RestartSec={PAUSE}"));
         line("");
         line("[Install]");
@@ -192,6 +196,18 @@ pub(super) fn most_restarts(text: &str) -> Option<u32> {
     Some(burst.parse::<u32>().ok()?.saturating_sub(1))
 }
 
+/// Returns what a unit does when its container ends.
+pub(super) fn policy_of(text: &str) -> Option<RestartPolicy> {
+    match text.lines().find_map(|line| line.strip_prefix(RESTART))? {
+        "no" => Some(RestartPolicy::Never),
+        "always" => Some(RestartPolicy::Always),
+        "on-failure" => Some(RestartPolicy::OnFailure {
+            maximum_retry_count: most_restarts(text).and_then(NonZeroU32::new),
+        }),
+        _ => None,
+    }
+}
+
 fn of_section<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let lines = text
         .lines()
@@ -204,8 +220,6 @@ fn of_section<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::*;
 
     fn programs() -> Programs {
@@ -247,6 +261,24 @@ mod tests {
         assert_eq!(text(policy, Some("/flocker/web")), expected);
         assert_eq!(most_restarts(expected), Some(2));
         assert_eq!(most_restarts(&text(RestartPolicy::Always, None)), None);
+    }
+
+    #[test]
+    fn a_policy_is_read_back_from_its_unit() {
+        let on_failure = |count| RestartPolicy::OnFailure {
+            maximum_retry_count: NonZeroU32::new(count),
+        };
+        for policy in [
+            RestartPolicy::Never,
+            RestartPolicy::Always,
+            on_failure(0),
+            on_failure(1),
+            on_failure(7),
+        ] {
+            assert_eq!(policy_of(&text(policy, Some("/flocker/web"))), Some(policy));
+        }
+        assert_eq!(policy_of("[Service]\nRestart=on-abort\n"), None);
+        assert_eq!(policy_of("[Service]\n"), None);
     }
 
     #[test]
