@@ -4,6 +4,7 @@
 //! turns, and calls.
 
 mod admission;
+mod again;
 mod arrival;
 mod doors;
 mod gate;
@@ -69,6 +70,8 @@ use crate::record::RecordError;
 use crate::record::RecordStore;
 
 use admission::Admissions;
+pub use again::Awakening;
+pub use again::Woken;
 pub use doors::Doors;
 pub(crate) use doors::Guest;
 use doors::Porch;

@@ -198,11 +198,20 @@ impl LocalNode {
         let Some(volume) = &application.volume else {
             return Ok(());
         };
-        match self.find(volume.dataset).await?.map(|seen| seen.role) {
+        self.check_owner(name, volume.dataset).await
+    }
+
+    /// Refuses to start an application on data that this node does not own.
+    pub(super) async fn check_owner(
+        &self,
+        name: &ApplicationName,
+        dataset: DatasetId,
+    ) -> Result<(), NodeError> {
+        match self.find(dataset).await?.map(|seen| seen.role) {
             Some(Role::Primary { .. }) => Ok(()),
             Some(Role::Released { .. } | Role::Replica) | None => Err(NodeError::NotPrimary {
                 application: name.clone(),
-                dataset: volume.dataset,
+                dataset,
             }),
         }
     }
@@ -280,7 +289,7 @@ impl LocalNode {
     }
 
     /// Returns where the applications of this node listen.
-    async fn local_addresses(&self) -> Result<BTreeMap<ApplicationName, IpAddr>, NodeError> {
+    pub(super) async fn local_addresses(&self) -> Result<BTreeMap<ApplicationName, IpAddr>, NodeError> {
         let limit = self.parts.deadlines.answer;
         let containers = self
             .within("the list of the containers", limit, self.parts.runtime.list())

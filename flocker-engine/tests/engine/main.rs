@@ -9,6 +9,7 @@
     reason = "a test looks for one thing among many"
 )]
 
+mod again;
 mod agreed;
 mod canary;
 mod cluster;
