@@ -173,6 +173,8 @@ pub(crate) enum Command {
     #[command(hide = true)]
     NodeProcess(commands::node_process::NodeProcess),
     #[command(hide = true)]
+    NodeBoot(commands::node_boot::NodeBoot),
+    #[command(hide = true)]
     NodeServe(commands::node_serve::NodeServe),
     #[command(hide = true)]
     DemoProgram(commands::demo_program::DemoProgram),
@@ -198,6 +200,7 @@ impl Command {
             Self::Doctor(_) => "doctor",
             Self::NodeStdio(_) => "node-stdio",
             Self::NodeProcess(_) => "node-process",
+            Self::NodeBoot(_) => "node-boot",
             Self::Promote(_) => "promote",
             Self::ReportState(_) => "report-state",
             Self::ChangeState(_) => "change-state",

@@ -12,6 +12,7 @@ pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod node;
+pub(crate) mod node_boot;
 pub(crate) mod node_process;
 pub(crate) mod node_serve;
 pub(crate) mod node_stdio;
@@ -63,6 +64,7 @@ pub(crate) fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ending, 
         Command::NodeServe(node) => node.run(),
         Command::NodeStdio(node) => node.run(),
         Command::NodeProcess(node) => node.run(),
+        Command::NodeBoot(node) => node.run(ui),
         Command::DemoProgram(program) => program.run(),
         Command::Man(man) => man.run(ui),
     }

@@ -4,6 +4,7 @@
 //! every command that brings the files about.
 
 mod aftermath;
+mod at_boot;
 mod once;
 mod preflight;
 
@@ -139,6 +140,9 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
         if let Some(hint) = cluster.hint_to_make(&outcome.actual) {
             ui.hint(&hint);
         }
+    }
+    if was_obeyed && wish.remember.is_some() {
+        at_boot::settle(cluster, &outcome.actual, ui).await?;
     }
     Ok(ending(&outcome, &wish.policy))
 }

@@ -15,6 +15,7 @@
 //! ```text
 //! bin/flocker-<sha256>   our programs, the newest few
 //! proved                 which of them was found whole, and when it had last been changed
+//! routes.json            its routes, where it puts them back by itself after a boot
 //! settings.json          what it was set up with
 //! node.json              what it remembers of itself
 //! node.sock  node.lock   where its process answers
@@ -23,8 +24,10 @@
 //! ```
 
 mod assemble;
+mod boot;
 mod examine;
 mod introduction;
+mod kept;
 mod machine;
 mod prepare;
 mod process;
@@ -32,6 +35,7 @@ mod relay;
 mod settings;
 mod ways;
 
+pub(crate) use boot::wake;
 pub(crate) use examine::Closely;
 pub(crate) use examine::Examination;
 pub(crate) use examine::Finding;

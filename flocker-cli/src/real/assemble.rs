@@ -39,6 +39,7 @@ use flocker_model::RouterKind;
 use flocker_model::RuntimeKind;
 use flocker_model::VolumeKind;
 
+use super::kept::KeptRouter;
 use super::settings::Settings;
 use crate::commands::supervise::SUPERVISE;
 use crate::error::Failure;
@@ -188,8 +189,9 @@ async fn routing(settings: &Settings, directory: &Path) -> Result<Routing, Failu
     let failed = || Failure::failed(format!("{name} cannot route with `router: {router}`"));
     if let Some(preference) = packet_filter(*router, settings.runtime) {
         let chosen = choice::choose(preference, *address).await;
+        let chosen = chosen.map_err(|error| failed().because(&error))?;
         return Ok(Routing {
-            router: chosen.map_err(|error| failed().because(&error))?,
+            router: Arc::new(KeptRouter::new(chosen, directory.to_owned())),
             foreign_ports: Arc::new(Listening {
                 address: *address,
                 router: None,

@@ -9,6 +9,7 @@ use std::path::Path;
 use flocker_backends::RouterError;
 use flocker_backends::router::choice;
 use flocker_engine::clock;
+use flocker_model::AtBoot;
 use flocker_model::ByteSize;
 use flocker_model::ExternalPort;
 use flocker_model::Image;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::assemble::packet_filter;
+use super::boot;
 use super::machine::ask;
 use super::machine::has;
 use super::machine::listeners;
@@ -127,6 +129,7 @@ pub(super) fn examine(directory: &Path, request: &Request, reached_at: Option<Ip
     findings.push(privileges(&asked, rustix::process::geteuid().is_root()));
     findings.push(room(directory));
     findings.extend(other_program(directory));
+    findings.extend(at_boot(directory, settled.as_ref().ok(), wanted));
     let address = settled.as_ref().ok().map(|settings| settings.address);
     let tools = block_on(async {
         let mut found = Vec::new();
@@ -209,6 +212,28 @@ fn other_program(directory: &Path) -> Option<Finding> {
     Some(Finding::new("program", Weight::Note, said).hint(hint))
 }
 
+/// Says whether the node starts its applications at boot, and whether it can where the file asks for it.
+fn at_boot(directory: &Path, settings: Option<&Settings>, wanted: Option<&Wanted>) -> Option<Finding> {
+    let finding = |weight, said: &str| Some(Finding::new("boot", weight, said));
+    let starts = boot::program_of(directory).is_some();
+    match wanted.and_then(|wanted| wanted.setup.at_boot) {
+        Some(AtBoot::Start) => match settings.and_then(boot::hindrance) {
+            Some(hindrance) => Some(hindrance),
+            None if starts => finding(Weight::Good, "it starts its applications by itself"),
+            None => finding(
+                Weight::Note,
+                "it starts its applications by itself after the next deploy",
+            ),
+        },
+        Some(AtBoot::Wait) if starts => finding(
+            Weight::Note,
+            "it starts its applications by itself until the next deploy",
+        ),
+        None if starts => finding(Weight::Good, "it starts its applications by itself"),
+        Some(AtBoot::Wait) | None => None,
+    }
+}
+
 /// What the machine is to be able to do.
 pub(super) struct Asked {
     pub(super) volumes: VolumeKind,
@@ -235,6 +260,7 @@ impl Asked {
             runtime,
             router,
             transfer_ports: _,
+            at_boot: _,
         } = setup;
         Self {
             volumes: volumes.unwrap_or(VolumeKind::Zfs),

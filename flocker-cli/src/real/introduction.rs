@@ -4,6 +4,7 @@
 //! says one line, or tells in several how far it is; what comes after that is
 //! another conversation.
 
+use flocker_backends::Change;
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,8 @@ pub(super) enum Introduction {
     Talk(Option<Wanted>),
     /// To know whether it could be a node.
     Examine(Request),
+    /// To have the node do at boot what the deployment file says.
+    SettleBoot(Wanted),
     /// To make it ready to be one, or to know what that would take.
     Prepare(Preparation),
 }
@@ -39,6 +42,8 @@ pub(super) enum Answer {
     Ready,
     /// What was found.
     Examined(Examination),
+    /// It does at boot what was asked for, and whether it did so before.
+    Settled(Change),
     /// What is being done just now; more lines follow.
     Preparing(Progress),
     /// What was done, or would be.

@@ -10,6 +10,7 @@ use flocker_backends::process::Stream;
 use flocker_backends::transport::direct::Doorstep;
 use flocker_backends::transport::local::ListenError;
 use flocker_backends::transport::local::LocalListener;
+use flocker_engine::LocalNode;
 use flocker_model::PortRange;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::assemble;
+use super::boot;
 use super::settings::Settings;
 use crate::error::Failure;
 use crate::local;
@@ -66,6 +68,53 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
     if let Err(error) = rustix::process::setsid() {
         tracing::warn!(%error, "the node shares a session with whoever started it");
     }
+    let nothing = |_| std::future::pending::<()>();
+    be_the_node(directory, Stay::WhileUsed, nothing).await.map(|_| ())
+}
+
+/// Is the node for as long as an errand takes, and who talks to it meanwhile; returns what came of it.
+///
+/// Where something needs the process of the node, another one is started then.
+pub(super) async fn errand<T, R>(
+    directory: &Path,
+    errand: impl FnOnce(Arc<LocalNode>) -> R,
+) -> Result<T, Failure>
+where
+    R: Future<Output = T>,
+{
+    let Ended { done, is_needed } = be_the_node(directory, Stay::ForTheErrand, errand).await?;
+    if is_needed {
+        start(directory)?;
+    }
+    done.ok_or_else(|| Failure::failed("the process of the node was asked to end"))
+}
+
+/// How long a process is the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stay {
+    /// While somebody uses it, or needs it, and a little longer.
+    WhileUsed,
+    /// Until its errand is done, and nobody talks to it.
+    ForTheErrand,
+}
+
+/// How a process ended that was the node.
+#[derive(Debug)]
+struct Ended<T> {
+    /// What came of its errand, where that was done.
+    done: Option<T>,
+    /// Whether applications cannot be reached until there is another one.
+    is_needed: bool,
+}
+
+async fn be_the_node<T, R>(
+    directory: &Path,
+    stay: Stay,
+    errand: impl FnOnce(Arc<LocalNode>) -> R,
+) -> Result<Ended<T>, Failure>
+where
+    R: Future<Output = T>,
+{
     let failed = || Failure::failed("could not become the node");
     let handler = |kind| signal(kind).map_err(|error| failed().because(&error));
     let mut terminate = handler(SignalKind::terminate())?;
@@ -85,21 +134,29 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
     background.spawn(doors.keep(Arc::clone(&node)));
     let program = env!("CARGO_PKG_VERSION");
     tracing::info!(name = %settings.name, id = %node.id(), address = %settings.address, program, "the node serves");
-    drop_old_programs(directory);
+    boot::follow(directory).await;
+    drop_old_programs(directory, boot::program_of(directory).as_deref());
     let mut connections = JoinSet::new();
     let mut last_used = Instant::now();
     let mut is_retiring = false;
+    let mut errand = std::pin::pin!(errand(Arc::clone(&node)));
+    let mut done = None;
     loop {
-        if is_retiring && connections.is_empty() {
-            // Another version is no reason to cut off those who talk to applications.
-            if !assembled.needs_process.is_needed().await {
-                break;
+        match stay {
+            Stay::ForTheErrand if done.is_some() && connections.is_empty() => break,
+            Stay::WhileUsed if is_retiring && connections.is_empty() => {
+                // Another version is no reason to cut off those who talk to applications.
+                if !assembled.needs_process.is_needed().await {
+                    break;
+                }
+                is_retiring = false;
             }
-            is_retiring = false;
+            Stay::ForTheErrand | Stay::WhileUsed => {}
         }
         tokio::select! {
             _ = terminate.recv() => break,
             _ = retire.recv() => is_retiring = true,
+            came_of_it = &mut errand, if done.is_none() => done = Some(came_of_it),
             accepted = listener.accept() => match accepted {
                 Ok(channel) => {
                     connections.spawn(flocker_engine::serve(channel, Arc::clone(&node)));
@@ -113,7 +170,7 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
                 local::note(ended);
                 last_used = Instant::now();
             }
-            () = tokio::time::sleep_until(last_used + IDLE), if connections.is_empty() => {
+            () = tokio::time::sleep_until(last_used + IDLE), if connections.is_empty() && stay == Stay::WhileUsed => {
                 if !assembled.needs_process.is_needed().await {
                     break;
                 }
@@ -123,13 +180,14 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
     }
     let seat = local::finish(listener, connections, local::LAST_ORDERS).await;
     background.shutdown().await;
+    let is_needed = assembled.needs_process.is_needed().await;
     drop(seat);
     tracing::info!("the node ends");
-    Ok(())
+    Ok(Ended { done, is_needed })
 }
 
-/// Removes all but the newest of our programs. A process that runs one keeps it.
-fn drop_old_programs(directory: &Path) {
+/// Removes all but the newest of our programs, and the one that starts with the machine. A process that runs one keeps it.
+fn drop_old_programs(directory: &Path, at_boot: Option<&Path>) {
     let own = std::env::current_exe().ok();
     let Ok(entries) = std::fs::read_dir(directory.join("bin")) else {
         return;
@@ -139,7 +197,8 @@ fn drop_old_programs(directory: &Path) {
             let entry = entry.ok()?;
             let is_ours = entry.file_name().to_str()?.starts_with("flocker-");
             let when = entry.metadata().ok()?.modified().ok()?;
-            (is_ours && Some(entry.path()) != own).then(|| (when, entry.path()))
+            let is_kept = [own.as_deref(), at_boot].contains(&Some(&*entry.path()));
+            (is_ours && !is_kept).then(|| (when, entry.path()))
         })
         .collect();
     others.sort_unstable();
@@ -166,12 +225,15 @@ mod tests {
             file.set_modified(time(age)).unwrap();
         }
         std::fs::write(bin.join("other"), "").unwrap();
-        drop_old_programs(place.path());
+        drop_old_programs(place.path(), Some(&bin.join("flocker-5")));
         let mut left: Vec<_> = std::fs::read_dir(&bin)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort_unstable();
-        assert_eq!(left, ["flocker-0", "flocker-1", "flocker-2", "other"]);
+        assert_eq!(
+            left,
+            ["flocker-0", "flocker-1", "flocker-2", "flocker-5", "other"]
+        );
     }
 }

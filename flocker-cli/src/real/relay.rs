@@ -16,6 +16,7 @@ use std::time::Duration;
 use flocker_backends::transport::local::connect_now;
 use tokio::time::Instant;
 
+use super::boot;
 use super::examine;
 use super::introduction;
 use super::introduction::Answer;
@@ -62,6 +63,12 @@ pub(crate) fn relay(directory: &Path, connection: &str) -> Result<Ending, Failur
         Introduction::Examine(request) => {
             let found = examine::examine(directory, &request, reached_at(connection));
             answer(&mut output, &Answer::Examined(found)).map_err(failed)?;
+            return Ok(Ending::Done);
+        }
+        Introduction::SettleBoot(wanted) => {
+            let settled = block_on(boot::settle(directory, &wanted));
+            let told = settled.map_or_else(Answer::from, Answer::Settled);
+            answer(&mut output, &told).map_err(failed)?;
             return Ok(Ending::Done);
         }
         Introduction::Prepare(preparation) => {

@@ -115,6 +115,8 @@ impl Settings {
             runtime,
             router,
             transfer_ports,
+            // Only a deploy brings that about, and only the unit says it.
+            at_boot: _,
         } = setup.clone();
         let address =
             reached_at.ok_or_else(|| Failure::failed("SSH does not say at which address it was reached"))?;
@@ -143,6 +145,7 @@ impl Settings {
             runtime,
             router,
             transfer_ports,
+            at_boot: _,
         } = setup;
         self.keeps("volumes", &self.volumes, volumes.as_ref())?;
         self.keeps("pool", &self.pool, pool.as_ref())?;

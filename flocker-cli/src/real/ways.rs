@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use flocker_backends::Change;
 use flocker_backends::Channel;
 use flocker_backends::Purpose;
 use flocker_backends::Transport;
@@ -109,9 +110,11 @@ impl Ways {
         let (answer, _) = self.introduce(node, introduction, ANSWER).await?;
         match answer {
             Answer::Examined(examination) => Ok(examination),
-            Answer::Ready | Answer::Preparing(_) | Answer::Prepared(_) | Answer::Failed { .. } => {
-                Err(refused(node, answer))
-            }
+            Answer::Ready
+            | Answer::Settled(_)
+            | Answer::Preparing(_)
+            | Answer::Prepared(_)
+            | Answer::Failed { .. } => Err(refused(node, answer)),
         }
     }
 
@@ -135,7 +138,7 @@ impl Ways {
             match answer {
                 Answer::Preparing(progress) => tell(&progress),
                 Answer::Prepared(deeds) => return Ok(deeds),
-                Answer::Ready | Answer::Examined(_) | Answer::Failed { .. } => {
+                Answer::Ready | Answer::Examined(_) | Answer::Settled(_) | Answer::Failed { .. } => {
                     return Err(refused(node, answer));
                 }
             }
@@ -144,14 +147,38 @@ impl Ways {
         }
     }
 
+    /// Has a node do at boot what the deployment file says; nothing is asked where that says nothing.
+    pub(crate) async fn settle_boot(&self, node: &NodeAddress) -> Result<Change, TransportError> {
+        let Some(wanted) = self
+            .wanted
+            .get(node)
+            .filter(|wanted| wanted.setup.at_boot.is_some())
+        else {
+            return Ok(Change::AlreadySo);
+        };
+        let introduction = Introduction::SettleBoot(wanted.clone());
+        // systemd may read all units anew, and that twice.
+        let (answer, _) = self.introduce(node, introduction, SILENCE).await?;
+        match answer {
+            Answer::Settled(change) => Ok(change),
+            Answer::Ready
+            | Answer::Examined(_)
+            | Answer::Preparing(_)
+            | Answer::Prepared(_)
+            | Answer::Failed { .. } => Err(refused(node, answer)),
+        }
+    }
+
     async fn talk(&self, node: &NodeAddress) -> Result<Channel, TransportError> {
         let wanted = self.wanted.get(node).cloned();
         let (answer, channel) = self.introduce(node, Introduction::Talk(wanted), ANSWER).await?;
         match answer {
             Answer::Ready => Ok(channel),
-            Answer::Examined(_) | Answer::Preparing(_) | Answer::Prepared(_) | Answer::Failed { .. } => {
-                Err(refused(node, answer))
-            }
+            Answer::Examined(_)
+            | Answer::Settled(_)
+            | Answer::Preparing(_)
+            | Answer::Prepared(_)
+            | Answer::Failed { .. } => Err(refused(node, answer)),
         }
     }
 
@@ -224,9 +251,11 @@ pub(crate) fn host(node: &NodeAddress) -> String {
 
 fn refused(node: &NodeAddress, answer: Answer) -> TransportError {
     let said = match answer {
-        Answer::Ready | Answer::Examined(_) | Answer::Preparing(_) | Answer::Prepared(_) => {
-            "it answers something else than was asked".to_owned()
-        }
+        Answer::Ready
+        | Answer::Examined(_)
+        | Answer::Settled(_)
+        | Answer::Preparing(_)
+        | Answer::Prepared(_) => "it answers something else than was asked".to_owned(),
         Answer::Failed {
             message,
             causes,

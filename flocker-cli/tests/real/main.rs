@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 #![expect(clippy::print_stdout, reason = "what was done to the nodes is worth reading")]
 
+mod at_boot;
 mod bare;
 mod bed;
 mod both_kinds;
