@@ -18,6 +18,7 @@ use flocker_engine::Handles;
 use flocker_engine::Looking;
 use flocker_engine::NodeHandle;
 use flocker_model::ApplicationName;
+use flocker_model::AtBoot;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::Generation;
@@ -348,6 +349,20 @@ impl Cluster {
     /// Returns where the nodes of the files are.
     pub(crate) fn addresses(&self) -> BTreeMap<NodeName, NodeAddress> {
         self.addresses.clone()
+    }
+
+    /// Says what a person has to see to who takes a node for lost that asks nobody when its machine starts anew.
+    ///
+    /// What the files say may be newer than what the node was told last.
+    pub(crate) fn comes_back_by_itself(&self, name: &NodeName) -> Option<String> {
+        let is_real = matches!(self.addresses.get(name), Some(NodeAddress::Ssh { .. }));
+        let member = self.desired.members().get(name).filter(|_| is_real)?;
+        match member.setup.at_boot? {
+            AtBoot::Wait => None,
+            AtBoot::Start => Some(format!(
+                "{name} has `at_boot: start`: when its machine comes back, it starts its applications on its old data by itself, whoever owns the data by then; keep it off, or cut its network until they are stopped there"
+            )),
+        }
     }
 
     /// Returns the ways to them.

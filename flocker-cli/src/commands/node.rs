@@ -68,7 +68,7 @@ impl Node {
             Verb::Remember { name } => ("remember", name, false),
         };
         let name = &name;
-        let (told, is_replaced) = runtime::block_on(async {
+        let (told, is_replaced, beware) = runtime::block_on(async {
             let cluster = cluster::connect_all(global).await?;
             let actual = cluster.observe().await;
             if !is_spoken_of(name, &actual) {
@@ -101,7 +101,8 @@ impl Node {
                 };
                 told.push((node.clone(), answer));
             }
-            Ok((told, instead.is_some()))
+            let beware = cluster.comes_back_by_itself(name);
+            Ok((told, instead.is_some(), beware.filter(|_| is_forgetting)))
         })?;
         if told.is_empty() {
             return Err(
@@ -111,6 +112,9 @@ impl Node {
         }
         let has_failed = told.iter().any(|(_, answer)| answer.is_err());
         tell(verb, name, told, ui)?;
+        if let Some(beware) = beware.filter(|_| !ui.is_json()) {
+            ui.warn(&beware);
+        }
         if is_replaced && !has_failed && !ui.is_json() {
             ui.hint(&format!(
                 "{name} is the machine that answers by now; `flocker status` shows what is to be done"

@@ -61,6 +61,12 @@ impl Promote {
                 (false, true) => Once::Ask,
                 (false, false) => return Err(nobody_to_ask()),
             };
+            if !ui.is_json() {
+                let silent = actual.nodes.keys().filter(|name| actual.known(name).is_none());
+                for beware in silent.filter_map(|name| cluster.comes_back_by_itself(name)) {
+                    ui.warn(&beware);
+                }
+            }
             let policy = Policy::default();
             let has_steps = std::cell::Cell::new(false);
             let ending = carry_out_once(

@@ -47,11 +47,13 @@ impl KeptRouter {
         }
     }
 
-    /// Writes a table down where that is asked for. That it cannot be is no reason to have no routes now.
+    /// Says whether the node puts its routes back by itself.
+    fn is_asked(&self) -> bool {
+        boot::program_of(&self.directory).is_some()
+    }
+
+    /// Writes a table down. That it cannot be is no reason to have no routes now.
     fn keep(&self, table: &RouteTable) {
-        if boot::program_of(&self.directory).is_none() {
-            return;
-        }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if *kept == Some(table.digest()) {
             return;
@@ -71,7 +73,7 @@ impl Router for KeptRouter {
     async fn current(&self) -> Result<RouteTable, RouterError> {
         let table = self.router.current().await?;
         // After a boot there are none until they are put back.
-        if !table.entries().is_empty() {
+        if !table.entries().is_empty() && self.is_asked() {
             self.keep(&table);
         }
         Ok(table)
@@ -84,6 +86,9 @@ impl Router for KeptRouter {
         local: &BTreeMap<ApplicationName, IpAddr>,
     ) -> Result<Change, RouterError> {
         let changed = self.router.apply(change, local).await?;
+        if !self.is_asked() {
+            return Ok(changed);
+        }
         match self.router.current().await {
             Ok(table) => self.keep(&table),
             Err(error) => {

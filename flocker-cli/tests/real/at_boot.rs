@@ -121,7 +121,18 @@ fn what_moved_away_before_the_boot_is_not_started_where_it_was() {
         let (ledger, ()) = Ledger::while_writing(&operator, 3, PORT, |_| {
             operator.place([&[], &["ledgers"], &[]]);
             operator.deploy().ok();
-            starts_anew(&operator, 1);
+            operator.bed.cut_power(1);
+            let lost = operator.run(&["node", "forget", "node1"]);
+            assert!(
+                lost.stderr.contains("node1 has `at_boot: start`"),
+                "{}",
+                lost.stderr
+            );
+            lost.ok();
+            let counts = operator.run(&["node", "remember", "node1"]);
+            assert!(!counts.stderr.contains("at_boot"), "{}", counts.stderr);
+            counts.ok();
+            operator.bed.up();
             let said = has_woken(&operator, 1);
             assert!(!said.contains("was started again"), "{said}");
             assert!(!runs(&operator, 1) && runs(&operator, 2));

@@ -20,8 +20,10 @@ use crate::id::ApplicationName;
 use crate::id::NodeId;
 use crate::id::NodeName;
 use crate::number::PortNumber;
+use crate::setup::AtBoot;
 use crate::setup::ChoiceError;
 use crate::setup::NodeSetup;
+use crate::setup::RuntimeKind;
 use crate::setup::VolumeKind;
 
 const TOP: Keys = Keys {
@@ -201,15 +203,27 @@ impl Reader<'_, '_, '_> {
                 "leave out one of the two",
             );
         }
+        let runtime = self.choice(fields, "runtime");
+        let at_boot = self.choice(fields, "at_boot");
+        if let (Some(RuntimeKind::Process), Some(AtBoot::Start), Some(node)) =
+            (runtime, at_boot, fields.get("at_boot"))
+        {
+            self.error_with(
+                Code::ExclusiveKeys,
+                node.span,
+                "`at_boot: start` is for `runtime: docker` and `runtime: systemd`".into(),
+                "write `at_boot: wait`, or leave it out",
+            );
+        }
         NodeSetup {
             volumes,
             pool: pool.and_then(|node| self.parsed(node, "`pool`", Code::BadName)),
-            runtime: self.choice(fields, "runtime"),
+            runtime,
             router: self.choice(fields, "router"),
             transfer_ports: fields
                 .get("transfer_ports")
                 .and_then(|node| self.parsed(node, "`transfer_ports`", Code::BadPort)),
-            at_boot: self.choice(fields, "at_boot"),
+            at_boot,
         }
     }
 

@@ -234,7 +234,13 @@ pub fn deployment() -> Value {
                         {
                             "type": "object",
                             "additionalProperties": false,
-                            "not": {"required": ["pool", "volumes"], "properties": {"volumes": {"const": "directory"}}},
+                            "not": {"anyOf": [
+                                {"required": ["pool", "volumes"], "properties": {"volumes": {"const": "directory"}}},
+                                {
+                                    "required": ["at_boot", "runtime"],
+                                    "properties": {"at_boot": {"const": "start"}, "runtime": {"const": "process"}},
+                                },
+                            ]},
                             "properties": {
                                 "volumes": {"description": "What keeps its datasets", "enum": VolumeKind::WORDS},
                                 "pool": {

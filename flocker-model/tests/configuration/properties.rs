@@ -211,7 +211,8 @@ fn setup() -> impl Strategy<Value = NodeSetup> {
         runtime,
         router,
         transfer_ports: ports.map(|(first, last)| format!("{first}-{last}").parse().unwrap()),
-        at_boot,
+        // Programs of the machine itself are not started at boot.
+        at_boot: at_boot.filter(|_| runtime != Some(RuntimeKind::Process)),
     })
 }
 
