@@ -154,6 +154,11 @@ fn text_within(path: &Path, limit: ByteSize) -> io::Result<String> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
+/// Reads a file that is not large.
+pub(crate) fn small_text(path: &Path) -> io::Result<String> {
+    text_within(path, SMALL)
+}
+
 /// Does what may wait for whoever writes into a pipe, and says so where that takes long.
 fn telling_of_a_wait<T>(path: &Path, read: impl FnOnce() -> T) -> T {
     let is_pipe = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
@@ -232,7 +237,7 @@ pub(crate) fn may_become_a_plan(path: &Path, inputs: &[&Path]) -> Result<(), Fai
 }
 
 /// Writes a file for those whom a mode, less what the operator's mask takes away, lets read it.
-fn write_for(mode: u32, path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_for(mode: u32, path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| {
         Failure::failed(format!("could not write `{}`", path.display())).because(error)
     };

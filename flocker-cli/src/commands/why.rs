@@ -33,7 +33,10 @@ impl Why {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
         let policy = files::last_policy(&global.state_dir(), self.files.paths());
         let failures = files::last_failures(&global.state_dir());
-        let view = View::new(&sight, &policy, self.deploy(global), failures);
+        let mut view = View::new(&sight, &policy, self.deploy(global), failures);
+        if self.state.is_empty() {
+            view.note(&global.state_dir());
+        }
         let Some(answer) = view.answer(&self.thing) else {
             return Err(view.unknown(&self.thing));
         };

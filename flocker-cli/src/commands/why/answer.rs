@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
 
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
@@ -18,6 +20,7 @@ use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Step;
 use flocker_plan::StepId;
+use flocker_plan::Waiting;
 use flocker_plan::blocked::list;
 use flocker_plan::blocked::seconds;
 use flocker_plan::holds;
@@ -32,6 +35,9 @@ use crate::commands::status::status;
 use crate::commands::validate::counted;
 use crate::error::Failure;
 use crate::shown;
+use crate::since;
+use crate::since::Obstacle;
+use crate::since::Since;
 
 /// What is wanted and what is seen, and the plan that follows.
 #[derive(Debug)]
@@ -44,6 +50,9 @@ pub(super) struct View<'a> {
     deploy: String,
     /// What the last deploy could not do, by step or application.
     failures: BTreeMap<String, String>,
+    /// What is waited for because nobody is served, whatever the plan.
+    unserved: Vec<Waiting>,
+    since: Since,
 }
 
 /// What is known of one thing, and what to type next.
@@ -88,6 +97,9 @@ struct Needed {
 struct Held {
     message: String,
     hint: String,
+    /// For how long commands of this machine have seen it; nothing for what is looked up in a saved report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen_for_ms: Option<u64>,
 }
 
 impl<'a> View<'a> {
@@ -114,9 +126,19 @@ impl<'a> View<'a> {
             desired,
             actual,
             has_files: *has_files,
+            unserved: shown::unserved(actual, Some(&plan)),
             plan,
             deploy,
             failures,
+            since: sight.since.clone(),
+        }
+    }
+
+    /// Takes note of what is waited for now, and remembers since when it is.
+    pub(super) fn note(&mut self, state_dir: &Path) {
+        if self.has_files {
+            let obstacles = since::obstacles(&self.plan, &self.unserved);
+            self.since = since::note(state_dir, self.desired, self.actual, &obstacles);
         }
     }
 
@@ -461,7 +483,13 @@ impl<'a> View<'a> {
                 "{node} answers from {}, as node {}, and obeys generation {}",
                 state.address, state.id, state.generation
             ),
-            Some(Observed::Unknown(silence)) => format!("{node} was not seen: {silence}"),
+            Some(Observed::Unknown(silence)) => {
+                let answered = self.sight.since.answered_before(node);
+                let answered = answered.map_or_else(String::new, |before| {
+                    format!("; it answered this machine last {} ago", seconds(before))
+                });
+                format!("{node} was not seen: {silence}{answered}")
+            }
             None => format!("{node} is not known"),
         }
     }
@@ -482,20 +510,27 @@ impl<'a> View<'a> {
     }
 
     fn held(&self, is_meant: impl Fn(Option<&ApplicationName>) -> bool) -> Vec<Held> {
-        let unserved = shown::unserved(self.actual, Some(&self.plan));
-        let waiting = self.plan.waiting().iter().chain(&unserved);
+        let waiting = self.plan.waiting().iter().chain(&self.unserved);
         let waiting = waiting.filter(|waiting| is_meant(waiting.application()));
         let refused = self.plan.refused().iter();
         let refused = refused.filter(|refused| is_meant(refused.application()));
         let waiting = waiting.map(|waiting| Held {
             message: format!("waiting: {waiting}"),
             hint: waiting.hint(),
+            seen_for_ms: self.seen_for(Obstacle::Waiting(waiting)),
         });
         let refused = refused.map(|refused| Held {
             message: format!("refused: {refused}"),
             hint: refused.hint(),
+            seen_for_ms: self.seen_for(Obstacle::Refused(refused)),
         });
         waiting.chain(refused).collect()
+    }
+
+    /// Returns for how long commands of this machine have seen it, in milliseconds.
+    fn seen_for(&self, obstacle: Obstacle<'_>) -> Option<u64> {
+        let seen_for = self.since.blocked_for(obstacle)?;
+        u64::try_from(seen_for.as_millis()).ok()
     }
 
     fn add_deploy(&self, steps: &[StepId], next: &mut Vec<String>) {
@@ -530,7 +565,12 @@ impl Answer {
             }
         }
         for held in &self.blocked {
-            writeln!(text, "  {}\n     hint: {}", held.message, held.hint).unwrap_or_default();
+            writeln!(text, "  {}", held.message).unwrap_or_default();
+            if let Some(seen_for) = held.seen_for_ms.filter(|seen_for| *seen_for > 0) {
+                let seen_for = seconds(Duration::from_millis(seen_for));
+                writeln!(text, "     since: {seen_for} at least").unwrap_or_default();
+            }
+            writeln!(text, "     hint: {}", held.hint).unwrap_or_default();
         }
         if self.kind != Kind::Step {
             if self.has_files && self.steps.is_empty() && self.blocked.is_empty() {
