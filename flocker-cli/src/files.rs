@@ -20,6 +20,7 @@ use std::time::Duration;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::Deployment;
+use flocker_model::EnvironmentValue;
 use flocker_model::config::Diagnostic;
 use flocker_model::config::Loaded;
 use flocker_model::config::NotText;
@@ -270,6 +271,18 @@ impl Configuration {
 
     pub(crate) fn sources(&self) -> &[Source] {
         &self.sources
+    }
+
+    /// Returns the applications with values in their environment that stand in the file itself.
+    pub(crate) fn with_plain_values(&self) -> Result<Vec<ApplicationName>, Failure> {
+        let is_plain = |value: &EnvironmentValue| matches!(value, EnvironmentValue::Plain(_));
+        let deployment = self.without_secrets()?;
+        let applications = deployment.applications().iter();
+        let plain = applications.filter(|(_, application)| {
+            let mut variables = application.environment.iter();
+            variables.any(|(_, value)| is_plain(value))
+        });
+        Ok(plain.map(|(name, _)| name.clone()).collect())
     }
 
     /// Returns how many values are fetched when it is deployed.
