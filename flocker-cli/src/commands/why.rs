@@ -1,6 +1,7 @@
 //! `flocker why`: what something waits for, and what to type next.
 
 mod answer;
+mod told;
 
 use std::path::Path;
 use std::path::PathBuf;

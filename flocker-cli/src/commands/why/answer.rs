@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
@@ -24,8 +22,11 @@ use flocker_plan::Waiting;
 use flocker_plan::blocked::list;
 use flocker_plan::blocked::seconds;
 use flocker_plan::holds;
-use serde::Serialize;
 
+use super::told::Answer;
+use super::told::Held;
+use super::told::Kind;
+use super::told::Needed;
 use crate::cluster;
 use crate::cluster::Sight;
 use crate::commands::status::health;
@@ -53,53 +54,6 @@ pub(super) struct View<'a> {
     /// What is waited for because nobody is served, whatever the plan.
     unserved: Vec<Waiting>,
     since: Since,
-}
-
-/// What is known of one thing, and what to type next.
-#[derive(Debug, Serialize)]
-pub(super) struct Answer {
-    thing: String,
-    kind: Kind,
-    /// What is wanted, what is seen, and since when where that is known; one sentence each.
-    known: Vec<String>,
-    /// What a step needs.
-    needs: Vec<Needed>,
-    /// What keeps it waiting, or only a person may decide; a sentence and a hint each.
-    blocked: Vec<Held>,
-    /// The steps that would be done about it.
-    steps: Vec<StepId>,
-    /// What to type next.
-    next: Vec<String>,
-    #[serde(skip)]
-    has_files: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    Step,
-    Application,
-    Dataset,
-    Node,
-}
-
-#[derive(Debug, Serialize)]
-struct Needed {
-    fact: String,
-    because: String,
-    /// Whether it holds; nothing where its node was not seen.
-    holds: Option<bool>,
-    /// The step that makes it.
-    made_by: Option<StepId>,
-}
-
-#[derive(Debug, Serialize)]
-struct Held {
-    message: String,
-    hint: String,
-    /// For how long commands of this machine have seen it; nothing for what is looked up in a saved report.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seen_for_ms: Option<u64>,
 }
 
 impl<'a> View<'a> {
@@ -544,45 +498,4 @@ impl<'a> View<'a> {
 /// Says whether a sentence names a node: a wait names those that it waits for.
 fn names(sentence: &str, node: &NodeName) -> bool {
     sentence.split([' ', ',', ':']).any(|word| word == node.as_str())
-}
-
-impl Answer {
-    /// Writes it as people read it.
-    pub(super) fn to_text(&self) -> String {
-        let mut text = format!("{}\n", self.thing);
-        for sentence in &self.known {
-            writeln!(text, "  {sentence}").unwrap_or_default();
-        }
-        for need in &self.needs {
-            let stands = match need.holds {
-                Some(true) => "has   ",
-                Some(false) => "needs ",
-                None => "unseen",
-            };
-            writeln!(text, "  {stands}  {}: {}", need.fact, need.because).unwrap_or_default();
-            if let Some(step) = need.made_by.as_ref().filter(|_| need.holds != Some(true)) {
-                writeln!(text, "          made by {step}").unwrap_or_default();
-            }
-        }
-        for held in &self.blocked {
-            writeln!(text, "  {}", held.message).unwrap_or_default();
-            if let Some(seen_for) = held.seen_for_ms.filter(|seen_for| *seen_for > 0) {
-                let seen_for = seconds(Duration::from_millis(seen_for));
-                writeln!(text, "     since: {seen_for} at least").unwrap_or_default();
-            }
-            writeln!(text, "     hint: {}", held.hint).unwrap_or_default();
-        }
-        if self.kind != Kind::Step {
-            if self.has_files && self.steps.is_empty() && self.blocked.is_empty() {
-                text.push_str("  nothing is to be done about it\n");
-            }
-            for step in &self.steps {
-                writeln!(text, "  to do: {step}").unwrap_or_default();
-            }
-        }
-        for command in &self.next {
-            writeln!(text, "next: {command}").unwrap_or_default();
-        }
-        text
-    }
 }
