@@ -66,8 +66,17 @@ async fn be_the_node(directory: &Path) -> Result<Awakening, Failure> {
         make_way(directory, end).await;
         let routes = routes.clone();
         let woken = process::errand(directory, |node| async move {
-            node.start_again(&routes, "the start of this machine", clock::time_of_day())
-                .await
+            let since = clock::time_of_day();
+            loop {
+                match node
+                    .start_again(&routes, "the start of this machine", since)
+                    .await
+                {
+                    // Whoever deploys knows more. What is left afterwards is ours.
+                    Err(NodeError::Held { .. }) => tokio::time::sleep(PAUSE).await,
+                    awakening => return awakening,
+                }
+            }
         });
         match woken.await {
             Ok(woken) => return woken.map_err(|error| refused(&error)),
@@ -95,7 +104,7 @@ async fn make_way(directory: &Path, end: Instant) {
 fn refused(error: &NodeError) -> Failure {
     Failure::failed("nothing was started again")
         .because(error)
-        .hint("whoever deploys starts what is to run; `systemctl restart flocker` tries again")
+        .hint("`systemctl restart flocker` tries again; `flocker deploy` looks at all nodes first")
 }
 
 /// Says what became of everything: what is as it may be, and what is not.
