@@ -101,13 +101,24 @@ fn a_database_in_a_unit_serves_again_after_a_boot_where_that_was_asked_for() {
     let mut operator = Operator::new(vec![]);
     // What a node runs applications with is settled when it is first deployed to.
     operator.bed.renew();
-    operator.setups = ["runtime: systemd, at_boot: start, ", "", ""];
+    operator.setups = [
+        "runtime: systemd, at_boot: start, ",
+        "router: proxy, at_boot: start, ",
+        "",
+    ];
     let operator = with_accounts(operator, PORT);
     watched(&operator, "ledgers", POSTGRES, || {
         serves_again(&operator, PORT);
         assert_eq!(is(&operator, 1, "is-active", "flocker-ledgers.service"), "active");
         // A second boot finds what the first one has started.
         serves_again(&operator, PORT);
+        // Connections go through the process of this one, which has to stay.
+        starts_anew(&operator, 2);
+        has_woken(&operator, 2);
+        assert_eq!(is(&operator, 2, "is-active", UNIT), "active");
+        until("the second node passes connections on again", || {
+            operator.sql(2, PORT, "select 1").ok
+        });
     });
     let bed = operator.finish();
     bed.renew();
