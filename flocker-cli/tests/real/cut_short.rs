@@ -145,22 +145,17 @@ fn the_command_is_killed_at_each_step_and_the_next_one_finishes() {
 /// Does the same harm to a node in each of these parts, at each step, while the command goes on as long as it can.
 fn harm_nodes_at_each(name: &str, parts: &[Part], harm: impl Fn(&Operator, usize)) {
     let operator = accounts(PORT);
-    harm_nodes_of(&operator, name, parts, harm);
-    operator.finish();
-}
-
-/// The same, by an operator who has the database on the first node already.
-fn harm_nodes_of(operator: &Operator, name: &str, parts: &[Part], harm: impl Fn(&Operator, usize)) {
     let mut rounds = 0;
     for part in parts {
-        let harmed_at = watched(operator, "ledgers", POSTGRES, || {
-            harm_at_each(operator, Moment::Began, &mut rounds, |round, deploy| {
-                harm(operator, part.node(round));
+        let harmed_at = watched(&operator, "ledgers", POSTGRES, || {
+            harm_at_each(&operator, Moment::Began, &mut rounds, |round, deploy| {
+                harm(&operator, part.node(round));
                 println!("{name}: the command ended with {:?}", deploy.wait());
             })
         });
         println!("{name}: harm to the {part:?} at {} steps", harmed_at.len());
     }
+    operator.finish();
 }
 
 #[test]
@@ -184,19 +179,4 @@ fn the_power_of_a_node_is_cut_at_each_step_and_the_next_deploy_finishes() {
         operator.bed.cut_power(node);
         operator.bed.up();
     });
-}
-
-/// What such a node starts by itself while a deploy is under way is its own, or nothing.
-#[test]
-fn the_power_of_nodes_that_start_by_themselves_is_cut_at_each_step_and_the_next_deploy_finishes() {
-    let mut operator = Operator::new(vec![]);
-    operator.setups = ["at_boot: start, "; 3];
-    let mut operator = with_accounts(operator, PORT);
-    let parts = [Part::Source, Part::Target];
-    harm_nodes_of(&operator, "power, at_boot: start", &parts, |operator, node| {
-        operator.bed.cut_power(node);
-        operator.bed.up();
-    });
-    operator.setups = ["at_boot: wait, "; 3];
-    operator.finish();
 }
