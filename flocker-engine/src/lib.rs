@@ -43,7 +43,7 @@ pub use event::{Event, Listener, Logged};
 pub use execute::{Execution, execute};
 pub use fault::{Fault, one_line};
 pub use handles::{Connect, Elsewhere, Handles};
-pub use local::{Awakening, Doors, ForeignPorts, LocalNode, NoForeignPorts, NodeParts, Woken};
+pub use local::{Awakening, Doors, ForeignPorts, LocalNode, NoForeignPorts, NodeParts, STARTING, Woken};
 pub use node::{
     Claim, ImageCargo, ImagePush, LockToken, NodeHandle, Order, Pass, Passage, Peer, PipeEnd, Progress,
     Ticket, Transfer, Unwatched,

@@ -71,6 +71,7 @@ use crate::record::RecordStore;
 
 use admission::Admissions;
 pub use again::Awakening;
+pub use again::STARTING;
 pub use again::Woken;
 pub use doors::Doors;
 pub(crate) use doors::Guest;

@@ -6,6 +6,7 @@
 //! be told from here; a person who has a node do this answers for that.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use flocker_model::ApplicationName;
@@ -13,10 +14,13 @@ use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
+use flocker_model::ExternalPort;
 use flocker_model::NodeName;
 use flocker_model::NodeState;
 use flocker_model::RestartPolicy;
 use flocker_model::Role;
+use flocker_model::RouteTable;
+use flocker_model::RouteTarget;
 
 /// What becomes of an application of a node whose machine has started anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,4 +137,39 @@ fn withheld(node: &NodeState, name: &ApplicationName, dataset: DatasetId) -> Opt
     let mut others = node.containers.iter().filter(|(other, _)| *other != name);
     let user = others.find(|(_, other)| other.dataset == Some(dataset));
     user.map(|(with, _)| Stays::Shared { with: with.clone() })
+}
+
+/// Which routes of before a node puts back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoutesAgain {
+    /// Those that are not in force and may be.
+    pub set: BTreeMap<ExternalPort, RouteTarget>,
+    /// The ports that something else of the machine has by now: they wait for the next deploy.
+    pub taken: BTreeSet<ExternalPort>,
+}
+
+/// Returns which of the routes of before a node puts back, where `serves` says what runs on it by now.
+///
+/// What somebody has led elsewhere meanwhile stays there. Whoever connects to what does not run here is told so, as by a
+/// port without a route.
+#[must_use]
+pub fn routes_again(
+    name: &NodeName,
+    node: &NodeState,
+    before: &RouteTable,
+    serves: impl Fn(&ApplicationName) -> bool,
+) -> RoutesAgain {
+    let mut again = RoutesAgain::default();
+    for (port, target) in before.entries() {
+        let is_here = target.homes.iter().any(|home| home.node == *name);
+        if node.routes.get(*port).is_some() || (is_here && !serves(&target.application)) {
+            continue;
+        }
+        if node.foreign_ports.contains(port) {
+            again.taken.insert(*port);
+        } else {
+            again.set.insert(*port, target.clone());
+        }
+    }
+    again
 }

@@ -72,21 +72,22 @@ pub(crate) async fn serve(directory: &Path) -> Result<(), Failure> {
     be_the_node(directory, Stay::WhileUsed, nothing).await.map(|_| ())
 }
 
-/// Is the node for as long as an errand takes, and who talks to it meanwhile; returns what came of it.
+/// Is the node for as long as an errand takes, and who talks to it meanwhile; returns what came of it, and nothing where
+/// it was asked to end before.
 ///
-/// Where something needs the process of the node, another one is started then.
+/// Where something needs the process of the node, another one is started once the errand is done.
 pub(super) async fn errand<T, R>(
     directory: &Path,
     errand: impl FnOnce(Arc<LocalNode>) -> R,
-) -> Result<T, Failure>
+) -> Result<Option<T>, Failure>
 where
     R: Future<Output = T>,
 {
     let Ended { done, is_needed } = be_the_node(directory, Stay::ForTheErrand, errand).await?;
-    if is_needed {
+    if is_needed && done.is_some() {
         start(directory)?;
     }
-    done.ok_or_else(|| Failure::failed("the process of the node was asked to end"))
+    Ok(done)
 }
 
 /// How long a process is the node.

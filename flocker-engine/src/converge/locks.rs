@@ -20,6 +20,7 @@ use crate::event::Event;
 use crate::event::Listener;
 use crate::fault::one_line;
 use crate::handles::Handles;
+use crate::local::STARTING;
 use crate::node::Claim;
 use crate::node::LockToken;
 use crate::node::NodeHandle;
@@ -32,6 +33,9 @@ use crate::report::Report;
 
 /// How long to wait before a lock that is held is asked for again.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// How long a push waits for a machine that has just started and holds its lock itself, whatever it waits for others.
+const AT_BOOT: Duration = Duration::from_secs(60);
 
 /// How often a node may fail to be told of the generation before it is left out.
 const MAX_UNTOLD: u32 = 2;
@@ -104,6 +108,7 @@ impl Locks {
         listener: &dyn Listener,
     ) -> Result<bool, PushError> {
         let node = handle.name().clone();
+        let begun = clock::now();
         let mut has_told = false;
         let mut may_break = options.if_held == IfHeld::Break;
         loop {
@@ -117,6 +122,13 @@ impl Locks {
                     return Ok(true);
                 }
                 Err(NodeError::Held { holder, since }) => {
+                    // It gives it back by itself. Whose node has started anew goes on with the others meanwhile.
+                    let starts = holder == STARTING;
+                    let end = end.max(starts.then_some(begun + AT_BOOT));
+                    if starts && self.taken.contains(&node) {
+                        listener.on(&Event::LockAwaited { node, holder });
+                        return Ok(false);
+                    }
                     if end.is_some_and(|end| clock::now() < end) && !options.stop.is_asked() {
                         if !has_told {
                             listener.on(&Event::LockAwaited {

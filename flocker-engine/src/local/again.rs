@@ -4,14 +4,18 @@
 //! that is [`flocker_plan::boot`]. It asks no other node, and changes nothing of the data.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
 use flocker_model::ExternalPort;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
+use flocker_model::RouteTarget;
 use flocker_plan::boot::Again;
+use flocker_plan::boot::RoutesAgain;
 use flocker_plan::boot::Stays;
+use flocker_plan::boot::routes_again;
 use flocker_plan::boot::start_again;
 
 use super::LocalNode;
@@ -43,28 +47,33 @@ pub struct Awakening {
     pub applications: BTreeMap<ApplicationName, Woken>,
     /// How many routes were put back.
     pub routes: Result<usize, NodeError>,
+    /// The ports of which the routes wait for the next deploy, because something else of this machine has them now.
+    pub taken: BTreeSet<ExternalPort>,
 }
+
+/// Who holds the deploy lock of a node meanwhile, as others are told. A deploy waits for it, and is not ended by it.
+pub const STARTING: &str = "the start of this machine";
 
 impl LocalNode {
     /// Starts again what is here and may run, and puts back those of the routes that are not in force.
     ///
-    /// Refused while somebody holds the deploy lock: whoever deploys starts what is to run. Where the lock is taken
-    /// away meanwhile, nothing more is started. Done twice, the second time does nothing. Dropped half way: some of it
-    /// is done, and the lock is held for as long as this value lives.
+    /// `routes` is asked for what was in force once nobody else changes it any more. Refused while somebody holds the
+    /// deploy lock: whoever deploys starts what is to run. Where the lock is taken away meanwhile, nothing more is
+    /// started. Done twice, the second time does nothing. Dropped half way: some of it is done, and the lock is held
+    /// for as long as this value lives.
     pub async fn start_again(
         &self,
-        routes: &RouteTable,
-        holder: &str,
+        routes: impl FnOnce() -> RouteTable + Send,
         since: u64,
     ) -> Result<Awakening, NodeError> {
         let claim = Claim {
             token: LockToken::random(),
-            holder: holder.to_owned(),
+            holder: STARTING.to_owned(),
             since,
             peers: BTreeMap::new(),
         };
         self.lock_over(Session::HERE, &claim).await?;
-        let awakening = self.awake(routes, claim.token).await;
+        let awakening = self.awake(&routes(), claim.token).await;
         self.lock.release(claim.token);
         awakening
     }
@@ -94,8 +103,15 @@ impl LocalNode {
             };
             applications.insert(name, woken);
         }
-        let routes = self.put_back(routes, &seen.routes, token).await;
-        Ok(Awakening { applications, routes })
+        let serves =
+            |name: &ApplicationName| matches!(applications.get(name), Some(Woken::Started | Woken::Runs));
+        let RoutesAgain { set, taken } = routes_again(&self.parts.name, &seen, routes, serves);
+        let routes = self.put_back(set, token).await;
+        Ok(Awakening {
+            applications,
+            routes,
+            taken,
+        })
     }
 
     /// Starts one application, as an order to start it would.
@@ -127,17 +143,14 @@ impl LocalNode {
             .map(drop)
     }
 
-    /// Puts those routes back that are not in force. What somebody has led elsewhere meanwhile stays there.
+    /// Puts routes back that are not in force. What somebody has led elsewhere meanwhile stays there.
     async fn put_back(
         &self,
-        kept: &RouteTable,
-        current: &RouteTable,
+        set: BTreeMap<ExternalPort, RouteTarget>,
         token: LockToken,
     ) -> Result<usize, NodeError> {
-        let is_missing = |port: ExternalPort| current.get(port).is_none();
-        let missing = kept.entries().iter().filter(|(port, _)| is_missing(**port));
         let change = RouteChange {
-            set: missing.map(|(port, target)| (*port, target.clone())).collect(),
+            set,
             ..RouteChange::default()
         };
         if change.is_empty() {

@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use flocker_backends::ContainerRuntime as _;
 use flocker_backends::ContainerSpec;
 use flocker_backends::memory::MemoryProgram;
 use flocker_engine::Awakening;
 use flocker_engine::Claim;
+use flocker_engine::End;
 use flocker_engine::LockToken;
 use flocker_engine::NodeError;
 use flocker_engine::NodeHandle as _;
+use flocker_engine::RemoteNode;
+use flocker_engine::STARTING;
 use flocker_engine::Woken;
 use flocker_model::Application;
 use flocker_model::DefinitionHash;
@@ -29,6 +33,7 @@ use crate::cluster::app;
 use crate::cluster::dataset;
 use crate::cluster::name;
 use crate::cluster::port;
+use crate::converge::push_to;
 
 fn route() -> RouteChange {
     let target = RouteTarget {
@@ -77,8 +82,7 @@ fn lose_power(cluster: &mut Cluster) {
 
 async fn start_again(cluster: &Cluster, routes: &RouteTable) -> Result<Awakening, NodeError> {
     let node = &cluster.machine("alpha").node;
-    node.start_again(routes, "the start of alpha", 1_700_000_000)
-        .await
+    node.start_again(|| routes.clone(), 1_700_000_000).await
 }
 
 fn runs(cluster: &Cluster) -> bool {
@@ -182,5 +186,51 @@ async fn an_application_that_does_not_start_keeps_no_other_from_it() {
     ));
     assert_eq!(awakening.applications[&app("mongodb")], Woken::Started);
     assert_eq!(awakening.routes, Ok(1));
+    assert!(runs(&cluster));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_in_force_is_asked_for_when_nobody_else_changes_it_any_more() {
+    let (mut cluster, routes) = serving().await;
+    lose_power(&mut cluster);
+    let claim = Claim {
+        token: LockToken::random(),
+        holder: "ann@laptop".into(),
+        since: 1_700_000_000,
+        peers: BTreeMap::new(),
+    };
+    let ann = cluster.remote("alpha");
+    ann.lock(&claim).await.unwrap();
+    let node = &cluster.machine("alpha").node;
+    let not_asked = || panic!("it is asked for although somebody deploys");
+    node.start_again(not_asked, 1_700_000_000).await.unwrap_err();
+    ann.unlock(claim.token).await.unwrap();
+    let awakening = start_again(&cluster, &routes).await.unwrap();
+    assert_eq!(awakening.routes, Ok(1));
+}
+
+/// Takes the lock of alpha as its start does.
+async fn start_holds_the_lock(cluster: &Cluster) -> (RemoteNode, LockToken) {
+    let claim = Claim {
+        token: LockToken::random(),
+        holder: STARTING.into(),
+        since: 1_700_000_000,
+        peers: BTreeMap::new(),
+    };
+    let alpha = cluster.remote("alpha");
+    alpha.lock(&claim).await.unwrap();
+    (alpha, claim.token)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_deploys_waits_for_a_machine_that_starts() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    let (alpha, token) = start_holds_the_lock(&cluster).await;
+    let ended = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        alpha.unlock(token).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(push_to(&cluster, "alpha"), ended);
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
     assert!(runs(&cluster));
 }

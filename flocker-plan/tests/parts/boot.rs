@@ -1,9 +1,13 @@
 //! What a node starts again by itself: a table over its data and its containers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use flocker_model::{ApplicationName, ContainerStatus, NodeState, RestartPolicy, Role, SnapshotGuid};
-use flocker_plan::boot::{Again, Stays, start_again};
+use flocker_model::{
+    ApplicationName, ContainerStatus, ExternalPort, Home, NodeState, PortNumber, RestartPolicy, Role,
+    RouteChange, RouteTable, RouteTarget, SnapshotGuid,
+};
+use flocker_plan::boot::{Again, Stays, routes_again, start_again};
 
 use crate::world::{application, application_name, container, copy, dataset_id, node_name};
 use crate::{holder, world};
@@ -133,4 +137,43 @@ fn what_is_wrong_with_one_application_does_not_keep_another_from_starting() {
     let decided = start_again(&node, &policies.into());
     assert_eq!(decided[&application_name(0)], Again::Stays(Stays::Copy));
     assert_eq!(decided[&application_name(1)], Again::Start);
+}
+
+#[test]
+fn only_routes_that_lead_somewhere_and_are_nobody_elses_are_put_back() {
+    let port = |number: u16| format!("{number}/tcp").parse::<ExternalPort>().unwrap();
+    let leads = |application: u32, home: u32| RouteTarget {
+        application: application_name(application),
+        internal: PortNumber::new(80).unwrap(),
+        homes: vec![Home {
+            node: node_name(home),
+            address: IpAddr::from([10, 0, 0, 1]),
+        }],
+    };
+    let mut node = holder(0, primary(), 0, Vec::new());
+    node.routes = RouteTable::default();
+    let mut before = RouteTable::default();
+    let table = [
+        (port(1001), leads(0, 0)),
+        (port(1002), leads(1, 0)),
+        (port(1003), leads(1, 1)),
+        (port(1004), leads(1, 1)),
+        (port(1005), leads(1, 1)),
+    ];
+    before.apply(&RouteChange {
+        set: table.into(),
+        ..RouteChange::default()
+    });
+    // Somebody has led one elsewhere since, and another program has one.
+    node.routes.apply(&RouteChange {
+        set: [(port(1004), leads(2, 1))].into(),
+        ..RouteChange::default()
+    });
+    node.foreign_ports.insert(port(1005));
+    let again = routes_again(&node_name(0), &node, &before, |name| *name == application_name(0));
+    assert_eq!(
+        again.set.keys().copied().collect::<Vec<_>>(),
+        [port(1001), port(1003)]
+    );
+    assert_eq!(again.taken, [port(1005)].into());
 }

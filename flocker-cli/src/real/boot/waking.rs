@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use flocker_backends::Classify as _;
+use flocker_backends::ErrorClass;
 use flocker_engine::Awakening;
 use flocker_engine::NodeError;
 use flocker_engine::Woken;
@@ -10,6 +12,8 @@ use flocker_engine::clock;
 use flocker_engine::one_line;
 use flocker_model::ApplicationName;
 use flocker_model::RouteTable;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
 use tokio::time::Instant;
 
 use crate::error::Failure;
@@ -57,37 +61,52 @@ pub(crate) async fn wake(directory: &Path, tell: impl Fn(&str)) -> Result<(), Fa
 }
 
 async fn be_the_node(directory: &Path) -> Result<Awakening, Failure> {
+    let failed = |error| asked_to_end().because(&error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let end = Instant::now() + PATIENCE;
-    let routes = kept::load(directory).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the routes of before cannot be read, and wait for the next deploy");
-        RouteTable::default()
-    });
     loop {
-        make_way(directory, end).await;
-        let routes = routes.clone();
+        tokio::select! {
+            () = make_way(directory, end) => {}
+            _ = terminate.recv() => return Err(asked_to_end()),
+        }
         let woken = process::errand(directory, |node| async move {
             let since = clock::time_of_day();
             loop {
-                match node
-                    .start_again(&routes, "the start of this machine", since)
-                    .await
-                {
+                match node.start_again(|| routes_of_before(directory), since).await {
                     // Whoever deploys knows more. What is left afterwards is ours.
                     Err(NodeError::Held { .. }) => tokio::time::sleep(PAUSE).await,
+                    // What it asks may be about to start as well.
+                    Err(error) if error.class() == ErrorClass::Transient && Instant::now() < end => {
+                        tracing::warn!("{}", one_line(&error));
+                        tokio::time::sleep(PAUSE).await;
+                    }
                     awakening => return awakening,
                 }
             }
         });
         match woken.await {
-            Ok(woken) => return woken.map_err(|error| refused(&error)),
+            Ok(Some(woken)) => return woken.map_err(|error| refused(&error)),
+            // The machine may be about to end again: nothing is begun anew.
+            Ok(None) => return Err(asked_to_end()),
             // What it is put together from may be about to start, or somebody else was faster.
             Err(failure) if Instant::now() < end => {
                 tracing::warn!(causes = failure.causes.join(": "), "{}", failure.message);
-                tokio::time::sleep(PAUSE).await;
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    _ = terminate.recv() => return Err(asked_to_end()),
+                }
             }
             Err(failure) => return Err(failure),
         }
     }
+}
+
+/// Returns the routes that were in force before, or were made by who has deployed since.
+fn routes_of_before(directory: &Path) -> RouteTable {
+    kept::load(directory).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the routes of before cannot be read, and wait for the next deploy");
+        RouteTable::default()
+    })
 }
 
 /// Has the process that is the node by now end, once nobody uses it.
@@ -101,6 +120,11 @@ async fn make_way(directory: &Path, end: Instant) {
     }
 }
 
+fn asked_to_end() -> Failure {
+    Failure::failed("the start of the applications was asked to end")
+        .hint("`flocker deploy` starts what is to run")
+}
+
 fn refused(error: &NodeError) -> Failure {
     Failure::failed("nothing was started again")
         .because(error)
@@ -109,7 +133,11 @@ fn refused(error: &NodeError) -> Failure {
 
 /// Says what became of everything: what is as it may be, and what is not.
 fn told(awakening: &Awakening) -> (Vec<String>, Vec<String>) {
-    let Awakening { applications, routes } = awakening;
+    let Awakening {
+        applications,
+        routes,
+        taken,
+    } = awakening;
     let (mut lines, mut failures) = (Vec::new(), Vec::new());
     for (name, woken) in applications {
         match said(name, woken) {
@@ -122,6 +150,11 @@ fn told(awakening: &Awakening) -> (Vec<String>, Vec<String>) {
         Ok(1) => lines.push("1 route was put back".into()),
         Ok(n_routes) => lines.push(format!("{n_routes} routes were put back")),
         Err(error) => failures.push(format!("the routes could not be put back: {}", one_line(error))),
+    }
+    for port in taken {
+        failures.push(format!(
+            "port {port} belongs to something else of this machine by now, and its route waits for the next deploy"
+        ));
     }
     (lines, failures)
 }
@@ -156,6 +189,7 @@ mod tests {
             ]
             .into(),
             routes: Ok(2),
+            taken: ["80".parse().unwrap()].into(),
         };
         let (lines, failures) = told(&awakening);
         assert_eq!(
@@ -167,7 +201,8 @@ mod tests {
                 "2 routes were put back",
             ]
         );
-        assert_eq!(failures.len(), 1);
+        assert_eq!(failures.len(), 2);
+        assert!(failures[1].starts_with("port 80 belongs"), "{failures:?}");
         assert!(
             failures[0].starts_with("`web` could not be started again: "),
             "{failures:?}"
