@@ -187,6 +187,53 @@ async fn an_engine_that_is_too_old_or_none_is_refused() {
     assert!(DockerRuntime::open(options).await.is_err());
 }
 
+/// A stop that power has cut short has taken the policy back: whoever starts it again would leave it without for good.
+#[tokio::test]
+async fn what_somebody_has_begun_to_stop_is_not_resumed() {
+    let mut ended: serde_json::Value = serde_json::from_str(&one_container()).unwrap();
+    ended["State"]["Status"] = "exited".into();
+    ended["State"]["Running"] = false.into();
+    ended["State"]["Pid"] = 0.into();
+    let made = |label: Option<&str>, policy: &str| {
+        let mut ended = ended.clone();
+        if let Some(label) = label {
+            ended["Config"]["Labels"]["io.flocker.restart-policy"] = label.into();
+        }
+        ended["HostConfig"]["RestartPolicy"]["Name"] = policy.into();
+        ended
+    };
+    let always = Some(r#"{"name":"always"}"#);
+    for (container, is_resumable) in [
+        (made(always, "always"), true),
+        (made(always, "no"), false),
+        (made(Some(r#"{"name":"never"}"#), "no"), true),
+        // It was made before that was written down.
+        (made(None, "no"), true),
+    ] {
+        let listed = serde_json::json!([{
+            "Id": ID, "Names": ["/flocker--web"], "Labels": container["Config"]["Labels"],
+        }]);
+        let (by_id, body) = (format!("GET /containers/{ID}/json"), container.to_string());
+        let engine = FakeEngine::new(&[
+            VERSION,
+            ("GET /containers/json", 200, &listed.to_string()),
+            (&by_id, 200, &body),
+            ("GET /containers/flocker--web/json", 200, &body),
+        ]);
+        let runtime = engine.open().await.unwrap();
+        assert_eq!(
+            runtime.resumable().await.unwrap().len(),
+            usize::from(is_resumable),
+            "{body}"
+        );
+        if !is_resumable {
+            let refusal = runtime.resume(&spec().name, None).await.unwrap_err();
+            assert!(matches!(refusal, RuntimeError::NotHere { .. }), "{refusal}");
+            assert!(!engine.asked().iter().any(|asked| asked.ends_with("/start")));
+        }
+    }
+}
+
 /// I5: what cannot be read is never taken for absent. Nor does it hide the others (L20): it may run, and does not serve.
 #[tokio::test]
 async fn a_container_that_cannot_be_read_is_told_and_hides_no_other() {

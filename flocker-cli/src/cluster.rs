@@ -3,6 +3,8 @@
 //! A name that is a local node's is that node, a process on this machine. Any
 //! other is reached by SSH: at the address of the files, or by the name itself.
 
+mod coming_back;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +20,6 @@ use flocker_engine::Handles;
 use flocker_engine::Looking;
 use flocker_engine::NodeHandle;
 use flocker_model::ApplicationName;
-use flocker_model::AtBoot;
 use flocker_model::ClusterState;
 use flocker_model::Deployment;
 use flocker_model::Generation;
@@ -58,6 +59,8 @@ pub(crate) struct Cluster {
     /// The applications of which a secret could not be fetched, and so is taken to be what it was.
     withheld: BTreeSet<ApplicationName>,
     addresses: BTreeMap<NodeName, NodeAddress>,
+    /// The local nodes, whether or not the files name them.
+    local: BTreeMap<NodeName, NodeAddress>,
     ways: Arc<Ways>,
     /// Whether nobody is to be told what takes long.
     is_json: bool,
@@ -298,6 +301,7 @@ fn reached(
     }
     Ok(Cluster {
         desired,
+        local: known.clone(),
         handles,
         looking: Looking {
             deadline: std::time::Duration::from_secs(15),
@@ -361,18 +365,10 @@ impl Cluster {
         self.addresses.clone()
     }
 
-    /// Says what a person has to see to who takes a node for lost that asks nobody when its machine starts anew.
-    ///
-    /// What the files say may be newer than what the node was told last.
+    /// Says what a person has to see to who takes a node for lost that may ask nobody when its machine starts anew.
     pub(crate) fn comes_back_by_itself(&self, name: &NodeName) -> Option<String> {
-        let is_real = matches!(self.addresses.get(name), Some(NodeAddress::Ssh { .. }));
-        let member = self.desired.members().get(name).filter(|_| is_real)?;
-        match member.setup.at_boot? {
-            AtBoot::Wait => None,
-            AtBoot::Start => Some(format!(
-                "{name} has `at_boot: start`: when its machine comes back, it starts its applications on its old data by itself, whoever owns the data by then; keep it off, or cut its network until they are stopped there"
-            )),
-        }
+        let address = self.local.get(name).or_else(|| self.addresses.get(name));
+        coming_back::of(name, address, self.desired.members().get(name))
     }
 
     /// Returns the ways to them.

@@ -112,7 +112,7 @@ impl Node {
         }
         let has_failed = told.iter().any(|(_, answer)| answer.is_err());
         tell(verb, name, told, ui)?;
-        if let Some(beware) = beware.filter(|_| !ui.is_json()) {
+        if let Some(beware) = beware {
             ui.warn(&beware);
         }
         if is_replaced && !has_failed && !ui.is_json() {

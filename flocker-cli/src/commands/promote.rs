@@ -1,5 +1,7 @@
 //! `flocker promote`: a person decides whose copy counts.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
@@ -61,11 +63,11 @@ impl Promote {
                 (false, true) => Once::Ask,
                 (false, false) => return Err(nobody_to_ask()),
             };
-            if !ui.is_json() {
-                let silent = actual.nodes.keys().filter(|name| actual.known(name).is_none());
-                for beware in silent.filter_map(|name| cluster.comes_back_by_itself(name)) {
-                    ui.warn(&beware);
-                }
+            for beware in lost(&actual)
+                .into_iter()
+                .filter_map(|name| cluster.comes_back_by_itself(name))
+            {
+                ui.warn(&beware);
             }
             let policy = Policy::default();
             let has_steps = std::cell::Cell::new(false);
@@ -105,6 +107,12 @@ fn dataset(what: &str, desired: &Deployment) -> Result<DatasetId, Failure> {
         Failure::usage(format!("`{what}` is neither a dataset nor an application")).because(&error)
     })?;
     dataset_of(&name, desired)
+}
+
+/// Returns the nodes that were not seen, those that were declared lost among them, whether or not the files name them.
+fn lost(actual: &ClusterState) -> BTreeSet<&NodeName> {
+    let named = actual.nodes.keys().chain(actual.forgotten());
+    named.filter(|name| actual.known(name).is_none()).collect()
 }
 
 /// Says whether the files use a dataset, or any seen node has a trace of it.

@@ -169,7 +169,9 @@ impl ContainerRuntime for DockerRuntime {
 
     async fn resumable(&self) -> Result<BTreeMap<ApplicationName, RestartPolicy>, RuntimeError> {
         let Survey { seen, unread: _ } = self.engine.survey().await?;
-        let ended = seen.into_iter().filter(Seen::has_ended);
+        let ended = seen
+            .into_iter()
+            .filter(|seen| seen.has_ended() && seen.has_its_policy());
         Ok(ended.map(|seen| (seen.labels.application, seen.policy)).collect())
     }
 
@@ -180,7 +182,7 @@ impl ContainerRuntime for DockerRuntime {
     ) -> Result<Change, RuntimeError> {
         match self.engine.look_at_ours(application).await? {
             Some(seen) if seen.is_alive() => Ok(Change::AlreadySo),
-            Some(seen) if seen.has_ended() => {
+            Some(seen) if seen.has_ended() && seen.has_its_policy() => {
                 self.engine.lead_back(&seen, volume)?;
                 self.engine.start_again(&seen).await?;
                 Ok(Change::Made)

@@ -10,6 +10,7 @@ use flocker_model::DatasetId;
 use flocker_model::DefinitionHash;
 use flocker_model::HealthCheck;
 use flocker_model::Image;
+use flocker_model::RestartPolicy;
 
 use crate::runtime::ContainerSpec;
 
@@ -22,6 +23,7 @@ const DATASET: &str = "io.flocker.dataset";
 const STOP_GRACE: &str = "io.flocker.stop-grace-ms";
 const HEALTH_CHECK: &str = "io.flocker.health-check";
 const IMAGE: &str = "io.flocker.image";
+const RESTART_POLICY: &str = "io.flocker.restart-policy";
 const NODE_ADDRESS: &str = "io.flocker.node-address";
 
 /// Who starts a container again after its end.
@@ -101,6 +103,8 @@ pub(in crate::runtime) struct Labels {
     pub(super) image: Image,
     pub(super) address: Ipv4Addr,
     pub(super) node_address: IpAddr,
+    /// What the engine is to do when it ends, once it was started. Nothing for one that was made before this was written down.
+    pub(super) restart_policy: Option<RestartPolicy>,
 }
 
 impl Labels {
@@ -115,6 +119,7 @@ impl Labels {
             image: application.image.clone(),
             address,
             node_address: spec.node_address,
+            restart_policy: Some(application.restart_policy),
         }
     }
 
@@ -128,6 +133,7 @@ impl Labels {
             image,
             address,
             node_address,
+            restart_policy,
         } = self;
         let mut map = BTreeMap::from([
             (APPLICATION, application.to_string()),
@@ -149,6 +155,10 @@ impl Labels {
         {
             map.insert(HEALTH_CHECK, text);
         }
+        // So has a policy.
+        if let Some(text) = restart_policy.and_then(|policy| serde_json::to_string(&policy).ok()) {
+            map.insert(RESTART_POLICY, text);
+        }
         map.into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect()
@@ -164,6 +174,7 @@ impl Labels {
         }
         let dataset = label(DATASET);
         let check = label(HEALTH_CHECK);
+        let policy = label(RESTART_POLICY);
         Ok(Self {
             application,
             definition: required(DEFINITION, label(DEFINITION))?,
@@ -175,6 +186,9 @@ impl Labels {
             image: required(IMAGE, label(IMAGE))?,
             address: required(ADDRESS, label(ADDRESS))?,
             node_address: required(NODE_ADDRESS, label(NODE_ADDRESS))?,
+            restart_policy: policy
+                .map(|text| serde_json::from_str(text).map_err(|_| BadLabel(RESTART_POLICY)))
+                .transpose()?,
         })
     }
 }
@@ -243,6 +257,9 @@ mod tests {
             image: "example/web:1".parse().unwrap(),
             address: Ipv4Addr::new(10, 193, 1, 2),
             node_address: IpAddr::from([192, 0, 2, 1]),
+            restart_policy: Some(RestartPolicy::OnFailure {
+                maximum_retry_count: NonZeroU32::new(3),
+            }),
         }
     }
 
@@ -253,6 +270,7 @@ mod tests {
             Labels {
                 dataset: None,
                 health_check: None,
+                restart_policy: None,
                 ..labels()
             },
         ] {
@@ -273,6 +291,7 @@ mod tests {
             HEALTH_CHECK,
             ADDRESS,
             NODE_ADDRESS,
+            RESTART_POLICY,
         ] {
             let mut map = whole.clone();
             map.insert(name.to_owned(), "?".to_owned());

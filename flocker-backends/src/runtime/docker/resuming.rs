@@ -21,6 +21,15 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Says whether nobody has begun to end it for good, or failed to start it: that takes its restart policy back first.
+    ///
+    /// Started without it, it would run without it for good: of what runs as it is to be, no plan has anything to do.
+    pub(super) fn has_its_policy(&self) -> bool {
+        self.labels.restart_policy.is_none_or(|made| made == self.policy)
+    }
+}
+
 impl Engine {
     /// Leads a container that has ended to its data, where it has any; that must be here.
     pub(in crate::runtime) fn lead_back(

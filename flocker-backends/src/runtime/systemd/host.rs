@@ -156,6 +156,16 @@ impl SystemdRuntime {
         }
     }
 
+    /// Returns the policy by which a container is started again, where its unit may do that.
+    async fn resumable_by(&self, seen: Seen) -> Result<Option<RestartPolicy>, RuntimeError> {
+        let Some(text) = self.enabled_unit(&seen.labels.application)? else {
+            return Ok(None);
+        };
+        let joined = self.join(seen).await?;
+        let has_ended = joined.is_some_and(|seen| seen.has_ended());
+        Ok(unit::policy_of(&text).filter(|_| has_ended))
+    }
+
     /// Refuses where somebody else has a unit of that name.
     fn check_unit(&self, application: &ApplicationName) -> Result<(), RuntimeError> {
         if self.read_unit(application)?.is_some() && self.own_unit(application)?.is_none() {
@@ -339,13 +349,13 @@ impl ContainerRuntime for SystemdRuntime {
         let mut policies = BTreeMap::new();
         for seen in self.engine.survey().await?.seen {
             let application = seen.labels.application.clone();
-            let Some(text) = self.enabled_unit(&application)? else {
-                continue;
-            };
-            if let (Some(policy), Some(seen)) = (unit::policy_of(&text), self.join(seen).await?)
-                && seen.has_ended()
-            {
-                policies.insert(application, policy);
+            match self.resumable_by(seen).await {
+                Ok(policy) => policies.extend(policy.map(|policy| (application, policy))),
+                // It keeps no other from being started.
+                Err(error) => {
+                    let error: &dyn Error = &error;
+                    tracing::warn!(%application, error, "its unit cannot be looked at, and it waits for a deploy");
+                }
             }
         }
         Ok(policies)
