@@ -149,7 +149,7 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
             ui.hint(&hint);
         }
     }
-    if was_obeyed && wish.remember.is_some() {
+    if wish.remember.is_some() && (was_obeyed || at_boot::is_told_after(&outcome.end)) {
         at_boot::settle(cluster, &outcome.actual, ui).await?;
     }
     Ok(ending(&outcome, &wish.policy))

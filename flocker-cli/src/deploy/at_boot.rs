@@ -1,6 +1,7 @@
-//! What nodes do by themselves when their machine starts anew: told to them last, once the files were obeyed.
+//! What nodes do by themselves when their machine starts anew: told to them last, once the rest is done as far as it can be.
 
 use flocker_backends::Change;
+use flocker_engine::End;
 use flocker_engine::one_line;
 use flocker_model::AtBoot;
 use flocker_model::ClusterState;
@@ -10,6 +11,15 @@ use tokio::task::JoinSet;
 use crate::cluster::Cluster;
 use crate::error::Failure;
 use crate::ui::Ui;
+
+/// Says whether nodes are told although nothing was done: who waits for a dead node, or is refused one thing, means the
+/// rest all the same.
+pub(super) fn is_told_after(end: &End) -> bool {
+    match end {
+        End::Settled | End::Partly { .. } => true,
+        End::Interrupted { .. } | End::Declined => false,
+    }
+}
 
 /// Tells every node that was seen what the files say, where they say anything. One that could not be told is a failure.
 pub(super) async fn settle(cluster: &Cluster, actual: &ClusterState, ui: &Ui) -> Result<(), Failure> {
@@ -65,4 +75,20 @@ pub(super) async fn settle(cluster: &Cluster, actual: &ClusterState, ui: &Ui) ->
     let mut failure = Failure::failed("what nodes do when their machine starts anew could not be settled");
     failure.causes = failures;
     Err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_told_where_nothing_could_be_done_but_not_where_somebody_said_no() {
+        let waits = End::Partly {
+            waiting: Vec::new(),
+            refused: Vec::new(),
+            failed: std::collections::BTreeMap::new(),
+        };
+        assert!(is_told_after(&waits) && is_told_after(&End::Settled));
+        assert!(!is_told_after(&End::Declined));
+    }
 }

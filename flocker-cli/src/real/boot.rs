@@ -46,7 +46,7 @@ pub(super) fn program_of(directory: &Path) -> Option<PathBuf> {
 }
 
 /// Says what keeps a node from starting its applications at boot.
-pub(super) fn hindrance(settings: &Settings) -> Option<Finding> {
+pub(super) fn hindrance(directory: &Path, settings: &Settings) -> Option<Finding> {
     let problem = |said: &str, hint: &str| Some(Finding::new("boot", Weight::Problem, said).hint(hint));
     let instead = "write `at_boot: wait`, and deploy after each start of the machine";
     match settings.runtime {
@@ -54,6 +54,15 @@ pub(super) fn hindrance(settings: &Settings) -> Option<Finding> {
         RuntimeKind::Process => {
             return problem("`at_boot: start` is not for `runtime: process`", instead);
         }
+    }
+    if !unit::is_plain(directory) {
+        return problem(
+            &format!(
+                "systemd may not find its program in `{}`: only letters, digits and `/ . _ - + @ , : = ~` are sure to be read as they are",
+                directory.display()
+            ),
+            instead,
+        );
     }
     if !rustix::process::geteuid().is_root() {
         return problem("only root can have a unit started with the machine", instead);
@@ -81,7 +90,7 @@ pub(super) async fn settle(directory: &Path, wanted: &Wanted) -> Result<Change, 
     let settings =
         Settings::load(directory)?.ok_or_else(|| failed().hint("it was never set up as a node"))?;
     let units = Path::new(UNITS);
-    let found = read(units).map_err(|error| failed().because(&error))?;
+    let found = found(units, at_boot).map_err(|error| failed().because(&error))?;
     if let Some(other) = found.as_ref().filter(|unit| unit.directory != directory) {
         return match at_boot {
             AtBoot::Wait => Ok(Change::AlreadySo),
@@ -93,7 +102,7 @@ pub(super) async fn settle(directory: &Path, wanted: &Wanted) -> Result<Change, 
     }
     match at_boot {
         AtBoot::Start => {
-            if let Some(finding) = hindrance(&settings) {
+            if let Some(finding) = hindrance(directory, &settings) {
                 let mut failure = failed();
                 failure.causes.push(finding.said);
                 failure.hint = finding.hint;
@@ -141,13 +150,33 @@ pub(super) async fn follow(directory: &Path) {
 /// Returns our program, which must be one of those that were copied to the node and found whole.
 fn own_program(directory: &Path) -> io::Result<PathBuf> {
     let program = std::env::current_exe()?;
-    if program.parent() == Some(&directory.join("bin")) {
-        return Ok(program);
+    named_in(directory, &program)
+}
+
+/// Returns a program of a node as its directory is named, which may lead there by a link; the system knows programs without.
+fn named_in(directory: &Path, program: &Path) -> io::Result<PathBuf> {
+    let programs = directory.join("bin");
+    let is_there = |place: &Path| match (place.canonicalize(), programs.canonicalize()) {
+        (Ok(place), Ok(programs)) => place == programs,
+        _ => false,
+    };
+    if let (Some(place), Some(name)) = (program.parent(), program.file_name())
+        && is_there(place)
+    {
+        return Ok(programs.join(name));
     }
     Err(io::Error::other(format!(
         "`{}` is none of the programs of the node",
         program.display()
     )))
+}
+
+/// Reads the unit as one that is to be changed. Where the node is to wait, somebody else's is as good as none.
+fn found(units: &Path, at_boot: AtBoot) -> io::Result<Option<Unit>> {
+    match (read(units), at_boot) {
+        (Err(error), AtBoot::Wait) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        (found, _) => found,
+    }
 }
 
 /// Reads the unit; nothing where there is none. One that is not ours is an error.
@@ -157,7 +186,12 @@ fn read(units: &Path) -> io::Result<Option<Unit>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text?,
     };
-    let foreign = || io::Error::other(format!("`{}` is not ours and is left alone", file.display()));
+    let foreign = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("`{}` is not ours and is left alone", file.display()),
+        )
+    };
     Unit::parse(&text).map(Some).ok_or_else(foreign)
 }
 
@@ -168,6 +202,14 @@ async fn install(units: &Path, before: Option<&Unit>, unit: &Unit) -> io::Result
     }
     write(units, unit)?;
     systemctl(&["daemon-reload"]).await?;
+    // It says nothing by itself of what it cannot make use of.
+    let shown = ask_for(
+        "systemctl",
+        &["show", "--property=LoadState", "--", NAME],
+        PATIENCE,
+    )
+    .await;
+    check_loaded(&shown.map_err(io::Error::other)?)?;
     systemctl(&["enable", "--quiet", "--", NAME]).await?;
     // systemctl leaves it to the system when that is durable.
     sync(&units.join(unit::WANTS))?;
@@ -188,6 +230,16 @@ async fn remove(units: &Path, directory: &Path) -> io::Result<()> {
     std::fs::remove_file(units.join(NAME))?;
     sync(units)?;
     systemctl(&["daemon-reload"]).await
+}
+
+fn check_loaded(shown: &str) -> io::Result<()> {
+    match shown.strip_prefix("LoadState=") {
+        Some("loaded") => Ok(()),
+        state => Err(io::Error::other(format!(
+            "systemd cannot use `{UNITS}/{NAME}`: it is `{}`",
+            state.unwrap_or(shown)
+        ))),
+    }
 }
 
 fn write(units: &Path, unit: &Unit) -> io::Result<()> {
@@ -229,6 +281,33 @@ mod tests {
         std::fs::write(units.join(NAME), "[Unit]\nDescription=Somebody's\n").unwrap();
         let refusal = read(units).unwrap_err().to_string();
         assert!(refusal.contains("is not ours and is left alone"), "{refusal}");
+        // Who is to wait has nothing to do with it.
+        assert_eq!(found(units, AtBoot::Wait).unwrap(), None);
+        found(units, AtBoot::Start).unwrap_err();
+    }
+
+    #[test]
+    fn a_directory_that_is_reached_by_a_link_has_its_programs() {
+        let place = tempfile::tempdir().unwrap();
+        let (there, link) = (place.path().join("data"), place.path().join("flocker"));
+        std::fs::create_dir_all(there.join("bin")).unwrap();
+        std::os::unix::fs::symlink(&there, &link).unwrap();
+        let program = there.canonicalize().unwrap().join("bin/flocker-0123");
+        assert_eq!(named_in(&link, &program).unwrap(), link.join("bin/flocker-0123"));
+        named_in(place.path(), &program).unwrap_err();
+    }
+
+    #[test]
+    fn a_unit_that_systemd_cannot_use_is_not_taken_for_set() {
+        check_loaded("LoadState=loaded").unwrap();
+        for shown in [
+            "LoadState=bad-setting",
+            "LoadState=masked",
+            "LoadState=not-found",
+            "",
+        ] {
+            check_loaded(shown).unwrap_err();
+        }
     }
 
     #[test]

@@ -217,7 +217,7 @@ fn at_boot(directory: &Path, settings: Option<&Settings>, wanted: Option<&Wanted
     let finding = |weight, said: &str| Some(Finding::new("boot", weight, said));
     let starts = boot::program_of(directory).is_some();
     match wanted.and_then(|wanted| wanted.setup.at_boot) {
-        Some(AtBoot::Start) => match settings.and_then(boot::hindrance) {
+        Some(AtBoot::Start) => match settings.and_then(|settings| boot::hindrance(directory, settings)) {
             Some(hindrance) => Some(hindrance),
             None if starts => finding(Weight::Good, "it starts its applications by itself"),
             None => finding(

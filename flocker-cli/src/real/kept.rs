@@ -55,7 +55,8 @@ impl KeptRouter {
     /// Writes a table down. That it cannot be is no reason to have no routes now.
     fn keep(&self, table: &RouteTable) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if *kept == Some(table.digest()) {
+        // Another process of ours takes it away, where the node is to wait.
+        if *kept == Some(table.digest()) && self.directory.join(FILE).exists() {
             return;
         }
         *kept = match save(&self.directory, table) {
@@ -139,6 +140,36 @@ mod tests {
     use flocker_model::RouteTarget;
 
     use super::*;
+
+    /// A router that is never asked.
+    #[derive(Debug)]
+    struct NoRouter;
+
+    #[async_trait]
+    impl Router for NoRouter {
+        async fn current(&self) -> Result<RouteTable, RouterError> {
+            Ok(RouteTable::default())
+        }
+
+        async fn apply(
+            &self,
+            _: &RouteChange,
+            _: &BTreeMap<ApplicationName, IpAddr>,
+        ) -> Result<Change, RouterError> {
+            Ok(Change::AlreadySo)
+        }
+    }
+
+    #[test]
+    fn routes_that_were_taken_away_meanwhile_are_written_down_again() {
+        let place = tempfile::tempdir().unwrap();
+        let router = KeptRouter::new(Arc::new(NoRouter), place.path().to_owned());
+        for _ in 0..2 {
+            router.keep(&RouteTable::default());
+            assert!(place.path().join(FILE).exists());
+            forget(place.path()).unwrap();
+        }
+    }
 
     #[test]
     fn routes_that_were_written_down_are_read_back() {

@@ -142,7 +142,7 @@ fn what_is_wrong_with_one_application_does_not_keep_another_from_starting() {
 #[test]
 fn only_routes_that_lead_somewhere_and_are_nobody_elses_are_put_back() {
     let port = |number: u16| format!("{number}/tcp").parse::<ExternalPort>().unwrap();
-    let leads = |application: u32, home: u32| RouteTarget {
+    let leads = |application: usize, home: usize| RouteTarget {
         application: application_name(application),
         internal: PortNumber::new(80).unwrap(),
         homes: vec![Home {

@@ -66,6 +66,15 @@ impl Unit {
     }
 }
 
+/// Says whether a path is read by every systemd as it is written: of a program's own path they undo less than of its
+/// arguments.
+pub(super) fn is_plain(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@,:=~".contains(byte))
+}
+
 /// Returns a path as a line that only we read.
 fn line(path: &Path) -> String {
     path.to_string_lossy().replace('\n', "\\n")
@@ -91,6 +100,14 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_systemd_may_read_otherwise_is_not_plain() {
+        assert!(is_plain(Path::new("/var/lib/flocker-2_a.b")));
+        for c in ['$', '"', '\'', '\\', '\n', '%', ' ', ';', 'é'] {
+            assert!(!is_plain(Path::new(&format!("/var/lib/x{c}y"))), "{c:?}");
+        }
+    }
 
     #[test]
     fn a_unit_reads_back_and_runs_a_constant_command() {
