@@ -1,8 +1,8 @@
 //! What a node does by itself after its machine has started anew, where the deployment file asks for it.
 //!
 //! The choice is nowhere but in the unit: where systemd has a unit of ours for
-//! this directory, the node starts again what it may. Only a deploy makes or
-//! removes it; who only looks leaves it as it is.
+//! this directory, the node starts again what it may. Only who carries files out
+//! makes or removes it; a node's process of another version has it run that one.
 
 mod unit;
 mod waking;

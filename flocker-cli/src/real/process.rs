@@ -135,8 +135,12 @@ where
     background.spawn(doors.keep(Arc::clone(&node)));
     let program = env!("CARGO_PKG_VERSION");
     tracing::info!(name = %settings.name, id = %node.id(), address = %settings.address, program, "the node serves");
-    boot::follow(directory).await;
-    drop_old_programs(directory, boot::program_of(directory).as_deref());
+    let place = directory.to_owned();
+    background.spawn(async move {
+        // It may take systemd a while, and nobody waits for it.
+        boot::follow(&place).await;
+        drop_old_programs(&place, boot::program_of(&place).as_deref());
+    });
     let mut connections = JoinSet::new();
     let mut last_used = Instant::now();
     let mut is_retiring = false;
