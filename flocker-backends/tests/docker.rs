@@ -381,7 +381,8 @@ async fn an_image_travels_as_a_stream() {
     let mut nothing = Vec::new();
     let missing = node.docker().export_image(&name).read_to_end(&mut nothing).await;
     missing.unwrap_err();
-    let images = node.docker().images().unwrap();
+    let runtime = node.docker();
+    let images = runtime.images().unwrap();
     let cut = stream(&bytes[..bytes.len() / 2]);
     images.import(&name, &before, cut).await.unwrap_err();
     assert_eq!(node.docker().image_present(&name).await.unwrap(), None);
@@ -416,7 +417,8 @@ async fn an_image_that_arrives_changes_no_other_name() {
     for (tag, mark) in [(&wanted, "wanted"), (&victim, "victim"), (&evil, "evil")] {
         make_image(tag, mark);
     }
-    let images = node.docker().images().unwrap();
+    let runtime = node.docker();
+    let images = runtime.images().unwrap();
     let [wanted_name, victim_name, evil_name]: [Image; 3] =
         [&wanted, &victim, &evil].map(|tag| tag.parse().unwrap());
     let id = async |name: &Image| node.docker().image_present(name).await.unwrap();
@@ -463,7 +465,7 @@ async fn an_image_that_arrives_changes_no_other_name() {
     std::fs::write(file.path(), &other).unwrap();
     docker(&["load", "--input", file.path().to_str().unwrap()]);
     assert_ne!(id(&victim_name).await, victim_id);
-    docker(&["rmi", &victim]);
+    docker(&["rmi", &victim, victim_id.unwrap().as_str()]);
 }
 
 /// Returns an archive with the content of its files changed.
