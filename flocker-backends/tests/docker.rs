@@ -39,6 +39,7 @@ use flocker_model::Link;
 use flocker_model::PortNumber;
 use flocker_model::RestartPolicy;
 use flocker_model::Secret;
+use sha2::Digest as _;
 use tokio::io::AsyncReadExt as _;
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -341,19 +342,45 @@ async fn every_kind_of_health_check_is_asked() {
     }
 }
 
-/// Makes an image with a layer of its own and one that it has twice.
+/// Adds a file to an archive.
+fn add(archive: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, path, content).unwrap();
+}
+
+/// Gives the engine an archive as it is.
+fn load(archive: &[u8]) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), archive).unwrap();
+    docker(&["load", "--input", file.path().to_str().unwrap()]);
+}
+
+fn hash(content: &[u8]) -> String {
+    format!("{:x}", sha2::Sha256::digest(content))
+}
+
+/// Makes an image that has a layer twice, which Docker 20.10 writes as a link to what it has written before.
 fn make_image(tag: &str, mark: &str) {
-    let mut from = image();
-    for change in [
-        format!("ENV MARK={mark}"),
-        "ENV TRAVELLED=no".into(),
-        "ENV TRAVELLED=yes".into(),
-    ] {
-        let scratch = docker(&["create", &from, "true"]);
-        docker(&["commit", "--change", &change, scratch.trim(), tag]);
-        docker(&["rm", scratch.trim()]);
-        tag.clone_into(&mut from);
-    }
+    let mut layer = tar::Builder::new(Vec::new());
+    add(&mut layer, "mark", mark.as_bytes());
+    let layer = layer.into_inner().unwrap();
+    let digest = format!("sha256:{}", hash(&layer));
+    let config = serde_json::json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["/bin/sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [digest, digest]},
+    });
+    let config = config.to_string();
+    let path = format!("{}.json", hash(config.as_bytes()));
+    let list = serde_json::json!([{"Config": path, "RepoTags": [tag], "Layers": ["layer.tar", "layer.tar"]}]);
+    let mut image = tar::Builder::new(Vec::new());
+    add(&mut image, "layer.tar", &layer);
+    add(&mut image, &path, config.as_bytes());
+    add(&mut image, "manifest.json", list.to_string().as_bytes());
+    load(&image.into_inner().unwrap());
 }
 
 async fn exported(node: &DockerNode, name: &Image) -> Vec<u8> {
@@ -376,6 +403,14 @@ async fn an_image_travels_as_a_stream() {
     let name = tag.parse().unwrap();
     let before = node.docker().image_present(&name).await.unwrap().unwrap();
     let bytes = exported(&node, &name).await;
+    // Engines up to 24 write the older form.
+    let (mut is_old, mut is_linked) = (false, false);
+    for entry in tar::Archive::new(&*bytes).entries().unwrap() {
+        let entry = entry.unwrap();
+        is_old |= entry.path_bytes().ends_with(b"/VERSION");
+        is_linked |= entry.header().entry_type() == tar::EntryType::Symlink;
+    }
+    assert_eq!(is_old, is_linked);
     docker(&["rmi", &tag]);
     assert_eq!(node.docker().image_present(&name).await.unwrap(), None);
     let mut nothing = Vec::new();
@@ -461,9 +496,7 @@ async fn an_image_that_arrives_changes_no_other_name() {
         assert!(!docker(&["images", "--all", "--no-trunc", "--quiet"]).contains(wanted_id.as_str()));
     }
     // Without our filter the engine does take it.
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), &other).unwrap();
-    docker(&["load", "--input", file.path().to_str().unwrap()]);
+    load(&other);
     assert_ne!(id(&victim_name).await, victim_id);
     docker(&["rmi", &victim, victim_id.unwrap().as_str()]);
 }

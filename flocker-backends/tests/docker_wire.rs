@@ -441,8 +441,7 @@ fn archive() -> (Vec<u8>, ImageId) {
     use sha2::Digest as _;
 
     let config = br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#;
-    let hash = sha2::Sha256::digest(config);
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = format!("{:x}", sha2::Sha256::digest(config));
     let path = format!("{digits}.json");
     let list = format!(r#"[{{"Config":"{path}","RepoTags":["postgres:latest"],"Layers":[]}}]"#);
     let mut written = tar::Builder::new(Vec::new());

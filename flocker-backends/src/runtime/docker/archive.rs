@@ -23,7 +23,6 @@ use sha2::Digest as _;
 use sha2::Sha256;
 use tar::Archive;
 use tar::Entry;
-use tar::EntryType;
 use tar::Header;
 
 pub(super) use self::error::ArchiveError;
@@ -117,23 +116,27 @@ impl<W: Write> Passage<'_, W> {
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let kind = entry.header().entry_type();
         let foreign = || ArchiveError::foreign(&path);
-        let path = match kind {
-            EntryType::Directory => path.strip_suffix('/').unwrap_or(&path),
-            _ => &path,
+        let path = match path.strip_suffix('/') {
+            Some(folder) if kind.is_dir() => folder,
+            Some(_) | None => &path,
         };
         let member: Member = path.parse().map_err(|()| foreign())?;
-        let is_folder = member == Member::Folder;
-        let held = match kind {
-            EntryType::Directory if is_folder => Held::Seen,
-            EntryType::Regular if !is_folder => self.take_file(&member, path, entry)?,
-            // Engines of old write a layer that they have written before as a link to it.
-            EntryType::Symlink if member == Member::Layer => Held::Same(link(entry).ok_or_else(foreign)?),
-            _ => return Err(ArchiveError::kind(path)),
-        };
-        match self.held.insert(path.to_owned(), held) {
-            None => Ok(()),
-            Some(_) => Err(ArchiveError::Twice { path: path.into() }),
+        if self.held.contains_key(path) {
+            return Err(ArchiveError::Twice { path: path.into() });
         }
+        let is_folder = member == Member::Folder;
+        let held = if kind.is_dir() && is_folder {
+            Held::Seen
+        } else if kind.is_file() && !is_folder {
+            self.take_file(&member, path, entry)?
+        } else if kind.is_symlink() && member == Member::Layer {
+            // Engines of old write a layer that they have written before as a link to it.
+            Held::Same(link(entry).ok_or_else(foreign)?)
+        } else {
+            return Err(ArchiveError::kind(path));
+        };
+        self.held.insert(path.to_owned(), held);
+        Ok(())
     }
 
     fn take_file(
@@ -195,7 +198,7 @@ impl<W: Write> Passage<'_, W> {
         if over > 0 {
             self.to.write_all(&[0; BLOCK][over..])?;
         }
-        Ok(hexadecimal(&digest.finalize()))
+        Ok(format!("{:x}", digest.finalize()))
     }
 
     /// Writes what the archive has, in our words, and its end.
@@ -234,13 +237,4 @@ fn small(path: &str, entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, Archiv
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     Ok(content)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // A text takes everything.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -53,6 +53,7 @@ pub fn read_container(
 /// # Panics
 ///
 /// Where the image is none.
+#[must_use]
 pub fn pass_image(archive: &[u8], image: &str, name: &str, is_containerd: bool) -> (Option<String>, Vec<u8>) {
     let store = if is_containerd {
         Store::Containerd

@@ -87,7 +87,7 @@ impl ArchiveError {
         Self::Kind { path: path.into() }
     }
 
-    pub(super) fn senseless(path: &str, reason: impl ToString) -> Self {
+    pub(super) fn senseless(path: &str, reason: &(impl ToString + ?Sized)) -> Self {
         Self::Senseless {
             path: path.into(),
             reason: reason.to_string(),

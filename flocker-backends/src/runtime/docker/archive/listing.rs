@@ -47,7 +47,7 @@ pub(super) fn write<W>(
     store: Store,
 ) -> Result<Vec<Written>, ArchiveError> {
     let announced: Announced =
-        serde_json::from_slice(content).map_err(|error| ArchiveError::senseless(path, error))?;
+        serde_json::from_slice(content).map_err(|error| ArchiveError::senseless(path, &error))?;
     let is_index = announced.manifests.is_some();
     match (announced.rootfs, store) {
         (Some(root), Store::Classic) => {
@@ -95,7 +95,7 @@ fn layers<'a, W>(
     let list = passage.list.as_deref();
     let list = list.ok_or_else(|| ArchiveError::senseless(LIST, "it is not there"))?;
     let mut list: Vec<Listed> =
-        serde_json::from_slice(list).map_err(|error| ArchiveError::senseless(LIST, error))?;
+        serde_json::from_slice(list).map_err(|error| ArchiveError::senseless(LIST, &error))?;
     let (Some(listed), true) = (list.pop(), list.is_empty()) else {
         return Err(ArchiveError::senseless(
             LIST,

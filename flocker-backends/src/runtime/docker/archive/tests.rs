@@ -12,7 +12,7 @@ use super::*;
 const NAME: &str = "example.org/web:1";
 
 fn digest(content: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(content))
+    format!("{:x}", Sha256::digest(content))
 }
 
 /// An archive that is put together member by member, the good and the bad ones alike.
@@ -83,23 +83,23 @@ impl Sample {
     }
 
     /// Where the layers are in archives of old.
-    fn folders(&self) -> [String; 2] {
+    fn folders() -> [String; 2] {
         ["a".repeat(64), "b".repeat(64)]
     }
 
-    fn list_of(&self, config: &str, layers: &[String]) -> Value {
+    fn list_of(config: &str, layers: &[String]) -> Value {
         json!([{"Config": config, "RepoTags": ["postgres:latest"], "Layers": layers}])
     }
 
     fn old_list(&self) -> Value {
-        let layers = self.folders().map(|folder| format!("{folder}/layer.tar"));
-        self.list_of(&format!("{}.json", self.digits()), &layers)
+        let layers = Self::folders().map(|folder| format!("{folder}/layer.tar"));
+        Self::list_of(&format!("{}.json", self.digits()), &layers)
     }
 
     /// All of an archive of Docker 20.10, but for its lists.
     fn old(&self) -> Archived {
         let mut archived = Archived::new().file(&format!("{}.json", self.digits()), &self.config);
-        for (folder, layer) in self.folders().iter().zip(self.layers) {
+        for (folder, layer) in Self::folders().iter().zip(self.layers) {
             archived = archived
                 .folder(&format!("{folder}/"))
                 .file(&format!("{folder}/VERSION"), "1.0")
@@ -111,7 +111,7 @@ impl Sample {
 
     fn new_list(&self) -> Value {
         let layers = self.layers.map(|layer| format!("blobs/sha256/{}", digest(layer)));
-        self.list_of(&format!("blobs/sha256/{}", self.digits()), &layers)
+        Self::list_of(&format!("blobs/sha256/{}", self.digits()), &layers)
     }
 
     /// All of an archive of Docker 25 and later, but for its lists.
@@ -211,7 +211,7 @@ fn a_layer_that_is_linked_is_found_where_it_is() {
     sample.config = json!({"rootfs": {"diff_ids": [layer, layer]}})
         .to_string()
         .into_bytes();
-    let [first, second] = sample.folders();
+    let [first, second] = Sample::folders();
     let linked = |to: &str| {
         Archived::new()
             .add(EntryType::Symlink, &format!("{first}/layer.tar"), to, b"")
@@ -306,7 +306,7 @@ fn another_image_than_the_announced_one_is_refused() {
         "`manifest.json` does not say",
     );
 
-    let [first, second] = sample.folders().map(|folder| format!("{folder}/layer.tar"));
+    let [first, second] = Sample::folders().map(|folder| format!("{folder}/layer.tar"));
     let config = format!("{}.json", sample.digits());
     let item = |config: &str, layers: &[&String]| json!({"Config": config, "Layers": layers});
     let good = item(&config, &[&first, &second]);
@@ -340,7 +340,7 @@ fn what_is_not_what_its_name_says_is_refused() {
         let bytes = Archived::new().file(&path, "something else").bytes();
         refused(&bytes, &sample.id(), "does not have the digest");
     }
-    let [first, _] = sample.folders();
+    let [first, _] = Sample::folders();
     let changed = Sample {
         layers: [b"the first lager", b"another layer"],
         ..Sample::new()
