@@ -271,7 +271,7 @@ fn what_no_image_has_is_refused() {
         (EntryType::Continuous, &layer),
         (EntryType::Directory, &layer),
         (EntryType::XGlobalHeader, &layer),
-        (EntryType::Symlink, "manifest.json"),
+        (EntryType::Symlink, "repositories"),
         (EntryType::Regular, &digits),
         (EntryType::Symlink, "blobs"),
     ] {
