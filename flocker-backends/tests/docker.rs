@@ -346,7 +346,6 @@ async fn every_kind_of_health_check_is_asked() {
 fn add(archive: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8]) {
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
-    header.set_mode(0o644);
     archive.append_data(&mut header, path, content).unwrap();
 }
 
@@ -357,24 +356,20 @@ fn load(archive: &[u8]) {
     docker(&["load", "--input", file.path().to_str().unwrap()]);
 }
 
-fn hash(content: &[u8]) -> String {
-    format!("{:x}", sha2::Sha256::digest(content))
-}
-
 /// Makes an image that has a layer twice, which Docker 20.10 writes as a link to what it has written before.
 fn make_image(tag: &str, mark: &str) {
     let mut layer = tar::Builder::new(Vec::new());
     add(&mut layer, "mark", mark.as_bytes());
     let layer = layer.into_inner().unwrap();
-    let digest = format!("sha256:{}", hash(&layer));
+    let digest = format!("sha256:{:x}", sha2::Sha256::digest(&layer));
     let config = serde_json::json!({
         "architecture": "amd64",
         "os": "linux",
         "config": {"Cmd": ["/bin/sh"]},
         "rootfs": {"type": "layers", "diff_ids": [digest, digest]},
-    });
-    let config = config.to_string();
-    let path = format!("{}.json", hash(config.as_bytes()));
+    })
+    .to_string();
+    let path = format!("{:x}.json", sha2::Sha256::digest(&config));
     let list = serde_json::json!([{"Config": path, "RepoTags": [tag], "Layers": ["layer.tar", "layer.tar"]}]);
     let mut image = tar::Builder::new(Vec::new());
     add(&mut image, "layer.tar", &layer);
