@@ -4,6 +4,7 @@
 //! short is finished by the next plan, whoever makes it.
 
 mod agent;
+mod away;
 mod course;
 mod locks;
 mod scope;
@@ -46,6 +47,8 @@ use crate::report::Report;
 use crate::stop::Stop;
 
 pub use agent::{AgentTurn, agent_turn};
+use away::Away;
+use away::cut_overs;
 use course::Course;
 pub use course::{Move, RolledBack};
 use locks::Locks;
@@ -231,6 +234,10 @@ pub enum PushError {
 /// A move that fails after its cut-over, again and again, is rolled back once:
 /// the application is planned back where it came from, which the planner does
 /// by a newer ownership, so that the target can never take up the older one.
+///
+/// Asked to stop, it begins nothing more. Whoever it has stopped to be started
+/// again is carried to that end, by as many turns as that takes or as there is
+/// a way: at the target, or back where it was.
 pub async fn push(
     desired: &Deployment,
     handles: &Handles,
@@ -256,6 +263,7 @@ pub async fn push(
         course: Course::new(options.roll_back_after),
         scope: None,
         beyond: Vec::new(),
+        has_told_rest: false,
         reports: Vec::new(),
         actual: ClusterState::default(),
     };
@@ -300,6 +308,8 @@ struct Push<'a> {
     scope: Option<Scope>,
     /// What the plan of this turn has beyond that.
     beyond: Vec<StepId>,
+    /// Whether it was told what it still does although it was asked to stop.
+    has_told_rest: bool,
     reports: Vec<Report>,
     actual: ClusterState,
 }
@@ -311,31 +321,25 @@ impl Push<'_> {
         let mut failed = BTreeMap::new();
         let mut is_agreed = false;
         for turn in 1.. {
-            if self.options.stop.is_asked() {
+            let away = self.options.stop.is_asked().then(|| Away::by(&self.reports));
+            if away.as_ref().is_some_and(Away::is_empty) {
                 return Ok(self.interrupted());
             }
             self.take_locks().await?;
             let generation = self.agree_on_generation()?;
-            if let Some(back) = self.course.roll_back(&self.actual) {
-                self.listener.on(&Event::RolledBack {
-                    application: back.application.clone(),
-                    to: back.to.clone(),
-                    cause: back.cause_text(),
-                });
-                self.desired = self.desired.clone().with_placement(&back.application, &back.to);
+            if self.turn_back() {
                 idle_turns = 0;
             }
             self.desired = std::mem::take(&mut self.desired).at(generation);
             let plan = self.plan();
+            let plan = match &away {
+                Some(away) => self.rest_of(&plan, away),
+                None => plan,
+            };
             self.tell_plan(turn, &plan);
             confirm.sees(&plan, &self.actual);
-            let partly = |failed| End::Partly {
-                waiting: plan.waiting().to_vec(),
-                refused: plan.refused().to_vec(),
-                failed,
-            };
             if plan.steps().is_empty() {
-                if plan.is_settled() {
+                if plan.is_settled() && away.is_none() {
                     self.course.settle();
                     if self.beyond.is_empty() {
                         return Ok(End::Settled);
@@ -348,10 +352,10 @@ impl Push<'_> {
                     self.look().await;
                     continue;
                 }
-                return Ok(partly(failed));
+                return Ok(self.unfinished(&plan, failed));
             }
             if turn > self.options.max_turns || idle_turns > self.options.max_idle_turns {
-                return Ok(partly(failed));
+                return Ok(self.unfinished(&plan, failed));
             }
             if !is_agreed {
                 match confirm.confirm(&plan, &self.actual).await {
@@ -372,11 +376,17 @@ impl Push<'_> {
                 continue;
             }
             let forecast = flocker_plan::estimate(&plan, &self.actual, &self.policy);
-            let report = execute(&plan, &self.desired, self.handles, &self.execution()).await;
+            let mut execution = self.execution();
+            if away.is_some() {
+                // Nothing else is in this plan.
+                execution.stop = Stop::never();
+            }
+            let report = execute(&plan, &self.desired, self.handles, &execution).await;
             self.course.follow(&forecast, &report, &self.actual);
             self.locks.doubt(&report);
-            self.policy.rates.bytes_per_second =
-                measured_rate(&report).unwrap_or(self.policy.rates.bytes_per_second);
+            self.policy.rates.bytes_per_second = report
+                .measured_rate()
+                .unwrap_or(self.policy.rates.bytes_per_second);
             failed = report
                 .failures()
                 .map(|(step, error)| (step.id(), error.clone()))
@@ -385,11 +395,11 @@ impl Push<'_> {
             let changed = report.changed_something();
             let left = report.left().map(flocker_plan::Step::id).collect();
             self.reports.push(report);
-            if was_interrupted {
+            if was_interrupted && Away::by(&self.reports).is_empty() {
                 let cut_overs = cut_overs(&plan);
                 return Ok(End::Interrupted { left, cut_overs });
             }
-            if changed {
+            if changed || was_interrupted {
                 idle_turns = 0;
             } else {
                 idle_turns += 1;
@@ -397,13 +407,49 @@ impl Push<'_> {
                     .values()
                     .any(|error| error.class() == ErrorClass::Transient);
                 if !may_pass && !self.course.wants_back() && idle_turns > 1 {
-                    return Ok(partly(failed));
+                    return Ok(self.unfinished(&plan, failed));
                 }
                 self.pause(idle_turns).await;
             }
             self.look().await;
         }
         Ok(self.interrupted())
+    }
+
+    /// Rolls the next move back that cannot end, and says whether there was one.
+    fn turn_back(&mut self) -> bool {
+        let Some(back) = self.course.roll_back(&self.actual) else {
+            return false;
+        };
+        self.listener.on(&Event::RolledBack {
+            application: back.application.clone(),
+            to: back.to.clone(),
+            cause: back.cause_text(),
+        });
+        self.desired = self.desired.clone().with_placement(&back.application, &back.to);
+        true
+    }
+
+    /// Returns what is done of a plan after it was asked to stop.
+    fn rest_of(&mut self, plan: &Plan, away: &Away) -> Plan {
+        let rest = away.rest_of(plan, &self.desired, &self.actual);
+        let finishing = away.finishing(&rest, &self.desired, &self.actual);
+        if !(finishing.is_empty() || std::mem::replace(&mut self.has_told_rest, true)) {
+            self.listener.on(&Event::Stopping { finishing });
+        }
+        rest
+    }
+
+    /// Says what is not as it is to be, and why.
+    fn unfinished(&mut self, plan: &Plan, failed: BTreeMap<StepId, NodeError>) -> End {
+        if self.options.stop.is_asked() {
+            return self.interrupted();
+        }
+        End::Partly {
+            waiting: plan.waiting().to_vec(),
+            refused: plan.refused().to_vec(),
+            failed,
+        }
     }
 
     /// Says what is left to do of what was begun.
@@ -544,32 +590,11 @@ impl Push<'_> {
             .checked_shl(idle_turns.saturating_sub(1))
             .unwrap_or(u32::MAX);
         let pause = self.options.back_off.saturating_mul(factor).min(LONGEST_PAUSE);
+        let was_asked = self.options.stop.is_asked();
         self.listener.on(&Event::BackingOff { pause });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = self.options.stop.asked() => {}
+            () = self.options.stop.asked(), if !was_asked => {}
         }
     }
-}
-
-/// Returns the cut-overs that follow the copies of a plan.
-fn cut_overs(plan: &Plan) -> Vec<Waiting> {
-    let waiting = plan.waiting().iter();
-    waiting
-        .filter(|waiting| waiting.is_for_a_copy())
-        .cloned()
-        .collect()
-}
-
-/// Returns how much was copied in a second, by the largest transfer that is large enough to tell.
-fn measured_rate(report: &Report) -> Option<ByteSize> {
-    const ENOUGH: ByteSize = ByteSize(1 << 20);
-    let largest = report
-        .steps
-        .iter()
-        .filter(|step| step.sent >= ENOUGH && matches!(step.ending, crate::report::Ending::Done(_)))
-        .max_by_key(|step| step.sent)?;
-    let millis = largest.took().as_millis().max(1);
-    let rate = u128::from(largest.sent.0) * 1000 / millis;
-    Some(ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)))
 }

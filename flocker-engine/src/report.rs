@@ -88,4 +88,16 @@ impl Report {
             Ending::Done(_) | Ending::Skipped { .. } | Ending::Failed(_) => None,
         })
     }
+
+    /// Returns how much was copied in a second, by the largest transfer that is large enough to tell.
+    pub(crate) fn measured_rate(&self) -> Option<ByteSize> {
+        const ENOUGH: ByteSize = ByteSize(1 << 20);
+        let copies = self.steps.iter();
+        let largest = copies
+            .filter(|step| step.sent >= ENOUGH && matches!(step.ending, Ending::Done(_)))
+            .max_by_key(|step| step.sent)?;
+        let millis = largest.took().as_millis().max(1);
+        let rate = u128::from(largest.sent.0) * 1000 / millis;
+        Some(ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)))
+    }
 }

@@ -42,6 +42,24 @@ impl Scope {
         }
     }
 
+    /// Returns one of a few steps, of whatever is about some applications, and of the routes to others.
+    pub(super) fn rest(
+        steps: BTreeSet<StepId>,
+        applications: BTreeSet<ApplicationName>,
+        plan: &Plan,
+        led_to: &BTreeSet<&ApplicationName>,
+    ) -> Self {
+        let changes = plan.steps().iter().filter_map(|step| route_change(&step.action));
+        let set = changes.flat_map(|change| &change.set);
+        let own = set.filter(|(_, target)| led_to.contains(&target.application));
+        Self {
+            steps,
+            applications,
+            datasets: BTreeSet::new(),
+            ports: own.map(|(port, _)| *port).collect(),
+        }
+    }
+
     /// Returns the part of a plan that was agreed to, with what it needs, and the steps that were not.
     pub(super) fn part_of(&self, plan: &Plan) -> (Plan, Vec<StepId>) {
         let steps = plan.steps().iter().flat_map(|step| self.parted(step)).collect();
