@@ -470,7 +470,7 @@ impl Push<'_> {
     /// Plans, as far as it was agreed to.
     fn plan(&mut self) -> Plan {
         let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
-        let Some(scope) = &self.scope else {
+        let Some(scope) = &mut self.scope else {
             return plan;
         };
         let (plan, beyond) = scope.part_of(&plan);

@@ -116,16 +116,15 @@ impl Away {
         }
         loop {
             let names = theirs.iter().filter_map(|&start| started(start));
-            let led_to: BTreeSet<_> = names.chain(back.iter().copied()).chain(&away).collect();
+            let led_to = names.chain(back.iter().copied()).chain(&away);
             // On another home, the same application may restart later.
             let at_one_home = away
                 .iter()
                 .filter(|application| desired.homes(application).count() == 1);
-            let scope = Scope::rest(
+            let mut scope = Scope::rest(
                 theirs.iter().map(|&start| steps[start].id()).collect(),
                 at_one_home.cloned().collect(),
-                plan,
-                &led_to,
+                led_to.cloned().collect(),
             );
             let (part, _) = scope.part_of(plan);
             let stopping = all_stops(part.steps());
