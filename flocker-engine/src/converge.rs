@@ -5,6 +5,7 @@
 
 mod agent;
 mod away;
+mod confirm;
 mod course;
 mod locks;
 mod scope;
@@ -14,7 +15,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use flocker_backends::Classify as _;
 use flocker_backends::ErrorClass;
 use flocker_model::ByteSize;
@@ -49,6 +49,7 @@ use crate::stop::Stop;
 pub use agent::{AgentTurn, agent_turn};
 use away::Away;
 use away::cut_overs;
+pub use confirm::{Answer, Confirm, Go};
 use course::Course;
 pub use course::{Move, RolledBack};
 use locks::Locks;
@@ -120,38 +121,6 @@ pub enum IfHeld {
     Refuse,
     /// Take it away: the other one's orders are refused from then on.
     Break,
-}
-
-/// Who is asked before the first plan is carried out.
-#[async_trait]
-pub trait Confirm: Send + Sync {
-    /// Is shown the first plan that has steps, and what it was made from.
-    async fn confirm(&self, plan: &Plan, actual: &ClusterState) -> Answer;
-
-    /// Is shown every plan of every turn before any of it is carried out, and asked nothing.
-    fn sees(&self, _plan: &Plan, _actual: &ClusterState) {}
-}
-
-/// The answer to a plan that was shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Carry it out, and those after it.
-    Go,
-    /// Carry it out, and of those after it only what goes on with the same applications, data and routes.
-    GoNoFurther,
-    /// Leave everything as it is.
-    Decline,
-}
-
-/// The answer of who need not be asked.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Go;
-
-#[async_trait]
-impl Confirm for Go {
-    async fn confirm(&self, _: &Plan, _: &ClusterState) -> Answer {
-        Answer::Go
-    }
 }
 
 /// How a push ended.
@@ -321,7 +290,11 @@ impl Push<'_> {
         let mut failed = BTreeMap::new();
         let mut is_agreed = false;
         for turn in 1.. {
-            let away = self.options.stop.is_asked().then(|| Away::by(&self.reports));
+            let away = self
+                .options
+                .stop
+                .is_asked()
+                .then(|| Away::by(&self.reports, &self.actual));
             if away.as_ref().is_some_and(Away::is_empty) {
                 return Ok(self.interrupted());
             }
@@ -331,11 +304,10 @@ impl Push<'_> {
                 idle_turns = 0;
             }
             self.desired = std::mem::take(&mut self.desired).at(generation);
-            let plan = self.plan();
-            let plan = match &away {
-                Some(away) => self.rest_of(&plan, away),
-                None => plan,
-            };
+            let mut plan = self.plan();
+            if let Some(away) = &away {
+                plan = self.rest_of(&plan, away);
+            }
             self.tell_plan(turn, &plan);
             confirm.sees(&plan, &self.actual);
             if plan.steps().is_empty() {
@@ -395,7 +367,7 @@ impl Push<'_> {
             let changed = report.changed_something();
             let left = report.left().map(flocker_plan::Step::id).collect();
             self.reports.push(report);
-            if was_interrupted && Away::by(&self.reports).is_empty() {
+            if was_interrupted && Away::by(&self.reports, &self.actual).is_empty() {
                 let cut_overs = cut_overs(&plan);
                 return Ok(End::Interrupted { left, cut_overs });
             }

@@ -11,15 +11,21 @@ use flocker_model::ContainerState;
 use flocker_model::ContainerStatus;
 use flocker_model::Deployment;
 use flocker_model::Health;
+use flocker_model::Manifestation;
 use flocker_model::NodeName;
+use flocker_model::Role;
 use flocker_plan::Plan;
+use flocker_plan::Step;
 use flocker_plan::Waiting;
 
 use super::scope::Scope;
 use crate::execute::all_stops;
+use crate::execute::copies_all;
 use crate::execute::stops_before;
 use crate::execute::was_stopped_before;
+use crate::report::Ending;
 use crate::report::Report;
+use crate::report::StepReport;
 
 /// The applications that were stopped in a push, or found stopped for a move that it went on with.
 #[derive(Debug, Default)]
@@ -29,15 +35,15 @@ pub(super) struct Away {
 }
 
 impl Away {
-    pub(super) fn by(reports: &[Report]) -> Self {
+    pub(super) fn by(reports: &[Report], actual: &ClusterState) -> Self {
         let mut away = Self::default();
         for report in reports {
-            away.follow(report);
+            away.follow(report, actual);
         }
         away
     }
 
-    fn follow(&mut self, report: &Report) {
+    fn follow(&mut self, report: &Report, actual: &ClusterState) {
         let steps = || report.steps.iter().map(|step| &step.step);
         let all_stops = all_stops(steps());
         let has_begun = |position: usize| report.steps[position].began.is_some();
@@ -58,14 +64,7 @@ impl Away {
             let begun = planned.iter().filter(|(_, stop)| has_begun(*stop));
             self.stopped
                 .extend(begun.map(|&(on, _)| (application.clone(), on.clone())));
-            let goes_on = || {
-                let mut own = report
-                    .steps
-                    .iter()
-                    .filter(|step| step.step.reason == start.reason);
-                own.any(|step| step.began.is_some())
-            };
-            if planned.is_empty() && was_stopped_before(&start.reason) && goes_on() {
+            if planned.is_empty() && was_stopped_before(&start.reason) && is_missed(start, report, actual) {
                 self.stopped.insert((application.clone(), start.actor.clone()));
             }
         }
@@ -159,6 +158,38 @@ pub(super) fn cut_overs(plan: &Plan) -> Vec<Waiting> {
         .filter(|waiting| waiting.is_for_a_copy())
         .cloned()
         .collect()
+}
+
+/// Says whether a move has begun of an application that this push did not stop, and that somebody misses.
+///
+/// Of what is copied for the first time that is not known: it may never have run. What an earlier push has copied while it
+/// ran shows that it did.
+fn is_missed(start: &Step, report: &Report, actual: &ClusterState) -> bool {
+    let own = report
+        .steps
+        .iter()
+        .filter(|step| step.step.reason == start.reason);
+    let has_begun = own.clone().any(|step| step.began.is_some());
+    let is_open = |step: &&StepReport| !matches!(step.ending, Ending::Done(_)) && copies_all(&step.step);
+    let ran_before = |copy: &StepReport| {
+        let source = actual.known(&copy.step.actor);
+        let dataset = copy.step.action.dataset();
+        let source = source.zip(dataset).and_then(|(node, id)| node.datasets.get(&id));
+        source.is_some_and(was_copied_while_it_ran)
+    };
+    has_begun && own.clone().find(is_open).is_none_or(ran_before)
+}
+
+/// Says whether a copy was made of it for a move away from its newest ownership, which is only done of what runs.
+fn was_copied_while_it_ran(source: &Manifestation) -> bool {
+    let next = match &source.role {
+        Role::Primary { epoch } => epoch.next(),
+        Role::Released { epoch, .. } => *epoch,
+        Role::Replica => return true,
+    };
+    let names = source.snapshots.iter().map(|snapshot| &snapshot.name);
+    let mut warm = names.filter_map(|name| name.epoch().filter(|epoch| name.warm_round(*epoch).is_some()));
+    warm.any(|epoch| epoch >= next)
 }
 
 /// Says whether an application that was stopped on a node serves neither there nor where it is to be.

@@ -2,7 +2,9 @@
 //!
 //! An application that was stopped for its move serves nobody until it runs at
 //! its new home and the routes lead there. To stop between would leave it away
-//! until somebody deploys again.
+//! until somebody deploys again. Whom the plan finds stopped, and copies for the
+//! first time, was away before, be it for ever: a long copy is not waited for.
+//! Where that is wrong, who looks at the whole cluster knows it.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -44,7 +46,10 @@ impl Begun {
             if planned.peek().is_some() {
                 planned.any(|&stop| has_begun(stop))
             } else {
-                was_stopped_before(&steps[start].reason)
+                let reason = &steps[start].reason;
+                let mut own = (0..steps.len()).filter(|&position| steps[position].reason == *reason);
+                let copies_all = own.any(|position| is_open(position) && copies_all(&steps[position]));
+                was_stopped_before(reason) && !copies_all
             }
         };
         // By start and not by application: on another node the same one may restart later, and is not away there yet.
@@ -142,6 +147,11 @@ pub(crate) fn was_stopped_before(reason: &Reason) -> bool {
         | Reason::Deletes { .. }
         | Reason::Tidies { .. } => false,
     }
+}
+
+/// Says whether a step copies all data to where nothing of it is yet, as a move mostly does only of what does not run.
+pub(crate) fn copies_all(step: &Step) -> bool {
+    matches!(step.action, Action::Push { base: None, .. })
 }
 
 /// Returns the application that is started for this reason.

@@ -1,6 +1,7 @@
 //! Pushes that are asked to stop: where they do, and what they say is left.
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,8 +21,11 @@ use flocker_engine::stopper;
 use flocker_model::Application;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
+use flocker_model::Epoch;
 use flocker_model::Port;
 use flocker_model::PortNumber;
+use flocker_model::SnapshotName;
+use flocker_plan::Action;
 use flocker_plan::Policy;
 use flocker_plan::StepId;
 use flocker_plan::Waiting;
@@ -30,6 +34,7 @@ use crate::cluster::Cluster;
 use crate::cluster::OPERATOR;
 use crate::cluster::Recorder;
 use crate::cluster::app;
+use crate::cluster::dataset;
 use crate::cluster::directory;
 use crate::cluster::member;
 use crate::cluster::mongodb;
@@ -356,4 +361,92 @@ fn deployment_of<const N: usize>(
         builder = builder.place(&app(application), &name(home));
     }
     builder.build().unwrap()
+}
+
+/// Lets `mongodb` be away, with data on alpha and nothing on beta, and asks to stop at the first copy of the move.
+async fn stopped_at_the_first_copy(cluster: &Cluster) -> (Outcome, Duration) {
+    let (stopper, stop) = stopper();
+    let faults = cluster.machine("beta").memory.faults().clone();
+    let asked = Arc::new(Mutex::new(None));
+    let at = Arc::clone(&asked);
+    faults.decide(move |attempt| {
+        matches!(attempt.effect, Effect::Receive(_)).then(|| {
+            stopper.stop();
+            at.lock().unwrap().get_or_insert_with(tokio::time::Instant::now);
+            Fault::Hang
+        })
+    });
+    let minute = Duration::from_secs(60);
+    let let_go = async {
+        // As a long copy ends at last.
+        while asked.lock().unwrap().is_none_or(|at| at.elapsed() < minute) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        faults.let_go();
+        faults.decide(|_| None);
+    };
+    let desired = cluster.deployment("beta");
+    let handles = cluster.handles();
+    let options = PushOptions::new("ann@laptop", 0, stop);
+    let policy = Policy::default();
+    let pushed = async {
+        let outcome = push(
+            &desired,
+            &handles,
+            &policy,
+            &options,
+            &Go,
+            Recorder::default().listener(),
+        );
+        let outcome = outcome.await.unwrap();
+        let at = asked.lock().unwrap().unwrap();
+        (outcome, at.elapsed())
+    };
+    let (pushed, ()) = tokio::join!(pushed, let_go);
+    pushed
+}
+
+/// Stops `mongodb` on alpha as a push does, after these steps.
+async fn stop_by_hand<const N: usize>(cluster: &Cluster, before: [Action; N]) {
+    let generation = cluster.machine("alpha").node.observe().await.unwrap().generation;
+    let stop = Action::Stop {
+        application: app("mongodb"),
+        grace: Duration::from_secs(1),
+    };
+    let actions = before.into_iter().chain([stop]);
+    cluster.perform("alpha", generation.0, actions).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_copy_of_what_does_not_run_is_not_waited_for() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    push_to(&cluster, "alpha").await;
+    cluster.write("alpha", "journal", &vec![1; 100_000]);
+    // As where it was removed: nobody misses it.
+    stop_by_hand(&cluster, []).await;
+    assert!(!runs(&cluster, "alpha"));
+    let (outcome, took) = stopped_at_the_first_copy(&cluster).await;
+    assert!(matches!(outcome.end, End::Interrupted { .. }), "{outcome:#?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert!(!runs(&cluster, "beta"), "{outcome:#?}");
+    assert_eq!(push_to(&cluster, "beta").await.end, End::Settled);
+    assert!(runs(&cluster, "beta"));
+    cluster.assert_nothing_bad();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_copy_of_whom_an_earlier_push_has_stopped_is_waited_for() {
+    let cluster = Cluster::new(["alpha", "beta"]);
+    push_to(&cluster, "alpha").await;
+    cluster.write("alpha", "journal", &vec![1; 100_000]);
+    // What a push leaves behind that was killed after the stop, and a target that has lost its copy since.
+    let warm = Action::Take {
+        dataset: dataset().id,
+        snapshot: SnapshotName::warm(Epoch::FIRST.next(), 1),
+    };
+    stop_by_hand(&cluster, [warm]).await;
+    let (outcome, took) = stopped_at_the_first_copy(&cluster).await;
+    assert!(took > Duration::from_secs(30), "{took:?}");
+    assert!(runs(&cluster, "beta"), "{outcome:#?}");
+    cluster.assert_nothing_bad();
 }
