@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use flocker_engine::End;
-use flocker_engine::NodeHandle as _;
 use flocker_engine::Order;
 use flocker_engine::Unwatched;
 use flocker_engine::announce;
