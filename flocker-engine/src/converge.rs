@@ -7,6 +7,7 @@ mod agent;
 mod away;
 mod confirm;
 mod course;
+mod earlier;
 mod locks;
 mod scope;
 
@@ -52,6 +53,7 @@ use away::cut_overs;
 pub use confirm::{Answer, Confirm, Go};
 use course::Course;
 pub use course::{Move, RolledBack};
+use earlier::Tries;
 use locks::Locks;
 use scope::Scope;
 
@@ -232,6 +234,7 @@ pub async fn push(
         course: Course::new(options.roll_back_after),
         scope: None,
         beyond: Vec::new(),
+        tries: Tries::default(),
         has_told_rest: false,
         reports: Vec::new(),
         actual: ClusterState::default(),
@@ -277,6 +280,8 @@ struct Push<'a> {
     scope: Option<Scope>,
     /// What the plan of this turn has beyond that.
     beyond: Vec<StepId>,
+    /// How often earlier snapshots could not be sent.
+    tries: Tries,
     /// Whether it was told what it still does although it was asked to stop.
     has_told_rest: bool,
     reports: Vec<Report>,
@@ -356,13 +361,11 @@ impl Push<'_> {
             let report = execute(&plan, &self.desired, self.handles, &execution).await;
             self.course.follow(&forecast, &report, &self.actual);
             self.locks.doubt(&report);
+            let passes_over = self.tries.follow(&plan, &report, &mut self.policy);
             self.policy.rates.bytes_per_second = report
                 .measured_rate()
                 .unwrap_or(self.policy.rates.bytes_per_second);
-            failed = report
-                .failures()
-                .map(|(step, error)| (step.id(), error.clone()))
-                .collect();
+            failed = report.failed();
             let was_interrupted = report.was_interrupted;
             let changed = report.changed_something();
             let left = report.left().map(flocker_plan::Step::id).collect();
@@ -371,7 +374,7 @@ impl Push<'_> {
                 let cut_overs = cut_overs(&plan);
                 return Ok(End::Interrupted { left, cut_overs });
             }
-            if changed || was_interrupted {
+            if changed || was_interrupted || passes_over {
                 idle_turns = 0;
             } else {
                 idle_turns += 1;

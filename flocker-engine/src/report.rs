@@ -1,5 +1,7 @@
 //! How the steps of one plan ended.
 
+use std::collections::BTreeMap;
+
 use flocker_backends::Change;
 use flocker_model::ByteSize;
 use flocker_plan::Step;
@@ -79,6 +81,12 @@ impl Report {
             Ending::Failed(error) => Some((&report.step, error)),
             Ending::Done(_) | Ending::Skipped { .. } | Ending::Interrupted | Ending::Left => None,
         })
+    }
+
+    /// Returns the same by name, for who keeps it longer.
+    pub(crate) fn failed(&self) -> BTreeMap<StepId, NodeError> {
+        let failures = self.failures();
+        failures.map(|(step, error)| (step.id(), error.clone())).collect()
     }
 
     /// Returns the steps that were not begun, or not finished, because everything was asked to stop.

@@ -14,11 +14,14 @@ use flocker_backends::ContainerSpec;
 use flocker_backends::LogRequest;
 use flocker_backends::RuntimeError;
 use flocker_backends::VolumeBackend;
+use flocker_backends::memory::Effect;
+use flocker_backends::memory::Fault;
 use flocker_backends::memory::MemoryNode;
 use flocker_backends::memory::Observer;
 use flocker_backends::volume::directory::DirectoryOptions;
 use flocker_backends::volume::directory::DirectoryVolumes;
 use flocker_engine::End;
+use flocker_engine::Event;
 use flocker_engine::Go;
 use flocker_engine::Outcome;
 use flocker_engine::PushOptions;
@@ -180,6 +183,75 @@ async fn i12_what_goes_round_three_directories_travels_once_and_fills_no_trash()
             keeps_little(&**volumes, NODES.len(), &format!("turn {turn}, on {node}")).await;
         }
     }
+}
+
+/// Moves what alpha and beta have had to gamma, where the first copies fail; returns what gamma was sent, and in which turns.
+async fn to_gamma(n_failures: u32, fault: Fault) -> (Cluster, Outcome, Vec<String>) {
+    let cluster = Cluster::new(NODES);
+    push_to(&cluster, "alpha").await;
+    cluster.write("alpha", "all", &noise(ALL));
+    push_to(&cluster, "beta").await;
+    cluster.write("beta", "of-beta", &vec![7; WRITTEN]);
+    let mut n_left = n_failures;
+    cluster.machine("gamma").memory.faults().decide(move |attempt| {
+        let fails = n_left > 0 && matches!(attempt.effect, Effect::Receive(_));
+        n_left -= u32::from(fails);
+        fails.then_some(fault)
+    });
+    let recorder = Recorder::default();
+    let outcome = push(
+        &cluster.deployment("gamma"),
+        &cluster.handles(),
+        &Policy::default(),
+        &PushOptions::new("ann@laptop", 0, Stop::never()),
+        &Go,
+        recorder.listener(),
+    )
+    .await
+    .unwrap();
+    let waiting = recorder.events().into_iter().filter_map(|event| match event {
+        Event::PlanMade { waiting, .. } => Some(waiting),
+        _ => None,
+    });
+    let waiting = waiting.flatten().collect();
+    (cluster, outcome, waiting)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_snapshot_that_cannot_be_sent_holds_nothing_up() {
+    for (n_failures, fault) in [(3, Fault::Fail), (1, Fault::Refuse)] {
+        let (cluster, outcome, waiting) = to_gamma(n_failures, fault).await;
+        assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+        let volumes = cluster.machine("gamma").memory.volumes();
+        assert!(volumes.read(dataset().id, "of-beta").is_some());
+        let earlier = waiting
+            .iter()
+            .filter(|waiting| waiting.contains("copy of handoff-2"));
+        assert_eq!(
+            earlier.count(),
+            usize::try_from(n_failures).unwrap(),
+            "{waiting:#?}"
+        );
+        let is_said = |waiting: &String| waiting.contains("handoff-2 could not be sent before it");
+        assert!(waiting.iter().any(is_said), "{waiting:#?}");
+        cluster.assert_nothing_bad();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_snapshot_is_tried_again_before_it_is_passed_over() {
+    let (cluster, outcome, waiting) = to_gamma(2, Fault::Fail).await;
+    assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+    assert!(
+        !waiting
+            .iter()
+            .any(|waiting| waiting.contains("could not be sent")),
+        "{waiting:#?}"
+    );
+    // So that alpha can be next, with what has changed since and no more.
+    let sent = sent(&push_to(&cluster, "alpha").await);
+    assert!(sent < 3 * WRITTEN, "{sent} bytes");
+    cluster.assert_nothing_bad();
 }
 
 /// Demands that nothing is in the trash, and that no more snapshots are kept than there are nodes.
