@@ -32,6 +32,8 @@ use crate::files::Configuration;
 use crate::local;
 use crate::real::Wanted;
 use crate::real::Ways;
+use crate::since;
+use crate::since::Since;
 use crate::state_file;
 use crate::ui;
 
@@ -197,6 +199,8 @@ pub(crate) struct Sight {
     pub(crate) has_files: bool,
     /// What could not be told, a sentence for each.
     pub(crate) unknown: Vec<String>,
+    /// When nodes answered, where they were asked now.
+    pub(crate) since: Since,
     /// The local nodes that were made. Nothing for a saved report: whether a node of it runs is not to be seen from here.
     pub(crate) local: Option<BTreeMap<NodeName, NodeAddress>>,
 }
@@ -235,7 +239,13 @@ pub(crate) fn sight(
         let (actual, _) = state_file::read_all(reports, &desired)?;
         (desired, actual, has_files, Vec::new())
     };
+    let since = if reports.is_empty() {
+        since::note_answers(&global.state_dir(), &actual)
+    } else {
+        Since::default()
+    };
     Ok(Sight {
+        since,
         desired: at_next_generation(desired, &actual),
         actual,
         has_files,

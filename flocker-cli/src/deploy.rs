@@ -55,6 +55,8 @@ use crate::progress::Loudness;
 use crate::progress::Progress;
 use crate::shown;
 use crate::shown::Shown;
+use crate::since;
+use crate::since::Obstacle;
 use crate::ui::Ui;
 
 pub(crate) use once::OlderOwners;
@@ -127,8 +129,14 @@ pub(crate) async fn carry_out(cluster: &Cluster, wish: &Wish, ui: &Ui) -> Result
     // A file that was refused or declined is not what anybody asked for.
     let was_obeyed = outcome.end == End::Settled || !outcome.reports.is_empty() || is_only_held(&outcome.end);
     not_settled_where_somebody_is_not_served(&mut outcome, &cluster.desired);
-    if let Some((state_dir, [one, other])) = wish.remember.as_ref().filter(|_| was_obeyed) {
-        files::remember(state_dir, [one, other], wish.left_held, failures(&outcome));
+    if let Some((state_dir, [one, other])) = &wish.remember {
+        if was_obeyed {
+            files::remember(state_dir, [one, other], wish.left_held, failures(&outcome));
+        }
+        if outcome.end != End::Declined {
+            let obstacles = obstacles(&outcome.end);
+            since::note(state_dir, &cluster.desired, &outcome.actual, &obstacles);
+        }
     }
     asking.verdict(&outcome.actual)?;
     let aftermath = aftermath::Aftermath::new(&outcome, &progress);
@@ -163,6 +171,18 @@ fn ending(outcome: &Outcome, policy: &Policy) -> Ending {
             Ending::Done
         }
         End::Settled | End::Partly { .. } | End::Interrupted { .. } | End::Declined => Ending::Blocked,
+    }
+}
+
+/// Returns what keeps the files from being obeyed.
+fn obstacles(end: &End) -> Vec<Obstacle<'_>> {
+    match end {
+        End::Partly { waiting, refused, .. } => {
+            let waiting = waiting.iter().map(Obstacle::Waiting);
+            waiting.chain(refused.iter().map(Obstacle::Refused)).collect()
+        }
+        End::Interrupted { cut_overs, .. } => cut_overs.iter().map(Obstacle::Waiting).collect(),
+        End::Settled | End::Declined => Vec::new(),
     }
 }
 

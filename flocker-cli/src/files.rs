@@ -1,6 +1,7 @@
 //! The operator's files: the configuration, its secrets, and which files were used last.
 
-use std::collections::BTreeMap;
+mod last;
+
 use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::fs::OpenOptions;
@@ -20,23 +21,25 @@ use std::time::Duration;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
 use flocker_model::Deployment;
+use flocker_model::EnvironmentValue;
 use flocker_model::config::Diagnostic;
 use flocker_model::config::Loaded;
 use flocker_model::config::NotText;
 use flocker_model::config::SecretSource;
 use flocker_model::config::Source;
 use flocker_model::config::check_one;
-use serde::Deserialize;
-use serde::Serialize;
-
-use flocker_plan::CutOver;
-use flocker_plan::Policy;
 use flocker_plan::SavedPlan;
 use flocker_plan::SavedPlanError;
 
 use crate::cli;
 use crate::error::Failure;
 use crate::ui;
+
+pub(crate) use last::last_failures;
+pub(crate) use last::last_policy;
+pub(crate) use last::last_used;
+pub(crate) use last::named_or_last;
+pub(crate) use last::remember;
 
 /// How large a configuration file or a file with a secret may be. The reader of configurations refuses somewhat less.
 const SMALL: ByteSize = ByteSize(4 << 20);
@@ -154,6 +157,11 @@ fn text_within(path: &Path, limit: ByteSize) -> io::Result<String> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
+/// Reads a file that is not large.
+pub(crate) fn small_text(path: &Path) -> io::Result<String> {
+    text_within(path, SMALL)
+}
+
 /// Does what may wait for whoever writes into a pipe, and says so where that takes long.
 fn telling_of_a_wait<T>(path: &Path, read: impl FnOnce() -> T) -> T {
     let is_pipe = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
@@ -232,7 +240,7 @@ pub(crate) fn may_become_a_plan(path: &Path, inputs: &[&Path]) -> Result<(), Fai
 }
 
 /// Writes a file for those whom a mode, less what the operator's mask takes away, lets read it.
-fn write_for(mode: u32, path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_for(mode: u32, path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| {
         Failure::failed(format!("could not write `{}`", path.display())).because(error)
     };
@@ -265,6 +273,18 @@ impl Configuration {
 
     pub(crate) fn sources(&self) -> &[Source] {
         &self.sources
+    }
+
+    /// Returns the applications with values in their environment that stand in the file itself.
+    pub(crate) fn with_plain_values(&self) -> Result<Vec<ApplicationName>, Failure> {
+        let is_plain = |value: &EnvironmentValue| matches!(value, EnvironmentValue::Plain(_));
+        let deployment = self.without_secrets()?;
+        let applications = deployment.applications().iter();
+        let plain = applications.filter(|(_, application)| {
+            let mut variables = application.environment.iter();
+            variables.any(|(_, value)| is_plain(value))
+        });
+        Ok(plain.map(|(name, _)| name.clone()).collect())
     }
 
     /// Returns how many values are fetched when it is deployed.
@@ -341,112 +361,6 @@ pub(crate) struct Known {
     pub(crate) withheld: Vec<String>,
 }
 
-/// Which files were deployed last, so that other commands need not be told.
-#[derive(Debug, Serialize, Deserialize)]
-struct LastUsed {
-    version: u32,
-    files: [PathBuf; 2],
-    /// Whether cut-overs were left for `flocker cutover`.
-    #[serde(default)]
-    hold: bool,
-    /// What could not be done at last and why, by step, or by application where its move was given up.
-    #[serde(default)]
-    failures: BTreeMap<String, String>,
-}
-
-const LAST_USED: &str = "last-used.json";
-
-/// Remembers the files of a deploy, how it went about cut-overs, and what failed. Not to be able to is no reason to stop.
-pub(crate) fn remember(
-    state_dir: &Path,
-    paths: [&Path; 2],
-    cut_over: CutOver,
-    failures: BTreeMap<String, String>,
-) {
-    let [Ok(one), Ok(other)] = paths.map(std::path::absolute) else {
-        return;
-    };
-    let last = LastUsed {
-        version: 1,
-        files: [one, other],
-        hold: cut_over == CutOver::Hold,
-        failures,
-    };
-    if let Ok(text) = serde_json::to_string(&last) {
-        std::fs::create_dir_all(state_dir).ok();
-        // Why something failed may be what an application said, which is not for everybody.
-        write_for(0o600, &state_dir.join(LAST_USED), &(text + "\n")).ok();
-    }
-}
-
-/// Returns the files of the last deploy, where there was one and they still exist.
-///
-/// What cannot be read is no sign that there was none.
-pub(crate) fn last_used(state_dir: &Path) -> Result<Option<[PathBuf; 2]>, Failure> {
-    Ok(read_last(state_dir)?.map(|last| last.files))
-}
-
-/// Returns what the last deploy could not do and why, by step, or by application where its move was given up.
-pub(crate) fn last_failures(state_dir: &Path) -> BTreeMap<String, String> {
-    last(state_dir).map_or_else(BTreeMap::new, |last| last.failures)
-}
-
-/// Returns the policy by which these files were deployed last; without files, that of the last deploy.
-pub(crate) fn last_policy(state_dir: &Path, paths: Option<[&Path; 2]>) -> Policy {
-    let is_meant = |last: &LastUsed| match paths.map(|paths| paths.map(std::path::absolute)) {
-        None => true,
-        Some([Ok(one), Ok(other)]) => {
-            last.files == [one.clone(), other.clone()] || last.files == [other, one]
-        }
-        Some([Err(_), _] | [_, Err(_)]) => false,
-    };
-    let is_held = last(state_dir).is_some_and(|last| last.hold && is_meant(&last));
-    Policy {
-        cut_over: if is_held {
-            CutOver::Hold
-        } else {
-            CutOver::WhenReady
-        },
-        ..Policy::default()
-    }
-}
-
-/// Returns the files that were named, or else those of the last deploy.
-pub(crate) fn named_or_last(state_dir: &Path, named: Option<[&Path; 2]>) -> Result<[PathBuf; 2], Failure> {
-    if let Some(paths) = named {
-        return Ok(paths.map(Path::to_path_buf));
-    }
-    last_used(state_dir)?.ok_or_else(|| {
-        Failure::usage("no files were named, and there is no last deploy whose files could be meant")
-            .hint("name the deployment file and the application file")
-    })
-}
-
-/// Returns what is known of the last deploy, for what can be said without it as well.
-fn last(state_dir: &Path) -> Option<LastUsed> {
-    read_last(state_dir).ok().flatten()
-}
-
-fn read_last(state_dir: &Path) -> Result<Option<LastUsed>, Failure> {
-    let path = state_dir.join(LAST_USED);
-    let unreadable = || {
-        let path = path.display();
-        Failure::failed(format!(
-            "could not read `{path}`, which says what was deployed last"
-        ))
-        .hint(format!(
-            "`rm {path}` forgets it; a deploy with both files named writes it anew"
-        ))
-    };
-    let text = match text_within(&path, SMALL) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(|error| unreadable().because(&error))?,
-    };
-    let last: LastUsed = serde_json::from_str(&text).map_err(|error| unreadable().because(&error))?;
-    let usable = last.version == 1 && last.files.iter().all(|path| path.exists());
-    Ok(usable.then_some(last))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,21 +384,6 @@ mod tests {
             let failure = text(Path::new(device), "the report").unwrap_err();
             assert_eq!(failure.causes, ["it is a device, not a file"], "{device}");
         }
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_taken_for_no_last_deploy() {
-        let directory = tempfile::tempdir().unwrap();
-        assert_eq!(last_used(directory.path()).unwrap(), None);
-        std::fs::write(directory.path().join(LAST_USED), "{\"version\": 1, \"fil").unwrap();
-        let failure = last_used(directory.path()).unwrap_err();
-        assert!(
-            failure.message.contains("which says what was deployed last"),
-            "{failure}"
-        );
-        assert!(named_or_last(directory.path(), None).is_err());
-        let named = [Path::new("a"), Path::new("b")];
-        assert!(named_or_last(directory.path(), Some(named)).is_ok());
     }
 
     #[test]
@@ -540,27 +439,5 @@ mod tests {
         for path in [&newer, &empty, &new] {
             why(path).unwrap();
         }
-    }
-
-    #[test]
-    fn a_hold_is_remembered_for_its_own_files() {
-        let directory = tempfile::tempdir().unwrap();
-        let [one, other, third] = ["one", "other", "third"].map(|name| directory.path().join(name));
-        for path in [&one, &other, &third] {
-            std::fs::write(path, "").unwrap();
-        }
-        let cut_over = |paths| last_policy(directory.path(), paths).cut_over;
-        assert_eq!(cut_over(None), CutOver::WhenReady);
-        remember(directory.path(), [&one, &other], CutOver::Hold, BTreeMap::new());
-        assert_eq!(cut_over(None), CutOver::Hold);
-        assert_eq!(cut_over(Some([&other, &one])), CutOver::Hold);
-        assert_eq!(cut_over(Some([&one, &third])), CutOver::WhenReady);
-        remember(
-            directory.path(),
-            [&one, &other],
-            CutOver::WhenReady,
-            BTreeMap::new(),
-        );
-        assert_eq!(cut_over(None), CutOver::WhenReady);
     }
 }

@@ -20,6 +20,7 @@ mod progress;
 mod real;
 mod runtime;
 mod shown;
+mod since;
 mod state_file;
 mod table;
 mod ui;

@@ -231,6 +231,11 @@ fn what_is_dropped_is_shown_first_and_silence_is_no_leave_to_drop() {
     assert!(!silent.data.contains("destroy"), "{}", silent.data);
     let why = machine.flocker(&["why", "beta"]).ended_with(0);
     assert!(why.data.contains("next: flocker local up beta"), "{}", why.data);
+    assert!(
+        why.data.contains("it answered this machine last ") && why.data.contains(" ago"),
+        "{}",
+        why.data
+    );
     machine.flocker(&["local", "up", "beta"]).ended_with(0);
     machine
         .flocker(&["gc", "--older-than", "1ms", "--yes"])

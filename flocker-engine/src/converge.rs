@@ -9,6 +9,7 @@ mod confirm;
 mod course;
 mod earlier;
 mod locks;
+mod pauses;
 mod scope;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,8 @@ use course::Course;
 pub use course::{Move, RolledBack};
 use earlier::Tries;
 use locks::Locks;
+use pauses::Pauses;
+pub use pauses::Restart;
 use scope::Scope;
 
 /// The longest pause between two turns.
@@ -136,6 +139,8 @@ pub struct Outcome {
     pub reports: Vec<Report>,
     /// What the moves cost.
     pub moves: Vec<Move>,
+    /// What it cost to start applications anew where they are.
+    pub restarts: Vec<Restart>,
     /// The moves that were given up.
     pub rolled_back: Vec<RolledBack>,
     /// The steps that are to be done and are beyond what was agreed to, where that was one plan.
@@ -232,6 +237,7 @@ pub async fn push(
         seen: BTreeSet::new(),
         unlocked: BTreeSet::new(),
         course: Course::new(options.roll_back_after),
+        pauses: Pauses::default(),
         scope: None,
         beyond: Vec::new(),
         tries: Tries::default(),
@@ -245,6 +251,7 @@ pub async fn push(
     let Push {
         generation,
         course,
+        pauses,
         beyond,
         reports,
         actual,
@@ -256,6 +263,7 @@ pub async fn push(
         generation: generation.unwrap_or_default(),
         reports,
         moves,
+        restarts: pauses.finish(),
         rolled_back,
         beyond,
         actual,
@@ -276,6 +284,7 @@ struct Push<'a> {
     /// The nodes that answered and whose lock could not be had.
     unlocked: BTreeSet<NodeName>,
     course: Course,
+    pauses: Pauses,
     /// What was agreed to, where that was one plan and no more.
     scope: Option<Scope>,
     /// What the plan of this turn has beyond that.
@@ -360,6 +369,7 @@ impl Push<'_> {
             }
             let report = execute(&plan, &self.desired, self.handles, &execution).await;
             self.course.follow(&forecast, &report, &self.actual);
+            self.pauses.follow(&forecast, &report);
             self.locks.doubt(&report);
             let passes_over = self.tries.follow(&plan, &report, &mut self.policy);
             self.policy.rates.bytes_per_second = report
@@ -459,6 +469,7 @@ impl Push<'_> {
         self.actual = observe_telling(&self.desired, self.handles, &self.looking, late).await;
         leave_out_older_owners(&mut self.actual);
         self.course.see(&self.actual, clock::now());
+        self.pauses.see(&self.actual, clock::now());
         let mut silent = Vec::new();
         for (name, look) in &self.actual.nodes {
             if let Observed::Unknown(silence) = look {

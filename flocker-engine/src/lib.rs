@@ -36,7 +36,7 @@ pub mod wire;
 pub use announce::announce;
 pub use clock::Deadlines;
 pub use converge::{
-    AgentTurn, Answer, Confirm, End, Go, IfHeld, Move, Outcome, PushError, PushOptions, RolledBack,
+    AgentTurn, Answer, Confirm, End, Go, IfHeld, Move, Outcome, PushError, PushOptions, Restart, RolledBack,
     agent_turn, push,
 };
 pub use event::{Event, Listener, Logged};

@@ -22,6 +22,7 @@ use crate::deploy;
 use crate::error::Ending;
 use crate::error::Failure;
 use crate::files;
+use crate::files::Configuration;
 use crate::progress::Loudness;
 use crate::progress::Progress;
 use crate::runtime;
@@ -45,10 +46,9 @@ pub(crate) struct ChangeState {
 }
 
 /// What a node is to go by.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Orders {
-    pub(crate) deployment: Source,
-    pub(crate) application: Source,
+    pub(crate) configuration: Configuration,
     pub(crate) current: Source,
     pub(crate) hostname: NodeName,
 }
@@ -73,9 +73,10 @@ impl ChangeState {
             let text = files::text(path, what)?;
             Ok(Source::new(path.display().to_string(), text))
         };
+        let deployment = source(&self.deployment, "the deployment file")?;
+        let application = source(&self.application, "the application file")?;
         let orders = Orders {
-            deployment: source(&self.deployment, "the deployment file")?,
-            application: source(&self.application, "the application file")?,
+            configuration: files::load([deployment, application])?,
             current: source(&self.current, "the report of the nodes")?,
             hostname: self.hostname,
         };
@@ -91,12 +92,10 @@ pub(crate) fn take_turn(
     ui: &Ui,
 ) -> Result<Ending, Failure> {
     let Orders {
-        deployment,
-        application,
+        configuration,
         current,
         hostname,
     } = orders;
-    let configuration = files::load([deployment, application])?;
     let mut others = ClusterState::default();
     state_file::read(&current.text, &current.name, &mut others)?;
     let desired = at_next_generation(configuration.resolve()?, &others);

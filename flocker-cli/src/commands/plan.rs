@@ -26,6 +26,7 @@ use crate::policy::Allowed;
 use crate::runtime;
 use crate::shown;
 use crate::shown::Shown;
+use crate::since;
 use crate::state_file;
 use crate::ui::Ui;
 
@@ -118,6 +119,9 @@ impl Plan {
                 seen.copies = flocker_engine::explore(&seen.plan, &cluster.handles).await;
                 Ok((cluster, seen))
             })?;
+            let unsaid = shown::unsaid(&seen.plan, &seen.desired, &seen.actual);
+            let obstacles = since::obstacles(&seen.plan, &unsaid);
+            since::note(&global.state_dir(), &seen.desired, &seen.actual, &obstacles);
             let hint = cluster.hint_to_make(&seen.actual).filter(|_| !ui.is_json());
             let ending = self.show(seen, policy, &paths, ui)?;
             if let Some(hint) = hint {

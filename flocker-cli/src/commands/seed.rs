@@ -273,9 +273,16 @@ impl ReportState {
 impl ChangeState {
     fn run(self, global: &Global, ui: &Ui) -> Result<Ending, Failure> {
         self.unused.warn(ui);
+        let deployment = Source::new("DEPLOYMENT", self.deployment);
+        let application = Source::new("APPLICATION", self.application);
+        let configuration = files::load([deployment, application])?;
+        for name in configuration.with_plain_values()? {
+            ui.warn(&format!(
+                "the environment of {name} stands in the arguments of this command, which everybody on this machine can read: `from_file` or `from_environment` keeps a secret out of them"
+            ));
+        }
         let orders = Orders {
-            deployment: Source::new("DEPLOYMENT", self.deployment),
-            application: Source::new("APPLICATION", self.application),
+            configuration,
             current: Source::new("CURRENT", self.current),
             hostname: self.hostname,
         };

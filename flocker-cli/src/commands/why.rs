@@ -1,6 +1,7 @@
 //! `flocker why`: what something waits for, and what to type next.
 
 mod answer;
+mod told;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -33,7 +34,10 @@ impl Why {
         let sight = cluster::sight(self.files.paths(), &self.state, global)?;
         let policy = files::last_policy(&global.state_dir(), self.files.paths());
         let failures = files::last_failures(&global.state_dir());
-        let view = View::new(&sight, &policy, self.deploy(global), failures);
+        let mut view = View::new(&sight, &policy, self.deploy(global), failures);
+        if self.state.is_empty() {
+            view.note(&global.state_dir());
+        }
         let Some(answer) = view.answer(&self.thing) else {
             return Err(view.unknown(&self.thing));
         };

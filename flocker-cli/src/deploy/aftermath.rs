@@ -11,6 +11,7 @@ use flocker_engine::End;
 use flocker_engine::Move;
 use flocker_engine::NodeError;
 use flocker_engine::Outcome;
+use flocker_engine::Restart;
 use flocker_engine::one_line;
 use flocker_model::ApplicationName;
 use flocker_model::ByteSize;
@@ -34,6 +35,7 @@ pub(super) struct Aftermath<'a> {
     ending: Word,
     generation: u64,
     moves: Vec<Moved<'a>>,
+    restarts: Vec<Restarted<'a>>,
     rolled_back: Vec<Back<'a>>,
     waiting: Vec<Blocked<&'a Waiting>>,
     refused: Vec<Blocked<&'a Refusal>>,
@@ -73,6 +75,14 @@ struct Moved<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct Restarted<'a> {
+    application: &'a ApplicationName,
+    on: &'a NodeName,
+    forecast_ms: Option<u64>,
+    downtime_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
 struct Back<'a> {
     application: &'a ApplicationName,
     to: &'a NodeName,
@@ -101,6 +111,7 @@ impl<'a> Aftermath<'a> {
             ending: Word::Settled,
             generation: outcome.generation.0,
             moves: outcome.moves.iter().map(Moved::new).collect(),
+            restarts: outcome.restarts.iter().map(Restarted::new).collect(),
             rolled_back: Vec::new(),
             waiting: Vec::new(),
             refused: Vec::new(),
@@ -118,6 +129,7 @@ impl<'a> Aftermath<'a> {
                 .iter()
                 .filter(|moved| !was_given_up(moved, outcome))
                 .filter_map(|moved| told(moved, outcome.end == End::Settled))
+                .chain(outcome.restarts.iter().filter_map(restarted))
                 .collect(),
         };
         for back in &outcome.rolled_back {
@@ -225,6 +237,17 @@ impl<'a> Moved<'a> {
     }
 }
 
+impl<'a> Restarted<'a> {
+    fn new(restart: &'a Restart) -> Self {
+        Self {
+            application: &restart.application,
+            on: &restart.on,
+            forecast_ms: restart.forecast.map(millis),
+            downtime_ms: restart.downtime.map(millis),
+        }
+    }
+}
+
 /// What to do after a stop.
 const GO_ON: &str = "the same command looks at what there is and goes on from there";
 
@@ -285,21 +308,32 @@ fn told(moved: &Move, is_settled: bool) -> Option<String> {
         write!(copied, " ({carrier})").unwrap_or_default();
     }
     match downtime {
-        Some(downtime) => {
-            let forecast = forecast.map_or_else(String::new, |forecast| {
-                format!(", where {} were forecast", seconds(forecast))
-            });
-            let away = seconds(*downtime);
-            Some(format!(
-                "{application} moved from {from} to {to}: away for {away}{forecast}{copied}"
-            ))
-        }
+        Some(downtime) => Some(format!(
+            "{application} moved from {from} to {to}: {}{copied}",
+            away(*downtime, *forecast)
+        )),
         None if copied.is_empty() => None,
         None if is_settled => Some(format!(
             "{application} moved from {from} to {to}: for how long it was away was not measured{copied}"
         )),
         None => Some(format!("{application} is on its way from {from} to {to}{copied}")),
     }
+}
+
+/// Says what a restart cost, if it serves again.
+fn restarted(restart: &Restart) -> Option<String> {
+    let away = away(restart.downtime?, restart.forecast);
+    Some(format!(
+        "{} restarted on {}: {away}",
+        restart.application, restart.on
+    ))
+}
+
+fn away(downtime: Duration, forecast: Option<Duration>) -> String {
+    let forecast = forecast.map_or_else(String::new, |forecast| {
+        format!(", where {} were forecast", seconds(forecast))
+    });
+    format!("away for {}{forecast}", seconds(downtime))
 }
 
 /// Says what there is to do that the saved plan does not have, and what does it.
@@ -344,6 +378,7 @@ mod tests {
             generation: Generation(4),
             reports: Vec::new(),
             moves: vec![moved],
+            restarts: Vec::new(),
             rolled_back: Vec::new(),
             beyond: Vec::new(),
             actual: ClusterState::default(),
@@ -387,6 +422,24 @@ mod tests {
                 "left: the cut-over of mongodb",
                 "stopped; the same command looks at what there is and goes on from there",
             ]
+        );
+    }
+
+    #[test]
+    fn a_restart_is_told_with_its_forecast_once_it_serves() {
+        let restart = |application: &str, downtime| Restart {
+            application: application.parse().unwrap(),
+            on: "beta".parse().unwrap(),
+            forecast: Some(Duration::from_secs(2)),
+            downtime,
+        };
+        let mut outcome = outcome(End::Settled);
+        outcome.moves.clear();
+        let away = Duration::from_millis(1340);
+        outcome.restarts = vec![restart("web", Some(away)), restart("site", None)];
+        assert_eq!(
+            lines(&outcome),
+            ["web restarted on beta: away for 1.4 s, where 2.0 s were forecast"]
         );
     }
 

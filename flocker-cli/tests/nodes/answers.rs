@@ -24,6 +24,13 @@ fn what_is_held_says_so_and_what_it_says_to_type_can_be_typed() {
     );
     let why = machine.flocker(&["why", "ledger"]).ended_with(0);
     assert!(why.data.contains("`flocker cutover ledger`"), "{}", why.data);
+    // It is so since the deploy, and not only since somebody asks.
+    std::thread::sleep(Duration::from_millis(1100));
+    let why = machine.flocker(&["why", "ledger"]).ended_with(0);
+    assert!(why.data.contains("  since: "), "{}", why.data);
+    let told = machine.flocker(&["why", "--json", "ledger"]).ended_with(0).json();
+    let seen_for = told["blocked"][0]["seen_for_ms"].as_u64();
+    assert!(seen_for.is_some_and(|seen_for| seen_for >= 1000), "{told}");
     // Another file that was never deployed is held by nobody.
     machine.write("gone.yml", "version: 1\nnodes: {alpha: [], beta: []}\n");
     let other = machine.flocker(&["status", "gone.yml", "app.yml"]);

@@ -44,6 +44,17 @@ fn the_old_programs_do_their_work_silently_and_say_what_failed() {
     }
     assert_eq!(machine.settled_home("alpha.yml").unwrap(), "alpha");
 
+    // What stands in arguments can be read by everybody.
+    let current = machine.seed("flocker-reportstate", &[]).ended_with(0).data;
+    let open = format!("{application}    environment: {{TOKEN: hunter2}}\n");
+    for (application, is_told) in [(&open, true), (&application, false)] {
+        let arguments = [deployment.as_str(), application, &current, "nobody"];
+        let told = machine.seed("flocker-changestate", &arguments).ended_with(2).talk;
+        let says = "the environment of ledger stands in the arguments";
+        assert_eq!(told.contains(says), is_told, "{told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+
     machine.kill("beta");
     let failed = machine
         .seed("flocker-deploy", &["beta.yml", "app.yml"])

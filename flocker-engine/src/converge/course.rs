@@ -142,10 +142,8 @@ impl Course {
         for (application, track) in &mut self.tracks {
             let at_home = actual.known(&track.seen.to);
             let container = at_home.and_then(|state| state.containers.get(application));
-            let serves = container.is_some_and(|container| {
-                container.status == ContainerStatus::Running && container.health != Health::Unhealthy
-            });
-            if serves && track.stopped.is_some() && track.has_let_go && !track.started {
+            if container.is_some_and(serves) && track.stopped.is_some() && track.has_let_go && !track.started
+            {
                 track.started = true;
                 track.serves_since(Some(now));
             }
@@ -338,6 +336,11 @@ impl Track {
             self.cause = None;
         }
     }
+}
+
+/// Says whether somebody who connects is answered, as far as it can be seen.
+pub(super) fn serves(container: &ContainerState) -> bool {
+    container.status == ContainerStatus::Running && container.health != Health::Unhealthy
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub enum Given {
     /// It was killed, or never came to its end.
     Killed,
     /// It ended by itself.
-    Ended(Result<Outcome, PushError>),
+    Ended(Result<Box<Outcome>, PushError>),
 }
 
 impl Given {
@@ -191,7 +191,7 @@ impl Cluster {
                         Some(Ok((holder, given))) => {
                             self.note(|| format!("{holder}: {}", describe(&given)));
                             if holder == "ann@laptop" {
-                                first = Some(Given::Ended(given));
+                                first = Some(Given::Ended(given.map(Box::new)));
                             }
                         }
                         Some(Err(error)) => {

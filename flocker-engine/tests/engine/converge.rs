@@ -117,6 +117,49 @@ async fn i3_a_move_takes_the_data_along() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restart_is_told_with_how_long_it_was_away() {
+    // Its start goes well, fails the first time, or its answer is lost the first time.
+    for fault in [None, Some(Fault::Fail), Some(Fault::LoseReply)] {
+        let cluster = Cluster::new(["alpha", "beta"]);
+        push_to(&cluster, "alpha").await;
+        let before = cluster.deployment("alpha");
+        let mut definition = before.application(&app("mongodb")).unwrap().clone();
+        definition.limits.cpu_shares = Some(7);
+        let mut changed = Deployment::builder().application(app("mongodb"), definition);
+        for (node, member) in before.members() {
+            changed = changed.node(node.clone(), member.clone());
+        }
+        let mut first = fault;
+        cluster.machine("alpha").memory.faults().decide(move |attempt| {
+            let is_start = matches!(attempt.effect, Effect::Start(_));
+            is_start.then(|| first.take()).flatten()
+        });
+        let outcome = push(
+            &changed.build().unwrap(),
+            &cluster.handles(),
+            &Policy::default(),
+            &options(),
+            &Go,
+            Recorder::default().listener(),
+        )
+        .await
+        .unwrap();
+        assert_eq!(outcome.end, End::Settled, "{outcome:#?}");
+        assert!(outcome.moves.is_empty(), "{:?}", outcome.moves);
+        let [restart] = &outcome.restarts[..] else {
+            panic!("it was restarted once, and {:?} is told", outcome.restarts);
+        };
+        assert_eq!(
+            (&restart.application, &restart.on),
+            (&app("mongodb"), &name("alpha"))
+        );
+        let times = (restart.forecast, restart.downtime);
+        assert!(matches!(times, (Some(_), Some(_))), "{fault:?}: {restart:?}");
+        cluster.assert_nothing_bad();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn how_long_it_was_away_is_known_although_the_answer_to_its_start_was_lost() {
     let cluster = Cluster::new(["alpha", "beta"]);
     push_to(&cluster, "alpha").await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::path::Path;
 
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
@@ -18,11 +18,15 @@ use flocker_plan::Plan;
 use flocker_plan::Policy;
 use flocker_plan::Step;
 use flocker_plan::StepId;
+use flocker_plan::Waiting;
 use flocker_plan::blocked::list;
 use flocker_plan::blocked::seconds;
 use flocker_plan::holds;
-use serde::Serialize;
 
+use super::told::Answer;
+use super::told::Held;
+use super::told::Kind;
+use super::told::Needed;
 use crate::cluster;
 use crate::cluster::Sight;
 use crate::commands::status::health;
@@ -32,6 +36,9 @@ use crate::commands::status::status;
 use crate::commands::validate::counted;
 use crate::error::Failure;
 use crate::shown;
+use crate::since;
+use crate::since::Obstacle;
+use crate::since::Since;
 
 /// What is wanted and what is seen, and the plan that follows.
 #[derive(Debug)]
@@ -44,50 +51,9 @@ pub(super) struct View<'a> {
     deploy: String,
     /// What the last deploy could not do, by step or application.
     failures: BTreeMap<String, String>,
-}
-
-/// What is known of one thing, and what to type next.
-#[derive(Debug, Serialize)]
-pub(super) struct Answer {
-    thing: String,
-    kind: Kind,
-    /// What is wanted, what is seen, and since when where that is known; one sentence each.
-    known: Vec<String>,
-    /// What a step needs.
-    needs: Vec<Needed>,
-    /// What keeps it waiting, or only a person may decide; a sentence and a hint each.
-    blocked: Vec<Held>,
-    /// The steps that would be done about it.
-    steps: Vec<StepId>,
-    /// What to type next.
-    next: Vec<String>,
-    #[serde(skip)]
-    has_files: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    Step,
-    Application,
-    Dataset,
-    Node,
-}
-
-#[derive(Debug, Serialize)]
-struct Needed {
-    fact: String,
-    because: String,
-    /// Whether it holds; nothing where its node was not seen.
-    holds: Option<bool>,
-    /// The step that makes it.
-    made_by: Option<StepId>,
-}
-
-#[derive(Debug, Serialize)]
-struct Held {
-    message: String,
-    hint: String,
+    /// What is waited for because nobody is served, whatever the plan.
+    unserved: Vec<Waiting>,
+    since: Since,
 }
 
 impl<'a> View<'a> {
@@ -114,9 +80,19 @@ impl<'a> View<'a> {
             desired,
             actual,
             has_files: *has_files,
+            unserved: shown::unserved(actual, Some(&plan)),
             plan,
             deploy,
             failures,
+            since: sight.since.clone(),
+        }
+    }
+
+    /// Takes note of what is waited for now, and remembers since when it is.
+    pub(super) fn note(&mut self, state_dir: &Path) {
+        if self.has_files {
+            let obstacles = since::obstacles(&self.plan, &self.unserved);
+            self.since = since::note(state_dir, self.desired, self.actual, &obstacles);
         }
     }
 
@@ -461,7 +437,13 @@ impl<'a> View<'a> {
                 "{node} answers from {}, as node {}, and obeys generation {}",
                 state.address, state.id, state.generation
             ),
-            Some(Observed::Unknown(silence)) => format!("{node} was not seen: {silence}"),
+            Some(Observed::Unknown(silence)) => {
+                let answered = self.sight.since.answered_before(node);
+                let answered = answered.map_or_else(String::new, |before| {
+                    format!("; it answered this machine last {} ago", seconds(before))
+                });
+                format!("{node} was not seen: {silence}{answered}")
+            }
             None => format!("{node} is not known"),
         }
     }
@@ -482,20 +464,27 @@ impl<'a> View<'a> {
     }
 
     fn held(&self, is_meant: impl Fn(Option<&ApplicationName>) -> bool) -> Vec<Held> {
-        let unserved = shown::unserved(self.actual, Some(&self.plan));
-        let waiting = self.plan.waiting().iter().chain(&unserved);
+        let waiting = self.plan.waiting().iter().chain(&self.unserved);
         let waiting = waiting.filter(|waiting| is_meant(waiting.application()));
         let refused = self.plan.refused().iter();
         let refused = refused.filter(|refused| is_meant(refused.application()));
         let waiting = waiting.map(|waiting| Held {
             message: format!("waiting: {waiting}"),
             hint: waiting.hint(),
+            seen_for_ms: self.seen_for(Obstacle::Waiting(waiting)),
         });
         let refused = refused.map(|refused| Held {
             message: format!("refused: {refused}"),
             hint: refused.hint(),
+            seen_for_ms: self.seen_for(Obstacle::Refused(refused)),
         });
         waiting.chain(refused).collect()
+    }
+
+    /// Returns for how long commands of this machine have seen it, in milliseconds.
+    fn seen_for(&self, obstacle: Obstacle<'_>) -> Option<u64> {
+        let seen_for = self.since.blocked_for(obstacle)?;
+        u64::try_from(seen_for.as_millis()).ok()
     }
 
     fn add_deploy(&self, steps: &[StepId], next: &mut Vec<String>) {
@@ -509,40 +498,4 @@ impl<'a> View<'a> {
 /// Says whether a sentence names a node: a wait names those that it waits for.
 fn names(sentence: &str, node: &NodeName) -> bool {
     sentence.split([' ', ',', ':']).any(|word| word == node.as_str())
-}
-
-impl Answer {
-    /// Writes it as people read it.
-    pub(super) fn to_text(&self) -> String {
-        let mut text = format!("{}\n", self.thing);
-        for sentence in &self.known {
-            writeln!(text, "  {sentence}").unwrap_or_default();
-        }
-        for need in &self.needs {
-            let stands = match need.holds {
-                Some(true) => "has   ",
-                Some(false) => "needs ",
-                None => "unseen",
-            };
-            writeln!(text, "  {stands}  {}: {}", need.fact, need.because).unwrap_or_default();
-            if let Some(step) = need.made_by.as_ref().filter(|_| need.holds != Some(true)) {
-                writeln!(text, "          made by {step}").unwrap_or_default();
-            }
-        }
-        for held in &self.blocked {
-            writeln!(text, "  {}\n     hint: {}", held.message, held.hint).unwrap_or_default();
-        }
-        if self.kind != Kind::Step {
-            if self.has_files && self.steps.is_empty() && self.blocked.is_empty() {
-                text.push_str("  nothing is to be done about it\n");
-            }
-            for step in &self.steps {
-                writeln!(text, "  to do: {step}").unwrap_or_default();
-            }
-        }
-        for command in &self.next {
-            writeln!(text, "next: {command}").unwrap_or_default();
-        }
-        text
-    }
 }
