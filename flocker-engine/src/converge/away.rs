@@ -8,9 +8,7 @@ use std::collections::BTreeSet;
 use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::ContainerState;
-use flocker_model::ContainerStatus;
 use flocker_model::Deployment;
-use flocker_model::Health;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::Role;
@@ -18,6 +16,7 @@ use flocker_plan::Plan;
 use flocker_plan::Step;
 use flocker_plan::Waiting;
 
+use super::course::serves;
 use super::scope::Scope;
 use crate::execute::all_stops;
 use crate::execute::copies_all;
@@ -199,12 +198,7 @@ fn is_away(
     desired: &Deployment,
     actual: &ClusterState,
 ) -> bool {
-    let serves = |home: &NodeName| {
-        let container = container(Some(application), home, actual);
-        container.is_some_and(|container| {
-            container.status == ContainerStatus::Running && container.health != Health::Unhealthy
-        })
-    };
+    let serves = |home: &NodeName| container(Some(application), home, actual).is_some_and(serves);
     let is_home = desired.homes(application).any(|home| home == from);
     !lives(Some(application), from, actual) && (is_home || !desired.homes(application).any(serves))
 }
