@@ -1,5 +1,6 @@
 //! Databases that we did not write, moved while a client writes.
 
+use crate::bed::Bed;
 use crate::ledger::Ledger;
 use crate::support::App;
 use crate::support::Operator;
@@ -126,8 +127,9 @@ fn asking(port: u16) -> App {
 }
 
 /// Moves a linked Redis about, and the program that asks it by this port.
-fn follow_a_link(port: u16) {
-    let operator = Operator::new(vec![redis("store", 6505), asking(port)]);
+pub(crate) fn follow_a_link(mut operator: Operator, port: u16) -> Bed {
+    operator.define(redis("store", 6505));
+    operator.define(asking(port));
     operator.place([&["store"], &["asking"], &[]]);
     operator.deploy().ok();
     operator.redis(1, 6505, &["set", "key", "first"]).ok();
@@ -149,16 +151,16 @@ fn follow_a_link(port: u16) {
         operator.redis(1, 6505, &["set", "key", "again"]).ok();
         until("the link goes on", || answers(2).trim() == "again");
     }
-    operator.finish();
+    operator.finish()
 }
 
 #[test]
 fn a_link_connects_across_nodes_and_after_its_target_moved() {
-    follow_a_link(6505);
+    follow_a_link(Operator::new(vec![]), 6505);
 }
 
 /// The application calls the port that it knows from elsewhere, and not the external one.
 #[test]
 fn a_link_of_two_ports_connects_across_nodes_and_after_its_target_moved() {
-    follow_a_link(6379);
+    follow_a_link(Operator::new(vec![]), 6379);
 }

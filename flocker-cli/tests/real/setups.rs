@@ -2,6 +2,7 @@
 
 use crate::cut_short::POSTGRES;
 use crate::cut_short::with_accounts;
+use crate::databases::follow_a_link;
 use crate::ledger::Ledger;
 use crate::support::App;
 use crate::support::Operator;
@@ -106,6 +107,65 @@ fn a_database_moves_between_units_of_systemd_a_login_with_sudo_and_docker() {
     doctor.ok();
     let bed = operator.finish();
     bed.renew();
+}
+
+/// How many rules of ours a node has by `iptables`, and whether it has a table of ours by `nft`.
+fn routers_of(operator: &Operator, node: usize) -> (usize, bool) {
+    let rules = operator.bed.exec(node, &["iptables-save"]).ok();
+    let tables = operator.bed.exec(node, &["nft", "list", "tables"]).ok();
+    let rules = rules.lines().filter(|line| line.starts_with("-A FLOCKER-"));
+    (
+        rules.count(),
+        tables.lines().any(|line| line == "table inet flocker"),
+    )
+}
+
+/// The seeds' method on two of the nodes, and the newer one on the third.
+const BOTH: [&str; 3] = ["router: iptables, ", "router: iptables, ", "router: nftables, "];
+
+#[test]
+fn a_database_moves_between_routers_of_both_kinds() {
+    let port = 5553;
+    let mut operator = Operator::new(vec![]);
+    operator.bed.renew();
+    operator.setups = BOTH;
+    let operator = with_accounts(operator, port);
+    watched(&operator, "ledgers", POSTGRES, || {
+        let homes: [(usize, [&[&str]; 3]); 3] = [
+            (2, [&[], &["ledgers"], &[]]),
+            (3, [&[], &[], &["ledgers"]]),
+            (1, [&["ledgers"], &[], &[]]),
+        ];
+        for (home, nodes) in homes {
+            operator.place(nodes);
+            let from = home % 3 + 1;
+            let (ledger, deploy) = Ledger::while_writing(&operator, from, port, |_| operator.deploy());
+            deploy.ok();
+            for through in 1..=3 {
+                ledger.check(&operator, through, port);
+            }
+        }
+    });
+    for node in 1..=3 {
+        let (n_rules, has_table) = routers_of(&operator, node);
+        assert_eq!((n_rules > 0, has_table), (node < 3, node == 3), "on node {node}");
+    }
+    // The kernel forgets its rules; the next deploy brings them back.
+    starts_anew(&operator, 2);
+    assert_eq!(routers_of(&operator, 2).0, 0);
+    let (ledger, ()) = Ledger::while_writing(&operator, 3, port, |_| ());
+    operator.deploy().ok();
+    assert!(routers_of(&operator, 2).0 > 0);
+    ledger.check(&operator, 2, port);
+    operator.finish().renew();
+}
+
+#[test]
+fn a_link_of_two_ports_follows_between_routers_of_both_kinds() {
+    let mut operator = Operator::new(vec![]);
+    operator.bed.renew();
+    operator.setups = BOTH;
+    follow_a_link(operator, 6379).renew();
 }
 
 /// A program that keeps what is posted to it, and shows it.
