@@ -15,6 +15,8 @@ mod deadline;
 #[cfg(any(feature = "docker", feature = "nftables", feature = "iptables"))]
 mod links;
 pub mod memory;
+#[cfg(any(feature = "directory", feature = "docker"))]
+mod pipe;
 pub mod process;
 pub mod reserve;
 pub mod router;

@@ -46,6 +46,8 @@ struct FakeEngine {
     directory: tempfile::TempDir,
     run_directory: tempfile::TempDir,
     asked: Arc<Mutex<Vec<String>>>,
+    /// What images were taken in, as they came.
+    taken: Arc<Mutex<Vec<u8>>>,
     serving: JoinHandle<()>,
 }
 
@@ -61,11 +63,13 @@ impl FakeEngine {
             let answers = listed.entry(request.to_owned()).or_default();
             answers.push_back((status, body.to_owned()));
         }
-        let serving = tokio::spawn(serve(listener, listed, asked.clone()));
+        let taken = Arc::default();
+        let serving = tokio::spawn(serve(listener, listed, asked.clone(), Arc::clone(&taken)));
         Self {
             directory,
             run_directory,
             asked,
+            taken,
             serving,
         }
     }
@@ -94,7 +98,12 @@ impl Drop for FakeEngine {
     }
 }
 
-async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Vec<String>>>) {
+async fn serve(
+    listener: UnixListener,
+    mut answers: Answers,
+    asked: Arc<Mutex<Vec<String>>>,
+    taken: Arc<Mutex<Vec<u8>>>,
+) {
     loop {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut head = Vec::new();
@@ -111,6 +120,12 @@ async fn serve(listener: UnixListener, mut answers: Answers, asked: Arc<Mutex<Ve
         };
         let request = format!("{verb} {}", target.split('?').next().unwrap());
         asked.lock().unwrap().push(request.clone());
+        if request == "POST /images/load" {
+            let mut body = Vec::new();
+            // What is broken off has no last chunk.
+            while !body.ends_with(b"\r\n0\r\n\r\n") && client.read_buf(&mut body).await.unwrap() > 0 {}
+            taken.lock().unwrap().append(&mut body);
+        }
         let known = answers.get_mut(&request);
         // The last answer is given again and again.
         let answer = known.and_then(|answers| match answers.len() {
@@ -468,39 +483,91 @@ async fn a_pull_may_take_longer_than_making_a_container() {
     assert_eq!(runtime.prepare(&spec()).await.unwrap(), Change::Made);
 }
 
+/// Returns the archive of an image without layers, and the identity of that.
+fn archive() -> (Vec<u8>, ImageId) {
+    use sha2::Digest as _;
+
+    let config = br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let digits = format!("{:x}", sha2::Sha256::digest(config));
+    let path = format!("{digits}.json");
+    let list = format!(r#"[{{"Config":"{path}","RepoTags":["postgres:latest"],"Layers":[]}}]"#);
+    let mut written = tar::Builder::new(Vec::new());
+    for (path, content) in [(&*path, &config[..]), ("manifest.json", list.as_bytes())] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        written.append_data(&mut header, path, content).unwrap();
+    }
+    (
+        written.into_inner().unwrap(),
+        format!("sha256:{digits}").parse().unwrap(),
+    )
+}
+
 /// What the engine of a node pulled by its digest arrives on another without it, as engines have it. It is found there, is
 /// what containers are made from, and travels on.
 #[tokio::test]
 async fn an_image_that_is_pinned_by_its_digest_is_found_where_it_arrived() {
     let digest = "0123456789abcdef".repeat(4);
     let image: flocker_model::Image = format!("busybox@sha256:{digest}").parse().unwrap();
-    let id: ImageId = serde_json::from_str::<BTreeMap<String, ImageId>>(IMAGE).unwrap()["Id"].clone();
-    let pinned = format!("/images/flocker.invalid/pinned:sha256-{digest}");
-    let (inspect, tag) = (format!("GET {pinned}/json"), format!("POST /images/{id}/tag"));
-    for (tagged, arrives) in [(201, true), (404, false)] {
+    let (bytes, id) = archive();
+    let name = format!("flocker.invalid/pinned:sha256-{digest}");
+    let inspect = format!("GET /images/{name}/json");
+    let found = format!(r#"{{"Id":"{id}"}}"#);
+    for arrives in [true, false] {
         let engine = FakeEngine::new(&[
             VERSION,
             (&inspect, 404, "{}"),
             (
                 &inspect,
                 if arrives { 200 } else { 404 },
-                if arrives { IMAGE } else { "{}" },
+                if arrives { &found } else { "{}" },
             ),
+            ("GET /info", 200, "{}"),
             ("POST /images/load", 200, "{}"),
-            (&tag, tagged, ""),
-            (&format!("GET {pinned}/get"), 200, "layers"),
+            (&format!("GET /images/{name}/get"), 200, "layers"),
         ]);
         let runtime = engine.open().await.unwrap();
         let images = runtime.images().unwrap();
-        let imported = images.import(&image, &id, Box::pin(tokio::io::empty())).await;
+        let stream = Box::pin(std::io::Cursor::new(bytes.clone()));
+        let imported = images.import(&image, &id, stream).await;
         assert_eq!(imported.ok(), arrives.then_some(Change::Made));
-        assert!(engine.asked().contains(&tag));
+        let taken = String::from_utf8_lossy(&engine.taken.lock().unwrap()).into_owned();
+        assert!(taken.contains(&format!(r#""RepoTags":["{name}"]"#)), "{taken}");
+        assert!(!taken.contains("postgres"), "{taken}");
         let found = images.present(&image).await.unwrap();
         assert_eq!(found, arrives.then(|| id.clone()));
         let mut exported = String::new();
         let export = images.export(&image).read_to_string(&mut exported).await;
         assert_eq!(export.is_ok(), arrives);
         assert_eq!(exported, if arrives { "layers" } else { "" });
+    }
+}
+
+/// What is refused is broken off, and it is told why; that engines know images by different things is told with what to do.
+#[tokio::test]
+async fn an_image_that_is_refused_is_told_with_its_reason() {
+    let containerd = r#"{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#;
+    let (bytes, id) = archive();
+    let other: ImageId = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+    for (info, id, length, reason) in [
+        ("{}", &other, bytes.len(), "is of another image"),
+        ("{}", &id, 600, "cannot be read"),
+        (containerd, &id, bytes.len(), "`docker pull` or `docker load`"),
+    ] {
+        let engine = FakeEngine::new(&[
+            VERSION,
+            ("GET /info", 200, info),
+            ("POST /images/load", 200, "{}"),
+        ]);
+        let runtime = engine.open().await.unwrap();
+        let stream = Box::pin(std::io::Cursor::new(bytes[..length].to_vec()));
+        let image = "busybox:latest".parse().unwrap();
+        let refusal = runtime.images().unwrap().import(&image, id, stream).await;
+        let refusal = refusal.unwrap_err();
+        let source = std::error::Error::source(&refusal).unwrap().to_string();
+        assert!(source.contains(reason), "{source}");
+        let taken = engine.taken.lock().unwrap().clone();
+        assert!(!taken.ends_with(b"\r\n0\r\n\r\n"), "{reason}");
     }
 }
 

@@ -260,6 +260,28 @@ fn no_file_is_too_long_to_be_held_in_the_head() {
 }
 
 #[test]
+fn no_file_has_what_a_merge_leaves_where_two_have_changed_the_same() {
+    let mut left = Vec::new();
+    let files = sources::all_files();
+    for name in ["CHANGELOG.md", "Cargo.lock", ".ci/run", "docs/proof.md"] {
+        assert!(files.contains(&root().join(name)), "{name} is not looked at");
+    }
+    for path in files {
+        // A file that a program running beside this one has just removed says nothing.
+        for number in sources::conflicts(&std::fs::read(&path).unwrap_or_default()) {
+            left.push(format!("{}:{number}", path.display()));
+        }
+    }
+    assert!(left.is_empty(), "marks of a merge:\n{}", left.join("\n"));
+    // No mark stands at the beginning of a line here, so that this file is not among them.
+    let [ours, base, both, theirs] = ["<", "|", "=", ">"].map(|one| one.repeat(7));
+    let text = format!("a\n{ours} HEAD\nb\n{base} 1a2b\nc\n{both}\r\nd\n{theirs} other");
+    assert_eq!(sources::conflicts(text.as_bytes()), [2, 4, 6, 8]);
+    let harmless = format!("{both}=\n {ours} HEAD\n{theirs}x\n| {base} |\n");
+    assert_eq!(sources::conflicts(harmless.as_bytes()), [0; 0]);
+}
+
+#[test]
 fn nothing_is_exported_or_left_to_chance_by_a_star() {
     let stars: Vec<String> = all_sources()
         .iter()

@@ -55,7 +55,12 @@ impl Terminal {
             .output()
             .unwrap();
         let mut shown = format!("$ {line}\n");
-        shown.push_str(&String::from_utf8(output.stdout).unwrap());
+        for line in String::from_utf8(output.stdout).unwrap().split_inclusive('\n') {
+            // How long ago the command before was is another thing each time.
+            if !line.starts_with("     since: ") {
+                shown.push_str(line);
+            }
+        }
         for line in String::from_utf8(output.stderr).unwrap().lines() {
             writeln!(shown, "{}", format!("! {line}").trim_end()).unwrap();
         }

@@ -4,7 +4,10 @@
 //! short is finished by the next plan, whoever makes it.
 
 mod agent;
+mod away;
+mod confirm;
 mod course;
+mod earlier;
 mod locks;
 mod pauses;
 mod scope;
@@ -14,7 +17,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use flocker_backends::Classify as _;
 use flocker_backends::ErrorClass;
 use flocker_model::ByteSize;
@@ -47,8 +49,12 @@ use crate::report::Report;
 use crate::stop::Stop;
 
 pub use agent::{AgentTurn, agent_turn};
+use away::Away;
+use away::cut_overs;
+pub use confirm::{Answer, Confirm, Go};
 use course::Course;
 pub use course::{Move, RolledBack};
+use earlier::Tries;
 use locks::Locks;
 use pauses::Pauses;
 pub use pauses::Restart;
@@ -120,38 +126,6 @@ pub enum IfHeld {
     Refuse,
     /// Take it away: the other one's orders are refused from then on.
     Break,
-}
-
-/// Who is asked before the first plan is carried out.
-#[async_trait]
-pub trait Confirm: Send + Sync {
-    /// Is shown the first plan that has steps, and what it was made from.
-    async fn confirm(&self, plan: &Plan, actual: &ClusterState) -> Answer;
-
-    /// Is shown every plan of every turn before any of it is carried out, and asked nothing.
-    fn sees(&self, _plan: &Plan, _actual: &ClusterState) {}
-}
-
-/// The answer to a plan that was shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Carry it out, and those after it.
-    Go,
-    /// Carry it out, and of those after it only what goes on with the same applications, data and routes.
-    GoNoFurther,
-    /// Leave everything as it is.
-    Decline,
-}
-
-/// The answer of who need not be asked.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Go;
-
-#[async_trait]
-impl Confirm for Go {
-    async fn confirm(&self, _: &Plan, _: &ClusterState) -> Answer {
-        Answer::Go
-    }
 }
 
 /// How a push ended.
@@ -236,6 +210,10 @@ pub enum PushError {
 /// A move that fails after its cut-over, again and again, is rolled back once:
 /// the application is planned back where it came from, which the planner does
 /// by a newer ownership, so that the target can never take up the older one.
+///
+/// Asked to stop, it begins nothing more. Whoever it has stopped to be started
+/// again is carried to that end, by as many turns as that takes or as there is
+/// a way: at the target, or back where it was.
 pub async fn push(
     desired: &Deployment,
     handles: &Handles,
@@ -262,6 +240,8 @@ pub async fn push(
         pauses: Pauses::default(),
         scope: None,
         beyond: Vec::new(),
+        tries: Tries::default(),
+        has_told_rest: false,
         reports: Vec::new(),
         actual: ClusterState::default(),
     };
@@ -309,6 +289,10 @@ struct Push<'a> {
     scope: Option<Scope>,
     /// What the plan of this turn has beyond that.
     beyond: Vec<StepId>,
+    /// How often earlier snapshots could not be sent.
+    tries: Tries,
+    /// Whether it was told what it still does although it was asked to stop.
+    has_told_rest: bool,
     reports: Vec<Report>,
     actual: ClusterState,
 }
@@ -320,31 +304,28 @@ impl Push<'_> {
         let mut failed = BTreeMap::new();
         let mut is_agreed = false;
         for turn in 1.. {
-            if self.options.stop.is_asked() {
+            let away = self
+                .options
+                .stop
+                .is_asked()
+                .then(|| Away::by(&self.reports, &self.actual));
+            if away.as_ref().is_some_and(Away::is_empty) {
                 return Ok(self.interrupted());
             }
             self.take_locks().await?;
             let generation = self.agree_on_generation()?;
-            if let Some(back) = self.course.roll_back(&self.actual) {
-                self.listener.on(&Event::RolledBack {
-                    application: back.application.clone(),
-                    to: back.to.clone(),
-                    cause: back.cause_text(),
-                });
-                self.desired = self.desired.clone().with_placement(&back.application, &back.to);
+            if self.turn_back() {
                 idle_turns = 0;
             }
             self.desired = std::mem::take(&mut self.desired).at(generation);
-            let plan = self.plan();
+            let mut plan = self.plan();
+            if let Some(away) = &away {
+                plan = self.rest_of(&plan, away);
+            }
             self.tell_plan(turn, &plan);
             confirm.sees(&plan, &self.actual);
-            let partly = |failed| End::Partly {
-                waiting: plan.waiting().to_vec(),
-                refused: plan.refused().to_vec(),
-                failed,
-            };
             if plan.steps().is_empty() {
-                if plan.is_settled() {
+                if plan.is_settled() && away.is_none() {
                     self.course.settle();
                     if self.beyond.is_empty() {
                         return Ok(End::Settled);
@@ -357,10 +338,10 @@ impl Push<'_> {
                     self.look().await;
                     continue;
                 }
-                return Ok(partly(failed));
+                return Ok(self.unfinished(&plan, failed));
             }
             if turn > self.options.max_turns || idle_turns > self.options.max_idle_turns {
-                return Ok(partly(failed));
+                return Ok(self.unfinished(&plan, failed));
             }
             if !is_agreed {
                 match confirm.confirm(&plan, &self.actual).await {
@@ -381,25 +362,29 @@ impl Push<'_> {
                 continue;
             }
             let forecast = flocker_plan::estimate(&plan, &self.actual, &self.policy);
-            let report = execute(&plan, &self.desired, self.handles, &self.execution()).await;
+            let mut execution = self.execution();
+            if away.is_some() {
+                // Nothing else is in this plan.
+                execution.stop = Stop::never();
+            }
+            let report = execute(&plan, &self.desired, self.handles, &execution).await;
             self.course.follow(&forecast, &report, &self.actual);
             self.pauses.follow(&forecast, &report);
             self.locks.doubt(&report);
-            self.policy.rates.bytes_per_second =
-                measured_rate(&report).unwrap_or(self.policy.rates.bytes_per_second);
-            failed = report
-                .failures()
-                .map(|(step, error)| (step.id(), error.clone()))
-                .collect();
+            let passes_over = self.tries.follow(&plan, &report, &mut self.policy);
+            self.policy.rates.bytes_per_second = report
+                .measured_rate()
+                .unwrap_or(self.policy.rates.bytes_per_second);
+            failed = report.failed();
             let was_interrupted = report.was_interrupted;
             let changed = report.changed_something();
             let left = report.left().map(flocker_plan::Step::id).collect();
             self.reports.push(report);
-            if was_interrupted {
+            if was_interrupted && Away::by(&self.reports, &self.actual).is_empty() {
                 let cut_overs = cut_overs(&plan);
                 return Ok(End::Interrupted { left, cut_overs });
             }
-            if changed {
+            if changed || was_interrupted || passes_over {
                 idle_turns = 0;
             } else {
                 idle_turns += 1;
@@ -407,13 +392,49 @@ impl Push<'_> {
                     .values()
                     .any(|error| error.class() == ErrorClass::Transient);
                 if !may_pass && !self.course.wants_back() && idle_turns > 1 {
-                    return Ok(partly(failed));
+                    return Ok(self.unfinished(&plan, failed));
                 }
                 self.pause(idle_turns).await;
             }
             self.look().await;
         }
         Ok(self.interrupted())
+    }
+
+    /// Rolls the next move back that cannot end, and says whether there was one.
+    fn turn_back(&mut self) -> bool {
+        let Some(back) = self.course.roll_back(&self.actual) else {
+            return false;
+        };
+        self.listener.on(&Event::RolledBack {
+            application: back.application.clone(),
+            to: back.to.clone(),
+            cause: back.cause_text(),
+        });
+        self.desired = self.desired.clone().with_placement(&back.application, &back.to);
+        true
+    }
+
+    /// Returns what is done of a plan after it was asked to stop.
+    fn rest_of(&mut self, plan: &Plan, away: &Away) -> Plan {
+        let rest = away.rest_of(plan, &self.desired, &self.actual);
+        let finishing = away.finishing(&rest, &self.desired, &self.actual);
+        if !(finishing.is_empty() || std::mem::replace(&mut self.has_told_rest, true)) {
+            self.listener.on(&Event::Stopping { finishing });
+        }
+        rest
+    }
+
+    /// Says what is not as it is to be, and why.
+    fn unfinished(&mut self, plan: &Plan, failed: BTreeMap<StepId, NodeError>) -> End {
+        if self.options.stop.is_asked() {
+            return self.interrupted();
+        }
+        End::Partly {
+            waiting: plan.waiting().to_vec(),
+            refused: plan.refused().to_vec(),
+            failed,
+        }
     }
 
     /// Says what is left to do of what was begun.
@@ -434,7 +455,7 @@ impl Push<'_> {
     /// Plans, as far as it was agreed to.
     fn plan(&mut self) -> Plan {
         let plan = flocker_plan::plan(&self.desired, &self.actual, &self.policy);
-        let Some(scope) = &self.scope else {
+        let Some(scope) = &mut self.scope else {
             return plan;
         };
         let (plan, beyond) = scope.part_of(&plan);
@@ -555,32 +576,11 @@ impl Push<'_> {
             .checked_shl(idle_turns.saturating_sub(1))
             .unwrap_or(u32::MAX);
         let pause = self.options.back_off.saturating_mul(factor).min(LONGEST_PAUSE);
+        let was_asked = self.options.stop.is_asked();
         self.listener.on(&Event::BackingOff { pause });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = self.options.stop.asked() => {}
+            () = self.options.stop.asked(), if !was_asked => {}
         }
     }
-}
-
-/// Returns the cut-overs that follow the copies of a plan.
-fn cut_overs(plan: &Plan) -> Vec<Waiting> {
-    let waiting = plan.waiting().iter();
-    waiting
-        .filter(|waiting| waiting.is_for_a_copy())
-        .cloned()
-        .collect()
-}
-
-/// Returns how much was copied in a second, by the largest transfer that is large enough to tell.
-fn measured_rate(report: &Report) -> Option<ByteSize> {
-    const ENOUGH: ByteSize = ByteSize(1 << 20);
-    let largest = report
-        .steps
-        .iter()
-        .filter(|step| step.sent >= ENOUGH && matches!(step.ending, crate::report::Ending::Done(_)))
-        .max_by_key(|step| step.sent)?;
-    let millis = largest.took().as_millis().max(1);
-    let rate = u128::from(largest.sent.0) * 1000 / millis;
-    Some(ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)))
 }

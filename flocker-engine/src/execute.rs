@@ -35,6 +35,10 @@ use flocker_plan::StepId;
 use tokio::time::Instant;
 
 use self::begun::Begun;
+pub(crate) use self::begun::all_stops;
+pub(crate) use self::begun::copies_all;
+pub(crate) use self::begun::stops_before;
+pub(crate) use self::begun::was_stopped_before;
 use self::images::Sources;
 use crate::clock;
 use crate::event::Event;

@@ -49,7 +49,9 @@ pub use node::{
     Ticket, Transfer, Unwatched,
 };
 pub use node_error::NodeError;
-pub use observe::{Looking, behind, leave_out_older_owners, observe, observe_telling, older_owners};
+pub use observe::{
+    Looking, behind, has_caught_up, leave_out_older_owners, observe, observe_telling, older_owners,
+};
 pub use passage::Carrier;
 pub use passage::Reach;
 pub use passage::explore;

@@ -439,9 +439,7 @@ impl NodeHandle for LocalNode {
     }
 
     async fn remember(&self, node: &NodeName) -> Result<Change, NodeError> {
-        self.record(|record| {
-            record.forgotten.remove(node);
-        })
+        self.record(|record| record.remember(node))
     }
 
     async fn logs(

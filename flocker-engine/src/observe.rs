@@ -25,6 +25,7 @@ use crate::node::NodeHandle;
 use crate::node_error::NodeError;
 
 pub use put_back::behind;
+pub use put_back::has_caught_up;
 pub(crate) use put_back::leave_out;
 pub use put_back::leave_out_older_owners;
 pub use put_back::older_owners;

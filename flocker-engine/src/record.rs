@@ -47,6 +47,8 @@ pub struct NodeRecord {
     pub peers: BTreeMap<NodeName, Peer>,
     /// The nodes that a person has declared lost for ever, and who they were; nobody where that was not known.
     pub forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
+    /// The newest generation that machines have obeyed which were given up since: one that comes back may have been put back.
+    pub outlived: BTreeMap<NodeId, Generation>,
 }
 
 impl NodeRecord {
@@ -63,6 +65,7 @@ impl NodeRecord {
             generation: Generation::default(),
             peers: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            outlived: BTreeMap::new(),
         })
     }
 
@@ -79,8 +82,9 @@ impl NodeRecord {
         });
         known.address = address.clone();
         known.id = known.id.or(*id);
-        if known.id.is_some() && known.id == *id {
-            known.generation = known.generation.max(*generation);
+        if let Some(id) = id.filter(|id| known.id == Some(*id)) {
+            let outlived = self.outlived.remove(&id).unwrap_or_default();
+            known.generation = known.generation.max(*generation).max(outlived);
         }
     }
 
@@ -93,8 +97,14 @@ impl NodeRecord {
             self.forgotten.entry(node.clone()).or_default().extend(lost);
         }
         if let Some(peer) = &mut peer {
-            if peer.id != instead {
-                peer.generation = Generation::default();
+            if let Some(lost) = lost {
+                let generation = std::mem::take(&mut peer.generation);
+                if !generation.is_none() {
+                    self.outlived.insert(lost, generation);
+                }
+            }
+            if let Some(outlived) = instead.and_then(|id| self.outlived.remove(&id)) {
+                peer.generation = outlived;
             }
             peer.id = instead;
         }
@@ -107,6 +117,19 @@ impl NodeRecord {
             if lost.is_empty() {
                 self.forgotten.remove(node);
             }
+        }
+    }
+
+    /// Takes back that a node is lost. Where it is known who that was, it is that machine again, and what is known of it.
+    pub(crate) fn remember(&mut self, node: &NodeName) {
+        let lost = self.forgotten.remove(node).unwrap_or_default();
+        let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.id.is_none()) else {
+            return;
+        };
+        if let [id] = lost.iter().collect::<Vec<_>>()[..]
+            && let Some(generation) = self.outlived.remove(id)
+        {
+            (peer.id, peer.generation) = (Some(*id), generation);
         }
     }
 }
@@ -271,6 +294,9 @@ struct Written {
     generation: Generation,
     peers: BTreeMap<NodeName, Peer>,
     forgotten: BTreeMap<NodeName, BTreeSet<NodeId>>,
+    // Left out where there is none: an older program would refuse the whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    outlived: BTreeMap<NodeId, Generation>,
 }
 
 impl From<&NodeRecord> for Written {
@@ -281,6 +307,7 @@ impl From<&NodeRecord> for Written {
             generation,
             peers,
             forgotten,
+            outlived,
         } = record;
         Self {
             version: 1,
@@ -289,6 +316,7 @@ impl From<&NodeRecord> for Written {
             generation: *generation,
             peers: peers.clone(),
             forgotten: forgotten.clone(),
+            outlived: outlived.clone(),
         }
     }
 }
@@ -304,6 +332,7 @@ impl TryFrom<Written> for NodeRecord {
             generation,
             peers,
             forgotten,
+            outlived,
         } = written;
         if version != 1 {
             return Err("it was written by another version of Flocker");
@@ -314,6 +343,7 @@ impl TryFrom<Written> for NodeRecord {
             generation,
             peers,
             forgotten,
+            outlived,
         })
     }
 }
@@ -369,6 +399,7 @@ mod tests {
         record
             .forgotten
             .insert("gamma".parse().unwrap(), [NodeId(Uuid::new_v4())].into());
+        record.outlived.insert(NodeId(Uuid::new_v4()), Generation(6));
         record.peers.insert(
             "beta".parse().unwrap(),
             Peer {

@@ -1,5 +1,7 @@
 //! How the steps of one plan ended.
 
+use std::collections::BTreeMap;
+
 use flocker_backends::Change;
 use flocker_model::ByteSize;
 use flocker_plan::Step;
@@ -81,11 +83,29 @@ impl Report {
         })
     }
 
+    /// Returns the same by name, for who keeps it longer.
+    pub(crate) fn failed(&self) -> BTreeMap<StepId, NodeError> {
+        let failures = self.failures();
+        failures.map(|(step, error)| (step.id(), error.clone())).collect()
+    }
+
     /// Returns the steps that were not begun, or not finished, because everything was asked to stop.
     pub fn left(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter_map(|report| match &report.ending {
             Ending::Interrupted | Ending::Left => Some(&report.step),
             Ending::Done(_) | Ending::Skipped { .. } | Ending::Failed(_) => None,
         })
+    }
+
+    /// Returns how much was copied in a second, by the largest transfer that is large enough to tell.
+    pub(crate) fn measured_rate(&self) -> Option<ByteSize> {
+        const ENOUGH: ByteSize = ByteSize(1 << 20);
+        let copies = self.steps.iter();
+        let largest = copies
+            .filter(|step| step.sent >= ENOUGH && matches!(step.ending, Ending::Done(_)))
+            .max_by_key(|step| step.sent)?;
+        let millis = largest.took().as_millis().max(1);
+        let rate = u128::from(largest.sent.0) * 1000 / millis;
+        Some(ByteSize(u64::try_from(rate).unwrap_or(u64::MAX)))
     }
 }

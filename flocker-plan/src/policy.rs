@@ -1,8 +1,12 @@
 //! How a plan may be made: what the operator allows, and what is known of speeds.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flocker_model::ByteSize;
+use flocker_model::DatasetId;
+use flocker_model::SnapshotName;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -23,6 +27,18 @@ pub struct Policy {
     pub grace: Duration,
     /// How long things take.
     pub rates: Rates,
+    /// The earlier snapshots that were tried to be sent before anything newer, and cannot be: copies go on without them.
+    // Left out where there are none: an older program would refuse the whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub passed_over: BTreeMap<DatasetId, BTreeSet<SnapshotName>>,
+}
+
+impl Policy {
+    /// Says whether an earlier snapshot is not tried again.
+    pub(crate) fn passes_over(&self, dataset: DatasetId, snapshot: &SnapshotName) -> bool {
+        let of_dataset = self.passed_over.get(&dataset);
+        of_dataset.is_some_and(|passed_over| passed_over.contains(snapshot))
+    }
 }
 
 /// Whether to cut over once the copies are close enough.
@@ -114,6 +130,7 @@ impl Default for Policy {
             stop_all: StopAll::Refuse,
             grace: Duration::from_secs(7 * 24 * 60 * 60),
             rates: Rates::default(),
+            passed_over: BTreeMap::new(),
         }
     }
 }

@@ -46,6 +46,9 @@ pub enum Waiting {
         round: u32,
         /// How much it has to copy.
         bytes: ByteSize,
+        /// What was to be copied before it, because other nodes have it as well, and could not be.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        passed_over: Vec<SnapshotName>,
     },
     /// An earlier snapshot is copied first, because other nodes have it as well; what was written since follows.
     Earlier {
@@ -203,10 +206,22 @@ impl fmt::Display for Waiting {
                 to,
                 round,
                 bytes,
-            } => write!(
-                f,
-                "the cut-over of {application} from {from} to {to} waits for copy {round}, {bytes}, made while it still runs"
-            ),
+                passed_over,
+            } => {
+                write!(
+                    f,
+                    "the cut-over of {application} from {from} to {to} waits for copy {round}, {bytes}, made while it still runs"
+                )?;
+                if passed_over.is_empty() {
+                    return Ok(());
+                }
+                let names: Vec<String> = passed_over.iter().map(ToString::to_string).collect();
+                let names = names.join(", ");
+                write!(
+                    f,
+                    "; {names} could not be sent before it, so who has nothing newer gets a full copy later"
+                )
+            }
             Self::Earlier {
                 application,
                 from,

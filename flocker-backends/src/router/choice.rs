@@ -110,8 +110,8 @@ fn is_wanted_iptables(preference: Preference) -> bool {
     }
 }
 
-/// A program that is not installed has left nothing behind that could be taken back. After any other failure, what the
-/// other router has made may still be in force.
+/// A program that is not installed has left nothing behind that could be taken back: where what it made is seen in the kernel
+/// all the same, that is another error. After any other failure, what the other router has made may still be in force.
 #[cfg(all(feature = "nftables", feature = "iptables"))]
 fn take_back(
     withdrawn: Result<crate::change::Change, RouterError>,

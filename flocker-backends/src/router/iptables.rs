@@ -17,6 +17,7 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -33,6 +34,7 @@ use self::save::Saved;
 use super::kernel;
 use super::kernel::Found;
 use super::kernel::State;
+use super::kernel::netlink::GET_CHAIN;
 use super::kernel::netlink::Kept;
 use super::kernel::netlink::Netlink;
 use super::kernel::piece::Piece;
@@ -40,6 +42,7 @@ use super::kernel::placed::Placed;
 use super::kernel::switch;
 use super::kernel::switch::has_oldest_tables;
 use crate::change::Change;
+use crate::process::ProcessError;
 use crate::process::Program;
 use crate::router::Router;
 use crate::router::RouterError;
@@ -119,6 +122,19 @@ struct Seen {
     found: Found,
 }
 
+/// The chain of the table `nat` by which connections come to ours.
+const ENTRANCE: &str = "FLOCKER-ENTER";
+
+/// Says whether our chains are there, where `nf_tables` knows of them: of the oldest tables nothing but their program tells.
+fn are_in_force(netlink: &Kept) -> bool {
+    let names = [(1, "nat"), (3, ENTRANCE)];
+    let is_there = |family: u8| netlink.with(|netlink| netlink.has(GET_CHAIN, family, &names));
+    // The kinds of addresses, as the kernel counts them.
+    [2, 10]
+        .into_iter()
+        .any(|family| is_there(family).unwrap_or(false))
+}
+
 /// What was found, by kind of addresses. A kind for which there is no program is left out.
 type Tables = BTreeMap<Family, Saved>;
 
@@ -155,7 +171,22 @@ impl IptablesRouter {
         } else {
             Change::AlreadySo
         };
-        for (family, saved) in self.tables().await? {
+        let tables = match self.tables().await {
+            // Our chains are in force without the program that made them.
+            Err(RouterError::Program {
+                what,
+                source: ProcessError::NotFound { .. },
+            }) if are_in_force(&state.netlink) => {
+                return Err(RouterError::Io {
+                    what: format!(
+                        "{what}: the chain `{ENTRANCE}` is there, and the program is not; install it again, or delete our chains"
+                    ),
+                    source: io::ErrorKind::NotFound.into(),
+                });
+            }
+            tables => tables?,
+        };
+        for (family, saved) in tables {
             if !saved.is_there {
                 continue;
             }

@@ -19,6 +19,7 @@
 //!   identity of an image, not from its tag, which may mean another one later.
 
 mod address;
+mod archive;
 mod body;
 mod engine;
 #[cfg(feature = "fuzzing")]

@@ -75,7 +75,8 @@ pub trait ImageStore: fmt::Debug + Send + Sync {
     /// Takes in what another store has exported, under the name that it has there.
     ///
     /// `AlreadySo` where this very image has this name here; the stream is
-    /// not read then. Fails where what arrived is another one than `id`.
+    /// not read then. Fails where what arrived is another one than `id`. No
+    /// other image and no other name comes in with it, whatever is sent.
     /// Dropped half way: parts of it, which the store uses or clears up.
     async fn import(&self, image: &Image, id: &ImageId, stream: ByteStream) -> Result<Change, RuntimeError>;
 }

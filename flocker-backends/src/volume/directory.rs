@@ -37,7 +37,6 @@ mod incoming;
 mod inventory;
 mod lock;
 mod manifest;
-mod pipe;
 mod receiving;
 mod record;
 mod roles;
@@ -89,6 +88,7 @@ use super::SendRequest;
 use super::VolumeBackend;
 use super::VolumeError;
 use crate::change::Change;
+use crate::pipe;
 use crate::reserve::Reserve;
 
 /// How much room is kept for the list of a snapshot before one was written: some eight thousand files, or three gigabytes.

@@ -113,6 +113,38 @@ fn a_router_is_chosen_where_the_program_of_the_other_is_not_installed() {
 }
 
 #[test]
+fn no_router_is_chosen_while_the_rules_of_another_are_in_force_whose_program_has_gone() {
+    privately(|| {
+        call("ip link add eth0 type veth peer name far");
+        call("ip addr add 10.77.0.1/24 dev eth0");
+        call("ip link set eth0 up");
+        let own = Ip::V4.machine(1);
+        run(async {
+            let older = choose(Preference::Iptables, own).await.unwrap();
+            let change = set(80, &[Ip::V4.machine(2)]);
+            older.apply(&change, &[].into()).await.unwrap();
+            call("mount --bind /dev/null /usr/sbin/xtables-nft-multi");
+            let refused = choose(Preference::Auto, own).await.unwrap_err();
+            let is_two = matches!(
+                refused,
+                RouterError::TwoRouters {
+                    program: "iptables",
+                    ..
+                }
+            );
+            assert!(is_two, "{refused:?}");
+            let told = told(&refused);
+            assert!(told.contains("the chain `FLOCKER-ENTER` is there"), "{told}");
+            assert!(told.contains("install it again"), "{told}");
+            assert!(!call("nft list tables").contains("flocker"));
+            call("umount /usr/sbin/xtables-nft-multi");
+            choose(Preference::Auto, own).await.unwrap();
+            assert!(!call("iptables-save").contains("FLOCKER"));
+        });
+    });
+}
+
+#[test]
 fn rules_that_cannot_be_read_in_time_are_not_taken_for_none() {
     privately(|| {
         let own = host_of_the_older_variant();

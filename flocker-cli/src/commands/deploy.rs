@@ -26,8 +26,8 @@ use crate::ui::Ui;
 /// Bring the nodes to what the files say
 ///
 /// Shows the plan with its forecast, asks, and carries it out. Done twice, the second time does nothing. Stopped
-/// half way, by Ctrl-C or otherwise, the next deploy goes on from there. At the first Ctrl-C, the steps of a
-/// cut-over that has begun are carried to their end first, and where one fails it is left at that; the second stops at once.
+/// half way, by Ctrl-C or otherwise, the next deploy goes on from there. At the first Ctrl-C, a
+/// cut-over that has begun is carried to its end first, by further tries or back where it was; the second stops at once.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     #[command(flatten)]

@@ -410,6 +410,7 @@ mod tests {
                 to: "beta".parse().unwrap(),
                 round: 3,
                 bytes: ByteSize(1),
+                passed_over: Vec::new(),
             }],
         });
         early.moves[0].downtime = None;
@@ -521,6 +522,7 @@ mod tests {
                 to: "beta".parse().unwrap(),
                 round: 1,
                 bytes: ByteSize(1),
+                passed_over: Vec::new(),
             }],
             refused: Vec::new(),
             failed: BTreeMap::from([(

@@ -1,7 +1,6 @@
 //! One plan, carried out once: what a person asked for by name, not the files.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use flocker_engine::StepReport;
 use flocker_engine::announce;
 use flocker_engine::behind;
 use flocker_engine::clock;
+use flocker_engine::has_caught_up;
 use flocker_engine::leave_out_older_owners;
 use flocker_engine::older_owners;
 use flocker_engine::one_line;
@@ -270,7 +270,8 @@ async fn begin(
     .hint("`flocker status` shows which nodes answer"))
 }
 
-/// Tells who was put back that it counts again, once nobody contradicts it any more; returns what is seen then.
+/// Tells who was put back that it counts again, once nobody contradicts it any more and no old offer is left; returns what is
+/// seen then, where there was something to decide.
 ///
 /// Where this does not come about, the next deploy that tells the nodes anything does it.
 async fn catch_up(
@@ -279,25 +280,15 @@ async fn catch_up(
     token: LockToken,
     generation: Generation,
 ) -> Option<ClusterState> {
-    let were_behind = older_owners(before);
-    if were_behind.is_empty() {
+    if behind(before).is_empty() {
         return None;
     }
     let after = cluster.observe().await;
-    let are_behind = older_owners(&after);
-    let has_caught_up = were_behind.keys().any(|name| !are_behind.contains_key(name));
-    // Of a node that came into sight meanwhile the lock is not held, and who fell silent may know better.
-    let seen = |state: &ClusterState| {
-        state
-            .all_known()
-            .map(|(_, seen)| seen.id)
-            .collect::<BTreeSet<_>>()
-    };
-    if has_caught_up && seen(before) == seen(&after) {
+    if has_caught_up(before, &after) {
         // That it could not be said makes nothing of what was done undone.
         begin(cluster, &after, token, generation.next()).await.ok();
     }
-    Some(after)
+    (!older_owners(before).is_empty()).then_some(after)
 }
 
 fn claim(cluster: &Cluster, actual: &ClusterState, node: &NodeName, token: LockToken) -> Claim {

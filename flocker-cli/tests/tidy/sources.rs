@@ -101,6 +101,27 @@ fn read(folder: &Path) -> Vec<Source> {
     sources.collect()
 }
 
+/// Returns every file of the project, of whatever kind.
+pub(crate) fn all_files() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    walk(&root(), &mut found);
+    found
+}
+
+/// Returns the numbers of the lines that a merge leaves where two have changed the same.
+pub(crate) fn conflicts(text: &[u8]) -> Vec<usize> {
+    let is_mark = |line: &[u8]| {
+        let n_same = line.iter().take_while(|byte| **byte == line[0]).count();
+        let ends = matches!(line.get(7), None | Some(b' ' | b'\r'));
+        n_same == 7 && ends && matches!(line[0], b'<' | b'|' | b'=' | b'>')
+    };
+    let lines = text.split(|byte| *byte == b'\n').enumerate();
+    lines
+        .filter(|(_, line)| !line.is_empty() && is_mark(line))
+        .map(|(number, _)| number + 1)
+        .collect()
+}
+
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
@@ -109,7 +130,10 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     entries.sort_unstable();
     for path in entries {
         if path.is_dir() {
-            if path.file_name().is_some_and(|name| name != "target") {
+            if path
+                .file_name()
+                .is_some_and(|name| name != "target" && name != ".git")
+            {
                 walk(&path, found);
             }
         } else {

@@ -24,15 +24,19 @@ pub(super) struct Scope {
     applications: BTreeSet<ApplicationName>,
     datasets: BTreeSet<DatasetId>,
     ports: BTreeSet<ExternalPort>,
+    /// These applications, and those that were taken along because they are used: where one moves, its routes follow.
+    led_to: BTreeSet<ApplicationName>,
 }
 
 impl Scope {
     pub(super) fn of(plan: &Plan) -> Self {
         let steps = plan.steps();
         let changes = steps.iter().filter_map(|step| route_change(&step.action));
+        let applications: BTreeSet<_> = steps.iter().filter_map(application).cloned().collect();
         Self {
             steps: steps.iter().map(Step::id).collect(),
-            applications: steps.iter().filter_map(application).cloned().collect(),
+            led_to: applications.clone(),
+            applications,
             datasets: steps.iter().filter_map(|step| step.action.dataset()).collect(),
             // That an application's route is agreed to says nothing of the application itself.
             ports: changes
@@ -42,8 +46,35 @@ impl Scope {
         }
     }
 
+    /// Returns one of a few steps, of whatever is about some applications, and of the routes to others.
+    pub(super) fn rest(
+        steps: BTreeSet<StepId>,
+        applications: BTreeSet<ApplicationName>,
+        led_to: BTreeSet<ApplicationName>,
+    ) -> Self {
+        Self {
+            steps,
+            applications,
+            datasets: BTreeSet::new(),
+            ports: BTreeSet::new(),
+            led_to,
+        }
+    }
+
     /// Returns the part of a plan that was agreed to, with what it needs, and the steps that were not.
-    pub(super) fn part_of(&self, plan: &Plan) -> (Plan, Vec<StepId>) {
+    pub(super) fn part_of(&mut self, plan: &Plan) -> (Plan, Vec<StepId>) {
+        loop {
+            let (part, beyond) = self.own_part_of(plan);
+            let n_before = self.led_to.len();
+            self.led_to
+                .extend(part.steps().iter().filter_map(application).cloned());
+            if self.led_to.len() == n_before {
+                return (part, beyond);
+            }
+        }
+    }
+
+    fn own_part_of(&self, plan: &Plan) -> (Plan, Vec<StepId>) {
         let steps = plan.steps().iter().flat_map(|step| self.parted(step)).collect();
         let parted = Plan::new(plan.generation(), steps, Vec::new(), Vec::new(), Vec::new());
         let own = parted.steps().iter().map(|step| self.has(step)).collect();
@@ -98,7 +129,7 @@ impl Scope {
     fn split(&self, change: &RouteChange) -> (RouteChange, RouteChange) {
         let (mut own, mut others) = (RouteChange::default(), RouteChange::default());
         for (port, target) in &change.set {
-            let is_own = self.ports.contains(port) || self.applications.contains(&target.application);
+            let is_own = self.ports.contains(port) || self.led_to.contains(&target.application);
             let part = if is_own { &mut own } else { &mut others };
             part.set.insert(*port, target.clone());
         }

@@ -129,6 +129,19 @@ pub fn behind(state: &ClusterState) -> BTreeSet<NodeName> {
     all_doubtful(state).into_keys().filter(is_behind).collect()
 }
 
+/// Says whether anybody was [behind] who is no more, and all are seen that were; who was put back may count again then.
+///
+/// Who came into sight meanwhile may contradict it, and who fell silent may know better.
+#[must_use]
+pub fn has_caught_up(before: &ClusterState, after: &ClusterState) -> bool {
+    let seen = |state: &ClusterState| {
+        let all = state.all_known();
+        all.map(|(_, seen)| seen.id).collect::<BTreeSet<_>>()
+    };
+    let were_behind = behind(before);
+    !were_behind.is_subset(&behind(after)) && seen(before) == seen(after)
+}
+
 /// Says whether a node has a part in an offer that was taken up since, of which only the others know.
 fn has_old_offer(state: &ClusterState, name: &NodeName) -> bool {
     let all = state.all_known();

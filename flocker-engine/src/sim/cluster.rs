@@ -183,6 +183,7 @@ impl Cluster {
                 generation: Generation::default(),
                 peers: BTreeMap::new(),
                 forgotten: BTreeMap::new(),
+                outlived: BTreeMap::new(),
             };
             let store = MemoryRecord::default();
             // A record in memory cannot fail to be saved.

@@ -25,6 +25,7 @@ mod orders;
 mod passages;
 mod protocol;
 mod put_back;
+mod put_back_and_offered;
 mod put_back_of_several;
 mod rotation;
 mod stopping;

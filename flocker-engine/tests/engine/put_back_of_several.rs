@@ -62,9 +62,9 @@ use crate::put_back::put_back;
 use crate::put_back::silence;
 use crate::put_back::tell;
 
-const APPS: [&str; 3] = ["ledger", "mail", "shop"];
+pub(crate) const APPS: [&str; 3] = ["ledger", "mail", "shop"];
 
-fn data_of(application: &str) -> DatasetId {
+pub(crate) fn data_of(application: &str) -> DatasetId {
     DatasetId::derived(&app(application))
 }
 
@@ -93,7 +93,7 @@ fn begun(cluster: &Cluster, home: &str) -> DeploymentBuilder {
     builder
 }
 
-async fn push_all(cluster: &Cluster, home: &str) -> Outcome {
+pub(crate) async fn push_all(cluster: &Cluster, home: &str) -> Outcome {
     push_to(cluster, &all_on(cluster, home)).await
 }
 
@@ -112,7 +112,7 @@ async fn push_to(cluster: &Cluster, desired: &Deployment) -> Outcome {
     .unwrap()
 }
 
-async fn look(cluster: &Cluster) -> ClusterState {
+pub(crate) async fn look(cluster: &Cluster) -> ClusterState {
     let looking = Looking {
         deadline: Duration::from_secs(10),
         known: BTreeMap::new(),
@@ -121,7 +121,7 @@ async fn look(cluster: &Cluster) -> ClusterState {
 }
 
 /// Says which applications run on a node.
-fn running(cluster: &Cluster, node: &str) -> Vec<&'static str> {
+pub(crate) fn running(cluster: &Cluster, node: &str) -> Vec<&'static str> {
     let runtime = cluster.machine(node).memory.runtime();
     APPS.into_iter()
         .filter(|text| runtime.is_running(&app(text)))
@@ -199,7 +199,7 @@ async fn promote(cluster: &Cluster, application: &str, on: &str, until: Until) {
     }
 }
 
-async fn hold(cluster: &Cluster, actual: &ClusterState) -> Vec<(Arc<dyn NodeHandle>, Claim)> {
+pub(crate) async fn hold(cluster: &Cluster, actual: &ClusterState) -> Vec<(Arc<dyn NodeHandle>, Claim)> {
     let token = LockToken::random();
     let mut held: Vec<(Arc<dyn NodeHandle>, Claim)> = Vec::new();
     for (node, _) in actual.all_known() {

@@ -4,11 +4,14 @@
 //! bring the copies of third nodes up to date if it gets these snapshots on the way, in their order: each is a copy of its
 //! own, of something that is there already, and the next plan goes on from it. Where nodes keep lists of older
 //! snapshots, the lists travel along with a later one instead.
+//!
+//! One that no try could send is passed over, so that it holds nothing up: it costs the third node a full copy later.
 
 use flocker_model::ByteSize;
 use flocker_model::Keeps;
 use flocker_model::NodeName;
 use flocker_model::Snapshot;
+use flocker_model::SnapshotName;
 
 use super::Rules;
 use super::handoff::Move;
@@ -59,7 +62,7 @@ impl<'a> Rules<'a> {
         let n_earlier = snapshots.len() - usize::from(ends_with_a_round(move_));
         let wanted = snapshots[..n_earlier].iter().skip(first).filter(|own| {
             let is_other = begun.is_some_and(|begun| begun.snapshot != own.name);
-            !is_other && !is_there(own)
+            !is_other && !is_there(own) && !self.policy.passes_over(id, &own.name)
         });
         wanted
             .filter_map(|own| self.worth_a_stop(move_, base, own))
@@ -92,6 +95,13 @@ impl<'a> Rules<'a> {
             all,
             also,
         })
+    }
+
+    /// Returns the snapshots that would come first and cannot be sent.
+    pub(super) fn passed_over(&self, move_: &Move<'a>) -> Vec<SnapshotName> {
+        let own = move_.source.snapshots.iter().map(|own| &own.name);
+        let passed_over = own.filter(|own| self.policy.passes_over(move_.dataset.id, own));
+        passed_over.cloned().collect()
     }
 
     /// A copy of something that is there already: nothing is taken, and what runs goes on.

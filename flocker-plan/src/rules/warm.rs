@@ -95,6 +95,7 @@ impl<'a> Rules<'a> {
             to: self.node(move_.to),
             round: number,
             bytes,
+            passed_over: self.passed_over(move_),
         });
     }
 

@@ -128,6 +128,7 @@ fn more_copies_are_said_to_follow_only_where_they_do() {
         to: node_name(1),
         round: 1,
         bytes: ByteSize(1),
+        passed_over: Vec::new(),
     };
     let said = |number| {
         let step = with_reason(0, push.clone(), reason.clone());

@@ -65,6 +65,7 @@ fn what_waits_and_what_is_refused_say_for_whom() {
         to: node_name(1),
         round: 1,
         bytes: ByteSize(1),
+        passed_over: Vec::new(),
     };
     assert_eq!(pre_copy.application(), Some(&application));
 }

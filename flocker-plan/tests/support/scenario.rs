@@ -175,6 +175,11 @@ fn policy(words: &[&str], policy: &mut Policy) {
             "hold" => policy.cut_over = CutOver::Hold,
             "accept" => policy.not_converging = NotConverging::Accept,
             "grace" => policy.grace = Duration::from_secs(value(text)),
+            "pass-over" => {
+                let (number, snapshot) = text.split_once('@').unwrap();
+                let of_dataset = policy.passed_over.entry(dataset(number)).or_default();
+                of_dataset.insert(value(snapshot));
+            }
             "allow-stop-all" => policy.stop_all = StopAll::Allow,
             other => panic!("a policy has no {other:?}"),
         }

@@ -276,11 +276,9 @@ pub(in crate::router) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, 
 /// Messages of `nf_tables`.
 #[cfg(feature = "nftables")]
 pub(in crate::router) const GET_TABLE: u16 = 0x0a << 8 | 0x01;
-#[cfg(feature = "nftables")]
 pub(in crate::router) const GET_CHAIN: u16 = 0x0a << 8 | 0x04;
 const GET_GENERATION: u16 = 0x0a << 8 | 0x10;
 /// What is asked for by its name is not there.
-#[cfg(feature = "nftables")]
 const NO_SUCH: i32 = 2;
 
 impl Netlink {
@@ -297,7 +295,6 @@ impl Netlink {
     }
 
     /// Says whether there is one of what is asked for by its name.
-    #[cfg(feature = "nftables")]
     pub(in crate::router) fn has(
         &mut self,
         kind: u16,
@@ -312,7 +309,6 @@ impl Netlink {
 }
 
 /// Writes names as attributes. Each ends with a zero.
-#[cfg(feature = "nftables")]
 pub(in crate::router) fn named(names: &[(u16, &str)]) -> Vec<u8> {
     let one = |(kind, name): &(u16, &str)| {
         let value: Vec<u8> = name.bytes().chain([0]).collect();

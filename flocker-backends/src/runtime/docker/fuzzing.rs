@@ -1,10 +1,12 @@
-//! Where a fuzzer comes in: what the engine answers, as bytes.
+//! Where a fuzzer comes in: what the engine answers, and what another node sends, as bytes.
 
 use bollard::models::ContainerInspectResponse;
 use flocker_model::ApplicationName;
 use flocker_model::ContainerState;
 use flocker_model::Health;
 
+use super::archive;
+use super::archive::Store;
 use super::labels::Labels;
 use super::labels::Manner;
 use super::labels::Naming;
@@ -44,4 +46,22 @@ pub fn read_container(
     let state = seen.state(Health::NotChecked);
     assert_eq!(state.is_alive(), seen.is_alive(), "it is told otherwise");
     Ok(Some((seen.labels.application, state)))
+}
+
+/// Passes an archive on as that of an image, and returns why it was refused, if it was, and what the engine has got by then.
+///
+/// # Panics
+///
+/// Where the image is none.
+#[must_use]
+pub fn pass_image(archive: &[u8], image: &str, name: &str, is_containerd: bool) -> (Option<String>, Vec<u8>) {
+    let store = if is_containerd {
+        Store::Containerd
+    } else {
+        Store::Classic
+    };
+    let image = image.parse().expect("it is the identity of an image");
+    let mut passed = Vec::new();
+    let result = archive::pass(archive, &mut passed, &image, name, store);
+    (result.err().map(|error| error.to_string()), passed)
 }

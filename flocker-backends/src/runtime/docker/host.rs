@@ -82,25 +82,6 @@ impl DockerRuntime {
     pub fn export_image(&self, image: &Image) -> ByteStream {
         self.engine.export_image(image)
     }
-
-    /// Takes in an image that another engine has exported, under the name that it has there.
-    ///
-    /// `AlreadySo` where the image of this name is here before; the stream is
-    /// not read then. Dropped half way: parts of it, which the engine uses or
-    /// clears up.
-    pub async fn import_image(&self, image: &Image, stream: ByteStream) -> Result<Change, RuntimeError> {
-        if self.engine.image_present(image).await?.is_some() {
-            return Ok(Change::AlreadySo);
-        }
-        self.engine.import_image(stream).await?;
-        match self.engine.image_present(image).await? {
-            Some(_) => Ok(Change::Made),
-            None => Err(RuntimeError::Io {
-                what: format!("take in the image `{image}`"),
-                source: std::io::Error::other("the stream ended, and did not contain it"),
-            }),
-        }
-    }
 }
 
 impl Engine {

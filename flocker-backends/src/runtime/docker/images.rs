@@ -6,19 +6,23 @@ use async_trait::async_trait;
 use bollard::errors::Error;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use bollard::query_parameters::ImportImageOptionsBuilder;
-use bollard::query_parameters::TagImageOptionsBuilder;
 use flocker_model::Image;
+use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::TryStreamExt as _;
+use tokio::sync::oneshot;
 use tokio_util::io::ReaderStream;
 use tokio_util::io::StreamReader;
 
 use super::Pull;
+use super::archive;
+use super::archive::Store;
 use super::engine::Engine;
 use super::engine::failed;
 use super::engine::said;
 use super::engine::status;
 use crate::change::Change;
+use crate::pipe;
 use crate::runtime::ContainerSpec;
 use crate::runtime::ImageId;
 use crate::runtime::ImageIdError;
@@ -40,10 +44,7 @@ impl ImageStore for Engine {
         if self.image_present(image).await?.as_ref() == Some(id) {
             return Ok(Change::AlreadySo);
         }
-        self.import_image(stream).await?;
-        if let Some(name) = name_of_pinned(image) {
-            self.name(id, name).await?;
-        }
+        self.take_in(image, id, stream).await?;
         let other = match self.image_present(image).await? {
             Some(found) if found == *id => return Ok(Change::Made),
             Some(found) => format!("what arrived is {found}, and {id} was announced"),
@@ -81,17 +82,6 @@ impl Engine {
         Ok(None)
     }
 
-    /// Gives an image that is here a name by which it is found again, and kept by who clears up.
-    async fn name(&self, id: &ImageId, name: String) -> Result<(), RuntimeError> {
-        let (repository, tag) = split(&name);
-        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
-        match self.client.tag_image(id.as_str(), Some(options)).await {
-            // It is something else that has arrived, which is found out by its name.
-            Err(error) if status(&error) == Some(404) => Ok(()),
-            other => other.map_err(failed(|| format!("name the image `{id}`"))),
-        }
-    }
-
     pub(super) fn export_image(&self, image: &Image) -> ByteStream {
         let (engine, image) = (self.clone(), image.clone());
         let stream = futures_util::stream::once(async move {
@@ -103,14 +93,62 @@ impl Engine {
         Box::pin(StreamReader::new(Box::pin(stream.try_flatten())))
     }
 
-    pub(super) async fn import_image(&self, stream: ByteStream) -> Result<(), RuntimeError> {
-        let options = ImportImageOptionsBuilder::new().quiet(true).build();
-        let bytes = ReaderStream::with_capacity(stream, 64 * 1024);
-        let mut answers = self.client.import_image_stream(options, bytes, None);
-        while let Some(answer) = answers.next().await {
-            answer.map_err(failed(|| "take an image in".into()))?;
+    /// Gives the engine the one image that was announced, under the name by which it is found here, whatever else may come.
+    async fn take_in(&self, image: &Image, id: &ImageId, stream: ByteStream) -> Result<(), RuntimeError> {
+        let what = || format!("take in the image `{image}`");
+        let refused = |source| RuntimeError::Io { what: what(), source };
+        let store = self.store().await.map_err(failed(what))?;
+        let (id, name) = (id.clone(), name_here(image));
+        let (pump, intake) = pipe::intake();
+        let (mut outlet, checked) = pipe::stream();
+        let (told, why) = oneshot::channel();
+        // It ends with either stream: what is dropped here cuts them both.
+        drop(tokio::task::spawn_blocking(move || {
+            match archive::pass(intake, &mut outlet, &id, &name, store) {
+                // Where nobody reads any more, the engine says why.
+                Ok(()) => drop(outlet.end()),
+                Err(error) if error.is_unread() => {}
+                Err(error) => {
+                    let kind = io::ErrorKind::InvalidData;
+                    // It is told before the engine's stream breaks, of which the engine only says that it broke.
+                    drop(told.send(io::Error::new(kind, error)));
+                    outlet.fail(kind.into());
+                }
+            }
+        }));
+        let load = async {
+            let options = ImportImageOptionsBuilder::new().quiet(true).build();
+            let bytes = ReaderStream::with_capacity(checked, 64 * 1024);
+            let mut answers = self.client.import_image_stream(options, bytes, None);
+            while let Some(answer) = answers.next().await {
+                answer?;
+            }
+            Ok::<_, Error>(())
+        };
+        let feed = async {
+            pump.run(stream).await;
+            std::future::pending().await
+        };
+        let loaded = tokio::select! {
+            loaded = load => loaded,
+            never = feed => never,
+        };
+        match (loaded, why.now_or_never()) {
+            (_, Some(Ok(error))) => Err(refused(error)),
+            (loaded, Some(Err(_)) | None) => loaded.map_err(failed(what)),
         }
-        Ok(())
+    }
+
+    /// Returns what the engine knows images by.
+    async fn store(&self) -> Result<Store, Error> {
+        let info = self.client.info().await?;
+        let is_containerd = |pair: &Vec<String>| matches!(pair.as_slice(), [name, value] if name == "driver-type" && value == "io.containerd.snapshotter.v1");
+        let is_containerd = info.driver_status.unwrap_or_default().iter().any(is_containerd);
+        Ok(if is_containerd {
+            Store::Containerd
+        } else {
+            Store::Classic
+        })
     }
 
     /// Returns the image that a container is made from, and gets it where it is not here and may be pulled.
@@ -157,6 +195,14 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Returns the name that an image gets which was brought here: that by which it is looked for.
+fn name_here(image: &Image) -> String {
+    name_of_pinned(image).unwrap_or_else(|| {
+        let (repository, tag) = split(image.as_str());
+        format!("{repository}:{tag}")
+    })
 }
 
 /// Returns the name that we give to an image which is pinned by a digest where it was not pulled; nothing where it has a tag.

@@ -29,7 +29,6 @@ use super::lock::Scope;
 use super::manifest::BLOCK;
 use super::manifest::Digest;
 use super::manifest::Manifest;
-use super::pipe::Intake;
 use super::record::Record;
 use super::scan;
 use super::scan::is_zero;
@@ -37,6 +36,7 @@ use super::scan::read_block;
 use super::stream;
 use super::stream::Header;
 use crate::change::Change;
+use crate::pipe::Intake;
 use crate::volume::ReceiveRequest;
 use crate::volume::VolumeError;
 

@@ -31,7 +31,6 @@ use super::manifest::BLOCK;
 use super::manifest::Kind;
 use super::manifest::Manifest;
 use super::manifest::Torn;
-use super::pipe::Outlet;
 use super::scan::Seen;
 use super::scan::has_vanished;
 use super::scan::is_zero;
@@ -41,6 +40,7 @@ use super::snapshots::Version;
 use super::stream;
 use super::stream::Header;
 use super::stream::Token;
+use crate::pipe::Outlet;
 use crate::volume::SendRequest;
 use crate::volume::VolumeError;
 

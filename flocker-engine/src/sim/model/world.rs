@@ -207,6 +207,7 @@ impl World {
                 generation: Generation::default(),
                 peers: BTreeMap::new(),
                 forgotten: BTreeMap::new(),
+                outlived: BTreeMap::new(),
             };
             act::machine(number, memory, &record)
         });

@@ -26,7 +26,7 @@ enum Piece {
 }
 
 /// The end of a pipe that a thread writes into. Dropped before its [`end`](Self::end), it is cut.
-pub(super) struct Outlet {
+pub(crate) struct Outlet {
     pieces: mpsc::Sender<Piece>,
     pending: Vec<u8>,
 }
@@ -39,7 +39,7 @@ struct Inlet {
 }
 
 /// Makes a stream that a thread writes.
-pub(super) fn stream() -> (Outlet, ByteStream) {
+pub(crate) fn stream() -> (Outlet, ByteStream) {
     let (sender, pieces) = mpsc::channel(DEPTH);
     let outlet = Outlet {
         pieces: sender,
@@ -55,7 +55,7 @@ pub(super) fn stream() -> (Outlet, ByteStream) {
 
 impl Outlet {
     /// Writes bytes; fails where nobody reads any more.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.pending.extend_from_slice(bytes);
         if self.pending.len() >= CHUNK {
             self.flush()?;
@@ -64,19 +64,19 @@ impl Outlet {
     }
 
     /// Hands over what was written so far.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         let bytes = std::mem::replace(&mut self.pending, Vec::with_capacity(CHUNK));
         self.push(Piece::Bytes(bytes))
     }
 
     /// Says that this was all.
-    pub(super) fn end(mut self) -> io::Result<()> {
+    pub(crate) fn end(mut self) -> io::Result<()> {
         self.flush()?;
         self.push(Piece::End)
     }
 
     /// Says that the rest never comes, and why.
-    pub(super) fn fail(self, error: io::Error) {
+    pub(crate) fn fail(self, error: io::Error) {
         // Where nobody reads any more, nobody needs to know.
         drop(self.pieces.blocking_send(Piece::Failed(error)));
     }
@@ -84,6 +84,18 @@ impl Outlet {
     fn push(&self, piece: Piece) -> io::Result<()> {
         let sent = self.pieces.blocking_send(piece);
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(feature = "docker")]
+impl io::Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::write(self, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::flush(self)
     }
 }
 
@@ -113,29 +125,31 @@ impl AsyncRead for Inlet {
 }
 
 /// What a thread reads that takes a stream in.
-pub(super) struct Intake {
+pub(crate) struct Intake {
     pieces: mpsc::Receiver<Piece>,
     current: io::Cursor<Vec<u8>>,
+    is_done: bool,
 }
 
 /// Carries a stream to a thread, until either side is done.
-pub(super) struct Pump {
+pub(crate) struct Pump {
     pieces: mpsc::Sender<Piece>,
 }
 
 /// Makes a pipe into a thread.
-pub(super) fn intake() -> (Pump, Intake) {
+pub(crate) fn intake() -> (Pump, Intake) {
     let (sender, pieces) = mpsc::channel(DEPTH);
     let intake = Intake {
         pieces,
         current: io::Cursor::default(),
+        is_done: false,
     };
     (Pump { pieces: sender }, intake)
 }
 
 impl Pump {
     /// Carries everything over. Dropped half way, the thread sees a cut.
-    pub(super) async fn run(self, mut stream: ByteStream) {
+    pub(crate) async fn run(self, mut stream: ByteStream) {
         loop {
             let mut bytes = Vec::with_capacity(CHUNK);
             let read = tokio::select! {
@@ -154,21 +168,34 @@ impl Pump {
     }
 }
 
+impl io::Read for Intake {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let n_read = io::Read::read(&mut self.current, buffer)?;
+            if n_read > 0 || buffer.is_empty() || self.is_done {
+                return Ok(n_read);
+            }
+            match self.pieces.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => self.current = io::Cursor::new(bytes),
+                Some(Piece::Failed(error)) => return Err(error),
+                Some(Piece::End) => self.is_done = true,
+                None => {
+                    let reason = "the receiver was told to stop";
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "directory")]
 impl Intake {
     /// Fills a buffer; a stream that ends before that was cut.
-    pub(super) fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match io::Read::read(&mut self.current, &mut buffer[filled..])? {
-                0 => match self.pieces.blocking_recv() {
-                    Some(Piece::Bytes(bytes)) => self.current = io::Cursor::new(bytes),
-                    Some(Piece::Failed(error)) => return Err(error),
-                    Some(Piece::End) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    None => {
-                        let reason = "the receiver was told to stop";
-                        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
-                    }
-                },
+            match io::Read::read(self, &mut buffer[filled..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 n_read => filled += n_read,
             }
         }
@@ -176,7 +203,7 @@ impl Intake {
     }
 
     /// Reads so many bytes, taking memory only as they come.
-    pub(super) fn read_vec(&mut self, length: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn read_vec(&mut self, length: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut left = length;
         while left > 0 {
