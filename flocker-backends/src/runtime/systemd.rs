@@ -14,6 +14,7 @@ mod unit;
 use std::path::PathBuf;
 
 pub use self::host::SystemdRuntime;
+pub use self::unit::quoted;
 use super::docker::DockerOptions;
 
 /// What a [`SystemdRuntime`] works with.

@@ -154,7 +154,8 @@ impl Unit<'_> {
 }
 
 /// Returns a path as a word of a unit: quoted, with nothing in it that systemd would replace.
-fn quoted(path: &Path) -> String {
+#[must_use]
+pub fn quoted(path: &Path) -> String {
     let mut word = String::from("\"");
     for c in path.to_string_lossy().chars() {
         match c {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use flocker_backends::runtime::systemd::quoted;
+
 /// The section by which the unit is known as ours; systemd passes over sections of this form.
 const SECTION: &str = "[X-Flocker]";
 
@@ -78,23 +80,6 @@ pub(super) fn is_plain(path: &Path) -> bool {
 /// Returns a path as a line that only we read.
 fn line(path: &Path) -> String {
     path.to_string_lossy().replace('\n', "\\n")
-}
-
-/// Returns a path as a word of a unit: quoted, with nothing in it that systemd would replace.
-fn quoted(path: &Path) -> String {
-    let mut word = String::from("\"");
-    for c in path.to_string_lossy().chars() {
-        match c {
-            '"' => word.push_str("\\\""),
-            '\\' => word.push_str("\\\\"),
-            '%' => word.push_str("%%"),
-            '$' => word.push_str("$$"),
-            '\n' => word.push_str("\\n"),
-            c => word.push(c),
-        }
-    }
-    word.push('"');
-    word
 }
 
 #[cfg(test)]
