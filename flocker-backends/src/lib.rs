@@ -12,6 +12,7 @@ pub mod class;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod deadline;
+pub mod durable;
 #[cfg(any(feature = "docker", feature = "nftables", feature = "iptables"))]
 mod links;
 pub mod memory;

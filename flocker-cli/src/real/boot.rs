@@ -9,11 +9,11 @@ mod waking;
 
 use std::fs::File;
 use std::io;
-use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 use flocker_backends::Change;
+use flocker_backends::durable;
 use flocker_model::AtBoot;
 use flocker_model::RuntimeKind;
 
@@ -243,13 +243,8 @@ fn check_loaded(shown: &str) -> io::Result<()> {
 }
 
 fn write(units: &Path, unit: &Unit) -> io::Result<()> {
-    // Not a name that systemd takes for a unit.
-    let new = units.join(format!("{NAME}.flocker-new"));
-    let mut file = File::create(&new)?;
-    file.write_all(unit.text().as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, units.join(NAME))?;
-    sync(units)
+    // What is beside it until it is whole has no name that systemd takes for a unit.
+    durable::replace(&units.join(NAME), 0o644, unit.text().as_bytes())
 }
 
 async fn systemctl(arguments: &[&str]) -> io::Result<()> {

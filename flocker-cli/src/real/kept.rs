@@ -5,12 +5,8 @@
 //! round is marked by the routers and stopped.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +17,7 @@ use async_trait::async_trait;
 use flocker_backends::Change;
 use flocker_backends::Router;
 use flocker_backends::RouterError;
+use flocker_backends::durable;
 use flocker_model::ApplicationName;
 use flocker_model::RouteChange;
 use flocker_model::RouteTable;
@@ -119,18 +116,7 @@ pub(super) fn forget(directory: &Path) -> io::Result<()> {
 
 /// Replaces what was written down in one step, durably.
 fn save(directory: &Path, table: &RouteTable) -> io::Result<()> {
-    let new = directory.join("routes.json.new");
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&serde_json::to_vec(table)?)?;
-    file.sync_all()?;
-    std::fs::rename(&new, directory.join(FILE))?;
-    File::open(directory)?.sync_all()
+    durable::replace(&directory.join(FILE), 0o600, &serde_json::to_vec(table)?)
 }
 
 #[cfg(test)]

@@ -1,14 +1,10 @@
 //! What is in force: routes, and where the applications of this node listen.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
-use std::io::Write;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use flocker_model::ApplicationName;
@@ -19,6 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::hop::Hops;
+use crate::durable;
 
 /// One consistent answer to all questions of where to connect to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,21 +92,7 @@ impl Table {
 
     /// Replaces the saved table in one step, durably.
     pub(super) fn save(&self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        match path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+        durable::replace(path, 0o600, &serde_json::to_vec(self)?)
     }
 }
 
