@@ -19,9 +19,7 @@ impl Seen {
             ContainerStatus::Prepared | ContainerStatus::Running | ContainerStatus::Restarting => false,
         }
     }
-}
 
-impl Seen {
     /// Says whether nobody has begun to end it for good, or failed to start it: that takes its restart policy back first.
     ///
     /// Started without it, it would run without it for good: of what runs as it is to be, no plan has anything to do.
