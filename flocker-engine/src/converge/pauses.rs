@@ -55,36 +55,19 @@ impl Pauses {
     pub(super) fn follow(&mut self, forecast: &Estimate, report: &Report) {
         for report in &report.steps {
             let node = &report.step.actor;
-            match &report.step.action {
-                Action::Stop { application, .. } => {
-                    if matches!(*report.step.reason, Reason::Restarts { .. }) {
-                        self.begin(application, node, report, forecast);
-                    }
+            if let Action::Stop { application, .. } = &report.step.action
+                && matches!(*report.step.reason, Reason::Restarts { .. })
+            {
+                self.begin(application, node, report, forecast);
+            }
+            // What could not be started at once is started later, for its own sake.
+            if let Action::Start { application, .. } = &report.step.action
+                && let Some(pause) = self.0.get_mut(&(application.clone(), node.clone()))
+            {
+                pause.is_started |= report.began.is_some();
+                if matches!(report.ending, Ending::Done(_)) {
+                    pause.end(report.ended);
                 }
-                // What could not be started at once is started later, for its own sake.
-                Action::Start { application, .. } => {
-                    let key = (application.clone(), node.clone());
-                    if let Some(pause) = self.0.get_mut(&key) {
-                        pause.is_started |= report.began.is_some();
-                        if matches!(report.ending, Ending::Done(_)) {
-                            pause.end(report.ended);
-                        }
-                    }
-                }
-                Action::Create { .. }
-                | Action::Resize { .. }
-                | Action::Take { .. }
-                | Action::Push { .. }
-                | Action::Release { .. }
-                | Action::Acquire { .. }
-                | Action::Renounce { .. }
-                | Action::Destroy { .. }
-                | Action::Trim { .. }
-                | Action::DropPartial { .. }
-                | Action::Restore { .. }
-                | Action::EmptyTrash { .. }
-                | Action::Prepare { .. }
-                | Action::Route { .. } => {}
             }
         }
     }
