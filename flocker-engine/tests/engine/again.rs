@@ -1,6 +1,5 @@
 //! What a node does by itself after its machine has started anew.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,7 +8,6 @@ use flocker_backends::ContainerRuntime as _;
 use flocker_backends::ContainerSpec;
 use flocker_backends::memory::MemoryProgram;
 use flocker_engine::Awakening;
-use flocker_engine::Claim;
 use flocker_engine::End;
 use flocker_engine::LockToken;
 use flocker_engine::NodeError;
@@ -34,6 +32,7 @@ use crate::cluster::dataset;
 use crate::cluster::name;
 use crate::cluster::port;
 use crate::converge::push_to;
+use crate::lock::claim;
 
 fn route() -> RouteChange {
     let target = RouteTarget {
@@ -141,12 +140,7 @@ async fn what_was_let_go_before_the_boot_stays_where_it_is() {
 async fn who_deploys_starts_what_is_to_run() {
     let (mut cluster, routes) = serving().await;
     lose_power(&mut cluster);
-    let claim = Claim {
-        token: LockToken::random(),
-        holder: "ann@laptop".into(),
-        since: 1_700_000_000,
-        peers: BTreeMap::new(),
-    };
+    let claim = claim("ann@laptop");
     let ann = cluster.remote("alpha");
     ann.lock(&claim).await.unwrap();
     let refusal = start_again(&cluster, &routes).await.unwrap_err();
@@ -193,12 +187,7 @@ async fn an_application_that_does_not_start_keeps_no_other_from_it() {
 async fn what_was_in_force_is_asked_for_when_nobody_else_changes_it_any_more() {
     let (mut cluster, routes) = serving().await;
     lose_power(&mut cluster);
-    let claim = Claim {
-        token: LockToken::random(),
-        holder: "ann@laptop".into(),
-        since: 1_700_000_000,
-        peers: BTreeMap::new(),
-    };
+    let claim = claim("ann@laptop");
     let ann = cluster.remote("alpha");
     ann.lock(&claim).await.unwrap();
     let node = &cluster.machine("alpha").node;
@@ -211,12 +200,7 @@ async fn what_was_in_force_is_asked_for_when_nobody_else_changes_it_any_more() {
 
 /// Takes the lock of alpha as its start does.
 async fn start_holds_the_lock(cluster: &Cluster) -> (RemoteNode, LockToken) {
-    let claim = Claim {
-        token: LockToken::random(),
-        holder: STARTING.into(),
-        since: 1_700_000_000,
-        peers: BTreeMap::new(),
-    };
+    let claim = claim(STARTING);
     let alpha = cluster.remote("alpha");
     alpha.lock(&claim).await.unwrap();
     (alpha, claim.token)

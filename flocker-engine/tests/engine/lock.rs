@@ -26,7 +26,7 @@ use crate::cluster::dataset;
 use crate::cluster::directory;
 use crate::cluster::name;
 
-fn claim(holder: &str) -> Claim {
+pub(crate) fn claim(holder: &str) -> Claim {
     Claim {
         token: LockToken::random(),
         holder: holder.into(),
