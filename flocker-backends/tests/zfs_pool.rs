@@ -161,6 +161,25 @@ fn nobody_destroys_a_base_by_accident() {
     });
 }
 
+/// What a crash left in the intent log is in the filesystem only once that is mounted.
+#[test]
+fn what_is_not_mounted_is_mounted_before_a_snapshot_of_it_is_taken() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        let filesystem = filesystem(&parent);
+        let is_mounted = async || zfs_says(&["get", "-H", "-o", "value", "mounted", &filesystem]).await;
+        zfs_says(&["unmount", &filesystem]).await;
+        assert_eq!(is_mounted().await, "no\n");
+        let taken = parent.backend().snapshot(ID, &name("warm-1-1")).await;
+        assert_eq!(taken.unwrap(), Change::Made);
+        assert_eq!(is_mounted().await, "yes\n");
+        zfs_says(&["unmount", &filesystem]).await;
+        release(&parent).await;
+        assert_eq!(is_mounted().await, "yes\n");
+    });
+}
+
 #[test]
 fn nothing_is_written_beneath_a_dataset_that_is_not_mounted() {
     run(async {

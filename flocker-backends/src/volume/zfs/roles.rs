@@ -141,6 +141,7 @@ impl Shared {
             }
             return Ok(Change::AlreadySo);
         }
+        self.mount(ours).await?;
         self.take(ours, name).await?;
         Ok(Change::Made)
     }
@@ -244,6 +245,9 @@ impl Shared {
     }
 
     /// Makes a primary read-only, sees that it is, and takes the last snapshot.
+    ///
+    /// It is mounted for that: what was durable when the machine crashed may be in the intent log alone, which is read
+    /// when a filesystem is mounted. A snapshot before that would be without it.
     async fn take_last(
         &self,
         ours: &Ours,
@@ -251,10 +255,9 @@ impl Shared {
     ) -> Result<flocker_model::SnapshotGuid, VolumeError> {
         let dataset = ours.dataset;
         let what = || format!("make dataset {dataset} read-only");
+        self.mount(ours).await?;
         self.set_read_only(ours).await?;
-        if ours.filesystem.is_mounted {
-            mounts::require_read_only(&self.mounts.path(dataset)).to(what)?;
-        }
+        mounts::require_read_only(&self.mounts.path(dataset)).to(what)?;
         if let Some(stale) = ours.snapshot(last) {
             // Of a release that never came to its end, so nobody was told of
             // it; the application may have written since.
