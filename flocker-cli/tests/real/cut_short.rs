@@ -73,6 +73,16 @@ fn is_at(verb: &str, step: &str) -> bool {
     step.contains(&format!("/{verb}/"))
 }
 
+/// Prints what the database said last on each node that may have it: whoever waits in vain wants to know.
+fn print_last_words(operator: &Operator) {
+    for node in 1..=2 {
+        let said = operator
+            .bed
+            .exec(node, &["docker", "logs", "--tail", "60", "flocker--ledgers"]);
+        println!("node{node}: {}{}", said.stdout, said.stderr);
+    }
+}
+
 /// Moves the data to and fro, and does harm at the nth moment of the nth move; returns at what harm was done.
 ///
 /// A client writes all the while, and has to come through after each round.
@@ -95,20 +105,31 @@ fn harm_at_each(
                 assert_eq!(deploy.wait(), Some(0));
                 return None;
             };
+            let acknowledged = ledger.n_acknowledged();
             let began = Instant::now();
             harm(round, deploy);
             let harmed = began.elapsed();
             let mut n_deploys = 0;
             until("the next deploy finishes", || {
                 n_deploys += 1;
-                operator.deploy().code == Some(0)
+                let done = operator.deploy();
+                if done.code != Some(0) {
+                    println!("deploy {n_deploys} after it failed: {}", done.stderr);
+                    print_last_words(operator);
+                }
+                done.code == Some(0)
             });
             let before = ledger.n_acknowledged();
             until("the client goes on", || ledger.n_acknowledged() > before);
             println!(
-                "HARM at {event}: over after {harmed:.1?}; finished by {n_deploys} more after {:.1?}",
+                "HARM at {event}, with {acknowledged} rows: over after {harmed:.1?}; finished by {n_deploys} more after {:.1?}",
                 began.elapsed()
             );
+            let lost = ledger.lost(operator, 3, PORT);
+            if !lost.is_empty() {
+                print_last_words(operator);
+            }
+            assert!(lost.is_empty(), "rows are lost: {lost:?} of {before}");
             Some(event)
         };
         while let Some(event) = harm_once(&|deploy| deploy.nth_step(moment, harmed_at.len())) {
@@ -143,8 +164,7 @@ fn the_command_is_killed_at_each_step_and_the_next_one_finishes() {
 }
 
 /// Does the same harm to a node in each of these parts, at each step, while the command goes on as long as it can.
-fn harm_nodes_at_each(name: &str, parts: &[Part], harm: impl Fn(&Operator, usize)) {
-    let operator = accounts(PORT);
+fn harm_nodes_at_each(operator: Operator, name: &str, parts: &[Part], harm: impl Fn(&Operator, usize)) {
     let mut rounds = 0;
     for part in parts {
         let harmed_at = watched(&operator, "ledgers", POSTGRES, || {
@@ -161,22 +181,40 @@ fn harm_nodes_at_each(name: &str, parts: &[Part], harm: impl Fn(&Operator, usize
 #[test]
 fn the_process_of_a_node_is_killed_at_each_step_and_the_next_deploy_finishes() {
     let parts = [Part::Source, Part::Target, Part::Bystander];
-    harm_nodes_at_each("node process", &parts, |operator, node| {
+    harm_nodes_at_each(accounts(PORT), "node process", &parts, |operator, node| {
         operator.bed.kill(node, "node-process");
     });
 }
 
 #[test]
 fn docker_is_killed_at_each_step_and_the_next_deploy_finishes() {
-    harm_nodes_at_each("dockerd", &[Part::Source, Part::Target], |operator, node| {
+    let parts = [Part::Source, Part::Target];
+    harm_nodes_at_each(accounts(PORT), "dockerd", &parts, |operator, node| {
         operator.bed.kill_docker(node);
     });
 }
 
+/// Cuts the power of the source and of the target at each step of a move, and lets them come back.
+fn cut_power_at_each(operator: Operator) {
+    harm_nodes_at_each(
+        operator,
+        "power",
+        &[Part::Source, Part::Target],
+        |operator, node| {
+            operator.bed.cut_power(node);
+            operator.bed.up();
+        },
+    );
+}
+
 #[test]
 fn the_power_of_a_node_is_cut_at_each_step_and_the_next_deploy_finishes() {
-    harm_nodes_at_each("power", &[Part::Source, Part::Target], |operator, node| {
-        operator.bed.cut_power(node);
-        operator.bed.up();
-    });
+    cut_power_at_each(accounts(PORT));
+}
+
+#[test]
+fn the_power_of_a_node_that_starts_by_itself_is_cut_at_each_step_and_the_next_deploy_finishes() {
+    let mut operator = Operator::new(vec![]);
+    operator.setups = ["at_boot: start, "; 3];
+    cut_power_at_each(with_accounts(operator, PORT));
 }

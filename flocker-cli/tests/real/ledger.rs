@@ -68,6 +68,18 @@ impl Ledger {
         self.acknowledged.load(Ordering::SeqCst)
     }
 
+    /// Returns the rows that were acknowledged by now and are not there; the client may go on writing.
+    pub(crate) fn lost(&self, operator: &Operator, through: usize, port: u16) -> Vec<usize> {
+        let n_acknowledged = self.n_acknowledged();
+        let text = format!(
+            "select n from generate_series(1, {n_acknowledged}) n where n not in (select i from ledger)"
+        );
+        let said = operator.sql(through, port, &text).ok();
+        said.lines()
+            .map(|number| number.trim().parse().unwrap())
+            .collect()
+    }
+
     /// Checks that every row that was acknowledged is there, once, and that nobody else wrote.
     #[track_caller]
     pub(crate) fn check(&self, operator: &Operator, through: usize, port: u16) {
