@@ -1,9 +1,10 @@
 //! Keeping what arrives beside the tool that receives it, for the case that the stream is cut.
 //!
-//! It never holds the tool up, and hardly ever the disk. What comes so fast that
-//! keeping it would take more than half of the time is not kept from there on:
-//! it can be sent again as fast. Nor is more kept than is read again in the time
-//! that both ends wait for each other, or than leaves room for the copy itself.
+//! It never holds the tool up, and hardly ever the disk or the processors. What
+//! comes so fast that all that would be kept of it comes again in a minute is not
+//! kept from there on, nor is what the disk takes more than half of the time to
+//! keep. Nor is more kept than is read again in the time that both ends wait for
+//! each other, or than leaves room for the copy itself.
 
 use std::io;
 use std::mem;
@@ -22,6 +23,9 @@ const PIECE: usize = 8 << 20;
 /// How much is kept at most: whoever goes on reads all of it again, at both ends, before a byte travels.
 const MOST: u64 = 4 << 30;
 
+/// A piece that arrives within this is not worth keeping: at that rate, [`MOST`] arrives in about a minute.
+const FAST: Duration = Duration::from_millis(125);
+
 /// What is kept of one stream.
 pub(super) struct Keeper {
     spool: Spool,
@@ -36,6 +40,8 @@ pub(super) struct Keeper {
     writing: Option<JoinHandle<io::Result<(Note, Duration)>>>,
     /// Since when `piece` arrives.
     since: Instant,
+    /// Within what a piece arrives that is not worth keeping.
+    fast: Duration,
     /// Up to where it is kept.
     most: u64,
     has_ended: bool,
@@ -52,6 +58,7 @@ impl Keeper {
             digest: blake3::hash(b""),
             writing: None,
             since: Instant::now(),
+            fast: FAST,
             most: MOST.min(at.saturating_add(available / 4)),
             has_ended: false,
         };
@@ -74,7 +81,8 @@ impl Keeper {
             .writing
             .as_ref()
             .is_some_and(|writing| !writing.is_finished());
-        if is_busy || self.at + self.piece.len() as u64 > self.most {
+        let is_fast = self.since.elapsed() < self.fast;
+        if is_fast || is_busy || self.at + self.piece.len() as u64 > self.most {
             self.give_up();
             return;
         }
@@ -176,11 +184,20 @@ mod tests {
         note
     }
 
+    /// A keeper of what comes at any rate.
+    async fn keeper(spool: &Spool, available: u64) -> Keeper {
+        let keeper = Keeper::begin(spool, note(), 0, available).await.unwrap();
+        Keeper {
+            fast: Duration::ZERO,
+            ..keeper
+        }
+    }
+
     /// Keeps so many chunks that come at once, and returns what is kept of them and what is noted.
     async fn kept(n_chunks: u8, n_bytes: usize) -> (Vec<u8>, Arrival) {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
-        let mut keeper = Keeper::begin(&spool, note(), 0, u64::MAX).await.unwrap();
+        let mut keeper = keeper(&spool, u64::MAX).await;
         let mut hasher = blake3::Hasher::new();
         for chunk in 0..n_chunks {
             let bytes = vec![chunk; n_bytes];
@@ -207,7 +224,7 @@ mod tests {
     async fn what_comes_after_a_gap_is_not_kept() {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
-        let mut keeper = Keeper::begin(&spool, note(), 0, u64::MAX).await.unwrap();
+        let mut keeper = keeper(&spool, u64::MAX).await;
         // A directory in the place of the stream: the first piece cannot be written.
         let stream = root.path().join(ID.to_string()).join("stream");
         std::fs::create_dir(&stream).unwrap();
@@ -224,7 +241,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool(root.path().to_owned());
         let available = 4 * PIECE as u64;
-        let mut keeper = Keeper::begin(&spool, note(), 0, available).await.unwrap();
+        let mut keeper = keeper(&spool, available).await;
         for _ in 0..3 {
             keeper.keep(&vec![1; PIECE], blake3::hash(b"1")).await;
             drop(keeper.settle().await);
@@ -232,6 +249,20 @@ mod tests {
         keeper.save().await.unwrap();
         let arrival = spool.note(ID).unwrap().unwrap().arrival.unwrap();
         assert_eq!(arrival.kept, PIECE as u64);
+    }
+
+    #[tokio::test]
+    async fn what_would_come_again_soon_is_not_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let mut keeper = Keeper {
+            fast: Duration::MAX,
+            ..keeper(&spool, u64::MAX).await
+        };
+        keeper.keep(&vec![1; PIECE], blake3::hash(b"1")).await;
+        keeper.keep(b"2", blake3::hash(b"2")).await;
+        keeper.save().await.unwrap();
+        assert_eq!(spool.note(ID).unwrap().unwrap().arrival.unwrap().kept, 0);
     }
 
     #[tokio::test]
