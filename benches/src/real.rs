@@ -176,7 +176,7 @@ pub fn measure(options: &Options, figures: &mut Figures) -> io::Result<()> {
     // What was measured before is not lost with what could not be.
     for (what, measured) in [
         ("the parts of a pause", parts(bed, &last_rounds, &pauses, figures)),
-        ("raw pipes", pipes(bed, &rates, figures)),
+        ("raw pipes", while_written(bed, || pipes(bed, &rates, figures))),
         ("reports", reports(bed, figures)),
     ] {
         if let Err(error) = measured {
@@ -366,6 +366,21 @@ fn parts(bed: &Bed, last_rounds: &[f64], pauses: &[(u32, f64)], figures: &mut Fi
 enum Pipe {
     Ssh,
     Door,
+}
+
+/// Measures while a client writes as often as one did while there were moves: the two share the processors then too.
+fn while_written(bed: &Bed, measure: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let store = Store {
+        mebibytes: 1,
+        port: 6599,
+        writes_per_second: WRITES_PER_SECOND,
+    };
+    bed.deploy(&[(store, 1)])?;
+    let prober = Prober::start(bed.socket(3, store.port)?, store.writes_per_second, PATIENCE)?;
+    let measured = measure();
+    drop(prober);
+    bed.deploy(&[])?;
+    measured
 }
 
 /// Sends as much through stock `ssh` and through a bare door, in turn, and compares the copies of Flocker with both.
