@@ -113,10 +113,12 @@ pub fn measure(options: &Options, figures: &mut Figures) -> io::Result<()> {
     let bed = Bed::find(programs, flocker)?;
     let bed = &bed;
     bed.copy(&child::sibling("door")?, "/root/door")?;
+    let stores = options.stores();
+    touch(bed, &stores)?;
     let mut rates = Vec::new();
     let mut pauses = Vec::new();
     let mut last_rounds = Vec::new();
-    for store in options.stores() {
+    for store in stores {
         let moves = moves(bed, store)?;
         let Store {
             mebibytes,
@@ -189,6 +191,25 @@ pub fn measure(options: &Options, figures: &mut Figures) -> io::Result<()> {
     Ok(())
 }
 
+/// Has both pools write once where the copies will be: a file that is a pool gets its memory, or its blocks, only then,
+/// and whatever arrives there first takes twice as long as what comes after it.
+fn touch(bed: &Bed, stores: &[Store]) -> io::Result<()> {
+    let largest = stores
+        .iter()
+        .map(|store| store.mebibytes)
+        .max()
+        .unwrap_or_default();
+    let mebibytes = largest + stores.iter().map(|store| store.mebibytes).sum::<u32>();
+    for node in 1..=2 {
+        bed.exec(
+            node,
+            &format!("zfs create -o mountpoint=/srv/raw flocker/raw && head -c {mebibytes}M /dev/zero > /srv/raw/all && sync"),
+        )?;
+        drop_raw(bed, node)?;
+    }
+    Ok(())
+}
+
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
@@ -207,10 +228,12 @@ fn moves(bed: &Bed, store: Store) -> io::Result<Vec<Moved>> {
     bed.deploy(&[(store, 1)])?;
     let Store { mebibytes, .. } = store;
     let name = store.name();
+    // What a pool was given is written before anything of it is sent, as where a snapshot is taken for a raw pipe.
     bed.exec(
         1,
         &format!(
-            "docker exec flocker--{name} sh -c 'head -c {mebibytes}M /dev/urandom > /data/ballast; sync'"
+            "docker exec flocker--{name} sh -c 'head -c {mebibytes}M /dev/urandom > /data/ballast; sync' && \
+             zfs create flocker/settled && zfs destroy flocker/settled"
         ),
     )?;
     let mut moves = Vec::new();
