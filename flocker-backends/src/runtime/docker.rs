@@ -31,6 +31,7 @@ mod host;
 mod images;
 mod labels;
 mod making;
+mod neighbour;
 mod output;
 mod resuming;
 mod seen;

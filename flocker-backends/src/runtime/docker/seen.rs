@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use super::labels::Labels;
 use super::labels::Naming;
+use super::neighbour::HardwareAddress;
 
 /// One of our containers.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,8 @@ pub(in crate::runtime) struct Seen {
     /// The signal that asks it to end, where it is not `SIGTERM`.
     pub(super) stop_signal: Option<String>,
     pub(super) address: Option<IpAddr>,
+    /// What its network's hardware calls it, while it runs.
+    pub(super) hardware_address: Option<HardwareAddress>,
     /// Why the engine could not start it the last time.
     pub(super) refusal: Option<String>,
 }
@@ -155,6 +158,9 @@ pub(super) fn read(
             .filter(|address| !address.is_empty());
         found.or(given)
     });
+    let hardware_address = endpoint
+        .and_then(|endpoint| endpoint.mac_address.as_deref())
+        .and_then(HardwareAddress::parse);
     let address = address
         .map(|text| {
             text.parse()
@@ -180,6 +186,7 @@ pub(super) fn read(
             .as_ref()
             .and_then(|config| config.stop_signal.clone()),
         address,
+        hardware_address,
         refusal: state.error.clone().filter(|reason| !reason.is_empty()),
     })))
 }
@@ -227,6 +234,7 @@ mod tests {
         assert!(seen.process.is_some() && seen.has_run && !seen.is_paused);
         assert_eq!(seen.policy, RestartPolicy::Always);
         assert_eq!(seen.address, Some(seen.labels.address.into()));
+        assert_eq!(seen.hardware_address, HardwareAddress::parse("02:42:0a:c1:01:02"));
         let state = seen.state(Health::NotChecked);
         assert_eq!(state.definition, seen.labels.definition);
         assert_eq!(state.dataset, seen.labels.dataset);

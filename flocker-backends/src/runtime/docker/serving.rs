@@ -1,6 +1,7 @@
 //! The start of a prepared container, and the wait until it serves.
 
 use std::io;
+use std::mem;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::engine::Engine;
 use super::engine::failed;
 use super::engine::said;
 use super::engine::status;
+use super::neighbour;
 use super::seen::Seen;
 use crate::runtime::ContainerSpec;
 use crate::runtime::LogRequest;
@@ -131,6 +133,7 @@ impl Engine {
         let check = spec.application.health_check.as_deref();
         let mut pause = FIRST_PAUSE;
         let mut n_failed = 0_u32;
+        let mut is_introduced = false;
         loop {
             let Some(seen) = sight.see(&spec.name).await? else {
                 return Err(ended(spec, sight, "that nobody saw: it was removed").await);
@@ -145,6 +148,9 @@ impl Engine {
                     return Err(ended(spec, sight, &end(code, &seen)).await);
                 }
                 ContainerStatus::Prepared => return Err(ended(spec, sight, &end(None, &seen)).await),
+            }
+            if !mem::replace(&mut is_introduced, true) {
+                neighbour::introduce(&seen).await;
             }
             match check {
                 None if began.elapsed() >= self.options.settle => return Ok(()),
