@@ -15,7 +15,6 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::fs::TryLockError;
 use std::io;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -23,6 +22,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flocker_backends::durable;
 use flocker_model::NodeAddress;
 use flocker_model::NodeName;
 use serde::Deserialize;
@@ -126,14 +126,7 @@ impl Root {
         let make = || -> io::Result<()> {
             private_directory(&directory)?;
             let text = serde_json::to_vec_pretty(&settings)?;
-            let new = directory.join("local.json.new");
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&new, directory.join(SETTINGS))?;
-            File::open(&directory)?.sync_all()
+            durable::replace(&directory.join(SETTINGS), 0o600, &text)
         };
         make().map_err(|error| {
             Failure::failed(format!("could not make `{}`", directory.display())).because(&error)

@@ -1,16 +1,13 @@
 //! What a node was set up with: written once, and never changed behind the back of its data.
 
 use std::fs::DirBuilder;
-use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::net::UdpSocket;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use flocker_backends::durable;
 use flocker_model::NodeName;
 use flocker_model::NodeSetup;
 use flocker_model::PoolName;
@@ -70,14 +67,7 @@ impl Settings {
     pub(crate) fn save(&self, directory: &Path) -> Result<(), Failure> {
         let save = || -> io::Result<()> {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            let new = directory.join("settings.json.new");
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            std::fs::rename(&new, directory.join(FILE))?;
-            File::open(directory)?.sync_all()
+            durable::replace(&directory.join(FILE), 0o600, &serde_json::to_vec_pretty(self)?)
         };
         save().map_err(|error| {
             let directory = directory.display();
