@@ -9,8 +9,8 @@
 //! the tool can do is asked of the tool. What none of them can do is kept a
 //! promise all the same: the tool gets only bytes whose digest was found right.
 //! A copy that was cut goes on where it stopped: where both tools can do that,
-//! from what the pool itself has kept; else from what of the stream arrived no
-//! faster than it could be kept beside the datasets.
+//! from what the pool itself has kept; else from what of the stream arrived so
+//! slowly that it was kept beside the datasets.
 //!
 //! Read `standing` first, then `roles`: they have the order of the durable changes.
 

@@ -23,8 +23,11 @@ const PIECE: usize = 8 << 20;
 /// How much is kept at most: whoever goes on reads all of it again, at both ends, before a byte travels.
 const MOST: u64 = 4 << 30;
 
-/// A piece that arrives within this is not worth keeping: at that rate, [`MOST`] arrives in about a minute.
+/// Pieces of which each arrives within this, in the mean, are not worth keeping: so [`MOST`] arrives in about a minute.
 const FAST: Duration = Duration::from_millis(125);
+
+/// From how many pieces on that is known. What is empty, or was packed on the way, may come first.
+const ENOUGH: u32 = 4;
 
 /// What is kept of one stream.
 pub(super) struct Keeper {
@@ -40,7 +43,10 @@ pub(super) struct Keeper {
     writing: Option<JoinHandle<io::Result<(Note, Duration)>>>,
     /// Since when `piece` arrives.
     since: Instant,
-    /// Within what a piece arrives that is not worth keeping.
+    /// When this stream began to arrive, and how many pieces of it have.
+    began: Instant,
+    n_pieces: u32,
+    /// Within what a piece arrives, in the mean, that is not worth keeping.
     fast: Duration,
     /// Up to where it is kept.
     most: u64,
@@ -58,6 +64,8 @@ impl Keeper {
             digest: blake3::hash(b""),
             writing: None,
             since: Instant::now(),
+            began: Instant::now(),
+            n_pieces: 0,
             fast: FAST,
             most: MOST.min(at.saturating_add(available / 4)),
             has_ended: false,
@@ -81,7 +89,9 @@ impl Keeper {
             .writing
             .as_ref()
             .is_some_and(|writing| !writing.is_finished());
-        let is_fast = self.since.elapsed() < self.fast;
+        self.n_pieces = self.n_pieces.saturating_add(1);
+        let is_fast =
+            self.n_pieces >= ENOUGH && self.began.elapsed() < self.fast.saturating_mul(self.n_pieces);
         if is_fast || is_busy || self.at + self.piece.len() as u64 > self.most {
             self.give_up();
             return;
@@ -251,18 +261,38 @@ mod tests {
         assert_eq!(arrival.kept, PIECE as u64);
     }
 
+    /// Keeps so many whole pieces, and returns how many of them are kept.
+    async fn n_kept(mut keeper: Keeper, n_pieces: usize) -> u64 {
+        let spool = keeper.spool.clone();
+        for _ in 0..n_pieces {
+            keeper.keep(&vec![1; PIECE], blake3::hash(b"1")).await;
+            drop(keeper.settle().await);
+            // As if it had come slowly for a disk.
+            keeper.since = keeper.began;
+        }
+        keeper.save().await.unwrap();
+        spool.note(ID).unwrap().unwrap().arrival.unwrap().kept / PIECE as u64
+    }
+
     #[tokio::test]
     async fn what_would_come_again_soon_is_not_kept() {
         let root = tempfile::tempdir().unwrap();
-        let spool = Spool(root.path().to_owned());
-        let mut keeper = Keeper {
+        let fast = Keeper {
             fast: Duration::MAX,
-            ..keeper(&spool, u64::MAX).await
+            ..keeper(&Spool(root.path().to_owned()), u64::MAX).await
         };
-        keeper.keep(&vec![1; PIECE], blake3::hash(b"1")).await;
-        keeper.keep(b"2", blake3::hash(b"2")).await;
-        keeper.save().await.unwrap();
-        assert_eq!(spool.note(ID).unwrap().unwrap().arrival.unwrap().kept, 0);
+        assert_eq!(n_kept(fast, 6).await, u64::from(ENOUGH) - 1);
+    }
+
+    #[tokio::test]
+    async fn what_comes_slowly_is_kept_though_some_of_it_comes_fast() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool(root.path().to_owned());
+        let slow = Keeper {
+            began: Instant::now().checked_sub(Duration::from_secs(100)).unwrap(),
+            ..Keeper::begin(&spool, note(), 0, u64::MAX).await.unwrap()
+        };
+        assert_eq!(n_kept(slow, 6).await, 6);
     }
 
     #[tokio::test]
