@@ -214,6 +214,10 @@ impl Home {
         snapshots::forget_plan(&self.dir, name)
             .to(|| format!("make room for snapshot {name} of dataset {}", self.dataset))?;
         self.replace_snapshot(name, &stored, Version::Current)?;
+        // Last: with another one's list it would say what is not so. Without it, everything is read the next time.
+        if let Err(error) = snapshots::mark_boot(&self.dir, name) {
+            tracing::debug!(dataset = %self.dataset, %name, %error, "in which boot it was taken is not noted");
+        }
         Ok(stored)
     }
 

@@ -43,9 +43,9 @@ pub(super) fn snapshot(shared: &Shared, home: &Home, name: &SnapshotName) -> Res
         return Err(wrong_role(home, "take a snapshot of", &record));
     }
     let data = home.data(&record)?;
-    let newest = home.newest()?.map(|(_, stored)| stored);
+    let newest = home.newest()?;
     let scanned = read(shared, home, &data, newest.as_ref(), Stillness::Blurred)?;
-    let written = written(newest.as_ref(), &scanned);
+    let written = written(newest.as_ref().map(|(_, stored)| stored), &scanned);
     home.add_snapshot(name, scanned, written)?;
     Ok(Change::Made)
 }
@@ -161,7 +161,7 @@ fn take_last_of(
 ) -> Result<Stored, VolumeError> {
     let newest = home.newest()?;
     let before = newest.as_ref().map(|(_, stored)| stored);
-    let scanned = read(shared, home, data, before, Stillness::Exact)?;
+    let scanned = read(shared, home, data, newest.as_ref(), Stillness::Exact)?;
     let what = || format!("take the last snapshot of dataset {}", home.dataset);
     data.sync_filesystem().to(what)?;
     // An earlier try may have come this far.
@@ -269,15 +269,20 @@ fn read(
     shared: &Shared,
     home: &Home,
     data: &Dir,
-    earlier: Option<&Stored>,
+    earlier: Option<&(SnapshotName, Stored)>,
     stillness: Stillness,
 ) -> Result<Scanned, VolumeError> {
     let scanned = || -> io::Result<Scanned> {
         let started = shared.clock.now()?;
         // Pages that a program has mapped are watched again once they are written back.
         data.sync_filesystem()?;
-        let earlier = earlier.filter(|_| shared.trusts_times);
-        scan::scan(data, earlier.map(|stored| &stored.scanned), stillness, started)
+        let earlier = match earlier {
+            Some((name, stored)) if shared.trusts_times && snapshots::is_of_this_boot(&home.dir, name)? => {
+                Some(&stored.scanned)
+            }
+            _ => None,
+        };
+        scan::scan(data, earlier, stillness, started)
     };
     scanned().to(|| format!("read the data of dataset {}", home.dataset))
 }

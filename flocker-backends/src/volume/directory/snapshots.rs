@@ -6,6 +6,8 @@
 
 use std::io;
 use std::io::Read as _;
+use std::io::Write as _;
+use std::sync::LazyLock;
 
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
@@ -158,6 +160,40 @@ pub(super) fn store(home: &Dir, name: &SnapshotName, stored: &Stored, version: V
     )
 }
 
+fn boot_path(name: &SnapshotName) -> Vec<u8> {
+    format!("snapshots/{name}.boot").into_bytes()
+}
+
+/// Notes that what was seen for a snapshot was seen in this boot of the machine. It need not be durable: it counts in no other.
+pub(super) fn mark_boot(home: &Dir, name: &SnapshotName) -> io::Result<()> {
+    let Some(boot) = this_boot() else {
+        return Ok(());
+    };
+    gone_is_fine(home.remove_file(&boot_path(name)))?;
+    home.write(&boot_path(name))?.write_all(boot.as_bytes())
+}
+
+/// Says whether what was seen for a snapshot was seen in this boot of the machine.
+///
+/// What a program makes durable without the times of its file (`fdatasync`, `msync`) is there after a crash, and the
+/// file looks as it did before: only as long as the machine runs do times tell whether it has changed.
+pub(super) fn is_of_this_boot(home: &Dir, name: &SnapshotName) -> io::Result<bool> {
+    let mut noted = String::new();
+    match home.read(&boot_path(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // What is no text is of no boot.
+        file => drop(file?.take(64).read_to_string(&mut noted)),
+    }
+    Ok(this_boot().is_some_and(|boot| *boot == noted))
+}
+
+/// Which boot of the machine this is; nothing where it does not say.
+fn this_boot() -> Option<&'static String> {
+    static BOOT: LazyLock<Option<String>> =
+        LazyLock::new(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok());
+    BOOT.as_ref().filter(|boot| !boot.is_empty())
+}
+
 /// Removes the plan of a snapshot, which belongs to no later snapshot of the same name.
 pub(super) fn forget_plan(home: &Dir, name: &SnapshotName) -> io::Result<()> {
     gone_is_fine(home.remove_file(&path(name, Version::Planned)))
@@ -166,6 +202,7 @@ pub(super) fn forget_plan(home: &Dir, name: &SnapshotName) -> io::Result<()> {
 /// Removes a snapshot.
 pub(super) fn remove(home: &Dir, name: &SnapshotName) -> io::Result<()> {
     forget_plan(home, name)?;
+    gone_is_fine(home.remove_file(&boot_path(name)))?;
     gone_is_fine(home.remove_file(&path(name, Version::Current)))?;
     home.dir(b"snapshots")?.sync()
 }

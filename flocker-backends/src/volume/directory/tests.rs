@@ -15,6 +15,10 @@ use super::DirectoryOptions;
 use super::DirectoryVolumes;
 use super::dir::Dir;
 use super::effects::Effects;
+use super::home::Home;
+use super::scan::Seen;
+use super::snapshots::Stored;
+use super::snapshots::Version;
 use crate::change::Change;
 use crate::volume::Acquisition;
 use crate::volume::Handoff;
@@ -514,4 +518,39 @@ fn without_the_kernels_help_nothing_leads_out_either() {
         assert!(dir.write(b"a/out").is_err());
     }
     assert_eq!(std::fs::read(outside.path().join("canary")).unwrap(), b"canary");
+}
+
+/// What a program makes durable without the times of its file is there after a crash, and the file looks as it did before.
+#[tokio::test]
+async fn after_a_boot_no_file_is_known_by_its_times() {
+    for is_same_boot in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let volumes = open(root.path(), Effects::default()).unwrap();
+        volumes.create(&dataset(), Epoch::FIRST).await.unwrap();
+        let data = volumes.path(ID);
+        std::fs::write(data.join("file"), b"old").unwrap();
+        volumes.snapshot(ID, &name("warm-1-1")).await.unwrap();
+        std::fs::write(data.join("file"), b"new").unwrap();
+        // As if its times were those that were seen.
+        let home = Home::open(&volumes.shared.datasets, ID).unwrap().unwrap();
+        let (taken, mut stored) = home.newest().unwrap().unwrap();
+        let at = stored.scanned.manifest.find(b"file").unwrap();
+        let stat = Dir::open(&data, Effects::default()).unwrap().stat(b"file");
+        let stat = stat.unwrap().unwrap();
+        stored.scanned.sight.started.seconds += 100;
+        stored.scanned.sight.entries[at] = Seen::from(&stat);
+        stored.scanned.manifest.entries[at].metadata.modified = stat.modified;
+        let old = stored.scanned.manifest.entries[at].kind.clone();
+        let as_seen = Stored::new(&taken, stored.scanned, stored.heading.sequence, 0);
+        home.replace_snapshot(&taken, &as_seen, Version::Current).unwrap();
+        if !is_same_boot {
+            let boot = root.path().join(format!("datasets/{ID}/snapshots/warm-1-1.boot"));
+            assert!(boot.exists());
+            std::fs::write(boot, "another one").unwrap();
+        }
+        volumes.snapshot(ID, &name("warm-1-2")).await.unwrap();
+        let (_, next) = home.newest().unwrap().unwrap();
+        let is_believed = next.scanned.manifest.entries[at].kind == old;
+        assert_eq!(is_believed, is_same_boot && volumes.shared.trusts_times);
+    }
 }
