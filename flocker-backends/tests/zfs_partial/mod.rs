@@ -228,6 +228,26 @@ fn an_acquired_copy_keeps_nothing_of_what_was_arriving() {
     });
 }
 
+/// Two crashes, or a disk that cannot be written, may leave a note behind: it says nothing of who is primary by now.
+#[test]
+fn a_note_that_was_left_behind_makes_no_replica_of_a_primary() {
+    run(async {
+        let (alpha, beta) = (filled().await, Parent::new().await);
+        release(&alpha).await;
+        let guid = seen(&alpha).await.unwrap().snapshots[0].guid;
+        let bytes = cut(&alpha, &beta, "handoff-2", None).await;
+        let place = beta.options.mounts.join(format!(".incoming/{ID}"));
+        let note = std::fs::read(place.join("note")).unwrap();
+        receive(&beta, "handoff-2", None, &bytes).await.unwrap();
+        let acquired = beta.backend().acquire(&acquisition("handoff-2", guid)).await;
+        assert_eq!(acquired.unwrap(), Change::Made);
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::write(place.join("note"), note).unwrap();
+        assert_eq!(role(&beta).await, Role::Primary { epoch: Epoch(2) });
+        assert!(!place.exists());
+    });
+}
+
 #[test]
 fn what_was_arriving_before_it_was_acquired_does_not_keep_its_base() {
     run(async {

@@ -268,6 +268,8 @@ pub(super) async fn complete(
     };
     match find(seen, &note) {
         None => return Ok(Change::AlreadySo),
+        // It was acquired since: only the note was left behind.
+        Some((_, Arrived::Here(ours))) if matches!(ours.standing.role, Role::Primary { .. }) => {}
         Some((arrival, Arrived::Here(ours))) => accept(shared, ours, arrival).await?,
         Some((arrival, Arrived::New(name, new))) => {
             adopt(shared, (name, new), seen.fence_left(dataset), &note, arrival).await?;
