@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use super::unit;
 use super::unit::Guarded;
 use super::unit::Unit;
 use crate::change::Change;
+use crate::durable;
 use crate::runtime::ContainerSpec;
 use crate::runtime::RuntimeError;
 
@@ -28,16 +28,9 @@ impl SystemdRuntime {
             return Ok(Change::AlreadySo);
         }
         let file = self.unit_file(unit.application);
-        // Not a name that systemd takes for a unit.
-        let new = file.with_extension("service.flocker-new");
-        let write = || {
-            let mut opened = File::create(&new)?;
-            opened.write_all(text.as_bytes())?;
-            opened.sync_all()?;
-            std::fs::rename(&new, &file)?;
-            sync(&self.unit_directory)
-        };
-        write().map_err(|source| RuntimeError::Io {
+        // What is beside it until it is whole has no name that systemd takes for a unit.
+        let written = durable::replace(&file, 0o644, text.as_bytes());
+        written.map_err(|source| RuntimeError::Io {
             what: format!("write the unit `{}`", file.display()),
             source,
         })?;
