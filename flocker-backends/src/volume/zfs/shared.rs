@@ -91,7 +91,7 @@ impl Shared {
         let parent = &self.parent;
         let what = || format!("set up `{parent}`");
         let arguments = ["get", "-Hp", "-o", "value,source", listing::ROOT, parent];
-        match self.tool.run(arguments).await {
+        match self.tool.tell(arguments).await {
             Ok(output) if output == b"1\tlocal\n" => Ok(()),
             Ok(_) => Err(broken(what(), "it exists, and is not marked as ours")),
             Err(error) if says(&error, "does not exist") => {
