@@ -121,6 +121,29 @@ pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<M
     Ok(Some(found))
 }
 
+/// Says what one dataset is here. A primary is mounted and writable then.
+pub(super) async fn ready(shared: &Arc<Shared>, dataset: DatasetId) -> Result<Option<Role>, VolumeError> {
+    let mut seen = shared.look_for(dataset).await?;
+    if seen
+        .here
+        .get(&dataset)
+        .is_some_and(|ours| !Shared::is_settled(ours))
+    {
+        let change = shared.change(dataset, move |shared| async move {
+            settle_one(&shared, dataset).await?;
+            shared.look_for(dataset).await
+        });
+        seen = change.await?;
+    }
+    let Some(ours) = seen.here.get(&dataset) else {
+        return Ok(find(shared, dataset).await?.map(|found| found.role));
+    };
+    if matches!(ours.standing.role, Role::Primary { .. }) {
+        shared.require_writable(dataset).await?;
+    }
+    Ok(Some(ours.standing.role.clone()))
+}
+
 /// Returns what senders have to know of this pool.
 pub(super) fn takes(shared: &Shared) -> String {
     let token = Token {

@@ -321,6 +321,14 @@ impl Shared {
         })
     }
 
+    /// Fails where a dataset is not mounted at its path and writable, whatever the pool says.
+    pub(super) async fn require_writable(&self, dataset: DatasetId) -> Result<(), VolumeError> {
+        let path = self.mounts.path(dataset);
+        let what = format!("write to dataset {dataset} at `{}`", path.display());
+        let seen = blocking(move || super::mounts::require_writable(&path)).await;
+        seen.to(|| what)
+    }
+
     pub(super) async fn mount(&self, ours: &Ours) -> Result<(), VolumeError> {
         if ours.filesystem.is_mounted {
             return Ok(());
