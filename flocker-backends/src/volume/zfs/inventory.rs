@@ -122,16 +122,18 @@ pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<M
 }
 
 /// Says what one dataset is here. A primary is mounted and writable then.
+///
+/// Nothing else of it is put right: an application waits for this.
 pub(super) async fn ready(shared: &Arc<Shared>, dataset: DatasetId) -> Result<Option<Role>, VolumeError> {
     let mut seen = shared.look_for(dataset).await?;
-    if seen
-        .here
-        .get(&dataset)
-        .is_some_and(|ours| !Shared::is_settled(ours))
+    if let Some(ours) = seen.here.get(&dataset)
+        && !Shared::is_as_its_role_says(ours)
     {
         let change = shared.change(dataset, move |shared| async move {
-            settle_one(&shared, dataset).await?;
-            shared.look_for(dataset).await
+            // It may have been let go meanwhile.
+            let seen = shared.look_for(dataset).await?;
+            shared.settle(seen.require(dataset)?).await?;
+            Ok(seen)
         });
         seen = change.await?;
     }

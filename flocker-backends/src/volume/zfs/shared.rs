@@ -253,16 +253,19 @@ impl Shared {
         }
     }
 
-    /// Says whether [`settle`](Self::settle) would do anything, or something is still kept that a primary has left.
+    /// Says whether neither [`settle`](Self::settle) would do anything, nor anything is still kept that a primary has left.
     pub(super) fn is_settled(ours: &Ours) -> bool {
+        Self::is_as_its_role_says(ours) && !Self::has_left(ours)
+    }
+
+    /// Says whether [`settle`](Self::settle) would do nothing.
+    pub(super) fn is_as_its_role_says(ours: &Ours) -> bool {
         let (read_only, mounted) = match ours.standing.role {
             Role::Primary { .. } => (false, true),
             Role::Released { .. } => (true, true),
             Role::Replica => (true, false),
         };
-        ours.filesystem.is_read_only == read_only
-            && ours.filesystem.is_mounted == mounted
-            && !Self::has_left(ours)
+        ours.filesystem.is_read_only == read_only && ours.filesystem.is_mounted == mounted
     }
 
     /// Says whether the pool still keeps, of a primary, what was arriving before it was one.
