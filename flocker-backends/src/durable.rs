@@ -6,6 +6,7 @@ use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::path::PathBuf;
 
 use flocker_model::BootId;
 
@@ -15,22 +16,38 @@ use flocker_model::BootId;
 /// written over the next time. The file itself is as it was then, or as it is to be. Nobody else may replace it at the
 /// same time.
 pub fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    write_beside(path, mode, content)?.sync_all()?;
+    std::fs::rename(beside(path), path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Replaces a file in one step like [`replace`], and waits for no disk: after the power was cut, it is anything.
+///
+/// For what ends with the boot of the machine.
+pub fn replace_until_reboot(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    drop(write_beside(path, mode, content)?);
+    std::fs::rename(beside(path), path)
+}
+
+fn beside(path: &Path) -> PathBuf {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
+    new.into()
+}
+
+fn write_beside(path: &Path, mode: u32, content: &[u8]) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let mut file = options
         .write(true)
         .create(true)
         .truncate(true)
         .mode(mode)
-        .open(&new)?;
+        .open(beside(path))?;
     file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+    Ok(file)
 }
 
 /// Reads which boot of this machine this is: what is not durable belongs to no other.
@@ -54,8 +71,12 @@ mod tests {
     fn a_file_is_made_or_replaced_and_nothing_is_left_beside_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("settings.json");
-        for content in ["one", "two"] {
-            replace(&path, 0o600, content.as_bytes()).unwrap();
+        for (content, how) in [
+            ("one", replace as fn(&Path, u32, &[u8]) -> _),
+            ("two", replace),
+            ("three", replace_until_reboot),
+        ] {
+            how(&path, 0o600, content.as_bytes()).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         }
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);

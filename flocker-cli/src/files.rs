@@ -240,6 +240,8 @@ pub(crate) fn may_become_a_plan(path: &Path, inputs: &[&Path]) -> Result<(), Fai
 }
 
 /// Writes a file for those whom a mode, less what the operator's mask takes away, lets read it.
+///
+/// What lies beside it until it is whole has the number of this process in its name: two commands may write the same file.
 pub(crate) fn write_for(mode: u32, path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| {
         Failure::failed(format!("could not write `{}`", path.display())).because(error)

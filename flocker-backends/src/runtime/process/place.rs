@@ -39,6 +39,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::durable;
 use crate::reserve::is_full;
 
 /// What a container was made from, as far as it may be written down.
@@ -233,7 +234,7 @@ impl Container {
 
     /// Records what the container is made from, durably: from now on there is one.
     pub(super) fn set_definition(&self, definition: &Definition) -> io::Result<()> {
-        write(&self.file("definition.json"), definition, Durability::Disk)
+        write(&self.file("definition.json"), definition, durable::replace)
     }
 
     /// Returns what the supervisor last saw; nothing for a container that was never started.
@@ -247,7 +248,7 @@ impl Container {
     ///
     /// A crash of the machine may undo it, and that is the truth: nothing runs any more.
     pub(super) fn set_status(&self, status: &Status) -> io::Result<()> {
-        write(&self.file("status.json"), status, Durability::Process)
+        write(&self.file("status.json"), status, durable::replace_until_reboot)
     }
 
     pub(super) fn clear_status(&self) -> io::Result<()> {
@@ -262,7 +263,7 @@ impl Container {
     /// Orders the supervisor to stop. On a full disk the order has no text: a file without any takes no room.
     pub(super) fn order_stop(&self, order: &StopOrder) -> io::Result<()> {
         let file = self.file("stop");
-        match write(&file, order, Durability::Process) {
+        match write(&file, order, durable::replace_until_reboot) {
             Err(error) if is_full(&error) => drop(File::create(file)?),
             other => other?,
         }
@@ -346,14 +347,6 @@ fn poke_into(mut control: File) -> io::Result<()> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Durability {
-    /// It survives the end of any process.
-    Process,
-    /// It survives a crash of the machine.
-    Disk,
-}
-
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match std::fs::read(path) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
@@ -376,27 +369,13 @@ fn read_or<T: DeserializeOwned>(path: &Path, damaged: impl FnOnce() -> T) -> io:
     }
 }
 
-/// Replaces a file in one step.
-fn write(path: &Path, value: &impl Serialize, durability: Durability) -> io::Result<()> {
-    let text = serde_json::to_vec(value)?;
-    // The node and the supervisor never write the same file.
-    let new = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&text)?;
-    if durability == Durability::Disk {
-        file.sync_all()?;
-    }
-    std::fs::rename(&new, path)?;
-    if let (Durability::Disk, Some(directory)) = (durability, path.parent()) {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
+/// Replaces a file. The node and the supervisor never write the same one.
+fn write(
+    path: &Path,
+    value: &impl Serialize,
+    replace: fn(&Path, u32, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    replace(path, 0o600, &serde_json::to_vec(value)?)
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

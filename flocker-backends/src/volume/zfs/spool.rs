@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
-use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -32,6 +31,7 @@ use super::frame::Beginning;
 use super::frame::Begun;
 use super::frame::Header;
 use super::frame::Token;
+use crate::durable;
 
 /// The one spelling that there is yet.
 const FORMAT: u32 = 1;
@@ -182,19 +182,15 @@ impl Spool {
                 true
             }
         };
-        let next = directory.join("note.next");
-        let mut file = File::create(&next)?;
-        file.write_all(&serde_json::to_vec(note)?)?;
-        file.sync_all()?;
-        std::fs::rename(&next, directory.join("note"))?;
-        sync(&directory)?;
+        durable::replace(&directory.join("note"), 0o600, &serde_json::to_vec(note)?)?;
         if is_new { sync(&self.0) } else { Ok(()) }
     }
 
     /// Drops all that is noted of a dataset.
     pub(super) fn remove(&self, dataset: DatasetId) -> io::Result<()> {
         let directory = self.directory(dataset);
-        for name in ["note", "note.next", "stream"] {
+        // Older programs left `note.next` where they were cut short.
+        for name in ["note", "note.new", "note.next", "stream"] {
             or_absent(std::fs::remove_file(directory.join(name)))?;
         }
         or_absent(std::fs::remove_dir(&directory))?;
