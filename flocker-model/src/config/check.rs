@@ -165,9 +165,8 @@ fn cycles(all: &Applications, reader: &mut Reader<'_, '_, '_>) {
             last.n_followed += 1;
             match met.get(name) {
                 None => {
-                    next = order
-                        .find(name.as_str(), name_at)
-                        .map(|position| &all.drafts[position])
+                    let found = order.find(name.as_str(), name_at);
+                    next = found.map(|position| &all.drafts[position]);
                 }
                 Some(None) => {}
                 Some(&Some(first)) => cycle(&path[first..], reader),
