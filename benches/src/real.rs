@@ -35,10 +35,6 @@ const BASE_MEBIBYTES: u32 = 256;
 /// How often each raw pipe is measured.
 const N_PIPES: usize = 3;
 
-/// For how long a kernel goes on asking once a second who has an address. Its own container came back to it only with the next
-/// question, when it was moved away and back within that.
-const ASKED_IN_VAIN: Duration = Duration::from_secs(4);
-
 /// Above this, once is enough: it takes half a minute.
 const LARGE_MEBIBYTES: u32 = 1024;
 
@@ -251,7 +247,6 @@ fn moves(bed: &Bed, store: Store) -> io::Result<Vec<Moved>> {
         prober.answered_after(Instant::now(), PATIENCE)?;
         let written = prober.n_answers(began) * N_BYTES;
         moves.push(moved(&said, &prober, began, whole, written)?);
-        std::thread::sleep(ASKED_IN_VAIN);
     }
     bed.deploy(&[])?;
     Ok(moves)

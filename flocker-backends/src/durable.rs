@@ -1,4 +1,4 @@
-//! Files that are there as a whole, also after the power was cut.
+//! Files that are there as a whole, also after the power was cut, and which boot of the machine this is.
 
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -6,6 +6,8 @@ use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use flocker_model::BootId;
 
 /// Replaces a file in one step, durably; makes it where there is none, with this mode.
 ///
@@ -29,6 +31,17 @@ pub fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
     }
+}
+
+/// Reads which boot of this machine this is: what is not durable belongs to no other.
+///
+/// # Errors
+///
+/// Fails where the kernel does not say.
+pub fn this_boot() -> io::Result<BootId> {
+    let said = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let boot = said.trim().parse();
+    boot.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]

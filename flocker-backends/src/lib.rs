@@ -16,6 +16,12 @@ pub mod durable;
 #[cfg(any(feature = "docker", feature = "nftables", feature = "iptables"))]
 mod links;
 pub mod memory;
+#[cfg(any(feature = "docker", feature = "nftables", feature = "iptables"))]
+#[cfg_attr(
+    not(any(feature = "nftables", feature = "iptables")),
+    expect(dead_code, reason = "routers ask for more than container runtimes")
+)]
+mod netlink;
 #[cfg(any(feature = "directory", feature = "docker"))]
 mod pipe;
 pub mod process;

@@ -77,6 +77,7 @@ pub struct Program {
     stdout: Stream,
     stderr: Stream,
     own_group: bool,
+    until_gone: bool,
 }
 
 impl fmt::Debug for Program {
@@ -102,6 +103,7 @@ impl Program {
             stdout: Stream::Null,
             stderr: Stream::Null,
             own_group: false,
+            until_gone: false,
         }
     }
 
@@ -175,6 +177,16 @@ impl Program {
         self
     }
 
+    /// Has [`run`](Self::run) return no sooner than it is gone, even when it was killed because it took too long.
+    ///
+    /// For what changes something: the kernel ends whom it is working for only when that is over, so until then what was
+    /// killed may still happen.
+    #[must_use]
+    pub fn until_gone(mut self) -> Self {
+        self.until_gone = true;
+        self
+    }
+
     /// Runs it to its end and returns what it wrote.
     ///
     /// `input` is written to its standard input, which is then closed. It is
@@ -195,6 +207,7 @@ impl Program {
         self.stdout = Stream::Piped;
         self.stderr = Stream::Piped;
         let own_group = self.own_group;
+        let until_gone = self.until_gone;
         let name = self.path.clone();
         let mut child = self.spawn()?;
         let mut group = GroupGuard(child.id().filter(|_| own_group));
@@ -221,6 +234,9 @@ impl Program {
         let done = tokio::time::timeout(deadline, work).await;
         let (status, (stdout, too_much), (stderr, _)) = match done {
             Err(_) => {
+                if until_gone {
+                    drop(child.kill().await);
+                }
                 return Err(ProcessError::Deadline {
                     program: name,
                     deadline,

@@ -28,6 +28,7 @@ use flocker_model::Epoch;
 use flocker_model::Keeps;
 use flocker_model::Manifestation;
 use flocker_model::NodeName;
+use flocker_model::Role;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 use flocker_model::Trashed;
@@ -156,6 +157,14 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
                 source: std::io::Error::new(std::io::ErrorKind::InvalidData, reason),
             }),
         }
+    }
+
+    /// Returns what a dataset is here, for who is about to start a program on it: a primary is then at its
+    /// [path](Self::path) and can be written there. An error where that cannot be.
+    ///
+    /// Nothing where nothing of it is here. Dropped half way: as a [look](Self::inventory) that is dropped.
+    async fn ready(&self, dataset: DatasetId) -> Result<Option<Role>, VolumeError> {
+        Ok(self.find(dataset).await?.map(|found| found.role))
     }
 
     /// Returns what whoever sends to here has to know of the volumes, where no earlier try has left a token: its meaning is

@@ -109,6 +109,19 @@ async fn at_the_deadline_the_whole_group_ends() {
 }
 
 #[tokio::test]
+async fn what_changes_something_is_gone_when_its_deadline_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = script("echo $$ > id; exec sleep 1000")
+        .directory(directory.path())
+        .until_gone();
+    let result = program.run(b"", 1024, Duration::from_millis(300)).await;
+    assert!(matches!(result, Err(ProcessError::Deadline { .. })), "{result:?}");
+    let id = std::fs::read_to_string(directory.path().join("id")).unwrap();
+    let entry = PathBuf::from(format!("/proc/{}", id.trim()));
+    assert!(!entry.exists(), "not even its exit status is left");
+}
+
+#[tokio::test]
 async fn a_detached_program_outlives_its_handle_and_reads_what_it_is_given() {
     use tokio::io::AsyncWriteExt as _;
     let directory = tempfile::tempdir().unwrap();

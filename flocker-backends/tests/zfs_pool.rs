@@ -181,6 +181,31 @@ fn what_is_not_mounted_is_mounted_before_a_snapshot_of_it_is_taken() {
 }
 
 #[test]
+fn a_primary_is_mounted_before_a_program_is_started_on_it_or_the_start_fails() {
+    run(async {
+        let parent = Parent::new().await;
+        create(&parent).await;
+        let filesystem = filesystem(&parent);
+        let primary = Some(Role::Primary { epoch: Epoch::FIRST });
+        assert_eq!(parent.backend().ready(ID).await.unwrap(), primary);
+        zfs_says(&["unmount", &filesystem]).await;
+        assert_eq!(parent.backend().ready(ID).await.unwrap(), primary);
+        assert_eq!(parent.read(ID, "file").await.as_deref(), Some(b"one".as_slice()));
+        // It is mounted, and elsewhere.
+        zfs_says(&["unmount", &filesystem]).await;
+        let elsewhere = tempfile::tempdir().unwrap();
+        let elsewhere = elsewhere.path().join("data");
+        let mountpoint = zfs_says(&["get", "-H", "-o", "value", "mountpoint", &filesystem]).await;
+        zfs_says(&["set", &format!("mountpoint={}", elsewhere.display()), &filesystem]).await;
+        zfs_says(&["mount", &filesystem]).await;
+        parent.backend().ready(ID).await.unwrap_err();
+        zfs_says(&["unmount", &filesystem]).await;
+        zfs_says(&["set", &format!("mountpoint={}", mountpoint.trim()), &filesystem]).await;
+        assert_eq!(parent.backend().ready(ID).await.unwrap(), primary);
+    });
+}
+
+#[test]
 fn nothing_is_written_beneath_a_dataset_that_is_not_mounted() {
     run(async {
         let parent = Parent::new().await;

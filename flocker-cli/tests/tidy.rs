@@ -250,13 +250,28 @@ fn every_crate_inherits_the_lints() {
 
 #[test]
 fn no_file_is_too_long_to_be_held_in_the_head() {
-    let long: Vec<String> = all_sources()
+    // Of a rule that grows, a part is a rule of its own.
+    let most = |path: &str| if is_rule(path) { 400 } else { 600 };
+    let sources = all_sources();
+    let long: Vec<String> = sources
         .iter()
         .map(|source| (source.text.lines().count(), &source.path))
-        .filter(|(n_lines, _)| *n_lines > 600)
+        .filter(|(n_lines, path)| *n_lines > most(path))
         .map(|(n_lines, path)| format!("{path} has {n_lines} lines"))
         .collect();
-    assert!(long.is_empty(), "more than 600 lines:\n{}", long.join("\n"));
+    assert!(
+        long.is_empty(),
+        "more than 600 lines, or 400 of a rule:\n{}",
+        long.join("\n")
+    );
+    assert!(
+        sources.iter().any(|source| is_rule(&source.path)),
+        "no rule was looked at"
+    );
+}
+
+fn is_rule(path: &str) -> bool {
+    path.starts_with("flocker-plan/src/rules/")
 }
 
 #[test]

@@ -369,15 +369,8 @@ pub(crate) fn from_hex(text: &str) -> Option<[u8; 32]> {
 
 /// Reads which boot of this machine this is.
 pub fn this_boot() -> Result<BootId, RecordError> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    let read = || -> io::Result<BootId> {
-        fs::read_to_string(Path::new(PATH))?
-            .trim()
-            .parse()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-    };
-    read().map_err(|source| RecordError {
-        what: format!("read {PATH}"),
+    flocker_backends::durable::this_boot().map_err(|source| RecordError {
+        what: "read which boot of the machine this is".into(),
         source,
     })
 }

@@ -2,9 +2,11 @@
 //!
 //! One pass finds the applications of which anything is not as it is to be;
 //! only those are looked at by rule. The rules are `dataset` (the table of
-//! what is wanted against what is seen), `handoff`, `warm`, `earlier`
+//! what is wanted against what is `seen`), `handoff`, `room`, `warm`, `earlier`
 //! and `offer` (how data changes hands), `writers` (one at a time), `application`
-//! (start, restart, stop), `order`, `route` and `tidy`.
+//! (start, restart, stop), `order`, `route` and `tidy`. What only a person
+//! decides stands beside them: [`promote`](mod@promote), [`reclaim`](mod@reclaim) and
+//! [`undo`](mod@undo).
 
 mod application;
 mod dataset;
@@ -12,12 +14,16 @@ mod earlier;
 mod handoff;
 mod offer;
 mod order;
-pub mod request;
+pub mod promote;
+pub mod reclaim;
 mod restore;
+mod room;
 mod route;
+mod seen;
 mod settled;
 mod tidy;
 mod together;
+pub mod undo;
 mod warm;
 mod writers;
 

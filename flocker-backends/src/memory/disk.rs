@@ -1,6 +1,7 @@
 //! What a node has on its disk of datasets, and how each call changes it: the promises, as values.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(super) struct Disk {
     pub(super) round: Duration,
     /// Whether snapshots of what is written meanwhile are blurred.
     pub(super) blurs: bool,
+    /// What cannot be mounted.
+    pub(super) hidden: BTreeSet<DatasetId>,
 }
 
 impl Disk {
@@ -65,6 +68,7 @@ impl Disk {
             capacity: None,
             round: Duration::ZERO,
             blurs: false,
+            hidden: BTreeSet::new(),
         }
     }
 

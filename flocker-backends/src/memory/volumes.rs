@@ -10,6 +10,7 @@ use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::NodeName;
+use flocker_model::Role;
 use flocker_model::SnapshotName;
 use flocker_model::planted::Bug;
 use flocker_model::planted::is_planted;
@@ -174,6 +175,16 @@ impl MemoryVolumes {
         state.disk.datasets.get(&dataset).map(|held| held.maximum_size)
     }
 
+    /// Says whether a dataset can be mounted from now on, as any can at first: what cannot is listed all the same.
+    pub fn set_mountable(&self, dataset: DatasetId, can_be: bool) {
+        let hidden = &mut self.machine.lock().disk.hidden;
+        if can_be {
+            hidden.remove(&dataset);
+        } else {
+            hidden.insert(dataset);
+        }
+    }
+
     fn write_as_application(
         &self,
         dataset: DatasetId,
@@ -264,6 +275,19 @@ impl VolumeBackend for MemoryVolumes {
     async fn inventory(&self) -> Result<Inventory, VolumeError> {
         self.life("list datasets")?;
         Ok(self.machine.lock().disk.inventory())
+    }
+
+    async fn ready(&self, dataset: DatasetId) -> Result<Option<Role>, VolumeError> {
+        self.life("mount a dataset")?;
+        let state = self.machine.lock();
+        let role = state.disk.datasets.get(&dataset).map(|held| held.role.clone());
+        if matches!(role, Some(Role::Primary { .. })) && state.disk.hidden.contains(&dataset) {
+            return Err(VolumeError::Io {
+                what: format!("mount dataset `{dataset}`"),
+                source: std::io::ErrorKind::NotFound.into(),
+            });
+        }
+        Ok(role)
     }
 
     fn takes(&self) -> Option<String> {

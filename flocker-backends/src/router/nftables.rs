@@ -35,12 +35,12 @@ use super::kernel::Local;
 use super::kernel::State;
 use super::kernel::neighbours::Network;
 use super::kernel::netlink::Kept;
-use super::kernel::netlink::Netlink;
 use super::kernel::placed::Placed;
 use super::kernel::switch;
 #[cfg(feature = "iptables")]
 use super::passage;
 use crate::change::Change;
+use crate::netlink::Netlink;
 use crate::process::ProcessError;
 use crate::process::Program;
 use crate::router::Router;

@@ -46,6 +46,7 @@ use flocker_model::Dataset;
 use flocker_model::DatasetId;
 use flocker_model::Epoch;
 use flocker_model::Manifestation;
+use flocker_model::Role;
 use flocker_model::SnapshotName;
 
 pub use self::name::{ParentName, ParentNameError};
@@ -121,6 +122,10 @@ impl VolumeBackend for ZfsVolumes {
 
     async fn find(&self, dataset: DatasetId) -> Result<Option<Manifestation>, VolumeError> {
         inventory::find(&self.shared, dataset).await
+    }
+
+    async fn ready(&self, dataset: DatasetId) -> Result<Option<Role>, VolumeError> {
+        inventory::ready(&self.shared, dataset).await
     }
 
     fn takes(&self) -> Option<String> {

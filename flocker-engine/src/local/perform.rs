@@ -201,13 +201,17 @@ impl LocalNode {
         self.check_owner(name, volume.dataset).await
     }
 
-    /// Refuses to start an application on data that this node does not own.
+    /// Refuses to start an application on data that this node does not own, or that is not where it belongs.
     pub(super) async fn check_owner(
         &self,
         name: &ApplicationName,
         dataset: DatasetId,
     ) -> Result<(), NodeError> {
-        match self.find(dataset).await?.map(|seen| seen.role) {
+        // It may have to be mounted.
+        let limit = self.parts.deadlines.work;
+        let ready = self.parts.volumes.ready(dataset);
+        let what = format!("a look at dataset {dataset}");
+        match self.within(what, limit, ready).await? {
             Some(Role::Primary { .. }) => Ok(()),
             Some(Role::Released { .. } | Role::Replica) | None => Err(NodeError::NotPrimary {
                 application: name.clone(),

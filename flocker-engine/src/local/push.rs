@@ -50,6 +50,10 @@ const TELL: Duration = Duration::from_millis(200);
 /// How long whoever is at a door may take to answer and to prove who it is; it is short, because there is another way.
 const KNOCK: Duration = Duration::from_secs(5);
 
+/// How long a copy goes on before it is worked out how much it is: who copies in the midst of a hand-off is done by then, and
+/// nobody else is to be at work on that dataset.
+const SOON: Duration = Duration::from_millis(200);
+
 /// From how much on the backend is asked for the exact size. Less is there before anybody reads how much it is, and to ask is
 /// work in the midst of a hand-off.
 const LONG: ByteSize = ByteSize(64 << 20);
@@ -100,7 +104,10 @@ impl LocalNode {
             .within(what, self.parts.deadlines.work, self.parts.volumes.send(&request))
             .await?;
         let total = OnceLock::new();
-        let estimate = self.estimate(push, &request, &total);
+        let estimate = async {
+            tokio::time::sleep(SOON).await;
+            self.estimate(push, &request, &total).await;
+        };
         let transfer = self.transfer(push, way, stream, progress, &total);
         tokio::pin!(estimate, transfer);
         // The estimate is for people and never delays the bytes.

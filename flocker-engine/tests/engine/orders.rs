@@ -199,6 +199,22 @@ async fn i1_nothing_starts_on_data_that_is_not_owned() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_starts_on_data_that_is_not_mounted() {
+    let cluster = Cluster::new(["alpha"]);
+    cluster.perform("alpha", 1, [create()]).await;
+    let mut order = Order::new(cluster.start("alpha").await, Generation(1));
+    order.application = Some(mongodb());
+    let memory = &cluster.machine("alpha").memory;
+    memory.volumes().set_mountable(dataset().id, false);
+    let alpha = cluster.remote("alpha");
+    let refusal = alpha.perform(&order, &Unwatched).await.unwrap_err();
+    assert!(refusal.to_string().contains("mount"), "{refusal}");
+    assert!(!memory.runtime().is_running(&app("mongodb")));
+    memory.volumes().set_mountable(dataset().id, true);
+    assert_eq!(alpha.perform(&order, &Unwatched).await, Ok(Change::Made));
+}
+
+#[tokio::test(start_paused = true)]
 async fn i1_data_in_use_is_not_let_go() {
     let cluster = Cluster::new(["alpha"]);
     let start = cluster.start("alpha").await;

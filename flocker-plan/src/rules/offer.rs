@@ -11,10 +11,10 @@ use flocker_model::planted::Bug;
 use flocker_model::planted::is_planted;
 
 use super::Rules;
-use super::dataset::next_epoch;
 use super::handoff::Move;
 use super::handoff::base_of;
 use super::need;
+use super::seen::next_epoch;
 use super::warm::arrived;
 use crate::action::Action;
 use crate::blocked::Refusal;

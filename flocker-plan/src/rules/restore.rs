@@ -8,7 +8,7 @@ use flocker_model::Role;
 use flocker_model::Trashed;
 
 use super::Rules;
-use super::dataset::newest_epoch;
+use super::seen::newest_epoch;
 use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::obstacle::NotRestored;

@@ -12,7 +12,7 @@ use flocker_model::Snapshot;
 use super::Found;
 use super::Rules;
 use super::application;
-use super::dataset;
+use super::seen;
 use crate::shares::each;
 use crate::view::CopyView;
 use crate::view::Extra;
@@ -215,8 +215,8 @@ fn is_data_settled(view: &View<'_>, application: u32, dataset: DatasetId, copies
                 && size_is_right(owner.is_limited, owner.what)
         }
         (Some(_), Some(_)) => {
-            let seen = dataset::see(view, dataset);
-            matches!(seen, dataset::Seen::Primary { on, what, .. }
+            let seen = seen::see(view, dataset);
+            matches!(seen, seen::Seen::Primary { on, what, .. }
                 if on == home && size_is_right(what.maximum_size.is_some(), what))
         }
         (None, _) => false,

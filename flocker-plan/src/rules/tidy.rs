@@ -5,8 +5,8 @@ use flocker_model::Role;
 use flocker_model::SnapshotName;
 
 use super::Rules;
-use super::dataset::Seen;
-use super::dataset::see;
+use super::seen::Seen;
+use super::seen::see;
 use crate::action::Action;
 use crate::step::Reason;
 

@@ -6,7 +6,7 @@ use flocker_model::{
     ClusterState, ContainerStatus, DatasetId, Deployment, Generation, Member, NodeName, Observed, Role,
     SnapshotGuid,
 };
-use flocker_plan::rules::request;
+use flocker_plan::reclaim;
 use flocker_plan::{Action, NotConverging, Plan, Policy, Refusal, Step, StopAll, check, plan};
 
 use crate::dice::{Dice, any_deployment};
@@ -134,7 +134,7 @@ pub(crate) fn live(mut dice: Dice, plot: Plot, turns: usize) -> Result<(), Strin
         truth.deleted.extend(desired.deleted());
         let hidden = hide(&mut dice, &mut state);
         let made = if plot == Plot::Anything && dice.once_in(5) {
-            request::reclaim(&desired, &state, &policy)
+            reclaim(&desired, &state, &policy)
         } else {
             plan(&desired, &state, &policy)
         };

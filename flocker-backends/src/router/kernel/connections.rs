@@ -18,14 +18,14 @@ use flocker_model::PortNumber;
 use flocker_model::Protocol;
 
 use super::neighbours::addresses;
-use super::netlink::Ask;
 use super::netlink::Kept;
-use super::netlink::Nested;
-use super::netlink::Netlink;
-use super::netlink::attribute;
-use super::netlink::attributes;
 use super::netlink::number;
 use crate::links::linked_port;
+use crate::netlink::Ask;
+use crate::netlink::Nested;
+use crate::netlink::Netlink;
+use crate::netlink::attribute;
+use crate::netlink::attributes;
 
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;

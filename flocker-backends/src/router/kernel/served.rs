@@ -13,9 +13,10 @@ use std::net::Ipv6Addr;
 use flocker_model::ExternalPort;
 use flocker_model::PortNumber;
 use flocker_model::Protocol;
+use nix::sys::socket::SockProtocol;
 
-use super::netlink::Ask;
-use super::netlink::Netlink;
+use crate::netlink::Ask;
+use crate::netlink::Netlink;
 
 /// The kind of message.
 const GET_SOCKETS: u16 = 20;
@@ -33,7 +34,7 @@ const ANY: [u8; 48] = [0; 48];
 ///
 /// An error where this kernel does not tell. Blocks for a moment.
 pub fn waiting() -> io::Result<Vec<(IpAddr, ExternalPort)>> {
-    let mut netlink = Netlink::to_sockets()?;
+    let mut netlink = Netlink::to(SockProtocol::NetlinkSockDiag)?;
     let mut found = Vec::new();
     for (protocol, states) in [(Protocol::Tcp, LISTENING), (Protocol::Udp, FOR_ANYBODY)] {
         sockets(&mut netlink, protocol, states, |address, port| {
@@ -55,7 +56,7 @@ pub(super) fn served_of(ports: BTreeSet<ExternalPort>) -> BTreeSet<ExternalPort>
 }
 
 fn served() -> io::Result<BTreeSet<ExternalPort>> {
-    let mut netlink = Netlink::to_sockets()?;
+    let mut netlink = Netlink::to(SockProtocol::NetlinkSockDiag)?;
     let mut served = BTreeSet::new();
     // Every socket of UDP has its port to itself.
     for (protocol, states) in [(Protocol::Tcp, LISTENING), (Protocol::Udp, u32::MAX)] {

@@ -209,12 +209,12 @@ mod tests {
     use flocker_model::ExternalPort;
     use flocker_model::PortNumber;
 
-    use super::super::super::kernel::netlink::attributes;
-    use super::super::super::kernel::netlink::messages;
     use super::super::super::kernel::piece::Piece;
     use super::super::super::kernel::piece::Way;
     use super::super::element::in_sets;
     use super::*;
+    use crate::netlink::attributes;
+    use crate::netlink::messages;
 
     /// What the attributes of one message say: to which set, and the bytes of each element.
     fn lists(batch: &Batch) -> Vec<(u16, String, Vec<Vec<u8>>)> {

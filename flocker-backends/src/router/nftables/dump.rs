@@ -11,12 +11,9 @@ use nix::errno::Errno;
 
 use super::super::kernel::Found;
 use super::super::kernel::neighbours::Network;
-use super::super::kernel::netlink::Ask;
 use super::super::kernel::netlink::GET_CHAIN;
 use super::super::kernel::netlink::GET_TABLE;
 use super::super::kernel::netlink::Kept;
-use super::super::kernel::netlink::Netlink;
-use super::super::kernel::netlink::attributes;
 use super::super::kernel::netlink::named;
 use super::super::kernel::netlink::number;
 use super::batch::COMMENT;
@@ -35,6 +32,9 @@ use super::element::read_address;
 use super::rules::SHARED_SETS;
 use super::rules::TABLE;
 use super::there::There;
+use crate::netlink::Ask;
+use crate::netlink::Netlink;
+use crate::netlink::attributes;
 
 const GET_RULE: u16 = NF_TABLES << 8 | 0x07;
 const GET_SET: u16 = NF_TABLES << 8 | 0x0a;
@@ -201,13 +201,13 @@ fn network(first: &[u8], next: Option<&[u8]>) -> Option<Network> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::super::kernel::netlink::messages;
     use super::super::super::kernel::piece::Piece;
     use super::super::super::kernel::piece::Way;
     use super::super::batch::Batch;
     use super::super::batch::Order;
     use super::super::element::in_sets;
     use super::*;
+    use crate::netlink::messages;
 
     fn bound(text: &str, begins: bool) -> (Vec<u8>, bool) {
         let bytes = match text.parse().unwrap() {

@@ -8,41 +8,25 @@
 use std::io;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd as _;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::AddressFamily;
-use nix::sys::socket::MsgFlags;
-use nix::sys::socket::NetlinkAddr;
-use nix::sys::socket::SockFlag;
 use nix::sys::socket::SockProtocol;
-use nix::sys::socket::SockType;
 use nix::sys::socket::SockaddrStorage;
-use nix::sys::socket::bind;
-use nix::sys::socket::recv;
-use nix::sys::socket::send;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::socket;
-use nix::sys::socket::sockopt::ReceiveTimeout;
-use nix::sys::time::TimeVal;
 
 use super::seen::Seen;
 use crate::blocking::blocking;
+use crate::netlink::Ask;
+use crate::netlink::Nested;
+use crate::netlink::Netlink;
+use crate::netlink::attribute;
 
 const NEW_NEIGHBOUR: u16 = 28;
-const REQUEST: u16 = 0x1;
-const ACKNOWLEDGE: u16 = 0x4;
-const REPLACE: u16 = 0x100;
-const CREATE: u16 = 0x400;
 const IPV4: u8 = 2;
 /// It was true once, and is asked for again when it has been used for a while.
 const STALE: u16 = 0x04;
 const ADDRESS: u16 = 1;
 const HARDWARE_ADDRESS: u16 = 2;
-/// A message begins with its length, kind, flags, number and sender.
-const HEADER: usize = 16;
-const ERROR: u16 = 2;
 
 /// What a container is called by the hardware of its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,22 +62,9 @@ pub(super) async fn introduce(seen: &Seen) {
 
 fn tell(address: Ipv4Addr, hardware: HardwareAddress) -> io::Result<()> {
     let interface = interface_to(address)?.ok_or(io::ErrorKind::NetworkUnreachable)?;
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-    setsockopt(&socket, ReceiveTimeout, &TimeVal::new(1, 0))?;
-    send(
-        socket.as_raw_fd(),
-        &message(interface, address, hardware),
-        MsgFlags::empty(),
-    )?;
-    let mut buffer = [0; 4096];
-    let n_read = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    outcome(buffer.get(..n_read).unwrap_or_default())
+    let (prefix, rest) = told(interface, address, hardware);
+    let mut kernel = Netlink::to(SockProtocol::NetlinkRoute)?;
+    kernel.ask_of(NEW_NEIGHBOUR, Ask::Replace, prefix, &rest, |_, _| {})
 }
 
 /// Finds the interface in whose own network an address is.
@@ -115,48 +86,20 @@ fn interface_to(address: Ipv4Addr) -> io::Result<Option<u32>> {
     Ok(index.transpose()?)
 }
 
-fn message(interface: u32, address: Ipv4Addr, hardware: HardwareAddress) -> Vec<u8> {
-    let mut body = vec![IPV4, 0, 0, 0];
-    body.extend(interface.to_ne_bytes());
-    body.extend(STALE.to_ne_bytes());
-    body.extend([0, 0]);
-    for (kind, value) in [
-        (ADDRESS, &address.octets()[..]),
-        (HARDWARE_ADDRESS, &hardware.0[..]),
-    ] {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        body.extend(length.to_ne_bytes());
-        body.extend(kind.to_ne_bytes());
-        body.extend(value);
-        body.resize(body.len().next_multiple_of(4), 0);
-    }
-    let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-    let mut message = Vec::new();
-    message.extend(length.to_ne_bytes());
-    message.extend(NEW_NEIGHBOUR.to_ne_bytes());
-    message.extend((REQUEST | ACKNOWLEDGE | REPLACE | CREATE).to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-    message
-}
-
-/// An acknowledgement is an error with the number 0.
-fn outcome(answer: &[u8]) -> io::Result<()> {
-    let kind = answer.get(4..).and_then(<[u8]>::first_chunk);
-    let number = answer.get(HEADER..).and_then(<[u8]>::first_chunk);
-    match (kind.map(|kind| u16::from_ne_bytes(*kind)), number) {
-        (Some(ERROR), Some(number)) => match i32::from_ne_bytes(*number) {
-            0 => Ok(()),
-            number => Err(io::Error::from_raw_os_error(number.wrapping_neg())),
-        },
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+/// What the kernel is told of a neighbour: what every message begins with, and the rest.
+fn told(interface: u32, address: Ipv4Addr, hardware: HardwareAddress) -> ([u8; 4], Vec<u8>) {
+    let parts = [
+        &interface.to_ne_bytes()[..],
+        &STALE.to_ne_bytes(),
+        &[0, 0],
+        &attribute(ADDRESS, Nested::No, &address.octets()),
+        &attribute(HARDWARE_ADDRESS, Nested::No, &hardware.0),
+    ];
+    ([IPV4, 0, 0, 0], parts.concat())
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -181,23 +124,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_as_long_as_it_says() {
-        let message = message(
+    fn what_is_told_has_the_interface_and_both_addresses() {
+        let (prefix, rest) = told(
             7,
             Ipv4Addr::new(10, 193, 1, 2),
             HardwareAddress([2, 0x42, 10, 193, 1, 2]),
         );
-        assert_eq!(message.len(), 48);
-        assert_eq!(message[..4], 48_u32.to_ne_bytes());
-        assert_eq!(message[20..24], 7_u32.to_ne_bytes());
-        assert_eq!(message[32..36], [10, 193, 1, 2]);
-        assert_eq!(message[40..48], [2, 0x42, 10, 193, 1, 2, 0, 0]);
-    }
-
-    proptest! {
-        #[test]
-        fn anything_may_be_answered(answer in prop::collection::vec(any::<u8>(), 0..64)) {
-            drop(outcome(&answer));
-        }
+        assert_eq!(prefix, [2, 0, 0, 0]);
+        assert_eq!(rest.len(), 8 + 8 + 12);
+        assert_eq!(rest[..4], 7_u32.to_ne_bytes());
+        assert_eq!(rest[12..16], [10, 193, 1, 2]);
+        assert_eq!(rest[20..28], [2, 0x42, 10, 193, 1, 2, 0, 0]);
     }
 }

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::io::Write as _;
 use std::sync::LazyLock;
 
+use flocker_model::BootId;
 use flocker_model::SnapshotGuid;
 use flocker_model::SnapshotName;
 
@@ -23,6 +24,7 @@ use super::scan::Scanned;
 use super::scan::Seen;
 use super::scan::Sight;
 use super::stat::Time;
+use crate::durable;
 
 const MAGIC: &[u8; 8] = b"FLKSNAP1";
 
@@ -170,7 +172,8 @@ pub(super) fn mark_boot(home: &Dir, name: &SnapshotName) -> io::Result<()> {
         return Ok(());
     };
     gone_is_fine(home.remove_file(&boot_path(name)))?;
-    home.write(&boot_path(name))?.write_all(boot.as_bytes())
+    home.write(&boot_path(name))?
+        .write_all(boot.to_string().as_bytes())
 }
 
 /// Says whether what was seen for a snapshot was seen in this boot of the machine.
@@ -184,14 +187,13 @@ pub(super) fn is_of_this_boot(home: &Dir, name: &SnapshotName) -> io::Result<boo
         // What is no text is of no boot.
         file => drop(file?.take(64).read_to_string(&mut noted)),
     }
-    Ok(this_boot().is_some_and(|boot| *boot == noted))
+    Ok(this_boot().is_some_and(|boot| noted.trim().parse() == Ok(boot)))
 }
 
-/// Which boot of the machine this is; nothing where it does not say.
-fn this_boot() -> Option<&'static String> {
-    static BOOT: LazyLock<Option<String>> =
-        LazyLock::new(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok());
-    BOOT.as_ref().filter(|boot| !boot.is_empty())
+/// Which boot of the machine this is; nothing where it does not say. Asked once: every look asks for it.
+fn this_boot() -> Option<BootId> {
+    static BOOT: LazyLock<Option<BootId>> = LazyLock::new(|| durable::this_boot().ok());
+    *BOOT
 }
 
 /// Removes the plan of a snapshot, which belongs to no later snapshot of the same name.

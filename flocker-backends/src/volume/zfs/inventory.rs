@@ -121,6 +121,31 @@ pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<M
     Ok(Some(found))
 }
 
+/// Says what one dataset is here. A primary is mounted and writable then.
+///
+/// Nothing else of it is put right: an application waits for this.
+pub(super) async fn ready(shared: &Arc<Shared>, dataset: DatasetId) -> Result<Option<Role>, VolumeError> {
+    let mut seen = shared.look_for(dataset).await?;
+    if let Some(ours) = seen.here.get(&dataset)
+        && !Shared::is_as_its_role_says(ours)
+    {
+        let change = shared.change(dataset, move |shared| async move {
+            // It may have been let go meanwhile.
+            let seen = shared.look_for(dataset).await?;
+            shared.settle(seen.require(dataset)?).await?;
+            Ok(seen)
+        });
+        seen = change.await?;
+    }
+    let Some(ours) = seen.here.get(&dataset) else {
+        return Ok(find(shared, dataset).await?.map(|found| found.role));
+    };
+    if matches!(ours.standing.role, Role::Primary { .. }) {
+        shared.require_writable(dataset).await?;
+    }
+    Ok(Some(ours.standing.role.clone()))
+}
+
 /// Returns what senders have to know of this pool.
 pub(super) fn takes(shared: &Shared) -> String {
     let token = Token {

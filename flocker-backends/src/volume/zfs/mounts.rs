@@ -113,6 +113,21 @@ fn is_mount(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Fails unless something is mounted at a path, and can be written.
+pub(super) fn require_writable(path: &Path) -> io::Result<()> {
+    if !is_mount(path)? {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "nothing is mounted there",
+        ));
+    }
+    let flags = rustix::fs::statvfs(path)?.f_flag;
+    if flags.contains(StatVfsMountFlags::RDONLY) {
+        return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+    }
+    Ok(())
+}
+
 /// Fails unless nothing can be written at a path: by trying, because what is set is not always what is so.
 pub(super) fn require_read_only(path: &Path) -> io::Result<()> {
     let probe = path.join(".flocker-probe");
@@ -144,6 +159,14 @@ mod tests {
         }
         mounts.forget(dataset);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_on_which_nothing_is_mounted_is_not_taken_for_a_volume() {
+        let root = tempfile::tempdir().unwrap();
+        let error = require_writable(root.path()).unwrap_err();
+        assert_eq!(error.to_string(), "nothing is mounted there");
+        require_writable(Path::new("/proc/sys/fs/nothing-of-that-name")).unwrap_err();
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Shared {
         let parent = &self.parent;
         let what = || format!("set up `{parent}`");
         let arguments = ["get", "-Hp", "-o", "value,source", listing::ROOT, parent];
-        match self.tool.run(arguments).await {
+        match self.tool.tell(arguments).await {
             Ok(output) if output == b"1\tlocal\n" => Ok(()),
             Ok(_) => Err(broken(what(), "it exists, and is not marked as ours")),
             Err(error) if says(&error, "does not exist") => {
@@ -253,16 +253,19 @@ impl Shared {
         }
     }
 
-    /// Says whether [`settle`](Self::settle) would do anything, or something is still kept that a primary has left.
+    /// Says whether neither [`settle`](Self::settle) would do anything, nor anything is still kept that a primary has left.
     pub(super) fn is_settled(ours: &Ours) -> bool {
+        Self::is_as_its_role_says(ours) && !Self::has_left(ours)
+    }
+
+    /// Says whether [`settle`](Self::settle) would do nothing.
+    pub(super) fn is_as_its_role_says(ours: &Ours) -> bool {
         let (read_only, mounted) = match ours.standing.role {
             Role::Primary { .. } => (false, true),
             Role::Released { .. } => (true, true),
             Role::Replica => (true, false),
         };
-        ours.filesystem.is_read_only == read_only
-            && ours.filesystem.is_mounted == mounted
-            && !Self::has_left(ours)
+        ours.filesystem.is_read_only == read_only && ours.filesystem.is_mounted == mounted
     }
 
     /// Says whether the pool still keeps, of a primary, what was arriving before it was one.
@@ -319,6 +322,14 @@ impl Shared {
             let wish = if is_read_only { "read-only" } else { "writable" };
             format!("have the kernel take dataset {} as {wish}", ours.dataset)
         })
+    }
+
+    /// Fails where a dataset is not mounted at its path and writable, whatever the pool says.
+    pub(super) async fn require_writable(&self, dataset: DatasetId) -> Result<(), VolumeError> {
+        let path = self.mounts.path(dataset);
+        let what = format!("write to dataset {dataset} at `{}`", path.display());
+        let seen = blocking(move || super::mounts::require_writable(&path)).await;
+        seen.to(|| what)
     }
 
     pub(super) async fn mount(&self, ours: &Ours) -> Result<(), VolumeError> {

@@ -67,7 +67,7 @@ impl Tool {
         }
         tool.able = Able::from_usage(&usages[0], &usages[1]);
         tool.able.tells_written = tool
-            .run(["get", "-Hp", "-o", "value", "written", pool])
+            .tell(["get", "-Hp", "-o", "value", "written", pool])
             .await
             .is_ok();
         // Whoever cannot say what a pool has switched on is older than all of it.
@@ -91,8 +91,17 @@ impl Tool {
             .arguments(arguments)
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, which is waited for also where it is stuck: nobody is to change anything beside it.
     pub(super) async fn run<'a>(
+        &self,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<u8>, ProcessError> {
+        let program = self.program(arguments).until_gone();
+        program.run(&[], LONGEST, PATIENCE).await?.success()
+    }
+
+    /// Runs it to its end where it only tells something: where it is stuck, it is left to itself.
+    pub(super) async fn tell<'a>(
         &self,
         arguments: impl IntoIterator<Item = &'a str>,
     ) -> Result<Vec<u8>, ProcessError> {
@@ -124,7 +133,7 @@ impl Tool {
             &properties,
             below,
         ];
-        let output = self.run(arguments).await.to(|| format!("list `{below}`"))?;
+        let output = self.tell(arguments).await.to(|| format!("list `{below}`"))?;
         Listing::parse(&output)
             .map_err(|Malformed(reason)| broken(format!("read the list of `{below}`"), reason))
     }
@@ -133,7 +142,7 @@ impl Tool {
     pub(super) async fn fences(&self, parent: &str) -> Result<BTreeMap<DatasetId, Epoch>, VolumeError> {
         let what = || format!("read the fences of `{parent}`");
         let arguments = ["get", "-Hp", "-o", "property,value,source", "all", parent];
-        let output = self.run(arguments).await.to(what)?;
+        let output = self.tell(arguments).await.to(what)?;
         let own = listing::parse_own(&output, listing::FENCE);
         let own = own.map_err(|Malformed(reason)| broken(what(), reason))?;
         own.iter()
@@ -185,7 +194,7 @@ impl Tool {
             arguments.extend(["-i", base]);
         }
         arguments.push(snapshot);
-        let said = self.run(arguments).await?;
+        let said = self.tell(arguments).await?;
         Ok(partial::size(&String::from_utf8_lossy(&said)))
     }
 

@@ -1,9 +1,10 @@
-//! What a person asks for by name, beside the deployment: promotion, reclaiming, undoing.
+//! Which copy is the owner's, where nobody but a person can tell.
 //!
-//! These are decisions that no rule may take. Each is a plan like any other:
-//! shown first, executed by the same executor, done twice without harm.
+//! A decision that no rule may take, made by name beside the deployment, as
+//! [reclaiming](super::reclaim) and [undoing](super::undo) are. Each is a plan
+//! like any other: shown first, executed by the same executor, done twice
+//! without harm.
 
-use flocker_model::ApplicationName;
 use flocker_model::ClusterState;
 use flocker_model::DatasetId;
 use flocker_model::Deployment;
@@ -12,16 +13,13 @@ use flocker_model::Manifestation;
 use flocker_model::NodeName;
 use flocker_model::Role;
 use flocker_model::SnapshotName;
-use flocker_model::planted::Bug;
-use flocker_model::planted::is_planted;
 
 use super::Rules;
-use super::dataset::Seen;
-use super::dataset::newest_epoch;
-use super::dataset::next_epoch;
-use super::dataset::see;
 use super::need;
-use super::restore::Return;
+use super::seen::Seen;
+use super::seen::newest_epoch;
+use super::seen::next_epoch;
+use super::seen::see;
 use crate::action::Action;
 use crate::blocked::Refusal;
 use crate::blocked::Waiting;
@@ -128,143 +126,6 @@ pub fn promote(
         });
     }
     rules.finish()
-}
-
-/// Drops what Flocker made and nobody needs any more, once it is older than the grace:
-/// spare copies to the trash, old trash for ever, copies that never became complete.
-///
-/// A spare copy goes only while its owner is seen and every complete snapshot of it lives on there.
-pub fn reclaim(desired: &Deployment, actual: &ClusterState, policy: &Policy) -> Plan {
-    let mut rules = Rules::new(desired, actual, policy, Workers::ALONE);
-    if rules.is_outdated() {
-        return rules.finish();
-    }
-    let mut datasets: Vec<DatasetId> = rules.view.copies.all().iter().map(|copy| copy.dataset).collect();
-    datasets.dedup();
-    for dataset in datasets {
-        rules.reclaim_copies(dataset);
-    }
-    for node in 0..crate::view::number(rules.view.nodes.len()) {
-        if !rules.obeys(node) {
-            continue;
-        }
-        let trash = rules
-            .view
-            .node(node)
-            .seen
-            .map(|state| state.trash.clone())
-            .unwrap_or_default();
-        for piece in trash.into_iter().filter(|piece| piece.age >= policy.grace) {
-            let reason = Reason::Tidies {
-                dataset: Some(piece.dataset),
-            };
-            rules.step(
-                node,
-                Action::EmptyTrash { entry: piece.entry },
-                &reason,
-                Vec::new(),
-                Vec::new(),
-            );
-        }
-    }
-    rules.finish()
-}
-
-/// How the last thing that happened to an application's data can be undone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Undo {
-    /// It was destroyed: this plan brings it back from the trash, or says why it does not.
-    Restore {
-        /// The plan.
-        plan: Plan,
-        /// Where other copies stay in the trash: only the one that counted last comes back.
-        left: Vec<NodeName>,
-    },
-    /// It was moved: this is where it came from. It goes back as it came, with everything written since.
-    MoveBack {
-        /// Where it came from.
-        to: NodeName,
-        /// Where it is.
-        from: NodeName,
-    },
-    /// There is nothing to undo.
-    Nothing,
-}
-
-/// Finds out how the last thing that happened to an application's data can be undone, from what is seen.
-///
-/// Of what is in the trash, the copy of the newest owner comes back, or that
-/// of the node `on` where a person has said so.
-#[must_use]
-pub fn undo(
-    desired: &Deployment,
-    actual: &ClusterState,
-    policy: &Policy,
-    application: &ApplicationName,
-    on: Option<&NodeName>,
-) -> Undo {
-    let volume = desired
-        .application(application)
-        .and_then(|definition| definition.volume.as_ref());
-    let dataset = volume.map_or_else(|| DatasetId::derived(application), |volume| volume.dataset);
-    let mut rules = Rules::new(desired, actual, policy, Workers::ALONE);
-    if rules.is_outdated() {
-        return Undo::Restore {
-            plan: rules.finish(),
-            left: Vec::new(),
-        };
-    }
-    let only_on = on.map(|on| rules.view.find(on));
-    let Some(only_on) = only_on.map_or(Some(None), |found| found.map(Some)) else {
-        return Undo::Nothing;
-    };
-    let found = match see(&rules.view, dataset) {
-        Seen::Primary { on, .. } => {
-            let copies = rules.view.copies_of(dataset).iter();
-            let earlier = copies.filter_map(|copy| match copy.what.role {
-                Role::Released { epoch, .. } => Some((epoch, copy.node)),
-                Role::Primary { .. } | Role::Replica => None,
-            });
-            return match earlier.max() {
-                Some((_, node)) => Undo::MoveBack {
-                    to: rules.node(node),
-                    from: rules.node(on),
-                },
-                None => Undo::Nothing,
-            };
-        }
-        // Whether it is gone is not known, and so not what would bring it back.
-        Seen::OwnerHidden if rules.view.trash_of(dataset).next().is_some() => {
-            let nodes = rules.view.silent.clone();
-            if !nodes.is_empty() {
-                rules.waiting.push(Waiting::ForSight {
-                    application: Some(application.clone()),
-                    dataset: Some(dataset),
-                    nodes,
-                });
-            }
-            rules.refuse_unreadable(None, dataset);
-            return Undo::Restore {
-                plan: rules.finish(),
-                left: Vec::new(),
-            };
-        }
-        Seen::Split { .. } | Seen::Released { .. } | Seen::OwnerHidden => return Undo::Nothing,
-        Seen::Nowhere => rules.find_return(dataset, only_on),
-        Seen::CopiesOnly { .. } => match rules.find_return(dataset, only_on) {
-            // There are copies enough; what is missing is an owner.
-            Return::Copies(_) => Return::Nothing,
-            found @ (Return::Nothing | Return::Owner(_) | Return::Not { .. }) => found,
-        },
-    };
-    if let Return::Nothing = found {
-        return Undo::Nothing;
-    }
-    let left = rules.restore(application, dataset, found);
-    Undo::Restore {
-        plan: rules.finish(),
-        left,
-    }
 }
 
 impl Rules<'_> {
@@ -425,44 +286,5 @@ impl Rules<'_> {
         users
             .map(|(user, _)| need(self.stop(user, node, &reason, Vec::new()), Because::OneWriter))
             .collect()
-    }
-
-    fn reclaim_copies(&mut self, dataset: DatasetId) {
-        let Seen::Primary { on, what: owner } = see(&self.view, dataset) else {
-            return;
-        };
-        let grace = self.policy.grace;
-        let reason = Reason::Tidies {
-            dataset: Some(dataset),
-        };
-        for copy in self.view.copies_of(dataset).to_vec() {
-            let is_owner = copy.node == on && !is_planted(Bug::LastCopyTrashed);
-            if is_owner || !self.obeys(copy.node) || copy.what.age < grace {
-                continue;
-            }
-            let lives_on = |guid| owner.snapshots.iter().any(|snapshot| snapshot.guid == guid);
-            let newest = copy.what.snapshots.last();
-            if newest.is_none_or(|newest| lives_on(newest.guid)) {
-                let gone = Fact::Gone {
-                    dataset,
-                    on: self.node(copy.node),
-                };
-                self.step(
-                    copy.node,
-                    Action::Destroy { dataset },
-                    &reason,
-                    Vec::new(),
-                    vec![gone],
-                );
-            } else if copy.what.partial.is_some() {
-                self.step(
-                    copy.node,
-                    Action::DropPartial { dataset },
-                    &reason,
-                    Vec::new(),
-                    Vec::new(),
-                );
-            }
-        }
     }
 }
