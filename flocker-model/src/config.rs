@@ -34,6 +34,7 @@ mod compose;
 mod deployment;
 mod draft;
 mod load;
+mod order;
 mod places;
 mod quantity;
 mod reader;

@@ -12,6 +12,7 @@ use super::diagnostic::Severity;
 use super::diagnostic::Span;
 use super::draft::Applications;
 use super::draft::Draft;
+use super::order::Order;
 use super::reader::Reader;
 use crate::application::Link;
 use crate::id::ApplicationName;
@@ -140,6 +141,7 @@ struct Visited<'d> {
 /// Walks along the dependencies, and reports each one that leads back to where the walk came from.
 fn cycles(all: &Applications, reader: &mut Reader<'_, '_, '_>) {
     let order = by_name(all);
+    let name_at = |position: usize| all.drafts[position].name.as_str();
     // Where each application that was met is on the path; nothing for those that were left again.
     let mut met: BTreeMap<&ApplicationName, Option<usize>> = BTreeMap::new();
     let starts = all.drafts.iter();
@@ -162,7 +164,10 @@ fn cycles(all: &Applications, reader: &mut Reader<'_, '_, '_>) {
             };
             last.n_followed += 1;
             match met.get(name) {
-                None => next = find(&order, name, all).map(|position| &all.drafts[position]),
+                None => {
+                    let found = order.find(name.as_str(), name_at);
+                    next = found.map(|position| &all.drafts[position]);
+                }
                 Some(None) => {}
                 Some(&Some(first)) => cycle(&path[first..], reader),
             }
@@ -203,16 +208,8 @@ fn cycle(path: &[Visited<'_>], reader: &mut Reader<'_, '_, '_>) {
 }
 
 /// Returns the positions of the applications in order of name, which in most files is the order in which they stand.
-fn by_name(all: &Applications) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..all.drafts.len()).collect();
-    order.sort_by(|&one, &other| all.drafts[one].name.cmp(&all.drafts[other].name));
-    order
-}
-
-/// Returns the position of an application, from the positions in order of name.
-fn find(order: &[usize], name: &ApplicationName, all: &Applications) -> Option<usize> {
-    let found = order.binary_search_by(|&position| all.drafts[position].name.cmp(name));
-    found.ok().map(|found| order[found])
+fn by_name(all: &Applications) -> Order {
+    Order::new(all.drafts.len(), |position| all.drafts[position].name.as_str())
 }
 
 /// Checks what the deployment file says of the application file.
@@ -222,11 +219,12 @@ pub(crate) fn placements(
     problems: &mut Problems,
 ) {
     let order = by_name(all);
+    let name_at = |position: usize| all.drafts[position].name.as_str();
     // By position of the application in its file.
     let mut homes: Vec<Option<&Placement>> = vec![None; all.drafts.len()];
     for placement in &nodes.placements {
         let name = &placement.application;
-        let Some(position) = find(&order, name, all) else {
+        let Some(position) = order.find(name.as_str(), name_at) else {
             unknown(&mut Reader::new(nodes_file, problems), name, placement.span, all);
             continue;
         };

@@ -7,11 +7,14 @@ use std::str::FromStr;
 
 use super::diagnostic::Code;
 use super::diagnostic::Span;
+use super::order::Order;
 use super::reader::Fields;
 use super::reader::Keys;
 use super::reader::Reader;
 use super::yaml::Entry;
+use super::yaml::Kind;
 use super::yaml::Node;
+use super::yaml::Scalar;
 use super::yaml::Value;
 use super::yaml::shorten;
 use crate::deployment::Member;
@@ -100,6 +103,7 @@ impl Reader<'_, '_, '_> {
             return nodes;
         };
         let mut claims = Claims::default();
+        let mut members = Vec::new();
         for Entry { key, node } in self.mapping(node, "`nodes`").unwrap_or_default() {
             let Some(name) = self.parse::<NodeName>(&key.text, key.span, Code::BadName) else {
                 continue;
@@ -124,8 +128,10 @@ impl Reader<'_, '_, '_> {
                     );
                 }
             }
-            nodes.members.insert(name, member);
+            members.push((name, member));
         }
+        // Collected at once, which is quick for what stands in order of name.
+        nodes.members = members.into_iter().collect();
         nodes
     }
 
@@ -253,37 +259,51 @@ impl Reader<'_, '_, '_> {
         member: &mut Member,
         placements: &mut Vec<Placement>,
     ) {
-        let mut named: Vec<(ApplicationName, Span)> = Vec::with_capacity(items.len());
-        for item in items {
-            if let Some(text) = self.string(item, "the name of an application")
-                && let Some(application) = self.parse(text, item.span, Code::BadName)
-            {
-                named.push((application, item.span));
+        // What is no text is no name, and not the same as a name that looks like it.
+        let text = |at: usize| match &items[at].value {
+            Value::Scalar(Scalar {
+                text,
+                kind: Kind::Text | Kind::Ambiguous,
+            }) => text.as_ref(),
+            Value::Scalar(_) | Value::Sequence(_) | Value::Mapping(_) => "",
+        };
+        // Sorted once, and as texts: a tree that grows, or a name for each, costs a hostile file much more.
+        let order = Order::new(items.len(), text);
+        let mut first: Vec<usize> = (0..items.len()).collect();
+        for same in order.groups(text) {
+            for position in same {
+                first[position.index()] = same[0].index();
             }
         }
-        // Sorted once, because a tree that grows name by name costs a hostile file twice as much.
-        let mut order: Vec<usize> = (0..named.len()).collect();
-        order.sort_by(|&one, &other| named[one].0.cmp(&named[other].0));
-        let mut first: Vec<usize> = (0..named.len()).collect();
-        for same in order.chunk_by(|&one, &other| named[one].0 == named[other].0) {
-            for &position in same {
-                first[position] = same[0];
-            }
-        }
-        order.retain(|&position| first[position] == position);
-        member.applications = order.iter().map(|&position| named[position].0.clone()).collect();
-        for (position, &first) in first.iter().enumerate() {
-            let (application, span) = &named[position];
-            if position == first {
-                placements.push(Placement {
-                    application: application.clone(),
-                    node: node.clone(),
-                    span: *span,
-                });
+        let mut names: Vec<Option<ApplicationName>> = vec![None; items.len()];
+        let mut repeated = Vec::new();
+        for (at, item) in items.iter().enumerate() {
+            let Some(text) = self.string(item, "the name of an application") else {
+                continue;
+            };
+            if names[first[at]].is_some() {
+                repeated.push(at);
             } else {
-                let message = || format!("application `{application}` is listed twice for node `{node}`");
-                self.conflict(Code::PlacedTwice, *span, message, (named[first].1, "first here"));
+                names[at] = self.parse(text, item.span, Code::BadName);
             }
+        }
+        let in_order = order.positions().filter_map(|at| names[at].clone());
+        member.applications = in_order.collect();
+        placements.reserve(items.len() - repeated.len());
+        for (item, application) in items.iter().zip(names) {
+            placements.extend(application.map(|application| Placement {
+                application,
+                node: node.clone(),
+                span: item.span,
+            }));
+        }
+        for at in repeated {
+            let message = || {
+                let application = text(at);
+                format!("application `{application}` is listed twice for node `{node}`")
+            };
+            let first = (items[first[at]].span, "first here");
+            self.conflict(Code::PlacedTwice, items[at].span, message, first);
         }
     }
 }

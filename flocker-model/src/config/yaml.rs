@@ -23,6 +23,7 @@ use super::diagnostic::Code;
 use super::diagnostic::File;
 use super::diagnostic::Problems;
 use super::diagnostic::Span;
+use super::order::Order;
 use super::reader::Reader;
 
 mod scalar;
@@ -453,17 +454,17 @@ impl<'a> Builder<'_, '_, 'a> {
         if are_surely_different(&entries) {
             return entries;
         }
-        let key = |at: &usize| entries[*at].key.text.as_ref();
-        let mut order: Vec<usize> = (0..entries.len()).collect();
-        order.sort_by(|one, two| key(one).cmp(key(two)).then(one.cmp(two)));
+        let key = |at: usize| entries[at].key.text.as_ref();
+        let order = Order::new(entries.len(), key);
         let mut refused = Vec::new();
-        for group in order.chunk_by(|one, two| key(one) == key(two)) {
-            let (first, rest) = (group[0], &group[1..]);
-            for &second in rest {
+        for group in order.groups(key) {
+            let (first, rest) = (group[0].index(), &group[1..]);
+            for second in rest {
+                let second = second.index();
                 self.reader.conflict(
                     Code::DuplicateKey,
                     entries[second].key.span,
-                    || format!("the key `{}` stands twice", shorten(key(&second))),
+                    || format!("the key `{}` stands twice", shorten(key(second))),
                     (entries[first].key.span, "first here"),
                 );
                 refused.push(second);
