@@ -191,6 +191,12 @@ fn a_primary_is_mounted_before_a_program_is_started_on_it_or_the_start_fails() {
         zfs_says(&["unmount", &filesystem]).await;
         assert_eq!(parent.backend().ready(ID).await.unwrap(), primary);
         assert_eq!(parent.read(ID, "file").await.as_deref(), Some(b"one".as_slice()));
+        // A release that failed may leave only the kernel refusing to write.
+        let path = parent.backend().path(ID);
+        rustix::mount::mount_remount(&path, rustix::mount::MountFlags::RDONLY, "").unwrap();
+        parent.write(ID, "file", b"two").await.unwrap_err();
+        assert_eq!(parent.backend().ready(ID).await.unwrap(), primary);
+        parent.write(ID, "file", b"two").await.unwrap();
         // It is mounted, and elsewhere.
         zfs_says(&["unmount", &filesystem]).await;
         let elsewhere = tempfile::tempdir().unwrap();

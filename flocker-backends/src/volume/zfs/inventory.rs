@@ -125,9 +125,12 @@ pub(super) async fn find(shared: &Shared, dataset: DatasetId) -> Result<Option<M
 ///
 /// Nothing else of it is put right: an application waits for this.
 pub(super) async fn ready(shared: &Arc<Shared>, dataset: DatasetId) -> Result<Option<Role>, VolumeError> {
+    let is_primary = |ours: &Ours| matches!(ours.standing.role, Role::Primary { .. });
     let mut seen = shared.look_for(dataset).await?;
     if let Some(ours) = seen.here.get(&dataset)
-        && !Shared::is_as_its_role_says(ours)
+        // A release that failed may have left the kernel refusing what the pool would take.
+        && (!Shared::is_as_its_role_says(ours)
+            || is_primary(ours) && shared.require_writable(dataset).await.is_err())
     {
         let change = shared.change(dataset, move |shared| async move {
             // It may have been let go meanwhile.
@@ -136,14 +139,14 @@ pub(super) async fn ready(shared: &Arc<Shared>, dataset: DatasetId) -> Result<Op
             Ok(seen)
         });
         seen = change.await?;
+        if seen.here.get(&dataset).is_some_and(is_primary) {
+            shared.require_writable(dataset).await?;
+        }
     }
-    let Some(ours) = seen.here.get(&dataset) else {
-        return Ok(find(shared, dataset).await?.map(|found| found.role));
-    };
-    if matches!(ours.standing.role, Role::Primary { .. }) {
-        shared.require_writable(dataset).await?;
+    match seen.here.get(&dataset) {
+        Some(ours) => Ok(Some(ours.standing.role.clone())),
+        None => Ok(find(shared, dataset).await?.map(|found| found.role)),
     }
-    Ok(Some(ours.standing.role.clone()))
 }
 
 /// Returns what senders have to know of this pool.
