@@ -311,10 +311,7 @@ impl NftablesRouter {
             return Ok(Some(1));
         }
         // Where nothing is led yet, nothing is lost between the rules and the routes.
-        let empty = Placed {
-            beside: after.beside.clone(),
-            ..Placed::default()
-        };
+        let empty = Placed::default();
         drop(self.execute(&rules::whole(self.own, &empty)).await?);
         let generation = generation.map(|before| before.wrapping_add(1));
         let difference = rules::difference(&empty, after);
@@ -329,14 +326,12 @@ impl NftablesRouter {
         difference: &Difference,
         generation: Option<u32>,
     ) -> Result<bool, RouterError> {
-        if let Some(batch) = difference.batch(generation) {
-            let netlink = netlink.clone();
-            match kernel::blocking("change the routes", move || Ok(batch.commit(&netlink))).await? {
-                Ok(()) => return Ok(true),
-                Err(error) if error.raw_os_error() == Some(CHANGED) => return Ok(false),
-                // It is all or nothing, so that `nft` finds everything as it was, and says better what is wrong.
-                Err(error) => tracing::debug!(%error, "routes are changed by `nft`"),
-            }
+        let (batch, netlink) = (difference.batch(generation), netlink.clone());
+        match kernel::blocking("change the routes", move || Ok(batch.commit(&netlink))).await? {
+            Ok(()) => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(CHANGED) => return Ok(false),
+            // It is all or nothing, so that `nft` finds everything as it was, and says better what is wrong.
+            Err(error) => tracing::debug!(%error, "routes are changed by `nft`"),
         }
         drop(self.execute(&difference.text()).await?);
         Ok(true)

@@ -17,6 +17,7 @@ use crate::network::CLIENT;
 use crate::network::GAMMA;
 use crate::network::Ip;
 use crate::network::Kind;
+use crate::network::NEIGHBOUR;
 use crate::network::apply;
 use crate::network::arrives;
 use crate::network::build;
@@ -31,7 +32,7 @@ use crate::private::call_with;
 use crate::private::privately;
 
 /// Runs something where `nft` fails, whatever it is asked.
-fn without_nft(work: impl FnOnce()) {
+pub(crate) fn without_nft(work: impl FnOnce()) {
     let nft = call("which nft");
     let nft = nft.trim();
     call(&format!("mount --bind /bin/false {nft}"));
@@ -43,15 +44,23 @@ fn routes_are_changed_without_any_program(ip: Ip) {
     build();
     let [beta, gamma] = [2, 3].map(|number| ip.machine(number));
     let here = Some(ip.container(2));
-    serve(BETA, SocketAddr::new(beta, 80));
+    serve(BETA, SocketAddr::new(beta, 90));
     serve(GAMMA, SocketAddr::new(gamma, 80));
     serve(BOX, SocketAddr::new(ip.container(2), 8080));
     let router = Kind::Nftables.router(ip.machine(1));
-    // The rules, and the networks beside us, are made by `nft`.
+    // The rules are made by `nft`.
     apply(ALPHA, &router, &set(80, &[beta]), None);
-    apply(ALPHA, &router, &set(90, &[ip.machine(1)]), here);
     let to = |port| SocketAddr::new(ip.machine(1), port);
     without_nft(|| {
+        // The first container of this node, and so the first network beside us.
+        apply(ALPHA, &router, &set(90, &[ip.machine(1)]), here);
+        // A client beside it gets its answers by way of this node.
+        let beside = format!("box {}", ip.container(1));
+        assert_eq!(arrives(NEIGHBOUR, to(90)), beside);
+        apply(ALPHA, &router, &set(90, &[beta]), None);
+        assert!(arrives(NEIGHBOUR, to(90)).starts_with("beta "));
+        apply(ALPHA, &router, &set(90, &[ip.machine(1)]), here);
+        assert_eq!(arrives(NEIGHBOUR, to(90)), beside);
         apply(ALPHA, &router, &set(80, &[gamma]), here);
         assert!(arrives(CLIENT, to(80)).starts_with("gamma "));
         apply(ALPHA, &router, &set(91, &[ip.machine(1)]), here);

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod batch;
+mod beside;
 mod busy;
 mod conformance;
 mod foreign;

@@ -48,8 +48,20 @@ impl Network {
     }
 
     #[cfg(feature = "nftables")]
-    pub(in crate::router) fn begins_at(self, address: IpAddr) -> bool {
-        self.first == address
+    pub(in crate::router) fn first(self) -> IpAddr {
+        self.first
+    }
+
+    /// Returns the address after the last; nothing where it reaches to the highest.
+    #[cfg(feature = "nftables")]
+    pub(in crate::router) fn after_last(self) -> Option<IpAddr> {
+        let (number, width) = bits(self.first);
+        let size = 1_u128.checked_shl(width.checked_sub(self.length)?.into())?;
+        let after = number.checked_add(size)?;
+        match self.first {
+            IpAddr::V4(_) => Some(IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(after).ok()?))),
+            IpAddr::V6(_) => Some(IpAddr::V6(Ipv6Addr::from_bits(after))),
+        }
     }
 
     pub(in crate::router) fn is_ipv4(self) -> bool {
@@ -162,6 +174,29 @@ mod tests {
         assert!(network("0.0.0.0/0").contains(IpAddr::from([1, 2, 3, 4])));
         assert!(!network("0.0.0.0/0").contains("::1".parse().unwrap()));
         assert!(network("fd00::/64").contains("fd00::7".parse().unwrap()));
+    }
+
+    #[cfg(feature = "nftables")]
+    #[test]
+    fn a_network_ends_before_the_address_after_its_last() {
+        let ends = [
+            ("172.18.0.0/16", Some("172.19.0.0")),
+            ("10.0.0.255/32", Some("10.0.1.0")),
+            ("0.0.0.0/1", Some("128.0.0.0")),
+            ("255.255.255.254/32", Some("255.255.255.255")),
+            ("fd00::/64", Some("fd00:0:0:1::")),
+            ("fd00::1/128", Some("fd00::2")),
+            ("::/1", Some("8000::")),
+            ("255.255.255.255/32", None),
+            ("240.0.0.0/4", None),
+            ("0.0.0.0/0", None),
+            ("fe00::/7", None),
+            ("::/0", None),
+        ];
+        for (text, end) in ends {
+            let end = end.map(|end| end.parse().unwrap());
+            assert_eq!(network(text).after_last(), end, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::io;
 use super::super::kernel::netlink::Kept;
 use super::element::Element;
 use super::element::Sets;
+use super::element::write_address;
 use super::element::write_socket;
 use super::rules::TABLE;
 use super::rules::name;
@@ -40,10 +41,13 @@ pub(super) const LIST_ELEMENTS: u16 = 3;
 pub(super) const ELEMENT: u16 = 1;
 pub(super) const KEY: u16 = 1;
 pub(super) const DATA: u16 = 2;
+pub(super) const ELEMENT_FLAGS: u16 = 3;
 pub(super) const NOTES: u16 = 6;
 pub(super) const VALUE: u16 = 1;
 /// The kind of note that `nft` shows as a comment. It ends with a zero.
 pub(super) const COMMENT: u8 = 0;
+/// The flag of an element that ends a range: what begins there belongs to none.
+pub(super) const RANGE_END: u32 = 1;
 
 const NESTED: u16 = 0x8000;
 
@@ -87,8 +91,8 @@ impl Batch {
         batch
     }
 
-    /// Adds an order for each of these sets; nothing where one of them has elements that only `nft` can write.
-    pub(super) fn add(&mut self, order: Order, sets: &Sets<'_>) -> Option<()> {
+    /// Adds an order for each of these sets.
+    pub(super) fn add(&mut self, order: Order, sets: &Sets<'_>) {
         for ((protocol, called), elements) in sets {
             let set = name(*protocol, called);
             let mut elements = elements.iter().peekable();
@@ -106,13 +110,12 @@ impl Batch {
                 while self.bytes.len() - list < MOST_LIST
                     && let Some(element) = elements.next()
                 {
-                    write(&mut self.bytes, order, element)?;
+                    write(&mut self.bytes, order, element);
                 }
                 close(&mut self.bytes, list);
                 self.end();
             }
         }
-        Some(())
     }
 
     /// Carries everything out, or nothing of it. Blocks.
@@ -176,12 +179,9 @@ fn close(bytes: &mut Vec<u8>, at: usize) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-fn write(bytes: &mut Vec<u8>, order: Order, element: &Element<'_>) -> Option<()> {
+fn write(bytes: &mut Vec<u8>, order: Order, element: &Element<'_>) {
     let whole = open(bytes, ELEMENT | NESTED);
-    let (key, value) = (open(bytes, KEY | NESTED), open(bytes, VALUE));
-    element.write_key(bytes)?;
-    close(bytes, value);
-    close(bytes, key);
+    write_key(bytes, |bytes| element.write_key(bytes));
     // What is taken out is named by its key.
     if order == Order::Add {
         if let Some(to) = element.leads_to() {
@@ -193,13 +193,29 @@ fn write(bytes: &mut Vec<u8>, order: Order, element: &Element<'_>) -> Option<()>
         if let Some(text) = element.comment() {
             let notes = open(bytes, NOTES);
             bytes.push(COMMENT);
-            bytes.push(u8::try_from(text.len() + 1).ok()?);
+            bytes.push(u8::try_from(text.len() + 1).unwrap_or(u8::MAX));
             bytes.extend(text.bytes().chain([0]));
             close(bytes, notes);
         }
     }
     close(bytes, whole);
-    Some(())
+    // A range is two elements, and both are put in and taken out. Its end comes right after its beginning, because the
+    // kernel takes no end where nothing has begun.
+    if let Some(address) = element.ends_before() {
+        let whole = open(bytes, ELEMENT | NESTED);
+        let flags = open(bytes, ELEMENT_FLAGS);
+        bytes.extend(RANGE_END.to_be_bytes());
+        close(bytes, flags);
+        write_key(bytes, |bytes| write_address(bytes, address));
+        close(bytes, whole);
+    }
+}
+
+fn write_key(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let (key, value) = (open(bytes, KEY | NESTED), open(bytes, VALUE));
+    write(bytes);
+    close(bytes, value);
+    close(bytes, key);
 }
 
 #[cfg(test)]
@@ -249,8 +265,8 @@ mod tests {
         };
         let pieces = BTreeSet::from([end, record]);
         let mut batch = Batch::new(None);
-        batch.add(Order::Delete, &in_sets(&pieces)).unwrap();
-        batch.add(Order::Add, &in_sets(&pieces)).unwrap();
+        batch.add(Order::Delete, &in_sets(&pieces));
+        batch.add(Order::Add, &in_sets(&pieces));
         let lists = lists(&batch);
         let key = b"\x0c\0\x01\x80\x06\0\x01\0\0\x50\0\0";
         let data = b"\x10\0\x02\x80\x0c\0\x01\0\xac\x12\0\x02\x1f\x90\0\0";
@@ -279,7 +295,7 @@ mod tests {
             .map(|number| Piece::Held { port: port(number) })
             .collect();
         let mut batch = Batch::new(None);
-        batch.add(Order::Add, &in_sets(&pieces)).unwrap();
+        batch.add(Order::Add, &in_sets(&pieces));
         let n: usize = lists(&batch).iter().map(|(_, _, elements)| elements.len()).sum();
         assert_eq!(n, pieces.len());
         assert!(lists(&batch).len() > 1);
@@ -288,9 +304,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_a_range_is_left_to_nft() {
-        let network = "172.18.0.0/16".parse().unwrap();
-        let pieces = [Piece::Beside { network }].into();
-        assert_eq!(Batch::new(None).add(Order::Add, &in_sets(&pieces)), None);
+    fn a_network_is_written_as_where_it_begins_and_where_it_ends() {
+        // What `nft` 1.0.6 was seen to send for `beside4 { 172.18.0.0/16, 172.19.0.0/16 }`, whether put in or taken out.
+        let networks = ["172.18.0.0/16", "172.19.0.0/16"].map(|text| text.parse().unwrap());
+        let pieces = networks.map(|network| Piece::Beside { network }).into();
+        let mut batch = Batch::new(None);
+        batch.add(Order::Delete, &in_sets(&pieces));
+        batch.add(Order::Add, &in_sets(&pieces));
+        let elements = [
+            b"\x0c\0\x01\x80\x08\0\x01\0\xac\x12\0\0".to_vec(),
+            b"\x08\0\x03\0\0\0\0\x01\x0c\0\x01\x80\x08\0\x01\0\xac\x13\0\0".to_vec(),
+            b"\x0c\0\x01\x80\x08\0\x01\0\xac\x13\0\0".to_vec(),
+            b"\x08\0\x03\0\0\0\0\x01\x0c\0\x01\x80\x08\0\x01\0\xac\x14\0\0".to_vec(),
+        ];
+        let of = |kind| (kind, "beside4".to_owned(), elements.to_vec());
+        assert_eq!(lists(&batch), [of(DELETE_ELEMENTS), of(NEW_ELEMENTS)]);
     }
 }

@@ -19,6 +19,7 @@ use super::super::kernel::netlink::number;
 use super::batch::COMMENT;
 use super::batch::DATA;
 use super::batch::ELEMENT;
+use super::batch::ELEMENT_FLAGS;
 use super::batch::INET;
 use super::batch::KEY;
 use super::batch::LIST_ELEMENTS;
@@ -26,6 +27,7 @@ use super::batch::LIST_SET;
 use super::batch::LIST_TABLE;
 use super::batch::NF_TABLES;
 use super::batch::NOTES;
+use super::batch::RANGE_END;
 use super::batch::VALUE;
 use super::element::Element;
 use super::element::read_address;
@@ -49,9 +51,6 @@ const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
 /// A set that is part of a rule.
 const ANONYMOUS: u32 = 1;
-const ELEMENT_FLAGS: u16 = 3;
-/// What begins here belongs to no range.
-const RANGE_END: u32 = 1;
 
 fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     let mut found = attributes(bytes).filter(|(other, _)| *other == kind);
@@ -133,13 +132,11 @@ fn read_set(netlink: &mut Netlink, set: &str, there: &mut There) -> io::Result<(
     netlink.ask(GET_ELEMENTS, Ask::All, INET, &asked, |_, answer| {
         let elements = attributes(get(answer, LIST_ELEMENTS).unwrap_or_default());
         for (_, element) in elements.filter(|(kind, _)| *kind == ELEMENT) {
-            let value = |kind| get(element, kind).and_then(|value| get(value, VALUE));
-            let key = value(KEY).unwrap_or_default();
             if is_of_ranges {
-                let is_end = number(element, ELEMENT_FLAGS).is_some_and(|flags| flags & RANGE_END != 0);
-                // Where one range ends and another begins, the end comes first.
-                bounds.insert((key.to_vec(), !is_end));
+                bounds.insert(bound(element));
             } else {
+                let value = |kind| get(element, kind).and_then(|value| get(value, VALUE));
+                let key = value(KEY).unwrap_or_default();
                 let comment = get(element, NOTES).and_then(comment);
                 there.element(Element::read(set, key, value(DATA).unwrap_or_default(), comment));
             }
@@ -162,6 +159,15 @@ fn comment(mut notes: &[u8]) -> Option<&str> {
         }
         notes = rest;
     }
+}
+
+/// Reads an element of a set of ranges: a bound, and whether something begins there.
+///
+/// Where one range ends and another begins, the end comes first.
+fn bound(element: &[u8]) -> (Vec<u8>, bool) {
+    let key = get(element, KEY).and_then(|value| get(value, VALUE));
+    let is_end = number(element, ELEMENT_FLAGS).is_some_and(|flags| flags & RANGE_END != 0);
+    (key.unwrap_or_default().to_vec(), !is_end)
 }
 
 /// Puts the bounds of ranges together: each with whether something begins there. Nothing stands for a range that is no network.
@@ -194,7 +200,7 @@ fn network(first: &[u8], next: Option<&[u8]>) -> Option<Network> {
     let differing = 128 - (begin ^ last).leading_zeros();
     let network = Network::new(address, width.checked_sub(u8::try_from(differing).ok()?)?)?;
     let is_all_of_it = begin | (u128::MAX.checked_shr(128 - differing).unwrap_or(0)) == last;
-    (network.begins_at(address) && is_all_of_it).then_some(network)
+    (network.first() == address && is_all_of_it).then_some(network)
 }
 
 #[cfg(test)]
@@ -209,7 +215,7 @@ mod tests {
     use super::*;
     use crate::netlink::messages;
 
-    fn bound(text: &str, begins: bool) -> (Vec<u8>, bool) {
+    fn bound_at(text: &str, begins: bool) -> (Vec<u8>, bool) {
         let bytes = match text.parse().unwrap() {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
@@ -218,7 +224,10 @@ mod tests {
     }
 
     fn read(bounds: &[(&str, bool)]) -> Vec<Option<String>> {
-        let bounds = bounds.iter().map(|(text, begins)| bound(text, *begins)).collect();
+        let bounds = bounds
+            .iter()
+            .map(|(text, begins)| bound_at(text, *begins))
+            .collect();
         let read = networks(&bounds).into_iter();
         read.map(|network| network.map(|network| network.to_string()))
             .collect()
@@ -302,12 +311,43 @@ mod tests {
         })
     }
 
+    fn any_network() -> impl Strategy<Value = Network> {
+        let four =
+            (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(address, length)| (IpAddr::from(address), length));
+        let six =
+            (any::<[u8; 16]>(), 0..=128_u8).prop_map(|(address, length)| (IpAddr::from(address), length));
+        prop_oneof![four, six].prop_map(|(address, length)| Network::new(address, length).unwrap())
+    }
+
     proptest! {
+        #[test]
+        fn networks_that_are_written_are_read(many in prop::collection::btree_set(any_network(), 0..8)) {
+            // With each, the address that comes after it.
+            let next = |network: &Network| network.after_last()?.to_string().parse().ok();
+            let mut apart: BTreeSet<Network> = BTreeSet::new();
+            for network in many.iter().copied().chain(many.iter().filter_map(next)) {
+                let is_apart = |other: &Network| !other.contains(network.first()) && !network.contains(other.first());
+                if apart.iter().all(is_apart) {
+                    apart.insert(network);
+                }
+            }
+            let pieces = apart.iter().map(|network| Piece::Beside { network: *network }).collect();
+            let mut batch = Batch::new(None);
+            batch.add(Order::Add, &in_sets(&pieces));
+            let mut read = Vec::new();
+            for message in messages(batch.bytes()).filter(|message| message.number > 1) {
+                let elements = attributes(get(&message.body[4..], LIST_ELEMENTS).unwrap());
+                read.extend(networks(&elements.map(|(_, element)| bound(element)).collect()));
+            }
+            let read: Option<BTreeSet<Network>> = read.into_iter().collect();
+            prop_assert_eq!(read, Some(apart));
+        }
+
         #[test]
         fn what_is_written_is_read(pieces in prop::collection::btree_set(any_piece(), 0..8), flip in any::<Option<(prop::sample::Index, u8)>>()) {
             let sets = in_sets(&pieces);
             let mut batch = Batch::new(None);
-            batch.add(Order::Add, &sets).unwrap();
+            batch.add(Order::Add, &sets);
             let mut bytes = batch.bytes().to_vec();
             if let Some((at, with)) = flip {
                 let at = at.index(bytes.len());

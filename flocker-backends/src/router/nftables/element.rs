@@ -153,8 +153,23 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Writes what names it as the kernel compares it; nothing where that is not one value but a range.
-    pub(super) fn write_key(&self, bytes: &mut Vec<u8>) -> Option<()> {
+    /// Returns where the range ends that begins with it: the first address after it.
+    ///
+    /// Nothing where it is no range, and where the range reaches to the highest address.
+    pub(super) fn ends_before(&self) -> Option<IpAddr> {
+        match *self {
+            Self::Beside { network } => network.after_last(),
+            Self::Record { .. }
+            | Self::End { .. }
+            | Self::Led { .. }
+            | Self::Link { .. }
+            | Self::Linked { .. }
+            | Self::Held { .. } => None,
+        }
+    }
+
+    /// Writes what names it as the kernel compares it: of a range, the first value.
+    pub(super) fn write_key(&self, bytes: &mut Vec<u8>) {
         match *self {
             Self::Record { port, part, .. } => {
                 write_number(bytes, port.get());
@@ -171,9 +186,8 @@ impl<'a> Element<'a> {
                 bytes.extend(link.octets());
                 write_socket(bytes, to);
             }
-            Self::Beside { .. } => return None,
+            Self::Beside { network } => write_address(bytes, network.first()),
         }
-        Some(())
     }
 
     /// Reads an element of the set that is called so as the kernel has it; nothing where we would not have put it there.
@@ -268,12 +282,17 @@ fn write_number(bytes: &mut Vec<u8>, number: u16) {
     bytes.extend([0, 0]);
 }
 
-/// Writes an address and a port as the kernel has them one after the other.
-pub(super) fn write_socket(bytes: &mut Vec<u8>, socket: SocketAddr) {
-    match socket.ip() {
+/// Writes an address as the kernel compares it.
+pub(super) fn write_address(bytes: &mut Vec<u8>, address: IpAddr) {
+    match address {
         IpAddr::V4(address) => bytes.extend(address.octets()),
         IpAddr::V6(address) => bytes.extend(address.octets()),
     }
+}
+
+/// Writes an address and a port as the kernel has them one after the other.
+pub(super) fn write_socket(bytes: &mut Vec<u8>, socket: SocketAddr) {
+    write_address(bytes, socket.ip());
     write_number(bytes, socket.port());
 }
 

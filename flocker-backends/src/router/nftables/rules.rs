@@ -369,14 +369,14 @@ impl Difference {
         text
     }
 
-    /// Returns it as messages to the kernel; nothing where there are networks in it, which only `nft` can write.
+    /// Returns it as messages to the kernel.
     ///
     /// `generation` is that of [`Batch::new`].
-    pub(super) fn batch(&self, generation: Option<u32>) -> Option<Batch> {
+    pub(super) fn batch(&self, generation: Option<u32>) -> Batch {
         let mut batch = Batch::new(generation);
-        batch.add(Order::Delete, &in_sets(&self.removed))?;
-        batch.add(Order::Add, &in_sets(&self.added))?;
-        Some(batch)
+        batch.add(Order::Delete, &in_sets(&self.removed));
+        batch.add(Order::Add, &in_sets(&self.added));
+        batch
     }
 }
 
