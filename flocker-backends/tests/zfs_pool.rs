@@ -88,6 +88,23 @@ fn a_parent_that_is_not_marked_is_left_alone() {
 }
 
 #[test]
+fn where_streams_wait_is_there_before_anything_arrives_and_is_closed_to_others() {
+    run(async {
+        let parent = Parent::new().await;
+        let place = parent.options.mounts.join(".incoming");
+        let mode = || std::fs::metadata(&place).unwrap().permissions().mode() & 0o777;
+        let spool = format!("{}/incoming", parent.options.parent);
+        let mounted = || async { zfs_says(&["get", "-H", "-o", "value", "mounted", &spool]).await };
+        assert_eq!((mounted().await.as_str(), mode()), ("yes\n", 0o700));
+        // As a crash leaves it that came before it was closed.
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).unwrap();
+        zfs_says(&["unmount", &spool]).await;
+        parent.backend().inventory().await.unwrap();
+        assert_eq!((mounted().await.as_str(), mode()), ("yes\n", 0o700));
+    });
+}
+
+#[test]
 fn what_is_not_ours_is_never_touched_whatever_its_name() {
     run(async {
         let parent = Parent::new().await;
