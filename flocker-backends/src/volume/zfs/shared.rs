@@ -136,13 +136,19 @@ impl Shared {
         Ok(seen)
     }
 
-    /// Sees what is here, for a change that asks what earlier copies have left only where no copy is here: it is not read else.
+    /// Sees what is here, for a change that asks for the snapshots of others, and for what earlier copies have left, only
+    /// where no copy is here: they are not read else.
+    ///
+    /// An application may be waiting, and hundreds of snapshots take longer to read than all the rest.
     pub(super) async fn look_for(&self, dataset: DatasetId) -> Result<Seen, VolumeError> {
-        let listing = self.tool.list(&self.parent).await?;
-        let seen = Seen::of(listing, BTreeMap::new(), &self.parent)?;
-        seen.require_readable(dataset)?;
-        if seen.here.contains_key(&dataset) {
-            return Ok(seen);
+        let name = format!("{}/{dataset}", self.parent);
+        if let Some(listing) = self.tool.list_near(&self.parent, &name).await? {
+            let seen = Seen::of(listing, BTreeMap::new(), &self.parent)?;
+            seen.require_readable(dataset)?;
+            // Under another name, its snapshots were not read.
+            if seen.here.get(&dataset).is_some_and(|ours| ours.name == name) {
+                return Ok(seen);
+            }
         }
         self.look_at(dataset).await
     }
