@@ -177,7 +177,7 @@ async fn main() -> Outcome {
         dataset: id,
         epoch,
         from: last,
-        guid,
+        guid: Some(guid),
     };
     target.acquire(&acquisition).await?;
 

@@ -110,8 +110,9 @@ pub struct Acquisition {
     pub epoch: Epoch,
     /// The snapshot from which it goes on; the newest complete one here.
     pub from: SnapshotName,
-    /// The identity of that snapshot, which proves that the copy is the right one.
-    pub guid: SnapshotGuid,
+    /// The identity of that snapshot, which proves that the copy is the right one; nothing where only its name is known, as of
+    /// one that was taken after everything was looked at.
+    pub guid: Option<SnapshotGuid>,
 }
 
 /// What is no longer needed.
@@ -231,8 +232,8 @@ pub trait VolumeBackend: fmt::Debug + Send + Sync {
     /// Becomes the primary of `epoch`, durable before it returns.
     ///
     /// `AlreadySo` where it is primary of just that epoch. Refused at or below
-    /// the fence, and unless the newest snapshot here is the one named and is
-    /// complete, not blurred. Dropped half way: as before, or primary.
+    /// the fence, and unless the newest snapshot here is the one named, has the
+    /// identity that is told, if one is, and is complete, not blurred. Dropped half way: as before, or primary.
     async fn acquire(&self, acquisition: &Acquisition) -> Result<Change, VolumeError>;
 
     /// Records, durable, that this node never takes `epoch` or an older one.

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+mod zfs_looks;
 mod zfs_partial;
 mod zfs_support;
 
@@ -84,6 +85,23 @@ fn a_parent_that_is_not_marked_is_left_alone() {
         ZfsVolumes::open(&options).await.unwrap_err();
         let inherited = zfs_says(&["get", "-H", "-o", "value", "flocker:root", &foreign]).await;
         assert_eq!(inherited, "1\n");
+    });
+}
+
+#[test]
+fn where_streams_wait_is_there_before_anything_arrives_and_is_closed_to_others() {
+    run(async {
+        let parent = Parent::new().await;
+        let place = parent.options.mounts.join(".incoming");
+        let mode = || std::fs::metadata(&place).unwrap().permissions().mode() & 0o777;
+        let spool = format!("{}/incoming", parent.options.parent);
+        let mounted = || async { zfs_says(&["get", "-H", "-o", "value", "mounted", &spool]).await };
+        assert_eq!((mounted().await.as_str(), mode()), ("yes\n", 0o700));
+        // As a crash leaves it that came before it was closed.
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).unwrap();
+        zfs_says(&["unmount", &spool]).await;
+        parent.backend().inventory().await.unwrap();
+        assert_eq!((mounted().await.as_str(), mode()), ("yes\n", 0o700));
     });
 }
 
@@ -432,45 +450,6 @@ fn what_was_received_is_not_mounted_and_gives_nobody_the_rights_of_its_owner() {
         let found = zfs_says(&["get", "-H", "-o", "value", properties, &copy]).await;
         let path = beta.backend().path(ID);
         assert_eq!(found, format!("no\nnoauto\non\noff\noff\n{}\n", path.display()));
-    });
-}
-
-#[test]
-fn a_dataset_that_cannot_be_read_is_named_hides_no_other_and_is_not_touched() {
-    run(async {
-        let parent = Parent::new().await;
-        create(&parent).await;
-        let other = Dataset {
-            id: DatasetId(uuid::Uuid::from_u128(8)),
-            ..dataset()
-        };
-        parent.backend().create(&other, Epoch::FIRST).await.unwrap();
-        let ours = filesystem(&parent);
-        let role = zfs_says(&["get", "-H", "-o", "value", "flocker:role", &ours]).await;
-        zfs_says(&["set", "flocker:role=nonsense", &ours]).await;
-        let seen = parent.backend().inventory().await.unwrap();
-        assert_eq!(seen.datasets.keys().collect::<Vec<_>>(), [&other.id]);
-        assert_eq!(seen.unreadable.keys().collect::<Vec<_>>(), [&ID]);
-        assert!(seen.unreadable[&ID].contains(&ours), "{}", seen.unreadable[&ID]);
-        parent
-            .backend()
-            .create(&dataset(), Epoch::FIRST)
-            .await
-            .unwrap_err();
-        parent.backend().destroy(ID).await.unwrap_err();
-        zfs_says(&["set", &format!("flocker:role={}", role.trim()), &ours]).await;
-        // Two that say that they are the same: nobody knows which is.
-        let twin = format!("{}/twin", parent.options.parent);
-        zfs_says(&["create", "-o", &format!("flocker:role={}", role.trim()), &twin]).await;
-        zfs_says(&["set", &format!("flocker:dataset={ID}"), &twin]).await;
-        let seen = parent.backend().inventory().await.unwrap();
-        assert_eq!(seen.datasets.keys().collect::<Vec<_>>(), [&other.id]);
-        let said = &seen.unreadable[&ID];
-        assert!(said.contains(&ours) && said.contains(&twin), "{said}");
-        zfs_says(&["destroy", &twin]).await;
-        let seen = parent.backend().inventory().await.unwrap();
-        assert!(seen.unreadable.is_empty() && seen.datasets.contains_key(&ID));
-        assert_eq!(parent.read(ID, "file").await.as_deref(), Some(b"one".as_slice()));
     });
 }
 

@@ -170,7 +170,7 @@ async fn copy(mut choices: Choices<'_>, text: &str) {
         dataset: id,
         epoch: Epoch(2),
         from: last,
-        guid,
+        guid: Some(guid),
     };
     target
         .volumes

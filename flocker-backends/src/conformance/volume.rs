@@ -101,6 +101,7 @@ macro_rules! volume_conformance {
             an_epoch_at_or_below_the_fence_is_never_taken
             only_the_newest_snapshot_is_acquired
             a_snapshot_of_another_identity_is_never_acquired
+            a_snapshot_may_be_known_by_its_name_alone
             acquiring_twice_is_acquiring_once
             an_acquisition_outlives_a_restart
             a_released_copy_is_taken_back_with_a_newer_epoch

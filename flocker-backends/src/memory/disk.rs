@@ -293,7 +293,7 @@ impl Disk {
         if newest.snapshot.name != *from {
             return refuse(format!("its newest snapshot is `{}`", newest.snapshot.name));
         }
-        if newest.snapshot.guid != *guid {
+        if guid.is_some_and(|guid| newest.snapshot.guid != guid) {
             return refuse(format!("its snapshot `{from}` is {}", newest.snapshot.guid));
         }
         if newest.blurred {

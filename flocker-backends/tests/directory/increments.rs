@@ -169,7 +169,7 @@ async fn a_block_that_is_written_while_it_is_sent_is_told_as_it_is() {
         dataset: crate::node::ID,
         epoch: flocker_model::Epoch(2),
         from: crate::node::name("warm-2-1"),
-        guid: sent,
+        guid: Some(sent),
     };
     let refused = flocker_backends::VolumeBackend::acquire(&beta.volumes, &acquisition).await;
     assert!(

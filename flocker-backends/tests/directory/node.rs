@@ -119,7 +119,7 @@ impl Node {
             dataset: ID,
             epoch,
             from: SnapshotName::handoff(epoch),
-            guid,
+            guid: Some(guid),
         };
         self.volumes.acquire(&acquisition).await
     }

@@ -62,7 +62,7 @@ async fn go_on(alpha: &MemoryNode, beta: &MemoryNode) -> Result<bool, Box<dyn Er
                 dataset: id(),
                 epoch: Epoch(2),
                 from: last,
-                guid,
+                guid: Some(guid),
             };
             beta.volumes().acquire(&acquisition).await?;
         }

@@ -107,7 +107,7 @@ pub(super) async fn acquire(node: &MemoryNode, epoch: u64, from: &str, guid: Sna
         dataset: id(),
         epoch: Epoch(epoch),
         from: from.parse().unwrap(),
-        guid,
+        guid: Some(guid),
     };
     node.volumes().acquire(&acquisition).await.unwrap();
 }

@@ -116,7 +116,7 @@ async fn l10_one_name_on_both_sides_makes_no_common_base() {
             dataset: ID,
             epoch: Epoch(3),
             from: name(from),
-            guid,
+            guid: Some(guid),
         };
         let refused = beta.volumes.acquire(&acquisition).await;
         assert!(

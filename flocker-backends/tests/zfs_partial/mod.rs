@@ -119,7 +119,7 @@ fn acquisition(from: &str, guid: SnapshotGuid) -> Acquisition {
         dataset: ID,
         epoch: Epoch(2),
         from: name(from),
-        guid,
+        guid: Some(guid),
     }
 }
 

@@ -76,9 +76,14 @@ pub(crate) async fn zfs(arguments: &[&str]) -> Output {
     program.run(&[], 1 << 24, Duration::from_secs(60)).await.unwrap()
 }
 
-/// Runs the tool and returns what it wrote.
+/// Runs the tool and returns what it wrote. What is busy for a moment is tried again.
 pub(crate) async fn zfs_says(arguments: &[&str]) -> String {
-    String::from_utf8(zfs(arguments).await.success().unwrap()).unwrap()
+    let output = flocker_backends::conformance::eventually("it is not busy", || async {
+        let output = zfs(arguments).await;
+        let is_busy = String::from_utf8_lossy(&output.stderr).contains("busy");
+        (output.status.success() || !is_busy).then_some(output)
+    });
+    String::from_utf8(output.await.success().unwrap()).unwrap()
 }
 
 async fn clean(parent: &str) {

@@ -9,7 +9,6 @@ use flocker_backends::Change;
 use flocker_backends::ContainerSpec;
 use flocker_backends::Handoff;
 use flocker_backends::Reclaim;
-use flocker_backends::VolumeError;
 use flocker_model::Application;
 use flocker_model::ApplicationName;
 use flocker_model::DatasetId;
@@ -87,7 +86,7 @@ impl LocalNode {
                 from,
                 guid,
             } => {
-                let acquisition = self.acquisition(*dataset, *epoch, from, *guid).await?;
+                let acquisition = acquisition(*dataset, *epoch, from, *guid);
                 self.within(what, limit, volumes.acquire(&acquisition)).await
             }
             Action::Renounce { dataset, epoch } => {
@@ -259,39 +258,6 @@ impl LocalNode {
         }
     }
 
-    /// Returns how this node becomes the primary. Where the plan knew no identity, its own snapshot of that name has it.
-    async fn acquisition(
-        &self,
-        dataset: DatasetId,
-        epoch: Epoch,
-        from: &SnapshotName,
-        guid: Option<SnapshotGuid>,
-    ) -> Result<Acquisition, NodeError> {
-        let guid = match guid {
-            Some(guid) => guid,
-            None => self.own_guid(dataset, from).await?,
-        };
-        Ok(Acquisition {
-            dataset,
-            epoch,
-            from: from.clone(),
-            guid,
-        })
-    }
-
-    /// Returns the identity of a snapshot as it is here.
-    async fn own_guid(&self, dataset: DatasetId, name: &SnapshotName) -> Result<SnapshotGuid, NodeError> {
-        let found = self.find(dataset).await?;
-        let mut snapshots = found.into_iter().flat_map(|seen| seen.snapshots);
-        let snapshot = snapshots.find(|snapshot| snapshot.name == *name);
-        snapshot.map(|snapshot| snapshot.guid).ok_or_else(|| {
-            NodeError::backend(&VolumeError::NoSnapshot {
-                dataset,
-                snapshot: name.to_string(),
-            })
-        })
-    }
-
     /// Returns where the applications of this node listen.
     pub(super) async fn local_addresses(&self) -> Result<BTreeMap<ApplicationName, IpAddr>, NodeError> {
         let limit = self.parts.deadlines.answer;
@@ -329,6 +295,21 @@ fn handoff(dataset: DatasetId, epoch: Epoch, to: &NodeName, last: &SnapshotName)
         epoch,
         to: to.clone(),
         last: last.clone(),
+    }
+}
+
+/// Returns how a node becomes the primary. The plan knows no identity of what was taken after everything was looked at.
+fn acquisition(
+    dataset: DatasetId,
+    epoch: Epoch,
+    from: &SnapshotName,
+    guid: Option<SnapshotGuid>,
+) -> Acquisition {
+    Acquisition {
+        dataset,
+        epoch,
+        from: from.clone(),
+        guid,
     }
 }
 

@@ -98,11 +98,11 @@ impl LocalNode {
             base: push.base.map(|base| base.guid),
             resume: push.ticket.resume.clone(),
         };
-        let way = self.open_way(push).await?;
         let what = format!("the stream of snapshot {}", push.snapshot);
-        let stream = self
-            .within(what, self.parts.deadlines.work, self.parts.volumes.send(&request))
-            .await?;
+        let opened = self.parts.volumes.send(&request);
+        let stream = self.within(what, self.parts.deadlines.work, opened);
+        // An application may be waiting: neither waits for the other.
+        let (way, stream) = tokio::try_join!(self.open_way(push), stream)?;
         let total = OnceLock::new();
         let estimate = async {
             tokio::time::sleep(SOON).await;

@@ -247,6 +247,19 @@ pub async fn a_snapshot_of_another_identity_is_never_acquired(harness: &dyn Volu
     assert_eq!(role(&*beta).await, Role::Replica);
 }
 
+/// Where nobody could know the identity beforehand, the newest snapshot here has to have the name.
+pub async fn a_snapshot_may_be_known_by_its_name_alone(harness: &dyn VolumeHarness) {
+    let beta = harness.second().await;
+    create_full(harness).await;
+    release(harness, 2).await;
+    made(copy(harness, &*beta, "handoff-2", None).await);
+    acquire(&*beta, 2, "handoff-3", None).await.unwrap_err();
+    assert_eq!(role(&*beta).await, Role::Replica);
+    made(acquire(&*beta, 2, "handoff-2", None).await);
+    assert_eq!(role(&*beta).await, Role::Primary { epoch: Epoch(2) });
+    assert_full(&*beta).await;
+}
+
 /// The same acquisition again changes nothing, not even what was written meanwhile.
 pub async fn acquiring_twice_is_acquiring_once(harness: &dyn VolumeHarness) {
     let beta = harness.second().await;

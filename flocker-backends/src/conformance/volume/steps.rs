@@ -145,13 +145,13 @@ pub(super) async fn acquire(
     harness: &dyn VolumeHarness,
     epoch: u64,
     from: &str,
-    guid: SnapshotGuid,
+    guid: impl Into<Option<SnapshotGuid>>,
 ) -> Result<Change, VolumeError> {
     let acquisition = Acquisition {
         dataset: ID,
         epoch: Epoch(epoch),
         from: snapshot(from),
-        guid,
+        guid: guid.into(),
     };
     harness.backend().acquire(&acquisition).await
 }

@@ -211,11 +211,12 @@ pub(super) fn acquire(
             snapshot: format!("`{from}`"),
         });
     };
-    if name != *from || newest.heading.guid != *guid {
-        let found = newest.heading.guid;
-        return Err(diverged(format!(
-            "its newest snapshot is {name} with guid {found}, not {from} with guid {guid}"
-        )));
+    if name != *from {
+        return Err(diverged(format!("its newest snapshot is {name}, not {from}")));
+    }
+    let found = newest.heading.guid;
+    if let Some(guid) = guid.filter(|guid| found != *guid) {
+        return Err(diverged(format!("its snapshot {from} is {found}, not {guid}")));
     }
     if !newest.heading.exact {
         return Err(diverged(format!("{name} was taken while something wrote")));

@@ -367,7 +367,7 @@ async fn moved_once() -> (tempfile::TempDir, DirectoryVolumes, SnapshotGuid) {
         dataset: ID,
         epoch: Epoch(2),
         from: name("handoff-2"),
-        guid: first,
+        guid: Some(first),
     };
     beta.acquire(&acquisition).await.unwrap();
     std::fs::write(beta.path(ID).join("file"), b"of beta").unwrap();
@@ -450,7 +450,7 @@ async fn a_crash_while_acquiring_leaves_a_replica_or_a_primary() {
         dataset: ID,
         epoch: Epoch(3),
         from: name("handoff-2"),
-        guid: newest(&alpha).await,
+        guid: Some(newest(&alpha).await),
     };
     pull_the_plug(root.path(), async |volumes| volumes.acquire(&acquisition).await).await;
 }

@@ -293,7 +293,7 @@ impl Shared {
             Role::Released { .. } | Role::Replica => {}
         }
         let found = ours.snapshot(from).ok_or_else(|| no_snapshot(*dataset, from))?;
-        if guid_of(found) != *guid {
+        if let Some(guid) = guid.filter(|guid| guid_of(found) != *guid) {
             let reason = format!("its snapshot {from} is {}, not {guid}", guid_of(found));
             return Err(diverged(*dataset, reason));
         }

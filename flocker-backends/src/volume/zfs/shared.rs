@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +112,10 @@ impl Shared {
                     arguments.extend(["-o", property]);
                 }
                 arguments.push(parent);
-                self.tool.run(arguments).await.map(drop).to(what)
+                drop(self.tool.run(arguments).await.to(what)?);
+                // So that nobody waits for it whose application is stopped already.
+                let name = self.create_spool().await?;
+                self.mount_spool(&name).await.map(drop)
             }
             Err(error) => Err(error).to(what),
         }
@@ -132,13 +136,19 @@ impl Shared {
         Ok(seen)
     }
 
-    /// Sees what is here, for a change that asks what earlier copies have left only where no copy is here: it is not read else.
+    /// Sees what is here, for a change that asks for the snapshots of others, and for what earlier copies have left, only
+    /// where no copy is here: they are not read else.
+    ///
+    /// An application may be waiting, and hundreds of snapshots take longer to read than all the rest.
     pub(super) async fn look_for(&self, dataset: DatasetId) -> Result<Seen, VolumeError> {
-        let listing = self.tool.list(&self.parent).await?;
-        let seen = Seen::of(listing, BTreeMap::new(), &self.parent)?;
-        seen.require_readable(dataset)?;
-        if seen.here.contains_key(&dataset) {
-            return Ok(seen);
+        let name = format!("{}/{dataset}", self.parent);
+        if let Some(listing) = self.tool.list_near(&self.parent, &name).await? {
+            let seen = Seen::of(listing, BTreeMap::new(), &self.parent)?;
+            seen.require_readable(dataset)?;
+            // Under another name, its snapshots were not read.
+            if seen.here.get(&dataset).is_some_and(|ours| ours.name == name) {
+                return Ok(seen);
+            }
         }
         self.look_at(dataset).await
     }
@@ -369,11 +379,19 @@ impl Shared {
         let Some((name, is_mounted)) = &seen.spool else {
             return Ok(None);
         };
-        let path = self.mounts.spool();
-        if !is_mounted {
-            self.mount_at(name, path.clone()).await?;
+        if *is_mounted {
+            return Ok(Some(Spool(self.mounts.spool())));
         }
-        Ok(Some(Spool(path)))
+        self.mount_spool(name).await.map(Some)
+    }
+
+    /// Mounts where streams wait, and closes it to others: streams have everything that the datasets have, without their permissions.
+    async fn mount_spool(&self, name: &str) -> Result<Spool, VolumeError> {
+        let path = self.mounts.spool();
+        self.mount_at(name, path.clone()).await?;
+        let closed = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700));
+        closed.to(|| format!("close `{}` to others", path.display()))?;
+        Ok(Spool(path))
     }
 
     /// Returns what is noted of what has begun to arrive of a dataset.
@@ -391,6 +409,15 @@ impl Shared {
         if let Some(spool) = self.spool(seen).await? {
             return Ok(spool);
         }
+        let name = self.create_spool().await?;
+        // A foreign filesystem of that name has no mark, and is left alone.
+        let seen = self.look().await?;
+        let spool = self.spool(&seen).await?;
+        spool.ok_or_else(|| broken(format!("use `{name}`"), "it is not marked as ours"))
+    }
+
+    /// Makes the filesystem where streams wait, and returns its name.
+    async fn create_spool(&self) -> Result<String, VolumeError> {
         let name = format!("{}/incoming", self.parent);
         let path = self.mounts.spool();
         let mountpoint = format!("mountpoint={}", path.display());
@@ -411,19 +438,8 @@ impl Shared {
             Err(error) if says(&error, "already exists") => {}
             other => drop(other.to(|| format!("create `{name}`"))?),
         }
-        // A foreign filesystem of that name has no mark, and is left alone.
-        let seen = self.look().await?;
-        let spool = self.spool(&seen).await?;
-        let spool = spool.ok_or_else(|| broken(format!("use `{name}`"), "it is not marked as ours"))?;
-        close(&spool).to(|| format!("close `{}` to others", spool.0.display()))?;
-        Ok(spool)
+        Ok(name)
     }
-}
-
-/// Streams have everything that the datasets have, without their permissions.
-fn close(spool: &Spool) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(&spool.0, std::fs::Permissions::from_mode(0o700))
 }
 
 #[cfg(test)]

@@ -138,6 +138,31 @@ impl Tool {
             .map_err(|Malformed(reason)| broken(format!("read the list of `{below}`"), reason))
     }
 
+    /// Lists a filesystem and those right below it, with the snapshots of only the one of this name among them. Nothing where
+    /// the tool refuses, as where there is no such one.
+    pub(super) async fn list_near(&self, below: &str, name: &str) -> Result<Option<Listing>, VolumeError> {
+        let what = || format!("list `{below}`");
+        let properties = listing::properties(&self.able);
+        let arguments = [
+            "get",
+            "-Hp",
+            "-d",
+            "1",
+            "-o",
+            "name,property,value,source",
+            &properties,
+            below,
+            name,
+        ];
+        let output = match self.tell(arguments).await {
+            Err(ProcessError::Failed { .. }) => return Ok(None),
+            other => other.to(what)?,
+        };
+        let listing = Listing::parse(&listing::once(&output));
+        let listing = listing.map_err(|Malformed(reason)| broken(what(), reason))?;
+        Ok(Some(listing))
+    }
+
     /// Reads what is remembered, on the parent, of datasets for good.
     pub(super) async fn fences(&self, parent: &str) -> Result<BTreeMap<DatasetId, Epoch>, VolumeError> {
         let what = || format!("read the fences of `{parent}`");
